@@ -1,0 +1,79 @@
+"""What a model and a loss are handed: rows padded to one rectangle, and one rank's share of an optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORED = -100  # the label of a token that is no answer token, as in torch's cross_entropy
+
+StepKind = Literal["task", "replay"]
+Row = tuple[int, int]  # (memory, sample) of a kept sample; (-1, index) of a sample of the task being learned
+
+
+class TokenizedRow(Protocol):
+    """One tokenized sample: ``input_ids`` and ``labels``, both ``[tokens]``."""
+
+    input_ids: Any
+    labels: Any
+
+
+def answer_tokens(row: TokenizedRow) -> int:
+    """Answer tokens of a row that some position predicts: the very first token never is one."""
+    return int((np.asarray(row.labels)[1:] != IGNORED).sum())
+
+
+def collate(rows: Sequence[TokenizedRow], pad_token_id: int | None) -> dict[str, Tensor]:
+    """Pad rows on the right to the longest of them.
+
+    Returns ``input_ids``, ``attention_mask`` (1 = token), ``position_ids`` (counted from each row's first token) and
+    ``labels`` (-100 = not an answer token), all int64 ``[rows, length]``. Padding is masked, so where a tokenizer has no
+    padding token any id will do: 0 is taken.
+    """
+    length = max(len(row.input_ids) for row in rows)
+    batch = {
+        "input_ids": torch.full((len(rows), length), 0 if pad_token_id is None else pad_token_id),
+        "attention_mask": torch.zeros((len(rows), length), dtype=torch.long),
+        "labels": torch.full((len(rows), length), IGNORED),
+    }
+    for i, row in enumerate(rows):
+        n = len(row.input_ids)
+        batch["input_ids"][i, :n] = torch.as_tensor(np.array(row.input_ids, dtype=np.int64))
+        batch["labels"][i, :n] = torch.as_tensor(np.array(row.labels, dtype=np.int64))
+        batch["attention_mask"][i, :n] = 1
+    # Models with learned positions (GPT-2) give other logits for a padded row unless they are told the positions.
+    batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    return batch
+
+
+@dataclass
+class MicroBatch:
+    """One forward and backward of one rank, with what it takes to weigh it inside its optimizer step.
+
+    A loss over it divides by the totals of the step, so that the sum over all micro-batches and ranks is the step's loss.
+    """
+
+    kind: StepKind
+    inputs: dict[str, Tensor]  # input_ids, attention_mask, position_ids: [rows, length]
+    labels: Tensor  # [rows, length], -100 = not an answer token
+    weights: Tensor  # [rows] float32: 1 = counts, 0 = a filler that keeps all ranks at equally many forwards
+    rows: list[Row]  # where each row comes from, fillers included
+    step_tokens: int  # answer tokens of the whole optimizer step: all ranks and micro-batches, fillers not counted
+    step_rows: list[Row]  # the counted rows of the whole optimizer step
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        """The same micro-batch with its tensors on ``device``."""
+        return MicroBatch(
+            kind=self.kind,
+            inputs={name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
+            labels=self.labels.to(device, non_blocking=True),
+            weights=self.weights.to(device, non_blocking=True),
+            rows=self.rows,
+            step_tokens=self.step_tokens,
+            step_rows=self.step_rows,
+        )
