@@ -1,0 +1,75 @@
+"""How far each attention map moved between two states of a model (the forgettability of a head)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from seekr.attention.divergence import full_precision
+from seekr.attention.rows import QueryKeyRows, block_size, blocks, rows_of_call, visible_columns
+from seekr.attention.sensitivity import Norm, check_options
+from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs, sample_spans
+from seekr.errors import InputError
+
+
+def measure_change(before: nn.Module, after: nn.Module, batch: dict[str, Tensor], *, norm: Norm = "frobenius") -> Tensor:
+    """How far each attention map moved from `before` to `after` on the samples of a batch.
+
+    Both models are read, a block of rows at a time, and only the sums are kept: no map, no stored snapshot.
+
+    Args:
+        before: the model as it was.
+        after: the same model later; both in eval mode.
+        batch: input_ids and attention_mask, each [samples, length]; padding on either side.
+        norm: "frobenius" = mean over samples of ||A_after − A_before||_F; "mean_square" = mean over samples of the mean
+            of the squared differences over the n×n entries, zeros above the diagonal included.
+
+    Returns:
+        Tensor[layers, heads], float32.
+
+    Raises:
+        InputError: if the two models differ in layers or heads.
+
+    Source: SEEKR, arXiv 2411.06171, (forgettability).
+    """
+    check_options(norm=norm)
+    if layers_and_heads(before) != layers_and_heads(after):
+        raise InputError(
+            f"before has (layers, heads) = {layers_and_heads(before)}, after has {layers_and_heads(after)}; "
+            "give two states of one model"
+        )
+    device = next(after.parameters()).device
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    spans = sample_spans(batch["attention_mask"])
+    result = torch.zeros(layers_and_heads(after), device=device)
+    with torch.no_grad(), Tap(before) as old:
+        before(**model_inputs(batch), use_cache=False)
+
+    def consume(layer: int, call: AttentionCall) -> None:
+        reference = old.calls.pop(layer)
+        with torch.autocast(device.type, enabled=False), full_precision():
+            for sample, span in enumerate(spans):
+                squares = _squared_difference(reference, call, sample, span)
+                length = span[1] - span[0]
+                result[layer] += squares.sqrt() if norm == "frobenius" else squares / (length * length)
+
+    with torch.no_grad(), Tap(after, consume=consume):
+        after(**model_inputs(batch), use_cache=False)
+    return result / len(spans)
+
+
+def _squared_difference(before: AttentionCall, after: AttentionCall, sample: int, span: tuple[int, int]) -> Tensor:
+    """||A_after − A_before||_F² of each head of one sample, [heads]; a sink's column is no entry of the map."""
+    heads = torch.arange(after.query.shape[1], device=after.query.device)
+    old, new = (rows_of_call(call, sample, span, heads) for call in (before, after))
+    length = span[1] - span[0]
+    total = torch.zeros(len(heads), device=heads.device)
+    for rows in blocks(length, block_size(len(heads), length)):
+        columns = visible_columns(new.positions[rows], after.geometry.window)
+        difference = _probabilities(new, rows, columns) - _probabilities(old, rows, columns)
+        total += difference.square_().sum(dim=(1, 2))
+    return total
+
+
+def _probabilities(rows: QueryKeyRows, block: slice, columns: slice) -> Tensor:
+    return rows.scores(block, columns).softmax(dim=-1)[..., : columns.stop - columns.start]

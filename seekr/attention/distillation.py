@@ -1,0 +1,141 @@
+"""The attention distillation loss of a batch: which heads of which layers of which samples, against which teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from seekr.attention.divergence import SampleTeacher, attention_divergence
+from seekr.attention.rows import MapRows, rows_of_call
+from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs, sample_spans
+from seekr.errors import InputError
+
+
+class StoredAttention(Protocol):
+    """The teacher of one sample as the memory keeps it."""
+
+    heads: Mapping[int, Tensor]
+    positions: Tensor | None
+
+    def rows(self, layer: int, device: torch.device) -> MapRows:
+        """The stored rows of the chosen heads of a layer."""
+
+
+def attention_distillation_loss(
+    student: nn.Module,
+    teacher: nn.Module | Sequence[StoredAttention],
+    batch: dict[str, Tensor],
+    heads: Mapping[int, Tensor],
+    *,
+    queries: Tensor | None = None,
+) -> Tensor:
+    """Mean over samples, over the layers of `heads`, over (head, query), of KL(teacher row || student row), in nats.
+
+    Args:
+        student: a causal LM whose attention goes through the attention interface; the loss is differentiable in it.
+        teacher: another state of the model, or what a memory keeps of each sample of the batch.
+        batch: input_ids and attention_mask, each [samples, length]; padding on either side.
+        heads: layer → heads, counted from 0.
+        queries: LongTensor[samples, q], positions counted from each sample's first token; None = every token. A stored
+            teacher brings the queries that it was stored for.
+
+    Returns:
+        Tensor[], float32.
+
+    Raises:
+        InputError: for layers, heads or queries that are not there, or that a stored teacher does not keep.
+
+    Source: SEEKR, arXiv 2411.06171, by means.
+    """
+    _check_heads(student, heads)
+    device = next(student.parameters()).device
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    heads = {layer: torch.as_tensor(chosen, device=device) for layer, chosen in heads.items()}
+    spans = sample_spans(batch["attention_mask"])
+    positions = _positions(queries, spans, device)
+    if isinstance(teacher, nn.Module):
+        with torch.no_grad(), Tap(teacher, heads) as source:
+            teacher(**model_inputs(batch, next(teacher.parameters()).device), use_cache=False)
+    with Tap(student, heads) as tap:
+        student(**model_inputs(batch), use_cache=False)
+
+    total = torch.zeros((), device=device)
+    for layer, chosen in heads.items():
+        if isinstance(teacher, nn.Module):
+            targets = [
+                SampleTeacher(
+                    sample, span, chosen, positions[sample],
+                    rows_of_call(source.calls[layer], sample, span, chosen, positions[sample]),
+                )
+                for sample, span in enumerate(spans)
+            ]  # fmt: skip
+        else:
+            targets = [_stored(teacher[sample], sample, span, layer, chosen) for sample, span in enumerate(spans)]
+        total = total + attention_divergence(tap.calls[layer], targets).mean()
+    return total / len(heads)
+
+
+def weighted_attention_divergence(
+    calls: Mapping[int, AttentionCall],
+    teachers: Mapping[int, StoredAttention],
+    spans: Sequence[tuple[int, int]],
+    weights: Mapping[tuple[int, int], float],
+) -> Tensor:
+    """Σ over (sample, layer) of weight · divergence, for a batch whose samples may have different heads.
+
+    Args:
+        calls: layer → the student's recorded call.
+        teachers: row of the batch → what is kept of it.
+        spans: columns (start, stop) of each row.
+        weights: (row, layer) → weight of its divergence; see `Seekr.layer_weights`.
+
+    Returns:
+        Tensor[], float32, differentiable in the student.
+    """
+    parts = []
+    for layer, call in calls.items():
+        device = call.query.device
+        rows = [row for row, teacher in teachers.items() if layer in teacher.heads and (row, layer) in weights]
+        if not rows:
+            continue
+        targets = [
+            _stored(teachers[row], row, spans[row], layer, teachers[row].heads[layer].to(device)) for row in rows
+        ]
+        factors = torch.tensor([weights[row, layer] for row in rows], device=device)
+        parts.append((attention_divergence(call, targets) * factors).sum())
+    return torch.stack(parts).sum() if parts else next(iter(calls.values())).query.new_zeros(())
+
+
+def _stored(teacher: StoredAttention, sample: int, span: tuple[int, int], layer: int, heads: Tensor) -> SampleTeacher:
+    kept = teacher.heads.get(layer)
+    if kept is None or kept.tolist() != heads.tolist():
+        found = "nothing" if kept is None else f"heads {kept.tolist()}"
+        raise InputError(f"layer {layer}: heads {heads.tolist()} were asked for, the memory keeps {found}")
+    positions = None if teacher.positions is None else teacher.positions.to(heads.device)
+    return SampleTeacher(sample, span, heads, positions, teacher.rows(layer, heads.device))
+
+
+def _positions(
+    queries: Tensor | None, spans: Sequence[tuple[int, int]], device: torch.device
+) -> list[Tensor] | list[None]:
+    if queries is None:
+        return [None] * len(spans)
+    if queries.dim() != 2 or len(queries) != len(spans):
+        raise InputError(f"queries must be [samples, q] for {len(spans)} samples, not {list(queries.shape)}")
+    for sample, (start, stop) in enumerate(spans):
+        if int(queries[sample].min()) < 0 or int(queries[sample].max()) >= stop - start:
+            raise InputError(f"queries of sample {sample} must lie in 0..{stop - start - 1}, its own tokens")
+    return [row.sort().values for row in queries.to(device)]
+
+
+def _check_heads(model: nn.Module, heads: Mapping[int, Tensor]) -> None:
+    layers, count = layers_and_heads(model)
+    if not heads:
+        raise InputError("heads is empty; choose at least one head")
+    for layer, chosen in heads.items():
+        values = torch.as_tensor(chosen).tolist()
+        if not 0 <= layer < layers or not values or min(values) < 0 or max(values) >= count:
+            raise InputError(f"heads {{{layer}: {values}}}: the model has layers 0..{layers - 1}, heads 0..{count - 1}")

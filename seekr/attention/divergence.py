@@ -1,0 +1,156 @@
+"""KL(teacher's attention map || student's), for chosen heads and queries, without building the map.
+
+The definition, the CPU path and the gradient in plain PyTorch. Scores are recomputed in blocks of rows; because the
+divergence is a scalar per sample, its gradient p_student − p_teacher is contracted with the keys and queries as soon as
+a block is known, so nothing of size length × length is ever kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from seekr.attention.rows import MapRows, QueryKeyRows, block_size, blocks, rows_of_call, visible_columns
+from seekr.attention.tap import AttentionCall
+
+
+@dataclass(frozen=True, slots=True)
+class SampleTeacher:
+    """What one sample of a batch is compared with in one layer.
+
+    Attributes:
+        sample: row of the batch.
+        span: the sample's columns (start, stop).
+        heads: [heads], indices of the chosen heads.
+        positions: [queries] ascending, counted from the sample's first token; None = every token.
+        rows: the teacher's rows of these heads and queries.
+    """
+
+    sample: int
+    span: tuple[int, int]
+    heads: Tensor
+    positions: Tensor | None
+    rows: MapRows
+
+
+def attention_divergence(call: AttentionCall, teachers: Sequence[SampleTeacher]) -> Tensor:
+    """Mean over (head, query) of KL(teacher row || student row), in nats, for each sample of one layer.
+
+    Args:
+        call: the student's recorded attention call; float32, bfloat16 or float16.
+        teachers: one for each sample that is compared.
+
+    Returns:
+        Tensor[len(teachers)], float32, differentiable in the call's query, key and sink.
+
+    Source: SEEKR, arXiv 2411.06171, (attention distillation), with means for sums.
+    """
+    if not teachers:
+        return call.query.new_zeros(0, dtype=torch.float32)
+    return _Divergence.apply(call.query, call.key, call.sink, call, tuple(teachers))  # type: ignore[no-any-return]
+
+
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, sink: Tensor | None, call: AttentionCall, teachers: tuple[SampleTeacher, ...]
+    ) -> Tensor:
+        needs_gradient = any(ctx.needs_input_grad[:3])
+        values, gradients = [], []
+        with torch.autocast(query.device.type, enabled=False), full_precision():
+            for teacher in teachers:
+                student = rows_of_call(call, teacher.sample, teacher.span, teacher.heads, teacher.positions)
+                value, gradient = _sample_divergence(student, teacher.rows, needs_gradient)
+                values.append(value)
+                gradients.append(gradient)
+        ctx.teachers = teachers
+        ctx.shapes = query.shape, key.shape, None if sink is None else sink.shape
+        ctx.dtypes = query.dtype, key.dtype
+        if needs_gradient:
+            # float16 would lose gradients of this size before the loss scale reaches them.
+            kept = torch.bfloat16 if query.dtype == torch.bfloat16 else torch.float32
+            flat = [part.to(kept) for gradient in gradients for part in gradient]  # type: ignore[union-attr]
+            ctx.save_for_backward(*flat)
+        return torch.stack(values)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _scatter_gradients(ctx, upstream)
+
+
+def _scatter_gradients(ctx: FunctionCtx | Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    query_shape, key_shape, sink_shape = ctx.shapes
+    query_dtype, key_dtype = ctx.dtypes
+    gradients = ctx.saved_tensors
+    query_grad = upstream.new_zeros(query_shape, dtype=query_dtype)
+    key_grad = upstream.new_zeros(key_shape, dtype=key_dtype)
+    sink_grad = None if sink_shape is None else upstream.new_zeros(sink_shape)
+    group = query_shape[1] // key_shape[1]
+    for index, teacher in enumerate(ctx.teachers):
+        query_part, key_part, sink_part = gradients[3 * index : 3 * index + 3]
+        scale = upstream[index]
+        start, stop = teacher.span
+        rows = query_grad[teacher.sample, :, start:stop]
+        heads = teacher.heads
+        part = (query_part * scale).to(query_dtype)
+        if teacher.positions is None:
+            rows.index_add_(0, heads, part)
+        else:
+            rows.index_put_((heads[:, None], teacher.positions[None, :]), part, accumulate=True)
+        keys = key_grad[teacher.sample, :, start:stop]
+        keys.index_add_(0, heads // group, (key_part * scale).to(key_dtype))
+        if sink_grad is not None:
+            sink_grad.index_add_(0, heads, (sink_part * scale).to(sink_grad.dtype))
+    return query_grad, key_grad, sink_grad, None, None
+
+
+def _sample_divergence(
+    student: QueryKeyRows, teacher: MapRows, needs_gradient: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
+    """Value, and the gradients to query [heads, queries, d], key [heads, length, d] and sink [heads]."""
+    heads, queries, _ = student.query.shape
+    geometry = student.geometry
+    share = 1.0 / (heads * queries)
+    value = student.query.new_zeros(())
+    query_grad = torch.empty_like(student.query)
+    key_grad = torch.zeros_like(student.key)
+    sink_grad = student.query.new_zeros(heads)
+    for rows in blocks(queries, block_size(heads, student.key.shape[1])):
+        columns = visible_columns(student.positions[rows], geometry.window)
+        scores = student.scores(rows, columns)
+        log_student = scores.log_softmax(dim=-1)
+        log_teacher = teacher.log_probs(rows, columns)
+        teacher_probs = log_teacher.exp()
+        value += torch.dot(teacher_probs.flatten(), (log_teacher - log_student).flatten())
+        if not needs_gradient:
+            continue
+        gradient = log_student.exp_().sub_(teacher_probs)
+        if student.sink is not None:
+            sink_grad += gradient[..., -1].sum(dim=1)
+            gradient, scores = gradient[..., :-1], scores[..., :-1]
+        if geometry.softcap is not None:
+            gradient = gradient * (1 - (scores / geometry.softcap).square()).clamp_(min=0)
+        torch.baddbmm(
+            query_grad[:, rows], gradient, student.key[:, columns], beta=0, alpha=geometry.scaling * share,
+            out=query_grad[:, rows],
+        )  # fmt: skip
+        key_grad[:, columns].baddbmm_(
+            gradient.transpose(1, 2), student.query[:, rows], alpha=geometry.scaling * share
+        )
+    return value * share, (query_grad, key_grad, sink_grad * share) if needs_gradient else None
+
+
+class full_precision:
+    """Switches TF32 off inside the block: its 10 bits of mantissa would be the noise floor of every measure."""
+
+    def __enter__(self) -> None:
+        self._allowed = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+    def __exit__(self, *_: object) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = self._allowed

@@ -1,0 +1,120 @@
+"""Rows of attention maps, one block at a time: the common ground of the student's map and every form of the teacher's.
+
+Whatever is read here is one sample and one layer; positions count from the sample's first token. Everything is
+float32, because the differences that are measured are far below half precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from seekr.attention.tap import AttentionCall, Geometry
+
+# Stands for log 0: finite, so that 0 · log 0 comes out as 0 and not as NaN.
+LOG_ZERO = -1e30
+
+
+class MapRows(Protocol):
+    """Chosen query rows of chosen heads of one attention map."""
+
+    def log_probs(self, rows: slice, columns: slice) -> Tensor:
+        """Log-probabilities [heads, rows, columns (+ 1 for a sink)], `LOG_ZERO` where a query does not see a key.
+
+        Args:
+            rows: a block of the chosen queries.
+            columns: the keys, which hold all that these queries see.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class QueryKeyRows:
+    """Rows computed from queries and keys.
+
+    Attributes:
+        query: [heads, queries, head_dim], float32.
+        key: [heads, length, head_dim], float32, repeated for each head.
+        positions: [queries], ascending.
+        geometry: how scores are made.
+        sink: [heads] or None.
+    """
+
+    query: Tensor
+    key: Tensor
+    positions: Tensor
+    geometry: Geometry
+    sink: Tensor | None = None
+
+    def scores(self, rows: slice, columns: slice) -> Tensor:
+        """[heads, rows, columns (+ 1)]: scores after soft cap, `LOG_ZERO` where not visible, the sink last."""
+        query, key = self.query[:, rows], self.key[:, columns]
+        shape = (query.shape[0], query.shape[1], key.shape[1])
+        scores = torch.baddbmm(
+            query.new_empty(shape), query, key.transpose(1, 2), beta=0, alpha=self.geometry.scaling
+        )
+        if self.geometry.softcap is not None:
+            scores.div_(self.geometry.softcap).tanh_().mul_(self.geometry.softcap)
+        hide(scores, self.positions[rows], columns.start, self.geometry.window)
+        if self.sink is not None:
+            scores = torch.cat([scores, self.sink[:, None, None].expand(*shape[:2], 1)], dim=2)
+        return scores
+
+    def log_probs(self, rows: slice, columns: slice) -> Tensor:
+        return self.scores(rows, columns).log_softmax(dim=-1)
+
+
+def hide(scores: Tensor, positions: Tensor, first_key: int, window: int | None, value: float = LOG_ZERO) -> None:
+    """Sets what a query does not see to `value`, in place: scores [heads, rows, columns], positions [rows]."""
+    start, stop = int(positions[0]), int(positions[-1])
+    keys = torch.arange(first_key, first_key + scores.shape[-1], device=scores.device)
+    if stop > start:
+        # Keys up to the block's first query are seen by all of it.
+        late = max(start + 1 - first_key, 0)
+        scores[..., late:].masked_fill_(keys[late:] > positions[:, None], value)
+    if window is not None and stop - first_key >= window:
+        early = max(stop - window + 1 - first_key, 0)
+        scores[..., :early].masked_fill_(keys[:early] <= positions[:, None] - window, value)
+
+
+def visible_columns(positions: Tensor, window: int | None) -> slice:
+    """The keys that a block of queries sees together; positions [rows] ascending."""
+    first = 0 if window is None else max(int(positions[0]) - window + 1, 0)
+    return slice(first, int(positions[-1]) + 1)
+
+
+def blocks(count: int, size: int) -> list[slice]:
+    """`count` rows in blocks of at most `size`."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def block_size(heads: int, length: int, entries: int = 1 << 18) -> int:
+    """Rows a block, so that one block of scores stays about in a core's cache."""
+    return max(16, min(entries // max(heads * length, 1), length))
+
+
+def rows_of_call(
+    call: AttentionCall, sample: int, span: tuple[int, int], heads: Tensor, positions: Tensor | None = None
+) -> QueryKeyRows:
+    """The rows of chosen heads of one sample of a recorded call, without gradient.
+
+    Args:
+        call: what the tap recorded.
+        sample: row of the batch.
+        span: the sample's columns (start, stop).
+        heads: [heads], indices.
+        positions: [queries] ascending, from the sample's first token; None = every token.
+    """
+    start, stop = span
+    query = call.query.detach()[sample, :, start:stop]
+    group = query.shape[0] // call.key.shape[1]
+    if positions is None:
+        positions = torch.arange(stop - start, device=query.device)
+        query = query[heads]
+    else:
+        query = query[heads][:, positions]
+    key = call.key.detach()[sample, :, start:stop][heads // group]
+    sink = None if call.sink is None else call.sink.detach()[heads].float()
+    return QueryKeyRows(query.float(), key.float(), positions, call.geometry, sink)

@@ -1,0 +1,204 @@
+"""Reading what every attention call of a model is given and gives, without changing a bit of what it computes.
+
+transformers hands every attention function the queries and keys after rotary embedding and before the key/value heads
+are repeated. The tap is such a function: it delegates to the implementation that the model already uses and keeps
+references to the tensors that pass. Outside the `with` block the model is exactly what it was.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from seekr.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How one layer turns queries and keys into a map: scores `softcap·tanh(scaling·q·k / softcap)` over the keys
+    j ≤ i with i − j < window."""
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+
+
+@dataclass(slots=True)
+class AttentionCall:
+    """What one attention layer was given and gave in one forward.
+
+    Attributes:
+        query: [samples, heads, length, head_dim], after rotary embedding.
+        key: [samples, key_value_heads, length, head_dim], after rotary embedding, not repeated.
+        value: [samples, key_value_heads, length, value_dim].
+        output: [samples, length, heads, value_dim], before the output projection.
+        geometry: scaling, sliding window and soft cap.
+        sink: [heads], the learned logit of an extra key without a value (gpt-oss), or None.
+        mask: what the model passed as its attention mask (None, boolean or additive).
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    geometry: Geometry
+    sink: Tensor | None
+    mask: Tensor | None
+
+
+class Tap:
+    """Records the attention calls of `model` made inside a `with` block.
+
+    Args:
+        model: a causal LM of transformers (or one wrapped by peft or DDP) whose attention goes through the
+            attention interface.
+        layers: the layers to record (counted from 0); None records all.
+        consume: called with (layer, call) at each call; the call is then not kept.
+
+    Attributes:
+        calls: layer → AttentionCall, the first call of each layer (the recomputation of gradient checkpointing
+            comes second and is not recorded).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Collection[int] | None = None,
+        consume: Callable[[int, AttentionCall], None] | None = None,
+    ) -> None:
+        self.calls: dict[int, AttentionCall] = {}
+        self._layers = None if layers is None else frozenset(layers)
+        self._consume = consume
+        self._seen: set[int] = set()
+        self._modules = {id(module) for module in model.modules()}
+        self._configs = list({id(c): c for c in _attention_configs(model)}.values())
+        self._implementations: list[str] = []
+
+    def __enter__(self) -> Tap:
+        self.calls.clear()
+        self._seen.clear()
+        self._implementations = [config._attn_implementation for config in self._configs]
+        for config, implementation in zip(self._configs, self._implementations, strict=True):
+            # The internal name, as the setter of a config would also overwrite its sub-configs.
+            config._attn_implementation_internal = _tapped(implementation)
+        _OPEN.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _OPEN.remove(self)
+        for config, implementation in zip(self._configs, self._implementations, strict=True):
+            config._attn_implementation_internal = implementation
+
+    def _record(self, module: nn.Module, call: AttentionCall) -> None:
+        layer = module.layer_idx
+        if not isinstance(layer, int) or layer in self._seen:
+            return
+        if self._layers is not None and layer not in self._layers:
+            return
+        self._seen.add(layer)
+        if self._consume is None:
+            self.calls[layer] = call
+        else:
+            self._consume(layer, call)
+
+
+_OPEN: list[Tap] = []
+_NAMES: dict[str, str] = {}
+
+
+def _attention_configs(model: nn.Module) -> Iterator[Any]:
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if hasattr(config, "_attn_implementation_internal"):
+            yield config
+
+
+def _tapped(implementation: str | None) -> str:
+    """The registered name of the tap that delegates to `implementation`.
+
+    The name is plain, because models look for "flash", "sdpa" and the like inside it.
+    """
+    implementation = implementation or "eager"
+    if implementation in _NAMES.values():
+        raise RuntimeError("this model is being read by another tap; close that one first")
+    if implementation not in _NAMES:
+        name = f"seekr{len(_NAMES)}"
+
+        def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+            return _attend(implementation, module, query, key, value, mask, **kwargs)
+
+        ALL_ATTENTION_FUNCTIONS.register(name, attend)
+        if implementation in ALL_MASK_ATTENTION_FUNCTIONS.valid_keys():
+            ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
+        _NAMES[implementation] = name
+    return _NAMES[implementation]
+
+
+def _attend(
+    implementation: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    output, weights = _delegate(implementation, module)(module, query, key, value, mask, **kwargs)
+    tap = next((tap for tap in _OPEN if id(module) in tap._modules), None)
+    if tap is not None:
+        if torch.is_grad_enabled() and tap._consume is not None and not output.requires_grad:
+            # With frozen weights nothing upstream asks for a gradient; whoever consumes calls may.
+            output.requires_grad_()
+        scaling = kwargs.get("scaling")
+        geometry = Geometry(
+            scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+            window=kwargs.get("sliding_window"),
+            softcap=kwargs.get("softcap"),
+        )
+        tap._record(module, AttentionCall(query, key, value, output, geometry, kwargs.get("s_aux"), mask))
+    return output, weights
+
+
+def _delegate(implementation: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    if implementation != "eager":
+        return ALL_ATTENTION_FUNCTIONS[implementation]
+    # "eager" is no entry of the registry: every modeling file has a function of its own.
+    for kind in type(module).__mro__:
+        function = getattr(sys.modules[kind.__module__], "eager_attention_forward", None)
+        if function is not None:
+            return function
+    raise InputError(f"{type(module).__name__} has no eager_attention_forward; load the model with another attention")
+
+
+def layers_and_heads(model: nn.Module) -> tuple[int, int]:
+    """(layers, attention heads per layer) of a causal LM, from its text configuration."""
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    return int(config.num_hidden_layers), int(config.num_attention_heads)
+
+
+def sample_spans(attention_mask: Tensor) -> list[tuple[int, int]]:
+    """First token and end of each sample, in columns of the batch: [(start, stop)], padding on either side.
+
+    Args:
+        attention_mask: [samples, length], 1 = token.
+
+    Raises:
+        InputError: if a sample has no token, or padding between its tokens.
+    """
+    lengths = attention_mask.sum(dim=1).tolist()
+    starts = attention_mask.argmax(dim=1).tolist()
+    stops = (attention_mask.shape[1] - attention_mask.flip(1).argmax(dim=1)).tolist()
+    for row, (length, start, stop) in enumerate(zip(lengths, starts, stops, strict=True)):
+        if length == 0 or stop - start != length:
+            raise InputError(f"attention_mask of sample {row} must be one run of ones; pad on the left or the right only")
+    return list(zip(starts, stops, strict=True))
+
+
+def model_inputs(batch: dict[str, Tensor], device: torch.device | None = None) -> dict[str, Tensor]:
+    """The forward arguments of a batch: ids, mask, and positions made from the mask, so that padding on either side
+    gives every token the position it has without padding."""
+    mask = batch["attention_mask"]
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": positions}
+    return {name: tensor.to(device) for name, tensor in inputs.items()} if device is not None else inputs

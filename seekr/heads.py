@@ -1,0 +1,90 @@
+"""From measures to the heads that are distilled: importance over tasks, budgets, selection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from seekr.errors import InputError
+
+ImportanceForm = Literal["product_of_sums", "sum_of_products"]
+
+
+def head_importance(
+    sensitivities: Sequence[Tensor], changes: Sequence[Tensor], *, form: ImportanceForm = "product_of_sums"
+) -> Tensor:
+    """Importance of each head over the tasks so far, [layers, heads].
+
+    Args:
+        sensitivities: S_k of each task, [layers, heads].
+        changes: F_k of each task, [layers, heads]; zeros where a task was remembered without being learned.
+        form: "product_of_sums" = (Σ_k S_k)·(Σ_k F_k), as the paper writes it; "sum_of_products" = Σ_k S_k·F_k, as the
+            released code computes it.
+
+    Where nothing moved at all, importance is the sensitivity alone.
+
+    Source: SEEKR, arXiv 2411.06171, (importance).
+    """
+    if not any(bool(change.any()) for change in changes):
+        return torch.stack(list(sensitivities)).sum(dim=0)
+    if form == "product_of_sums":
+        return torch.stack(list(sensitivities)).sum(dim=0) * torch.stack(list(changes)).sum(dim=0)
+    return torch.stack([s * f for s, f in zip(sensitivities, changes, strict=True)]).sum(dim=0)
+
+
+def select_heads(importance: Tensor, *, layer_budget: int, head_budget: int) -> dict[int, Tensor]:
+    """The most important heads: first the layers with the largest sums, then heads over all of these layers.
+
+    Args:
+        importance: [layers, heads].
+        layer_budget: layers that may hold chosen heads.
+        head_budget: heads over all these layers together.
+
+    Returns:
+        layer → LongTensor of its chosen heads, sorted; layers without a chosen head are left out. Ties go to the
+        smaller (layer, head).
+
+    Raises:
+        InputError: for budgets below 1 or larger than the model.
+
+    Source: SEEKR, arXiv 2411.06171 (hierarchical budget).
+    """
+    check_budgets(importance.shape[0], importance.shape[1], layer_budget, head_budget)
+    importance = importance.detach().double().cpu()
+    layers = importance.sum(dim=1).sort(descending=True, stable=True).indices[:layer_budget].sort().values
+    heads_per_layer = importance.shape[1]
+    order = importance[layers].flatten().sort(descending=True, stable=True).indices[:head_budget]
+    chosen: dict[int, list[int]] = {}
+    for flat in sorted(order.tolist()):
+        chosen.setdefault(int(layers[flat // heads_per_layer]), []).append(flat % heads_per_layer)
+    return {layer: torch.tensor(heads) for layer, heads in chosen.items()}
+
+
+def resolve_budgets(layers: int, heads: int, layer_budget: int | None, head_budget: int | None) -> tuple[int, int]:
+    """Budgets with the paper's share of the model for None: ¾ of the layers and ⅛ of all heads, rounded up (24 layers
+    and 128 heads for Llama-2-7B).
+
+    Raises:
+        InputError: for explicit budgets larger than the model.
+    """
+    if layer_budget is None:
+        layer_budget = math.ceil(3 * layers / 4)
+    if head_budget is None:
+        head_budget = min(math.ceil(layers * heads / 8), layer_budget * heads)
+    check_budgets(layers, heads, layer_budget, head_budget)
+    return layer_budget, head_budget
+
+
+def check_budgets(layers: int, heads: int, layer_budget: int, head_budget: int) -> None:
+    """Raises InputError for budgets that a model of `layers` × `heads` cannot fill."""
+    if not 1 <= layer_budget <= layers:
+        raise InputError(f"layer_budget={layer_budget}: the model has {layers} layers; use 1..{layers} or null")
+    if not 1 <= head_budget <= layer_budget * heads:
+        raise InputError(
+            f"head_budget={head_budget}: {layer_budget} layers of {heads} heads hold {layer_budget * heads}; "
+            f"use 1..{layer_budget * heads} or null"
+        )
