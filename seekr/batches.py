@@ -1,9 +1,9 @@
-"""What a model and a loss are handed: rows padded to one rectangle, and one rank's share of an optimizer step."""
+"""What a loss is handed: rows padded to one rectangle, and one rank's share of an optimizer step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ Row = tuple[int, int]  # (memory, sample) of a kept sample; (-1, index) of a sam
 
 
 class TokenizedRow(Protocol):
-    """One tokenized sample: ``input_ids`` and ``labels``, both ``[tokens]``."""
+    """One tokenized sample: `input_ids` and `labels`, both `[tokens]`."""
 
     input_ids: Any
     labels: Any
@@ -31,9 +31,9 @@ def answer_tokens(row: TokenizedRow) -> int:
 def collate(rows: Sequence[TokenizedRow], pad_token_id: int | None) -> dict[str, Tensor]:
     """Pad rows on the right to the longest of them.
 
-    Returns ``input_ids``, ``attention_mask`` (1 = token), ``position_ids`` (counted from each row's first token) and
-    ``labels`` (-100 = not an answer token), all int64 ``[rows, length]``. Padding is masked, so where a tokenizer has no
-    padding token any id will do: 0 is taken.
+    Returns `input_ids`, `attention_mask` (1 = token), `position_ids` (counted from each row's first token)
+    and `labels` (-100 = not an answer token), all int64 `[rows, length]`. Padding is masked, so where a
+    tokenizer has no padding token any id will do: 0 is taken.
     """
     length = max(len(row.input_ids) for row in rows)
     batch = {
@@ -46,7 +46,8 @@ def collate(rows: Sequence[TokenizedRow], pad_token_id: int | None) -> dict[str,
         batch["input_ids"][i, :n] = torch.as_tensor(np.array(row.input_ids, dtype=np.int64))
         batch["labels"][i, :n] = torch.as_tensor(np.array(row.labels, dtype=np.int64))
         batch["attention_mask"][i, :n] = 1
-    # Models with learned positions (GPT-2) give other logits for a padded row unless they are told the positions.
+    # Models with learned positions (GPT-2) give other logits for a padded row unless they are told the
+    # positions.
     batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     return batch
 
@@ -55,7 +56,8 @@ def collate(rows: Sequence[TokenizedRow], pad_token_id: int | None) -> dict[str,
 class MicroBatch:
     """One forward and backward of one rank, with what it takes to weigh it inside its optimizer step.
 
-    A loss over it divides by the totals of the step, so that the sum over all micro-batches and ranks is the step's loss.
+    A loss over it divides by the totals of the step, so that the sum over all micro-batches and ranks is the
+    step's loss.
     """
 
     kind: StepKind
@@ -63,17 +65,17 @@ class MicroBatch:
     labels: Tensor  # [rows, length], -100 = not an answer token
     weights: Tensor  # [rows] float32: 1 = counts, 0 = a filler that keeps all ranks at equally many forwards
     rows: list[Row]  # where each row comes from, fillers included
-    step_tokens: int  # answer tokens of the whole optimizer step: all ranks and micro-batches, fillers not counted
+    step_tokens: int  # answer tokens of the whole optimizer step, fillers not counted, at least 1: a divisor
     step_rows: list[Row]  # the counted rows of the whole optimizer step
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same micro-batch with its tensors on ``device``."""
-        return MicroBatch(
-            kind=self.kind,
-            inputs={name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
-            labels=self.labels.to(device, non_blocking=True),
-            weights=self.weights.to(device, non_blocking=True),
-            rows=self.rows,
-            step_tokens=self.step_tokens,
-            step_rows=self.step_rows,
-        )
+        """The same micro-batch with its tensors on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> MicroBatch:
+        """The same micro-batch in page-locked memory; a DataLoader asks for it by this name."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> MicroBatch:
+        inputs = {name: function(tensor) for name, tensor in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=function(self.labels), weights=function(self.weights))

@@ -1,0 +1,1 @@
+"""Training on one task: transformers' Trainer with replay steps of their own between the task's steps."""

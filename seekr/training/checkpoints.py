@@ -1,0 +1,99 @@
+"""Checkpoints inside a task: written in place by the Trainer, made whole by a marker that comes last."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
+
+MARKER = "complete.json"
+
+
+def newest_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that was written to its end, or None; torn ones are passed over."""
+    complete = [path for path in _checkpoints(folder) if is_complete(path)]
+    return complete[-1] if complete else None
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether the checkpoint carries the marker that is written last."""
+    try:
+        return json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["step"] == _step(checkpoint)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+class CheckpointKeeper(TrainerCallback):
+    """Marks each checkpoint complete once it lies on the disk, and keeps the newest `limit` (None = all).
+
+    The Trainer's own rotation would delete the last complete checkpoint before the new one is marked.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+
+    @override
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # What lies beyond the step that training goes on from would be taken for its future later on.
+        if state.is_world_process_zero:
+            for checkpoint in _checkpoints(Path(str(args.output_dir))):
+                if not is_complete(checkpoint) or _step(checkpoint) > state.global_step:
+                    _remove(checkpoint)
+
+    @override
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every process has written its part
+        if not state.is_world_process_zero:
+            return
+        folder = Path(str(args.output_dir))
+        checkpoint = folder / f"checkpoint-{state.global_step}"
+        if not checkpoint.is_dir():
+            return
+        for path in sorted(checkpoint.rglob("*")):
+            _fsync(path)
+        _fsync(checkpoint)
+        partial = checkpoint / f"{MARKER}.part"
+        partial.write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
+        _fsync(partial)
+        partial.replace(checkpoint / MARKER)
+        _fsync(checkpoint)
+        _fsync(folder)
+        if self.limit is not None:
+            for old in _checkpoints(folder)[: -self.limit]:
+                _remove(old)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    found = [
+        path for path in folder.glob("checkpoint-*") if path.is_dir() and re.fullmatch(r"\d+", path.name[11:])
+    ]
+    return sorted(found, key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name[11:])
+
+
+def _remove(checkpoint: Path) -> None:
+    (checkpoint / MARKER).unlink(missing_ok=True)  # first, so that a half deleted checkpoint counts as torn
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,58 @@
+"""log.jsonl: one line an optimizer step, and no step twice however often a run is stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
+
+
+class StepLog(TrainerCallback):
+    """Appends lines to `path`; when a run begins or resumes, lines behind its step are dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line and flush it. Numbers that JSON does not know become null."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+
+    def truncate(self, step: int) -> None:
+        """Keep the whole lines of steps up to `step`."""
+        kept = 0
+        with self.path.open("ab+") as file:
+            file.seek(0)
+            for line in file:
+                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                    break
+                kept += len(line)
+            file.truncate(kept)
+
+    @override
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.truncate(state.global_step)
+
+    @override
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # A checkpoint that survives a power cut must find the lines of its steps.
+        if state.is_world_process_zero and self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

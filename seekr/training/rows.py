@@ -1,0 +1,119 @@
+"""From slots of the plan to micro-batches: the data side of the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from typing import Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from seekr.batches import MicroBatch, Row, TokenizedRow, answer_tokens, collate
+from seekr.training.order import Slot, StepPlan, split
+
+
+class KeptSamples(Protocol):
+    """What is replayed of one past task, such as a `seekr.memory.Memory`."""
+
+    def __len__(self) -> int: ...
+
+    def encoded(self, i: int) -> TokenizedRow: ...
+
+
+class Rows(Dataset[MicroBatch]):
+    """All rows that one task trains on, its own and the kept ones; a slot of the plan gives a micro-batch."""
+
+    def __init__(
+        self, samples: Sequence[TokenizedRow], memories: Sequence[KeptSamples], pad_token_id: int | None
+    ) -> None:
+        self.samples = samples
+        self.memories = memories
+        self.pad_token_id = pad_token_id
+        self._lengths: dict[Row, int] = {}
+        self._answer_tokens: dict[Row, int] = {}
+        every: list[Row] = [(-1, i) for i in range(len(samples))]
+        every += [(m, i) for m, memory in enumerate(memories) for i in range(len(memory))]
+        for row in every:
+            encoded = self.encoded(row)
+            self._lengths[row] = len(encoded.input_ids)
+            self._answer_tokens[row] = answer_tokens(encoded)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def encoded(self, row: Row) -> TokenizedRow:
+        """The tokens of one row."""
+        source, i = row
+        return self.samples[i] if source < 0 else self.memories[source].encoded(i)
+
+    def length(self, row: Row) -> int:
+        """Tokens of one row, prompt and answer."""
+        return self._lengths[row]
+
+    def __getitem__(self, slot: Slot) -> MicroBatch:
+        inputs = collate([self.encoded(row) for row in slot.rows], self.pad_token_id)
+        return MicroBatch(
+            kind=slot.step.kind,
+            labels=inputs.pop("labels"),
+            inputs=inputs,
+            weights=torch.full((len(slot.rows),), 0.0 if slot.filler else 1.0),
+            rows=list(slot.rows),
+            step_tokens=max(1, sum(self._answer_tokens[row] for row in slot.step.rows)),
+            step_rows=list(slot.step.rows),
+        )
+
+
+class RankSlots(Sampler[list[Slot]]):
+    """The slots of one rank, one epoch at a time, each in a list as a batch sampler hands them out.
+
+    `epoch` is asked when an iteration begins: it follows from the optimizer steps taken, so nothing has to be
+    told to a loader that was rebuilt to skip what an interrupted run has already seen.
+    """
+
+    def __init__(
+        self,
+        plan: StepPlan,
+        length: Callable[[Row], int],
+        *,
+        accumulation: int,
+        processes: int,
+        rank: int,
+        epoch: Callable[[], int],
+    ) -> None:
+        self.plan = plan
+        self.length = length
+        self.accumulation = accumulation
+        self.processes = processes
+        self.rank = rank
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.plan) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[Slot]]:
+        for step in self.plan.epoch(self.epoch()):
+            for slots in split(step, self.length, accumulation=self.accumulation, processes=self.processes):
+                yield [slots[self.rank]]
+
+
+def loader(
+    rows: Rows,
+    slots: RankSlots,
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
+    persistent_workers: bool = False,
+    prefetch_factor: int | None = None,
+) -> DataLoader[MicroBatch]:
+    """A plain DataLoader over one rank's micro-batches. It draws nothing from torch's random state."""
+    return DataLoader(
+        rows,
+        batch_sampler=slots,
+        collate_fn=itemgetter(0),  # a slot already is a whole micro-batch
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=persistent_workers and workers > 0,
+        prefetch_factor=prefetch_factor if workers > 0 else None,
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,289 @@
+"""transformers' Trainer for one task of a sequence: replay steps between task steps, the method's losses."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import transformers.trainer
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import TrainOutput
+from typing_extensions import override
+
+from seekr.batches import MicroBatch, StepKind, TokenizedRow
+from seekr.errors import InputError, RunError
+from seekr.training.bar import TrainingBar
+from seekr.training.checkpoints import CheckpointKeeper, is_complete, newest_complete_checkpoint
+from seekr.training.gradient_share import gradient_shares
+from seekr.training.log import StepLog
+from seekr.training.order import StepPlan, task_seed
+from seekr.training.rows import KeptSamples, RankSlots, Rows, loader
+from seekr.training.step_losses import StepLosses
+
+
+class Losses(Protocol):
+    """The two losses of a method: named parts, weighted, and divided by the totals of their optimizer step.
+
+    The sum of a part over all micro-batches and ranks of a step is the part's loss of the step. All
+    micro-batches of a kind have the same parts. `model` is what the Trainer trains: call it, and unwrap it
+    only to look at it.
+    """
+
+    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
+
+    def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
+
+
+class ContinualTrainer(Trainer):
+    """Trains `model` on one task and on what is kept of the tasks before it, in the order of a `StepPlan`.
+
+    - `args.seed`, `task_index` and the epoch give the order of the rows and, at the start, the random state.
+    - `train_samples` are the task's rows (at least one), `memories` the kept samples of each past task (none
+      = no replay).
+    - `log_path` gets one line of JSON an optimizer step; every `gradient_share_every` steps of a kind, the
+      first included, the line also has each loss part's share of the gradient norm, as measured on the first
+      micro-batch of the main process. Not measured where a process holds only a part of the model (FSDP,
+      DeepSpeed).
+    - Checkpoints go to `args.output_dir`, which belongs to this task: those that are torn or ahead of the run
+      are deleted.
+
+    Raises InputError on reentrant gradient checkpointing or an empty task.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        args: TrainingArguments,
+        *,
+        method: Losses,
+        train_samples: Sequence[TokenizedRow],
+        memories: Sequence[KeptSamples] = (),
+        task_name: str,
+        task_index: int,
+        log_path: Path,
+        pad_token_id: int | None = None,
+        gradient_share_every: int = 50,
+        callbacks: list[TrainerCallback] | None = None,
+        **trainer_options: Any,
+    ) -> None:
+        if not train_samples:
+            raise InputError(f"task {task_name!r} has no rows to train on; give it some, or set learn: false")
+        args = _own_arguments(args)
+        keeper = CheckpointKeeper(args.save_total_limit)
+        args.save_total_limit = None
+        self._config = model.config
+        self._use_cache = getattr(model.config, "use_cache", None)
+        super().__init__(model=model, args=args, callbacks=callbacks, **trainer_options)
+        self.method = method
+        self.task_name = task_name
+        self.task_index = task_index
+        self.gradient_share_every = gradient_share_every
+        self.rows = Rows(train_samples, memories, pad_token_id)
+        self.plan = StepPlan(
+            task_rows=len(train_samples),
+            memory_sizes=tuple(len(memory) for memory in memories),
+            batch_rows=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            seed=args.seed,
+            task=task_index,
+        )
+        self.step_log = StepLog(log_path)
+        self._bar = TrainingBar(f"learning {task_name}", self._last_losses)
+        for callback in (transformers.trainer.DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
+            self.remove_callback(callback)
+        for ours in (
+            self._bar,
+            self.step_log,
+            keeper,
+        ):  # the keeper last: its marker says that all else is written
+            self.add_callback(ours)
+        self._step = StepLosses()
+        self._shares: dict[str, float] | None = None
+        self._line: dict[str, Any] | None = None  # of the step being taken, for the log
+        self._unreported: dict[str, list[float]] = defaultdict(list)
+
+    @override
+    def train(  # type: ignore[override]
+        self, resume_from_checkpoint: str | Path | bool | None = None, **options: Any
+    ) -> TrainOutput:
+        """Train to the end of the task.
+
+        `resume_from_checkpoint`: a complete checkpoint to go on from; True = the newest complete one in
+        `args.output_dir`, or from the beginning where there is none. Raises RunError on a torn checkpoint,
+        and on a loss that is not finite, before the optimizer step that it would have led to.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = newest_complete_checkpoint(Path(str(self.args.output_dir)))
+        if resume_from_checkpoint and not is_complete(Path(resume_from_checkpoint)):
+            raise RunError(
+                f"checkpoint {resume_from_checkpoint} was not written to its end; resume from another one"
+            )
+        set_seed(task_seed(self.args.seed, self.task_index, self.args.process_index))
+        self._step = StepLosses()
+        self._line = None
+        try:
+            checkpoint = str(resume_from_checkpoint) if resume_from_checkpoint else None
+            return super().train(resume_from_checkpoint=checkpoint, **options)
+        finally:
+            self._bar.close()
+            if self._use_cache is not None:
+                self.model.config.use_cache = (
+                    self._use_cache
+                )  # the Trainer turns it off, for the saved model as well
+
+    @override
+    def get_train_dataloader(self) -> DataLoader[MicroBatch]:
+        """This rank's micro-batches: as many an epoch as its steps of both kinds times the accumulation."""
+        args = self.args
+        slots = RankSlots(
+            self.plan,
+            self.rows.length,
+            accumulation=args.gradient_accumulation_steps,
+            processes=args.world_size,
+            rank=args.process_index,
+            epoch=lambda: self.state.global_step // len(self.plan),
+        )
+        return loader(
+            self.rows,
+            slots,
+            workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    @override
+    def training_step(  # type: ignore[override]
+        self, model: nn.Module, inputs: MicroBatch, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward of one micro-batch; behind the last of a step the losses are checked."""
+        # A micro-batch's loss is its share of the step's: one window is one step, and nothing is left to
+        # divide by.
+        self.current_gradient_accumulation_steps = 1
+        loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
+        if self.accelerator.sync_gradients:
+            self._end_step(inputs.kind)
+        return loss
+
+    @override
+    def compute_loss(  # type: ignore[override]
+        self,
+        model: nn.Module,
+        inputs: MicroBatch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """This micro-batch's share of the step's loss, times the processes: gradients are averaged over them."""
+        losses = self.method.task_loss if inputs.kind == "task" else self.method.replay_loss
+        parts = losses(model, inputs)
+        if not self._step:
+            self._shares = self._gradient_shares(model, parts)
+        self._step.add(inputs, parts)
+        return torch.stack(list(parts.values())).sum() * self.args.world_size
+
+    @override
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As the Trainer's, with the mean of each loss part since the last report, by kind of step."""
+        if "loss" in logs:
+            logs |= {name: sum(values) / len(values) for name, values in self._unreported.items()}
+            self._unreported.clear()
+        super().log(logs, *args, **kwargs)
+
+    @override
+    def floating_point_ops(self, inputs: MicroBatch) -> int:  # type: ignore[override]
+        """As the Trainer's, for the micro-batch's model inputs."""
+        return super().floating_point_ops(inputs.inputs)
+
+    def _gradient_shares(self, model: nn.Module, parts: dict[str, Tensor]) -> dict[str, float] | None:
+        _, earlier = self.plan.kind_of(self.state.global_step)
+        whole_model = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        if not whole_model or earlier % self.gradient_share_every or not self.is_world_process_zero():
+            return None
+        scaler = self.accelerator.scaler
+        return gradient_shares(
+            parts, model.parameters(), scale=scaler.get_scale() if scaler is not None else 1.0
+        )
+
+    def _end_step(self, kind: StepKind) -> None:
+        parts = self._step.sums(self.accelerator)
+        if not all(map(math.isfinite, parts.values())):
+            self._stop(kind, parts)
+        self._line = {
+            "step": self.state.global_step + 1,
+            "kind": kind,
+            "loss": sum(parts.values()),
+            **parts,
+            "learning_rate": self._get_learning_rate(),
+        }
+        if self._shares is not None:
+            self._line["gradient_share"] = self._shares
+        for name, value in parts.items():
+            self._unreported[f"{kind}/{name}"].append(value)
+        self._step = StepLosses()
+
+    def _stop(self, kind: StepKind, parts: dict[str, float]) -> None:
+        # Every rank knows the same sums, so all of them raise.
+        rows = [f"row {i}" + (f" of memory {m}" if m >= 0 else "") for m, i in self._step.rows_at_fault()]
+        losses = ", ".join(f"{name} {value:g}" for name, value in parts.items())
+        raise RunError(
+            f"task {self.task_name!r}, step {self.state.global_step + 1} ({kind}): the loss is not finite ({losses}) "
+            f"on the batch of {', '.join(rows) or 'all ranks together'}, counted from 0; the step was not taken. "
+            "A lower learning rate or a smaller loss weight may mend it"
+        )
+
+    def _last_losses(self) -> dict[str, float]:
+        unshown = ("step", "kind", "learning_rate", "gradient_share")
+        return {name: value for name, value in (self._line or {}).items() if name not in unshown}
+
+    @override
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        # The one place that knows the norm, and it comes before the step's checkpoint: a checkpoint finds its
+        # lines written.
+        if self._line is not None and self.is_world_process_zero():
+            norm = grad_norm.item() if isinstance(grad_norm, Tensor) else grad_norm
+            self.step_log.write({**self._line, "grad_norm": norm})
+        self._line = None
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    @override
+    def _prepare_inputs(self, inputs: MicroBatch) -> MicroBatch:  # type: ignore[override]
+        return inputs.to(self.args.device)
+
+    @override
+    def _get_num_items_in_batch(self, batch_samples: list[MicroBatch], device: torch.device) -> None:
+        return None  # a micro-batch carries the totals of its step
+
+    @override
+    def _track_num_input_tokens(self, inputs: MicroBatch) -> None:
+        super()._track_num_input_tokens(inputs.inputs)
+
+
+def _own_arguments(args: TrainingArguments) -> TrainingArguments:
+    """A copy with what this trainer needs: the caller's object stays as it is."""
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # one process drives one device; more devices come by `accelerate launch`
+    args = copy.copy(args)
+    args.logging_nan_inf_filter = False
+    for name in ("gradient_checkpointing", "activation_checkpointing"):  # one feature, renamed on the way
+        if getattr(args, name, False):
+            options = dict(getattr(args, f"{name}_kwargs", None) or {})
+            if options.get("use_reentrant"):
+                raise InputError(
+                    f"training.{name}_kwargs: use_reentrant loses gradients; leave it out or set it to false"
+                )
+            setattr(args, f"{name}_kwargs", options | {"use_reentrant": False})
+    return args
