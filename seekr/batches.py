@@ -19,8 +19,11 @@ Row = tuple[int, int]  # (memory, sample) of a kept sample; (-1, index) of a sam
 class TokenizedRow(Protocol):
     """One tokenized sample: `input_ids` and `labels`, both `[tokens]`."""
 
-    input_ids: Any
-    labels: Any
+    @property
+    def input_ids(self) -> Any: ...
+
+    @property
+    def labels(self) -> Any: ...
 
 
 def answer_tokens(row: TokenizedRow) -> int:

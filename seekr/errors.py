@@ -1,4 +1,8 @@
-"""The two ways in which seekr gives up."""
+"""The two ways in which seekr gives up, and the hint about what was meant."""
+
+from collections.abc import Iterable
+
+from rapidfuzz import process
 
 
 class InputError(ValueError):
@@ -10,3 +14,10 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run failed on its way (exit status 1), for example by a loss that is not finite. What was finished stays."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the valid one that was probably meant, or all of them."""
+    names = sorted(valid)
+    best = process.extractOne(name, names, score_cutoff=60)
+    return f"did you mean {best[0]!r}?" if best else f"valid are {', '.join(names)}"

@@ -27,7 +27,7 @@ def head_importance(
 
     Where nothing moved at all, importance is the sensitivity alone.
 
-    Source: SEEKR, arXiv 2411.06171, (importance).
+    Source: SEEKR, arXiv 2411.06171 (importance).
     """
     if not any(bool(change.any()) for change in changes):
         return torch.stack(list(sensitivities)).sum(dim=0)

@@ -12,7 +12,9 @@ from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inpu
 from seekr.errors import InputError
 
 
-def measure_change(before: nn.Module, after: nn.Module, batch: dict[str, Tensor], *, norm: Norm = "frobenius") -> Tensor:
+def measure_change(
+    before: nn.Module, after: nn.Module, batch: dict[str, Tensor], *, norm: Norm = "frobenius"
+) -> Tensor:
     """How far each attention map moved from `before` to `after` on the samples of a batch.
 
     Both models are read, a block of rows at a time, and only the sums are kept: no map, no stored snapshot.
@@ -30,7 +32,7 @@ def measure_change(before: nn.Module, after: nn.Module, batch: dict[str, Tensor]
     Raises:
         InputError: if the two models differ in layers or heads.
 
-    Source: SEEKR, arXiv 2411.06171, (forgettability).
+    Source: SEEKR, arXiv 2411.06171 (forgettability).
     """
     check_options(norm=norm)
     if layers_and_heads(before) != layers_and_heads(after):

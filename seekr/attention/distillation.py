@@ -17,8 +17,11 @@ from seekr.errors import InputError
 class StoredAttention(Protocol):
     """The teacher of one sample as the memory keeps it."""
 
-    heads: Mapping[int, Tensor]
-    positions: Tensor | None
+    @property
+    def heads(self) -> Mapping[int, Tensor]: ...
+
+    @property
+    def positions(self) -> Tensor | None: ...
 
     def rows(self, layer: int, device: torch.device) -> MapRows:
         """The stored rows of the chosen heads of a layer."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from seekr.attention.rows import MapRows, QueryKeyRows, block_size, blocks, rows_of_call, visible_columns
 from seekr.attention.tap import AttentionCall
@@ -48,17 +47,22 @@ def attention_divergence(call: AttentionCall, teachers: Sequence[SampleTeacher])
     Returns:
         Tensor[len(teachers)], float32, differentiable in the call's query, key and sink.
 
-    Source: SEEKR, arXiv 2411.06171, (attention distillation), with means for sums.
+    Source: SEEKR, arXiv 2411.06171 (attention distillation), with means for sums.
     """
     if not teachers:
         return call.query.new_zeros(0, dtype=torch.float32)
-    return _Divergence.apply(call.query, call.key, call.sink, call, tuple(teachers))  # type: ignore[no-any-return]
+    return _Divergence.apply(call.query, call.key, call.sink, call, tuple(teachers))
 
 
 class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, sink: Tensor | None, call: AttentionCall, teachers: tuple[SampleTeacher, ...]
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        sink: Tensor | None,
+        call: AttentionCall,
+        teachers: tuple[SampleTeacher, ...],
     ) -> Tensor:
         needs_gradient = any(ctx.needs_input_grad[:3])
         values, gradients = [], []
@@ -79,11 +83,11 @@ class _Divergence(torch.autograd.Function):
         return torch.stack(values)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         return _scatter_gradients(ctx, upstream)
 
 
-def _scatter_gradients(ctx: FunctionCtx | Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+def _scatter_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     query_shape, key_shape, sink_shape = ctx.shapes
     query_dtype, key_dtype = ctx.dtypes
     gradients = ctx.saved_tensors
@@ -139,9 +143,7 @@ def _sample_divergence(
             query_grad[:, rows], gradient, student.key[:, columns], beta=0, alpha=geometry.scaling * share,
             out=query_grad[:, rows],
         )  # fmt: skip
-        key_grad[:, columns].baddbmm_(
-            gradient.transpose(1, 2), student.query[:, rows], alpha=geometry.scaling * share
-        )
+        key_grad[:, columns].baddbmm_(gradient.transpose(1, 2), student.query[:, rows], alpha=geometry.scaling * share)
     return value * share, (query_grad, key_grad, sink_grad * share) if needs_gradient else None
 
 

@@ -52,9 +52,7 @@ class QueryKeyRows:
         """[heads, rows, columns (+ 1)]: scores after soft cap, `LOG_ZERO` where not visible, the sink last."""
         query, key = self.query[:, rows], self.key[:, columns]
         shape = (query.shape[0], query.shape[1], key.shape[1])
-        scores = torch.baddbmm(
-            query.new_empty(shape), query, key.transpose(1, 2), beta=0, alpha=self.geometry.scaling
-        )
+        scores = torch.baddbmm(query.new_empty(shape), query, key.transpose(1, 2), beta=0, alpha=self.geometry.scaling)
         if self.geometry.softcap is not None:
             scores.div_(self.geometry.softcap).tanh_().mul_(self.geometry.softcap)
         hide(scores, self.positions[rows], columns.start, self.geometry.window)

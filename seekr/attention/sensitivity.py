@@ -41,7 +41,7 @@ def measure_sensitivity(
     Raises:
         InputError: if a sample has no answer token or the labels of an option are unknown.
 
-    Source: SEEKR, arXiv 2411.06171, (sensitivity).
+    Source: SEEKR, arXiv 2411.06171 (sensitivity).
     """
     total = sum_sensitivity(model, batch, entries=entries, norm=norm)
     return normalize_layers(total)
@@ -94,7 +94,13 @@ def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _add(
-    result: Tensor, layer: int, call: AttentionCall, gradient: Tensor, spans: list[tuple[int, int]], entries: str, norm: str
+    result: Tensor,
+    layer: int,
+    call: AttentionCall,
+    gradient: Tensor,
+    spans: list[tuple[int, int]],
+    entries: str,
+    norm: str,
 ) -> None:
     with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False), full_precision():
         for sample, (start, stop) in enumerate(spans):

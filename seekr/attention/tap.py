@@ -142,7 +142,13 @@ def _tapped(implementation: str | None) -> str:
 
 
 def _attend(
-    implementation: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
+    implementation: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     output, weights = _delegate(implementation, module)(module, query, key, value, mask, **kwargs)
     tap = next((tap for tap in _OPEN if id(module) in tap._modules), None)
@@ -172,9 +178,16 @@ def _delegate(implementation: str, module: nn.Module) -> Callable[..., tuple[Ten
 
 
 def layers_and_heads(model: nn.Module) -> tuple[int, int]:
-    """(layers, attention heads per layer) of a causal LM, from its text configuration."""
+    """(layers, attention heads per layer) of a causal LM, from its text configuration.
+
+    Raises:
+        InputError: for a model without attention heads, such as a state-space model.
+    """
     config = model.config.get_text_config()  # type: ignore[union-attr, operator]
-    return int(config.num_hidden_layers), int(config.num_attention_heads)
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int):
+        raise InputError(f"model: {config.model_type} has no attention heads; use method.name=derpp for this family")
+    return int(config.num_hidden_layers), heads
 
 
 def sample_spans(attention_mask: Tensor) -> list[tuple[int, int]]:
@@ -191,7 +204,9 @@ def sample_spans(attention_mask: Tensor) -> list[tuple[int, int]]:
     stops = (attention_mask.shape[1] - attention_mask.flip(1).argmax(dim=1)).tolist()
     for row, (length, start, stop) in enumerate(zip(lengths, starts, stops, strict=True)):
         if length == 0 or stop - start != length:
-            raise InputError(f"attention_mask of sample {row} must be one run of ones; pad on the left or the right only")
+            raise InputError(
+                f"attention_mask of sample {row} must be one run of ones; pad on the left or the right only"
+            )
     return list(zip(starts, stops, strict=True))
 
 

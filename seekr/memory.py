@@ -1,0 +1,328 @@
+"""What is kept of a past task, on disk: its kept samples, its chosen heads, and the teacher's signals for them.
+
+Everything is safetensors and JSON, read by memory map: only the part that a batch asks for is ever in RAM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from seekr.attention.rows import MapRows
+from seekr.attention.stored import Form, LayerTeacher, TeacherForm, decode, encode, smallest_form
+from seekr.attention.tap import Geometry
+from seekr.batches import TokenizedRow, answer_tokens
+from seekr.errors import InputError
+from seekr.fingerprints import hash_file
+from seekr.losses import TopLogits
+
+_VERSION = 1
+_SHARD_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSample:
+    """A tokenized row of a past task: `input_ids` and `labels`, int32 [tokens]."""
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class SampleTeacherSignals:
+    """The stored attention of one kept sample (a `StoredAttention`).
+
+    Attributes:
+        heads: layer → LongTensor of the chosen heads.
+        positions: [queries] ascending, or None for every token.
+    """
+
+    memory: Memory
+    sample: int
+
+    @property
+    def heads(self) -> Mapping[int, Tensor]:
+        return self.memory.heads
+
+    @property
+    def positions(self) -> Tensor | None:
+        return self.memory.positions(self.sample)
+
+    def rows(self, layer: int, device: torch.device) -> MapRows:
+        """The stored rows of the chosen heads of `layer`, on `device`."""
+        return self.memory.rows(self.sample, layer, device)
+
+
+class MemoryWriter:
+    """Writes a memory folder, sample after sample, so that one shard at most is in RAM.
+
+    Args:
+        folder: the folder to make; `close` writes its `memory.json` last.
+        task: the task's name.
+        tokenizer_fingerprint, model_fingerprint: what the memory belongs to.
+        heads: layer → chosen heads; None where no attention is kept.
+        form: how attention is kept.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        task: str,
+        tokenizer_fingerprint: str,
+        model_fingerprint: str,
+        heads: Mapping[int, Tensor] | None = None,
+        form: TeacherForm = "auto",
+        logit_shift: bool = True,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._form = form
+        self._heads = dict(heads or {})
+        self._samples: list[TokenizedRow] = []
+        self._pending: dict[str, Tensor] = {}
+        self._layers: dict[int, dict[str, Any]] = {}
+        self._shards: list[dict[str, Any]] = []
+        self._forms: list[dict[str, Form]] = []
+        self._about: dict[str, Any] = {
+            "version": _VERSION,
+            "task": task,
+            "tokenizer": tokenizer_fingerprint,
+            "model": model_fingerprint,
+            "heads": {str(layer): chosen.tolist() for layer, chosen in self._heads.items()},
+            "logit_shift": logit_shift,
+        }
+
+    def add(
+        self,
+        sample: TokenizedRow,
+        *,
+        attention: Mapping[int, LayerTeacher] | None = None,
+        positions: Tensor | None = None,
+        logits: TopLogits | None = None,
+    ) -> None:
+        """Adds a kept sample with what its teacher says; `positions` are the queries of `attention`, None = all."""
+        index = len(self._samples)
+        self._samples.append(sample)
+        forms: dict[str, Form] = {}
+        if positions is not None:
+            self._pending[f"{index}/positions"] = positions.to(torch.int32).cpu()
+        for layer, teacher in (attention or {}).items():
+            form = self._form if self._form != "auto" else _smallest(teacher)
+            forms[str(layer)] = form
+            for name, tensor in encode(teacher, form).items():
+                self._pending[f"{index}/{layer}/{name}"] = tensor.cpu().contiguous()
+            self._layers[layer] = {"size": teacher.query.shape[-1], "geometry": asdict(teacher.geometry)}
+        if logits is not None:
+            self._pending[f"{index}/logit_ids"] = logits.ids.cpu()
+            self._pending[f"{index}/logit_log_probs"] = logits.log_probs.cpu()
+        self._forms.append(forms)
+        if sum(tensor.nbytes for tensor in self._pending.values()) >= _SHARD_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is pending, the samples, and the index that makes the folder a memory."""
+        self._flush()
+        lengths = [len(sample.input_ids) for sample in self._samples]
+        samples = {
+            "input_ids": torch.from_numpy(_join([sample.input_ids for sample in self._samples])),
+            "labels": torch.from_numpy(_join([sample.labels for sample in self._samples])),
+            "ends": torch.tensor(lengths).cumsum(0),
+        }
+        save_file(samples, self._folder / "samples.safetensors")
+        self._about |= {
+            "samples": len(self._samples),
+            "answer_tokens": [answer_tokens(sample) for sample in self._samples],
+            "layers": {str(layer): known for layer, known in sorted(self._layers.items())},
+            "forms": self._forms,
+            "shards": self._shards,
+            "samples_sha256": hash_file(self._folder / "samples.safetensors"),
+            "facts": {},
+        }
+        self.note()
+
+    def note(self, **facts: Any) -> None:
+        """Keeps measured `facts` (such as the attention floor) with a closed memory."""
+        self._about["facts"] |= facts
+        (self._folder / "memory.json").write_text(json.dumps(self._about, indent=1) + "\n")
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        name = f"teacher-{len(self._shards):05d}.safetensors"
+        save_file(self._pending, self._folder / name)
+        first = self._shards[-1]["samples"][1] if self._shards else 0
+        digest = hash_file(self._folder / name)
+        self._shards.append({"file": name, "samples": [first, len(self._samples)], "sha256": digest})
+        self._pending = {}
+
+
+@dataclass
+class Memory:
+    """A past task as it is kept on disk. Open it with `Memory.open`.
+
+    Attributes:
+        folder: where it lies.
+        about: what `memory.json` says.
+        heads: layer → LongTensor of the chosen heads.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+    heads: dict[int, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.heads = {int(layer): torch.tensor(chosen) for layer, chosen in self.about["heads"].items()}
+        self._files: dict[str, Any] = {}
+        samples = self._file("samples.safetensors")
+        self._ends: list[int] = samples.get_tensor("ends").tolist()
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        tokenizer_fingerprint: str | None = None,
+        model_fingerprint: str | None = None,
+        verify: bool = True,
+    ) -> Memory:
+        """Opens a memory folder.
+
+        Args:
+            folder: a stage's `memory` folder.
+            tokenizer_fingerprint, model_fingerprint: what it must belong to; None = not checked.
+            verify: whether the files are compared with their checksums, which reads them once.
+
+        Raises:
+            InputError: for a memory that is missing, damaged, or belongs to another tokenizer or model.
+        """
+        about = _read_about(folder)
+        _check_owner(folder, "tokenizer", about["tokenizer"], tokenizer_fingerprint)
+        _check_owner(folder, "model", about["model"], model_fingerprint)
+        digests = {"samples.safetensors": about["samples_sha256"]}
+        digests |= {shard["file"]: shard["sha256"] for shard in about["shards"]}
+        for name, digest in digests.items():
+            if not (folder / name).is_file():
+                raise InputError(
+                    f"{folder / name}: missing; the memory is incomplete, restore it or learn the task again"
+                )
+            if verify and hash_file(folder / name) != digest:
+                raise InputError(
+                    f"{folder / name}: checksum differs; the file is damaged, restore it or learn the task again"
+                )
+        return cls(folder, about)
+
+    def __len__(self) -> int:
+        return int(self.about["samples"])
+
+    def encoded(self, sample: int) -> KeptSample:
+        """The tokenized row of a kept sample."""
+        start, stop = ([0, *self._ends])[sample], self._ends[sample]
+        file = self._file("samples.safetensors")
+        return KeptSample(*(file.get_slice(name)[start:stop].numpy() for name in ("input_ids", "labels")))
+
+    def attention(self, sample: int) -> SampleTeacherSignals:
+        """The stored attention of a kept sample, to be given as a teacher."""
+        return SampleTeacherSignals(self, sample)
+
+    def positions(self, sample: int) -> Tensor | None:
+        """[queries] that the attention of a sample is kept for, ascending; None = every token."""
+        key = f"{sample}/positions"
+        shard = self._shard(sample)
+        return shard.get_tensor(key).long() if key in self._keys(sample) else None
+
+    def rows(self, sample: int, layer: int, device: torch.device) -> MapRows:
+        """The stored rows of the chosen heads of a layer."""
+        prefix = f"{sample}/{layer}/"
+        shard = self._shard(sample)
+        tensors = {
+            key.removeprefix(prefix): shard.get_tensor(key).to(device)
+            for key in self._keys(sample)
+            if key.startswith(prefix)
+        }
+        positions = self.positions(sample)
+        if positions is None:
+            positions = torch.arange(len(self.encoded(sample).input_ids))
+        layer_facts = self.about["layers"][str(layer)]
+        form = self.about["forms"][sample][str(layer)]
+        return decode(tensors, form, positions.to(device), Geometry(**layer_facts["geometry"]), layer_facts["size"])
+
+    def logits(self, sample: int) -> TopLogits:
+        """The teacher's distributions at the sample's answer tokens."""
+        shard = self._shard(sample)
+        return TopLogits(*(shard.get_tensor(f"{sample}/{name}") for name in ("logit_ids", "logit_log_probs")))
+
+    def summary(self) -> dict[str, Any]:
+        """What the memory keeps, in numbers: task, samples, tokens, heads, layers, queries, forms, bytes, facts."""
+        forms = sorted({form for sample in self.about["forms"] for form in sample.values()})
+        first = self.positions(0) if self.heads else None
+        return {
+            "task": self.about["task"],
+            "samples": len(self),
+            "tokens": self._ends[-1],
+            "answer_tokens": sum(self.about["answer_tokens"]),
+            "heads": sum(len(chosen) for chosen in self.heads.values()),
+            "layers": len(self.heads),
+            "queries": None if first is None else len(first),
+            "forms": forms,
+            "bytes": sum(path.stat().st_size for path in self.folder.iterdir()),
+            **self.about["facts"],
+        }
+
+    def _shard(self, sample: int) -> Any:
+        for shard in self.about["shards"]:
+            if sample < shard["samples"][1]:
+                return self._file(shard["file"])
+        raise InputError(f"{self.folder}: sample {sample} has no teacher signals; its method keeps none")
+
+    def _keys(self, sample: int) -> list[str]:
+        keys = self.__dict__.setdefault("_keys_of_sample", {})
+        if not keys:
+            for shard in self.about["shards"]:
+                for key in self._file(shard["file"]).keys():  # noqa: SIM118 - not a dict
+                    keys.setdefault(int(key.split("/")[0]), []).append(key)
+        return keys.get(sample, [])
+
+    def _file(self, name: str) -> Any:
+        if name not in self._files:
+            self._files[name] = safe_open(self.folder / name, framework="pt")
+        return self._files[name]
+
+
+def _smallest(teacher: LayerTeacher) -> Form:
+    heads, queries, size = teacher.query.shape
+    return smallest_form(heads, len(teacher.key), size, queries, teacher.key.shape[1])
+
+
+def _join(rows: list[Any]) -> np.ndarray:
+    return np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    path = folder / "memory.json"
+    if not path.is_file():
+        raise InputError(f"{path}: not found; the folder holds no memory")
+    try:
+        about = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: broken JSON; restore it or learn the task again") from None
+    if about.get("version") != _VERSION:
+        raise InputError(f"{path}: version {about.get('version')!r} of the memory format; this seekr reads {_VERSION}")
+    return dict(about)
+
+
+def _check_owner(folder: Path, kind: str, kept: str, expected: str | None) -> None:
+    if expected is not None and kept != expected:
+        raise InputError(
+            f"{folder}: this memory belongs to another {kind} ({kept}, not {expected}); "
+            f"use the {kind} that it was made with"
+        )

@@ -1,0 +1,52 @@
+"""The methods of continual learning, one file each, and how a configuration names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from seekr.errors import InputError, nearest
+from seekr.methods.base import Method, TaskContext
+from seekr.methods.derpp import Derpp
+from seekr.methods.joint import Joint
+from seekr.methods.replay import Replay
+from seekr.methods.seekr import Seekr
+from seekr.methods.sequential import Sequential
+
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Sequential, Joint, Replay, Derpp, Seekr)}
+
+__all__ = [
+    "METHODS",
+    "Derpp",
+    "Joint",
+    "Method",
+    "Replay",
+    "Seekr",
+    "Sequential",
+    "TaskContext",
+    "make_method",
+]
+
+
+def make_method(settings: str | Mapping[str, Any] | Method) -> Method:
+    """The method that a configuration asks for: its name, or its name and settings.
+
+    Raises:
+        InputError: for an unknown name or key (the nearest valid one is named) or a value out of range.
+    """
+    if isinstance(settings, Method):
+        return settings
+    if isinstance(settings, str):
+        settings = {"name": settings}
+    options = dict(settings)
+    name = options.pop("name", "seekr")
+    if name not in METHODS:
+        raise InputError(f"method.name: {name!r} is no method; {nearest(str(name), METHODS)}")
+    kind = METHODS[name]
+    valid = [setting.name for setting in fields(kind) if setting.init]
+    for key in options:
+        if key not in valid:
+            hint = nearest(str(key), valid) if valid else "it has no settings"
+            raise InputError(f"method.{key}: {name} has no such setting; {hint}")
+    return kind(**options)

@@ -1,0 +1,63 @@
+"""Experience replay: a few rows of each past task are kept and trained on again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor, nn
+
+from seekr.batches import MicroBatch, TokenizedRow
+from seekr.losses import answer_cross_entropy
+from seekr.memory import MemoryWriter
+from seekr.methods.base import Method, TaskContext
+
+Ratio = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(kw_only=True)
+class Replay(Method):
+    """Keeps `replay_ratio` of each task's rows and replays them at steps of their own.
+
+    Args:
+        replay_ratio: kept share of a task's rows, 0 < ratio ≤ 1; at least one row is kept.
+        replay_choice: "random" rows drawn by the run's seed, or the "first" ones, as the released code of SEEKR has it.
+
+    Source: experience replay as in Chaudhry et al., arXiv 1902.10486.
+    """
+
+    name: ClassVar[str] = "replay"
+    replays: ClassVar[bool] = True
+
+    replay_ratio: Ratio = 0.01
+    replay_choice: Literal["random", "first"] = "random"
+
+    def kept_rows(self, rows: int) -> int:
+        """max(1, round(ratio × rows))."""
+        return max(1, round(self.replay_ratio * rows))
+
+    def kept_samples(self, context: TaskContext) -> list[TokenizedRow]:
+        """The rows of the task that are kept, in the order of the data."""
+        rows = len(context.samples)
+        count = self.kept_rows(rows)
+        if self.replay_choice == "first":
+            return list(context.samples[:count])
+        chosen = np.random.default_rng([context.seed, context.index]).choice(rows, size=count, replace=False)
+        return [context.samples[index] for index in np.sort(chosen)]
+
+    def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        logits = model(**batch.inputs, use_cache=False).logits
+        return {"replay": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
+
+    def after_task(self, context: TaskContext) -> None:
+        writer = MemoryWriter(
+            context.folder / "memory",
+            task=context.task,
+            tokenizer_fingerprint=context.tokenizer_fingerprint,
+            model_fingerprint=context.model_fingerprint,
+        )
+        for sample in self.kept_samples(context):
+            writer.add(sample)
+        writer.close()

@@ -1,0 +1,184 @@
+"""SEEKR: replay and logit distillation, and the attention maps of the heads that matter are distilled too."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from seekr.attention.change import measure_change
+from seekr.attention.distillation import attention_distillation_loss, weighted_attention_divergence
+from seekr.attention.sensitivity import Entries, Norm, normalize_layers, sum_sensitivity
+from seekr.attention.stored import LayerTeacher, TeacherForm
+from seekr.attention.support import check_attention
+from seekr.attention.tap import Tap, layers_and_heads, model_inputs, sample_spans
+from seekr.batches import MicroBatch, Row, TokenizedRow
+from seekr.heads import ImportanceForm, head_importance, resolve_budgets, select_heads
+from seekr.memory import Memory, MemoryWriter
+from seekr.methods.base import TaskContext
+from seekr.methods.derpp import Derpp, batch_of
+
+_MEASURED_TOGETHER = 4  # samples in one forward while measuring: the activations of a training step at most
+
+
+@dataclass(kw_only=True)
+class Seekr(Derpp):
+    """Selective attention-guided knowledge retention.
+
+    A replay step's loss is that of `Derpp` plus attention_weight · mean over samples, their layers, heads and queries
+    of KL(kept attention row || the model's).
+
+    Args:
+        attention_weight: λ2 of the paper: 1000 at 1% replay, 100 at 10%.
+        layer_budget: layers that may hold chosen heads; null = ¾ of the layers.
+        head_budget: chosen heads over all these layers; null = ⅛ of all heads.
+        query_budget: random queries of each kept sample whose rows are distilled; null = every query.
+        importance: "product_of_sums" = (Σ S)·(Σ F) (paper), "sum_of_products" = Σ S·F (released code).
+        norm: "frobenius" (paper) or "mean_square" (released code), for sensitivity and change.
+        entries: "visible" (the map's own) or "all" (also above the diagonal, released code), for sensitivity.
+        reduction: "per_sample" = mean over each sample's layers, then over samples; "per_layer" = mean over the samples
+            that use a layer, then over the layers that any sample of the step uses (released code).
+        teacher_form: how attention is kept: "exact", in few bits as "query_key" or "rows", or "auto" (the smaller one).
+
+    Source: SEEKR, arXiv 2411.06171.
+    """
+
+    name: ClassVar[str] = "seekr"
+
+    attention_weight: Annotated[float, Field(ge=0)] = 1000.0
+    layer_budget: Annotated[int, Field(ge=1)] | None = None
+    head_budget: Annotated[int, Field(ge=1)] | None = None
+    query_budget: Annotated[int, Field(ge=1)] | None = 100
+    importance: ImportanceForm = "product_of_sums"
+    norm: Norm = "frobenius"
+    entries: Entries = "visible"
+    reduction: Literal["per_sample", "per_layer"] = "per_sample"
+    teacher_form: TeacherForm = "auto"
+
+    def check_model(self, model: nn.Module, max_length: int | None = None) -> None:
+        resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
+        check_attention(model, max_length)
+
+    def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        counted = {row: key for row, key in enumerate(batch.rows) if batch.weights[row]}
+        if not self.attention_weight or not counted:
+            return super().replay_loss(model, batch)
+        layers = {layer for memory, _ in counted.values() for layer in self.memories[memory].heads}
+        with Tap(model, layers) as tap:
+            logits = model(**batch.inputs, use_cache=False).logits
+        parts = self._logit_parts(logits, batch)
+        teachers = {row: self.memories[memory].attention(sample) for row, (memory, sample) in counted.items()}
+        weights = self.layer_weights(batch.step_rows)
+        parts["attention"] = self.attention_weight * weighted_attention_divergence(
+            tap.calls,
+            teachers,
+            sample_spans(batch.inputs["attention_mask"]),
+            {(row, layer): weights[key[0], layer] for row, key in counted.items() for layer in teachers[row].heads},
+        )
+        return parts
+
+    def layer_weights(self, step_rows: list[Row]) -> dict[tuple[int, int], float]:
+        """(memory, layer) → weight of one sample's divergence in that layer, for all rows of an optimizer step."""
+        samples = Counter(memory for memory, _ in step_rows)
+        if self.reduction == "per_sample":
+            heads = {memory: self.memories[memory].heads for memory in samples}
+            return {(m, layer): 1 / (len(step_rows) * len(heads[m])) for m in samples for layer in heads[m]}
+        uses = Counter[int]()
+        for memory, count in samples.items():
+            uses.update(dict.fromkeys(self.memories[memory].heads, count))
+        return {(m, layer): 1 / (len(uses) * uses[layer]) for m in samples for layer in self.memories[m].heads}
+
+    def after_task(self, context: TaskContext) -> None:
+        samples = self.kept_samples(context)
+        context.model.eval()
+        sensitivity, change = self._measure(samples, context)
+        past = [load_file(stage / "importance.safetensors") for stage in context.stages]
+        importance = head_importance(
+            [measured["sensitivity"] for measured in past] + [sensitivity],
+            [measured["change"] for measured in past] + [change],
+            form=self.importance,
+        )
+        budgets = resolve_budgets(*layers_and_heads(context.model), self.layer_budget, self.head_budget)
+        heads = select_heads(importance, layer_budget=budgets[0], head_budget=budgets[1])
+        measured = {"sensitivity": sensitivity, "change": change, "importance": importance}
+        save_file(measured, context.folder / "importance.safetensors")
+        chosen = {str(layer): kept.tolist() for layer, kept in heads.items()}
+        (context.folder / "heads.json").write_text(json.dumps(chosen, indent=1) + "\n")
+        self._remember(samples, heads, context)
+
+    def _measure(self, samples: list[TokenizedRow], context: TaskContext) -> tuple[Tensor, Tensor]:
+        """Sensitivity (each layer's row sums to 1) and change, means over the kept samples; [layers, heads] on CPU."""
+        shape = layers_and_heads(context.model)
+        sensitivity, change = torch.zeros(shape), torch.zeros(shape)
+        before = None if context.before is None else context.before()
+        with context.track(f"measuring {context.task}", len(samples)) as advance:
+            for start in range(0, len(samples), _MEASURED_TOGETHER):
+                some = samples[start : start + _MEASURED_TOGETHER]
+                batch = batch_of(some, context)
+                share = len(some) / len(samples)
+                found = sum_sensitivity(context.model, batch, entries=self.entries, norm=self.norm)
+                sensitivity += found.cpu() * share
+                if before is not None:
+                    change += measure_change(before, context.model, batch, norm=self.norm).cpu() * share
+                advance(len(some))
+        return normalize_layers(sensitivity), change
+
+    def _remember(self, samples: list[TokenizedRow], heads: dict[int, Tensor], context: TaskContext) -> None:
+        folder = context.folder / "memory"
+        writer = MemoryWriter(
+            folder,
+            task=context.task,
+            tokenizer_fingerprint=context.tokenizer_fingerprint,
+            model_fingerprint=context.model_fingerprint,
+            heads=heads,
+            form=self.teacher_form,
+            logit_shift=self.logit_shift,
+        )
+        draw = np.random.default_rng([context.seed, context.index, 1])
+        with torch.no_grad(), context.track(f"remembering {context.task}", len(samples)) as advance:
+            for sample in samples:
+                batch = batch_of([sample], context)
+                positions = self.drawn_queries(len(sample.input_ids), draw)
+                with Tap(context.model, heads) as tap:
+                    logits = context.model(**model_inputs(batch), use_cache=False).logits
+                span = (0, len(sample.input_ids))
+                attention = {
+                    layer: LayerTeacher.of_call(tap.calls[layer], 0, span, chosen, positions)
+                    for layer, chosen in heads.items()
+                }
+                stored = self.stored_logits(logits[0], batch["labels"])
+                writer.add(sample, attention=attention, positions=positions, logits=stored)
+                advance(1)
+        writer.close()
+        writer.note(attention_floor=attention_floor(context.model, Memory.open(folder, verify=False), context))
+
+    def drawn_queries(self, length: int, draw: np.random.Generator) -> Tensor | None:
+        """The queries of a sample of `length` tokens that are distilled, ascending; None = every one."""
+        if self.query_budget is None or self.query_budget >= length:
+            return None
+        return torch.from_numpy(np.sort(draw.choice(length, size=self.query_budget, replace=False)))
+
+
+def attention_floor(model: nn.Module, memory: Memory, context: TaskContext) -> float:
+    """The attention loss of the very model that was remembered, in nats: what the stored form costs at least."""
+    with torch.no_grad():
+        losses = [
+            attention_distillation_loss(
+                model, [memory.attention(i)], batch_of([memory.encoded(i)], context), memory.heads
+            )
+            for i in range(len(memory))
+        ]
+    return float(torch.stack(losses).mean())
+
+
+def read_importance(stage: Path) -> dict[str, Tensor]:
+    """sensitivity, change and importance of a finished stage, each [layers, heads]."""
+    return load_file(stage / "importance.safetensors")
