@@ -11,7 +11,7 @@ from seekr.batches import MicroBatch, Row
 
 
 class StepLosses:
-    """Collects what the micro-batches of one step give on this rank; nothing waits for the device before `sums`."""
+    """What the micro-batches of one step give on this rank; nothing waits for the device before `sums`."""
 
     def __init__(self) -> None:
         self._rows: list[list[Row]] = []

@@ -109,7 +109,7 @@ class ContinualTrainer(Trainer):
             self._bar,
             self.step_log,
             keeper,
-        ):  # the keeper last: its marker says that all else is written
+        ):  # the keeper last: its marker says that all is written
             self.add_callback(ours)
         self._step = StepLosses()
         self._shares: dict[str, float] | None = None
@@ -141,9 +141,7 @@ class ContinualTrainer(Trainer):
         finally:
             self._bar.close()
             if self._use_cache is not None:
-                self.model.config.use_cache = (
-                    self._use_cache
-                )  # the Trainer turns it off, for the saved model as well
+                self._config.use_cache = self._use_cache  # the Trainer turns it off, also for who saves it
 
     @override
     def get_train_dataloader(self) -> DataLoader[MicroBatch]:
@@ -187,7 +185,7 @@ class ContinualTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """This micro-batch's share of the step's loss, times the processes: gradients are averaged over them."""
+        """This micro-batch's share of the step's loss, times the processes: gradients are averaged."""
         losses = self.method.task_loss if inputs.kind == "task" else self.method.replay_loss
         parts = losses(model, inputs)
         if not self._step:
@@ -240,9 +238,9 @@ class ContinualTrainer(Trainer):
         rows = [f"row {i}" + (f" of memory {m}" if m >= 0 else "") for m, i in self._step.rows_at_fault()]
         losses = ", ".join(f"{name} {value:g}" for name, value in parts.items())
         raise RunError(
-            f"task {self.task_name!r}, step {self.state.global_step + 1} ({kind}): the loss is not finite ({losses}) "
-            f"on the batch of {', '.join(rows) or 'all ranks together'}, counted from 0; the step was not taken. "
-            "A lower learning rate or a smaller loss weight may mend it"
+            f"task {self.task_name!r}, step {self.state.global_step + 1} ({kind}): the loss is not finite: {losses}; "
+            f"batch of {', '.join(rows) or 'all ranks together'} (counted from 0). The step was not taken; "
+            "a lower learning rate or a smaller loss weight may mend it"
         )
 
     def _last_losses(self) -> dict[str, float]:

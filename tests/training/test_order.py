@@ -1,0 +1,113 @@
+"""The plan of optimizer steps: what the rule says, and that it is a function of seed, task and epoch alone."""
+
+from collections import Counter
+from math import ceil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seekr.training.order import Step, StepPlan, split, task_seed
+
+plans = st.builds(
+    StepPlan,
+    task_rows=st.integers(1, 60),
+    memory_sizes=st.lists(st.integers(0, 25), max_size=4).map(tuple),
+    batch_rows=st.integers(1, 17),
+    seed=st.integers(0, 5),
+    task=st.integers(0, 4),
+)
+
+
+@given(plans, st.integers(0, 3))
+def test_every_row_once_an_epoch_and_no_step_of_both_kinds(plan: StepPlan, epoch: int) -> None:
+    steps = plan.epoch(epoch)
+    wanted = [(-1, i) for i in range(plan.task_rows)]
+    wanted += [(m, i) for m, size in enumerate(plan.memory_sizes) for i in range(size)]
+    assert Counter(row for step in steps for row in step.rows) == Counter(wanted)
+    assert all((step.kind == "task") == (memory < 0) for step in steps for memory, _ in step.rows)
+    assert all(1 <= len(step.rows) <= plan.batch_rows for step in steps)
+    assert [step.kind for step in steps] == list(plan.kinds)
+    assert len(steps) == len(plan)
+
+
+@given(plans)
+def test_replay_steps_come_where_the_rule_puts_them(plan: StepPlan) -> None:
+    task_steps, replay_steps = (
+        ceil(plan.task_rows / plan.batch_rows),
+        ceil(sum(plan.memory_sizes) / plan.batch_rows),
+    )
+    assert (plan.task_steps, plan.replay_steps) == (task_steps, replay_steps)
+    before, task_steps_seen = [], 0
+    for kind in plan.kinds:
+        if kind == "task":
+            task_steps_seen += 1
+        else:
+            before.append(task_steps_seen + 1)
+    assert before == [max(1, (r * task_steps) // replay_steps) for r in range(1, replay_steps + 1)]
+
+
+def test_known_orders() -> None:
+    def kinds(n: int, m: int, rows: int) -> str:
+        return "".join(kind[0] for kind in StepPlan(n, (m,), rows, 0, 0).kinds)
+
+    assert kinds(8, 2, 1) == "tttrttttrt"
+    assert kinds(3, 0, 1) == "ttt"
+    assert kinds(10, 1, 4) == "ttrt"  # fewer kept samples than rows in a step
+    assert kinds(2, 5, 1) == "rrrrtrt"  # more replay steps than task steps
+
+
+@given(plans, st.integers(0, 3))
+def test_order_is_a_function_of_seed_task_and_epoch(plan: StepPlan, epoch: int) -> None:
+    again = StepPlan(plan.task_rows, plan.memory_sizes, plan.batch_rows, plan.seed, plan.task)
+    again.epoch(epoch + 1)  # asking for another epoch first changes nothing
+    assert plan.epoch(epoch) == again.epoch(epoch)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"task": 1}, {"epoch": 1}])
+def test_order_changes_with_each_of_them(changed: dict[str, int]) -> None:
+    def order(seed: int = 0, task: int = 0, epoch: int = 0) -> list[Step]:
+        return StepPlan(40, (40,), 4, seed, task).epoch(epoch)
+
+    for kind in ("task", "replay"):
+        assert [s for s in order() if s.kind == kind] != [s for s in order(**changed) if s.kind == kind]
+
+
+def test_what_is_replayed_does_not_move_the_tasks_rows() -> None:
+    alone = StepPlan(40, (), 4, 0, 2).epoch(1)
+    beside = [step for step in StepPlan(40, (7, 9), 4, 0, 2).epoch(1) if step.kind == "task"]
+    assert alone == beside
+
+
+@given(plans)
+def test_steps_of_a_kind_are_counted_over_epochs(plan: StepPlan) -> None:
+    kinds = list(plan.kinds) * 3
+    for step, kind in enumerate(kinds):
+        assert plan.kind_of(step) == (kind, kinds[:step].count(kind))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=24),
+    accumulation=st.integers(1, 5),
+    processes=st.integers(1, 4),
+)
+def test_split_spreads_a_step_evenly(lengths: list[int], accumulation: int, processes: int) -> None:
+    step = Step("task", tuple((-1, i) for i in range(len(lengths))))
+    slots = split(step, lambda row: lengths[row[1]], accumulation=accumulation, processes=processes)
+    assert [len(micro) for micro in slots] == [processes] * accumulation
+    flat = [slot for micro in slots for slot in micro]
+    counted = [slot for slot in flat if not slot.filler]
+    assert Counter(row for slot in counted for row in slot.rows) == Counter(step.rows)
+    sizes = [0 if slot.filler else len(slot.rows) for slot in flat]
+    assert max(sizes) - min(sizes) <= 1
+    assert not flat[0].filler
+    for slot in flat:
+        if slot.filler:
+            assert [lengths[i] for _, i in slot.rows] == [min(lengths)]
+
+
+def test_task_seed_differs_by_seed_task_and_process() -> None:
+    seeds = [task_seed(seed, task, process) for seed in range(3) for task in range(3) for process in range(2)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert task_seed(1, 2) == task_seed(1, 2, 0)
