@@ -1,0 +1,171 @@
+"""Fields of transformers' TrainingArguments and peft's LoraConfig as a user gives them: checked, and built."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from seekr.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import TrainingArguments
+
+REFUSED = {
+    "output_dir": "it is a key of the top level: output_dir: FOLDER",
+    "seed": "it is a key of the top level: seed: 0",
+    "data_seed": "the order of the rows follows the top-level key seed",
+    "save_only_model": "a run could not be resumed without the optimizer's state; remove it",
+    "ignore_data_skip": "a resumed run would see rows twice; remove it",
+    "auto_find_batch_size": "it changes the batch size in the middle of a run; set per_device_train_batch_size",
+    "load_best_model_at_end": "a stage is the model after its last step; remove it",
+    "resume_from_checkpoint": "the same command resumes by itself; remove it",
+    "label_smoothing_factor": "the losses are the method's own; remove it",
+    "train_sampling_strategy": "the order of the rows is fixed by the seed; remove it",
+    "dataloader_drop_last": "every row is trained on; remove it",
+    "eval_strategy": "tasks are scored after each stage, see the top-level key cells; remove it",
+    "push_to_hub": "push a finished stage's model folder instead; remove it",
+    "save_strategy": "a run is resumed from checkpoints in steps; set save_steps instead",
+}
+"""Fields that would break a run or do nothing in it, and what to do instead."""
+
+LOWEST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "warmup_steps": 0,
+    "save_steps": 1,
+    "save_total_limit": 1,
+    "logging_steps": 1,
+    "adam_beta1": 0,
+    "adam_beta2": 0,
+}
+
+HARMLESS = frozenset(
+    {
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+        "logging_strategy",
+        "logging_steps",
+        "logging_first_step",
+        "logging_nan_inf_filter",
+        "disable_tqdm",
+        "report_to",
+        "run_name",
+        "project",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
+        "include_num_input_tokens_seen",
+        "save_steps",
+        "save_total_limit",
+        "save_on_each_node",
+        "enable_jit_checkpoint",
+        "per_device_eval_batch_size",
+        "dataloader_num_workers",
+        "dataloader_pin_memory",
+        "dataloader_persistent_workers",
+        "dataloader_prefetch_factor",
+        "dataloader_multiprocessing_context",
+        "skip_memory_metrics",
+        "torch_empty_cache_steps",
+        "ddp_timeout",
+        "debug",
+        "use_cpu",
+        "hub_token",
+        "local_rank",
+    }
+)
+"""Fields that a run may be resumed with other values of: its weights do not depend on them."""
+
+
+def check_training(training: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `training`, with values of their types ("1e-5" becomes 1e-05). Raises InputError."""
+    from transformers import TrainingArguments
+
+    for key, why in REFUSED.items():
+        if key in training:
+            raise InputError(f"training.{key} cannot be set here: {why}")
+    checked = _check_fields("training", training, TrainingArguments, refused=set(REFUSED))
+    for key, lowest in LOWEST.items():
+        if isinstance(checked.get(key), int | float) and not checked[key] >= lowest:
+            raise InputError(f"training.{key} must be at least {lowest}, not {checked[key]!r}")
+    if "num_train_epochs" in checked and not checked["num_train_epochs"] > 0:
+        raise InputError(f"training.num_train_epochs must be above 0, not {checked['num_train_epochs']!r}")
+    if checked.get("max_steps") == 0:
+        raise InputError("training.max_steps must be at least 1, not 0")
+    for key in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        if isinstance(checked.get(key), dict) and checked[key].get("use_reentrant"):
+            raise InputError(f"training.{key}.use_reentrant must be false: reentrant checkpointing loses gradients")
+    training_arguments(checked, output_dir=Path("unused"), seed=0)
+    return checked
+
+
+def training_arguments(training: dict[str, Any], *, output_dir: Path, seed: int, **more: Any) -> TrainingArguments:
+    """Transformers' own object for one task. Raises InputError with what transformers finds wrong."""
+    from transformers import TrainingArguments
+
+    if training.get("gradient_checkpointing") or training.get("activation_checkpointing"):
+        training = {"gradient_checkpointing_kwargs": {"use_reentrant": False}} | training
+    fixed = {"output_dir": str(output_dir), "seed": seed, "save_strategy": "steps", "remove_unused_columns": False}
+    defaults = {"report_to": "none", "disable_tqdm": True, "logging_nan_inf_filter": False, "save_total_limit": 2}
+    try:
+        return TrainingArguments(**{**defaults, **training, **more, **fixed})
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"training: {' '.join(str(error).split())}") from None
+
+
+def weight_changing(training: dict[str, Any]) -> dict[str, Any]:
+    """The part of `training` that belongs to the identity of a run; a default that is spelt out counts as left out."""
+    from transformers import TrainingArguments
+
+    defaults = {field.name: _default(field) for field in fields(TrainingArguments)}
+    return {
+        key: value if isinstance(value, int | float | str | bool | list | dict) else str(value)
+        for key, value in sorted(training.items())
+        if key not in HARMLESS and value != defaults[key]
+    }
+
+
+def check_lora(lora: dict[str, Any] | None) -> LoraConfig | None:
+    """peft's own object of the `lora` settings. Raises InputError."""
+    if lora is None:
+        return None
+    from peft import LoraConfig
+
+    reserved = {"task_type", "peft_type", "inference_mode", "base_model_name_or_path", "auto_mapping", "peft_version"}
+    for key in sorted(reserved & lora.keys()):
+        raise InputError(f"lora.{key} cannot be set here: seekr sets it itself; remove it")
+    checked = _check_fields("lora", lora, LoraConfig, refused=reserved)
+    if not checked.get("r", 8) >= 1:
+        raise InputError(f"lora.r must be at least 1, not {checked['r']}")
+    try:
+        return LoraConfig(task_type="CAUSAL_LM", **checked)
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"lora: {' '.join(str(error).split())}") from None
+
+
+def _check_fields(where: str, given: dict[str, Any], owner: type, refused: set[str]) -> dict[str, Any]:
+    known = {field.name for field in fields(owner) if field.init}
+    hints = get_type_hints(owner)
+    checked = {}
+    for key, value in given.items():
+        if key not in known:
+            raise InputError(f"{where}: unknown key {str(key)!r}; {nearest(str(key), known - refused)}")
+        try:
+            checked[key] = TypeAdapter(hints[key]).validate_python(value)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise InputError(f"{where}.{key}: {message[0].lower()}{message[1:]}, not {value!r}") from None
+    return checked
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default

@@ -1,0 +1,159 @@
+"""The score matrix of a run: which cells are wanted, the answers that they come from, scores.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr.progress import bar
+from seekr.scoring import METRICS, ScoreMatrix
+from seekr.stages import has_weights, stage_folder, write_atomically, write_json
+
+if TYPE_CHECKING:
+    from seekr.preparation import Prepared
+    from seekr.tasks import Example
+
+BASE = -1
+"""The row of the base model, before anything was learned."""
+
+
+def wanted_cells(cells: str, tasks: int, *, joint: bool = False) -> list[tuple[int, int]]:
+    """The (row, column) pairs of a run of `tasks` tasks: row i = after task i, column j = task j, BASE = base model.
+
+    "paper" is the diagonal and the last row, "seen" every task so far after each task, "all" every task after each
+    task and before the first. A joint run has one stage, after all tasks: the last row; with "all" the base model's too.
+    """
+    last = tasks - 1
+    rows = [last] if joint else range(tasks)
+    wanted = [
+        (row, column)
+        for row in rows
+        for column in range(tasks)
+        if row == last or column == row or cells == "all" or (cells == "seen" and column < row)
+    ]
+    return [(BASE, column) for column in range(tasks)] + wanted if cells == "all" else wanted
+
+
+class ScoreBook:
+    """The scores of a prepared run: what was scored before is read, what is missing is generated and kept."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.tasks = prepared.tasks
+        self.scores: dict[tuple[int, int], float] = {}
+        for row in range(BASE, len(self.tasks)):
+            for column in range(len(self.tasks)):
+                self._read(row, column)
+
+    def missing(self, cells: str) -> list[tuple[int, int]]:
+        """Wanted cells that were not scored yet; tasks without test rows have none."""
+        wanted = wanted_cells(cells, len(self.tasks), joint=self.prepared.joint)
+        return [cell for cell in wanted if cell not in self.scores and self.tasks[cell[1]].test]
+
+    def measurable(self, cells: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those of `cells` whose stage is finished and whose weights are still there."""
+        return [cell for cell in cells if self._source(cell[0]) is not None]
+
+    def fill(self, cells: list[tuple[int, int]]) -> None:
+        """Generates and scores cells, row by row; each is on the disk as soon as it is scored."""
+        for row in sorted({row for row, _ in cells}):
+            columns = [column for r, column in cells if r == row]
+            columns = [column for column in columns if not self._copy_from_same_model(row, column)]
+            if columns:
+                model = self._load(row)
+                for column in columns:
+                    self._score(model, row, column)
+        self.write()
+
+    def matrix(self) -> ScoreMatrix:
+        """Everything scored so far."""
+        count = range(len(self.tasks))
+        return ScoreMatrix(
+            tasks=[data.task.name for data in self.tasks],
+            metrics=[data.task.metric if data.test else None for data in self.tasks],
+            base=[self.scores.get((BASE, column)) for column in count],
+            matrix=[[self.scores.get((row, column)) for column in count] for row in count],
+        )
+
+    def write(self) -> None:
+        """scores.json, at once."""
+        write_json(self.prepared.run / "scores.json", self.matrix().to_json())
+
+    def _path(self, row: int, column: int) -> Path:
+        return self.prepared.run / "predictions" / f"{'base' if row == BASE else row}-{column}.jsonl"
+
+    def _read(self, row: int, column: int) -> None:
+        """Takes over answers from an earlier start, if they are answers to the test rows as they are now."""
+        path, data = self._path(row, column), self.tasks[column]
+        if not path.is_file():
+            return
+        try:
+            kept = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+            asked = [(row["prompt"], row["references"]) for row in kept]
+            predictions = [row["prediction"] for row in kept]
+        except (ValueError, KeyError, TypeError):
+            return  # torn from outside: generated again
+        if asked == [(example.prompt_text, example.references) for example in data.test]:
+            self._keep_score(row, column, predictions)
+
+    def _score(self, model: Any, row: int, column: int) -> None:
+        from seekr.evaluation import generate_answers
+
+        data = self.tasks[column]
+        batch_size = self.prepared.training.get("per_device_eval_batch_size", 64)
+        with bar(f"scoring {data.task.name} {self._after(row)}", len(data.test)) as advance:
+            predictions = generate_answers(
+                model,
+                self.prepared.tokenizer,
+                data.test_prompts,
+                max_new_tokens=data.task.max_new_tokens,
+                batch_size=batch_size,
+                advance=advance,
+            )
+        lines = (_line(example, prediction) for example, prediction in zip(data.test, predictions, strict=True))
+        write_atomically(self._path(row, column), "".join(lines))
+        self._keep_score(row, column, predictions)
+        self.write()
+
+    def _keep_score(self, row: int, column: int, predictions: list[str]) -> None:
+        data = self.tasks[column]
+        references = [example.references for example in data.test]
+        self.scores[row, column] = METRICS[data.task.metric](predictions, references)
+
+    def _copy_from_same_model(self, row: int, column: int) -> bool:
+        """Skills train nothing: the rows after them are the base model's, whose answers may be there already."""
+        for other in range(BASE, len(self.tasks)):
+            if (other, column) in self.scores and self._source(other) == self._source(row):
+                write_atomically(self._path(row, column), self._path(other, column).read_text(encoding="utf-8"))
+                self.scores[row, column] = self.scores[other, column]
+                return True
+        return False
+
+    def _source(self, row: int) -> str | None:
+        """The folder (or hub name) of the model of a row; None = not there, or not any more."""
+        prepared = self.prepared
+        if row == BASE or not (prepared.joint or self.tasks[row].task.learn):
+            return prepared.config.model
+        if prepared.joint and row < len(self.tasks) - 1:
+            return None
+        stage = prepared.stages[0 if prepared.joint else row]
+        folder = stage_folder(prepared.run, stage.index, stage.name)
+        return str(folder / "model") if has_weights(folder) else None
+
+    def _after(self, row: int) -> str:
+        if row == BASE:
+            return "before any task"
+        return "after all tasks" if self.prepared.joint else f"after {self.tasks[row].task.name}"
+
+    def _load(self, row: int) -> Any:
+        from seekr.models import load_stage
+
+        base, source = self.prepared.config.model, self._source(row)
+        weights = None if source in (None, base) else Path(str(source))
+        return load_stage(base, weights, dtype=self.prepared.config.dtype).to(self.prepared.device)
+
+
+def _line(example: Example, prediction: str) -> str:
+    content = {"prompt": example.prompt_text, "prediction": prediction, "references": example.references}
+    return json.dumps(content, ensure_ascii=False) + "\n"

@@ -1,0 +1,216 @@
+"""The configuration of a run: one YAML file, dotted overrides, and every key checked before anything else happens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from seekr.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from seekr.tasks import Task
+
+
+IN_MEMORY = "rows in memory>"
+"""How run.json says that rows came from Python; the end of a name that no file has."""
+
+
+class Config(BaseModel):
+    """What `seekr learn` needs to know; the keys of the YAML file.
+
+    `training` holds fields of transformers' `TrainingArguments`, `lora` those of peft's `LoraConfig`.
+    Relative paths have been made absolute by `load_config`, from the YAML's folder.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    model: str = Field(min_length=1)
+    tasks: list[dict[str, Any]] = Field(min_length=1)
+    method: dict[str, Any] = Field(default_factory=lambda: {"name": "seekr"})
+    training: dict[str, Any] = Field(default_factory=dict)
+    lora: dict[str, Any] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_length: int | None = Field(default=None, ge=2)
+    cells: Literal["paper", "seen", "all"] = "paper"
+    keep_stages: Literal["all", "last"] | PositiveInt = "all"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    output_dir: str = Field(min_length=1)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with two differences: `1e-5` is a number, as in YAML 1.2, and a key that is given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str | int) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            if isinstance(key, str | int):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Reads YAML; raises InputError with `where` and the line."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{where}{line}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file, applies `key=value` overrides and makes paths absolute. Raises InputError in one line."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such configuration file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    raw = parse_yaml(text, str(path))
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: the file must hold keys and values, such as `model: FOLDER`")
+    # The method's name first: it decides which of the file's settings still mean something.
+    for override in sorted(overrides, key=lambda item: not item.startswith("method.name=")):
+        apply_override(raw, override)
+    return resolve_paths(make_config(raw, str(path)), path.resolve().parent)
+
+
+def make_config(raw: Mapping[str, Any], where: str) -> Config:
+    """Checks keys and values of the top level; `where` begins each message."""
+    valid = set(Config.model_fields)
+    for key in raw:
+        if key not in valid:
+            raise InputError(f"{where}: unknown key {str(key)!r}; {nearest(str(key), valid)}")
+    if isinstance(raw.get("method"), str):
+        raw = {**raw, "method": {"name": raw["method"]}}
+    try:
+        # A key without a value means its default, as in `lora:` or `training:`.
+        return Config.model_validate({key: value for key, value in raw.items() if value is not None})
+    except ValidationError as error:
+        raise InputError(f"{where}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first finding of a pydantic error in one line: key, what is wrong, what was given."""
+    problem = error.errors()[0]
+    places = [part for part in problem["loc"] if part not in ("literal['all','last']", "constrained-int")]
+    key = ".".join(str(part) for part in places)
+    if problem["type"] == "missing":
+        return f"the key {key!r} is missing"
+    if key == "keep_stages":
+        return f"keep_stages must be all, last or a number of at least 1, not {problem['input']!r}"
+    given = repr(problem["input"])
+    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {given[:80]}"
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Sets one dotted key, e.g. `training.learning_rate=1e-4` or `tasks.0.train_limit=100`, in place."""
+    key, equals, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise InputError(f"{override!r}: an override reads key=value, such as training.learning_rate=1e-4")
+    top = set(Config.model_fields)
+    if parts[0] not in top:
+        raise InputError(f"{override!r}: unknown key {parts[0]!r}; {nearest(parts[0], top)}")
+    place: Any = raw
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(place, list):
+            if not part.isdigit() or int(part) >= len(place):
+                count = len(place)
+                raise InputError(f"{override!r}: {'.'.join(parts[:depth])} is a list of {count}, counted from 0")
+            index: Any = int(part)
+        elif isinstance(place, dict):
+            index = part
+        else:
+            raise InputError(f"{override!r}: {'.'.join(parts[:depth])} holds no keys")
+        if last:
+            if parts == ["method", "name"]:
+                place = raw["method"] = drop_keys_of_other_method(place, value)
+            place[index] = parse_yaml(value, repr(override))
+            return
+        if isinstance(place, dict) and place.get(index) is None:
+            place[index] = {}
+        if isinstance(place, dict) and index == "method" and isinstance(place[index], str):
+            place[index] = {"name": place[index]}
+        place = place[index]
+
+
+def drop_keys_of_other_method(settings: dict[str, Any], new: str) -> dict[str, Any]:
+    """What is left of the file's method settings after `method.name=NEW`: the keys that only the old method knows go.
+
+    Without this, `method.name=derpp` could never be said beside a file that sets SEEKR's budgets. Keys that neither
+    method knows stay, and are refused later.
+    """
+    from seekr.methods import METHODS
+
+    old = settings.get("name", "seekr")
+    if old not in METHODS or new not in METHODS:
+        return settings
+    known = {name: {field.name for field in dataclass_fields(METHODS[name]) if field.init} for name in (old, new)}
+    foreign = known[old] - known[new]
+    return {key: value for key, value in settings.items() if key not in foreign}
+
+
+def resolve_paths(config: Config, folder: Path) -> Config:
+    """Makes relative paths absolute from `folder`. What is no file or folder there may be a hub name, and stays."""
+    tasks = []
+    for task in config.tasks:
+        task = dict(task)
+        for split in ("train", "eval", "test"):
+            if isinstance(task.get(split), str | Path):
+                task[split] = _resolve(str(task[split]), folder)
+        tasks.append(task)
+    return config.model_copy(
+        update={
+            "model": _resolve(config.model, folder),
+            "tasks": tasks,
+            "output_dir": str((folder / Path(config.output_dir).expanduser()).absolute()),
+        }
+    )
+
+
+def _resolve(name: str, folder: Path) -> str:
+    path = folder / Path(name).expanduser()
+    plainly_a_path = name.startswith((".", "/", "~")) or Path(name).suffix in (".json", ".jsonl")
+    return str(path.absolute()) if plainly_a_path or path.exists() else name
+
+
+def make_tasks(config: Config) -> list[Task]:
+    """The tasks of a configuration, in its order. Raises InputError for unknown keys and doubled names."""
+    from seekr.tasks import Task, check_tasks
+
+    valid = {field.name for field in dataclass_fields(Task)}
+    tasks = []
+    for position, settings in enumerate(config.tasks):
+        for key in settings:
+            if key not in valid:
+                raise InputError(f"tasks.{position}: unknown key {str(key)!r}; {nearest(str(key), valid)}")
+        missing = [key for key in ("name", "train") if settings.get(key) is None]
+        if missing:
+            raise InputError(f"tasks.{position}: the key {missing[0]!r} is missing")
+        for split in ("train", "eval", "test"):
+            if str(settings.get(split)).endswith(IN_MEMORY):
+                raise InputError(
+                    f"task {settings['name']!r}: its {split} rows were given in Python and are not on the disk; "
+                    "go on with seekr.learn(...) there"
+                )
+        tasks.append(Task(**settings))
+    check_tasks(tasks)
+    return tasks

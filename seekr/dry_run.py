@@ -1,0 +1,106 @@
+"""What a run would do, without doing it: tasks, rows, steps, kept samples and disk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from seekr.arguments import training_arguments
+from seekr.preparation import PlannedStage, Prepared, Request, prepare
+from seekr.tables import size
+from seekr.training.order import StepPlan
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_CHECKPOINTS = 3  # two are kept, and the next is written before the older one goes
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Optimizer steps of a stage by kind, and the rows that are kept of it."""
+
+    stage: PlannedStage
+    rows: int
+    task_steps: int
+    replay_steps: int
+    kept: int
+
+
+def print_plan(request: Request) -> None:
+    """Resolves and checks a request as `seekr learn` does, and prints what it would do. Touches nothing."""
+    prepared = prepare(request)
+    console = Console(soft_wrap=False)
+    config = prepared.config
+    console.print(f"model       {config.model}, {config.dtype}, {prepared.max_length} tokens at most", highlight=False)
+    settings = ", ".join(f"{key} {value}" for key, value in prepared.method.settings().items() if key != "name")
+    console.print(f"method      {prepared.method.name}{': ' + settings if settings else ''}", highlight=False)
+    console.print(f"training    {_pairs(prepared.training)}", highlight=False)
+    if config.lora is not None:
+        console.print(f"lora        {_pairs(config.lora)}", highlight=False)
+    console.print(f"output_dir  {prepared.run}", highlight=False)
+    table = Table()
+    for heading in ("", "task", "rows", "test", "task steps", "replay steps", "kept", "prompts cut", "answers cut", ""):
+        table.add_column(heading, justify="left" if heading in ("", "task") else "right")
+    for plan in plan_run(prepared):
+        stage, summaries = plan.stage, [data.summary for data in plan.stage.data]
+        done = stage.index < len(prepared.finished)
+        table.add_row(
+            str(stage.index),
+            stage.name,
+            str(plan.rows),
+            str(sum(len(data.test) for data in stage.data)),
+            str(plan.task_steps) if stage.learn else "–",
+            str(plan.replay_steps) if stage.learn else "–",
+            str(plan.kept),
+            str(sum(summary.cut_prompts for summary in summaries)),
+            str(sum(summary.cut_answers for summary in summaries)),
+            "done" if done else "" if stage.learn else "a skill of the base model",
+        )
+    console.print(table)
+    for data in prepared.tasks:
+        for warning in data.summary.warnings():
+            console.print(f"{data.task.name}: {warning}", highlight=False)
+    stages, working = disk(prepared)
+    console.print(
+        f"disk        {size(stages)} for the weights of the stages, {size(working)} more while a task is learned, "
+        "besides what is kept of the tasks",
+        highlight=False,
+    )
+    console.print("nothing was written (--dry-run)")
+
+
+def plan_run(prepared: Prepared) -> list[StagePlan]:
+    """The steps of every stage, by the rule that the trainer follows."""
+    plans: list[StagePlan] = []
+    arguments = training_arguments(prepared.training, output_dir=prepared.run, seed=prepared.config.seed)
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    for stage in prepared.stages:
+        rows = sum(len(data.samples) for data in stage.data)
+        memories = tuple(plan.kept for plan in plans if plan.kept)
+        steps = StepPlan(rows, memories, batch, prepared.config.seed, stage.index)
+        epochs = stage.num_train_epochs or arguments.num_train_epochs
+        total = arguments.max_steps if arguments.max_steps > 0 else math.ceil(epochs * len(steps))
+        whole, rest = divmod(total, len(steps))
+        kinds = [*steps.kinds[:rest]]
+        task_steps = whole * steps.task_steps + kinds.count("task")
+        kept = prepared.method.kept_rows(rows)
+        if stage.learn:
+            plans.append(StagePlan(stage, rows, task_steps, total - task_steps, kept))
+        else:
+            plans.append(StagePlan(stage, rows, 0, 0, kept))
+    return plans
+
+
+def disk(prepared: Prepared) -> tuple[int, int]:
+    """Bytes of the weights of all stages that are kept, and of the checkpoints while a task is learned."""
+    weights = prepared.trained_parameters * _BYTES[prepared.config.dtype]
+    learned = sum(stage.learn for stage in prepared.stages)
+    keep = prepared.config.keep_stages
+    kept = learned if keep == "all" else min(learned, 1 if keep == "last" else int(keep))
+    return kept * weights, 3 * weights * _CHECKPOINTS  # AdamW keeps two numbers beside each weight
+
+
+def _pairs(settings: dict[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items()) or "as transformers' defaults"

@@ -1,0 +1,65 @@
+"""One more task on top of a finished run, in a folder of its own: `seekr learn --from RUN --task NAME=PATH`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from seekr.config import parse_yaml
+from seekr.errors import InputError, nearest
+from seekr.preparation import Request
+from seekr.run import Run
+
+
+def extend(source: Path, text: str, output_dir: Path | None) -> Request:
+    """What to do for `--from source --task text`: the run's own configuration with one task at its end.
+
+    `text` is NAME=PATH[,key=value,...]: a file of training rows, or a folder with train, eval and test; the keys are
+    those of a task, such as metric=rouge_l. The new run lies in `output_dir`, by default SOURCE-NAME. Raises InputError.
+    """
+    from seekr.learner import describe_task
+
+    run = Run(source)
+    if any(status.state != "done" for status in run.status()):
+        raise InputError(f"{source}: this run is not finished; finish it with its own `seekr learn` command first")
+    task = parse_task(text)
+    folder = output_dir if output_dir is not None else source.with_name(f"{source.resolve().name}-{task['name']}")
+    if folder.resolve() == source.resolve():
+        raise InputError(f"--output-dir {folder}: is the run to go on from, which stays untouched; give another folder")
+    made = make_task(task)
+    tasks = [*run.config.tasks, describe_task(made)]
+    config = run.config.model_copy(update={"tasks": tasks, "output_dir": str(folder.absolute())})
+    return Request(config, source=source.resolve())
+
+
+def parse_task(text: str) -> dict[str, Any]:
+    """NAME=PATH[,key=value,...] as a dict of name, path and further keys of a task. Raises InputError."""
+    from seekr.tasks import Task
+
+    first, *rest = text.split(",")
+    name, equals, path = first.partition("=")
+    if not (name and equals and path):
+        raise InputError(f"--task {text!r}: it reads NAME=PATH[,key=value,...]")
+    task: dict[str, Any] = {"name": name, "path": path}
+    valid = {field.name for field in fields(Task)} - {"name"}
+    for item in rest:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise InputError(f"--task {text!r}: {item!r} is no key=value")
+        if key not in valid:
+            raise InputError(f"--task {text!r}: unknown key {key!r}; {nearest(key, valid)}")
+        task[key] = value if key in ("train", "test", "eval") else parse_yaml(value, f"--task {text!r}")
+    return task
+
+
+def make_task(given: dict[str, Any]) -> Any:
+    """The task; its paths are looked up from the current folder. Raises InputError."""
+    from seekr.tasks import task_from_folder
+
+    given = dict(given)
+    name, path = given.pop("name"), Path(given.pop("path")).expanduser()
+    for split in ("train", "test", "eval"):
+        if split in given and Path(given[split]).expanduser().exists():
+            given[split] = Path(given[split]).expanduser().absolute()
+    return task_from_folder(name, path.absolute(), **given)

@@ -1,0 +1,190 @@
+"""The life of a run: prepared, begun, stage after stage, scored. Stopped anywhere, it goes on from there."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr.cells import ScoreBook
+from seekr.config import IN_MEMORY, make_config, resolve_paths
+from seekr.errors import InputError, RunError
+from seekr.preparation import Prepared, Request, prepare
+from seekr.processes import is_main, wait_for_all
+from seekr.run import Run
+from seekr.stages import copy_stage, drop_older_weights, finished_stages, locked, stage_folder, write_json
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    from seekr.methods import Method
+    from seekr.tasks import Task
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors", "numpy")
+
+
+def learn(
+    *,
+    model: str | Path,
+    tasks: Sequence[Task],
+    output_dir: str | Path,
+    method: str | Mapping[str, Any] | Method = "seekr",
+    training: Mapping[str, Any] | None = None,
+    lora: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    max_length: int | None = None,
+    cells: str = "paper",
+    keep_stages: str | int = "all",
+    seed: int = 0,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Run:
+    """Learns a sequence of tasks; called again with the same arguments it goes on where it stopped.
+
+    Args:
+        model: folder or hub name of a causal language model of transformers, with its tokenizer.
+        tasks: in their order; those with `learn=False` are skills of the base model, remembered before all others.
+        output_dir: the folder of the run. Relative paths are looked up from the current folder.
+        method: name, name and settings, or an object such as `seekr.methods.Seekr(replay_ratio=0.02)`.
+        training: fields of transformers' `TrainingArguments`.
+        lora: fields of peft's `LoraConfig`; None = all weights are trained.
+        dtype: of the weights while they are trained: float32, bfloat16 or float16.
+        max_length: tokens of prompt and answer; None = what model and tokenizer allow.
+        cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all".
+        keep_stages: whose weights stay on disk: "all", "last", or a number of stages.
+        seed: of everything that is drawn.
+        callbacks: for transformers' Trainer, task after task.
+
+    Raises:
+        InputError: what was given cannot be used; nothing was trained or overwritten.
+        RunError: the run failed; what was finished stays.
+    """
+    from seekr.methods import make_method
+
+    if not isinstance(model, str | Path):
+        raise InputError(
+            f"model: give a folder or hub name, not a {type(model).__name__}; save_pretrained(FOLDER) makes one of it, "
+            "which a run can be resumed from"
+        )
+    chosen = make_method(dict(method) if isinstance(method, Mapping) else method)
+    raw = {
+        "model": str(model),
+        "tasks": [describe_task(task) for task in tasks],
+        "method": chosen.settings(),
+        "training": dict(training or {}),
+        "lora": None if lora is None else dict(lora),
+        "dtype": dtype,
+        "max_length": max_length,
+        "cells": cells,
+        "keep_stages": keep_stages,
+        "seed": seed,
+        "output_dir": str(output_dir),
+    }
+    config = resolve_paths(make_config(raw, "learn"), Path.cwd())
+    return run_request(Request(config, tasks=list(tasks), method=chosen, callbacks=callbacks))
+
+
+def run_request(request: Request) -> Run:
+    """Checks a request, then does what is still to do of it. Raises InputError, RunError, KeyboardInterrupt."""
+    from seekr.stage_builder import build_stage
+
+    prepared = prepare(request)
+    try:
+        with locked(prepared.run) if is_main() else nullcontext():
+            if is_main():
+                begin(prepared)
+            wait_for_all()
+            book = ScoreBook(prepared)
+            for stage in prepared.stages:
+                if not stage_folder(prepared.run, stage.index, stage.name).is_dir():
+                    build_stage(prepared, stage)
+                if is_main():
+                    finish_stage(prepared, book)
+                wait_for_all()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; what was learned is kept in {prepared.run}, and the same command goes on from there"
+        ) from None
+    return Run(prepared.run)
+
+
+def begin(prepared: Prepared) -> None:
+    """Writes run.json, and copies the stages of the run that this one goes on from, as far as they are not there."""
+    imports = prepared.source is not None and not finished_stages(prepared.run)
+    if not imports and [path.name for path in finished_stages(prepared.run)] != [p.name for p in prepared.finished]:
+        raise InputError(f"{prepared.run}: another process has changed this run meanwhile; give the command again")
+    write_json(prepared.run / "run.json", describe_run(prepared))
+    if prepared.source is not None:
+        copy_run(prepared.source, prepared.run)
+
+
+def copy_run(source: Path, run: Path) -> None:
+    """Copies stages and answers of a finished run, and of the weights those that the next task starts from."""
+    stages = finished_stages(source)
+    for stage in stages:
+        final = run / "stages" / stage.name
+        if not final.is_dir():
+            copy_stage(stage, final, weights=stage == stages[-1])
+    if (source / "predictions").is_dir() and not (run / "predictions").is_dir():
+        partial = run / ".predictions.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source / "predictions", partial)
+        partial.rename(run / "predictions")
+
+
+def finish_stage(prepared: Prepared, book: ScoreBook) -> None:
+    """Scores what can be scored by now, and only then lets go of older weights."""
+    book.fill(book.measurable(book.missing(prepared.config.cells)))
+    drop_older_weights(finished_stages(prepared.run), prepared.config.keep_stages)
+
+
+def evaluate(run: Path, cells: str | None = None) -> Run:
+    """Fills in what is missing of the score matrix of a run, as far as the weights are there.
+
+    Raises InputError where the folder holds no run, its data has changed, or weights that are needed are gone.
+    """
+    opened = Run(run)
+    prepared = prepare(Request(opened.config))
+    with locked(prepared.run):
+        book = ScoreBook(prepared)
+        missing = book.missing(cells or prepared.config.cells)
+        measurable = book.measurable(missing)
+        book.fill(measurable)
+        left = sorted({row for row, _ in missing} - {row for row, _ in measurable})
+    if left:
+        names = ", ".join(prepared.tasks[row].task.name for row in left)
+        raise RunError(f"{run}: not scored after {names}: the weights are not there (not learned yet, or keep_stages)")
+    return Run(run)
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    """A task as the configuration has it; rows in memory stay out of it."""
+    from dataclasses import fields
+
+    given = {field.name: getattr(task, field.name) for field in fields(task)}
+    for split in ("train", "eval", "test"):
+        if isinstance(given[split], list):
+            given[split] = f"<{len(given[split])} {IN_MEMORY}"
+        elif given[split] is not None:
+            given[split] = str(given[split])
+    return given
+
+
+def describe_run(prepared: Prepared) -> dict[str, Any]:
+    """The content of run.json."""
+    from seekr import __version__
+
+    versions = {"seekr": __version__, "python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    return {
+        "config": prepared.config.model_dump(mode="json") | {"method": prepared.method.settings()},
+        "versions": versions,
+        "model_fingerprint": prepared.model_fingerprint,
+        "tokenizer_fingerprint": prepared.tokenizer_fingerprint,
+        "max_length": prepared.max_length,
+        "seed": prepared.config.seed,
+        "from": str(prepared.source) if prepared.source else None,
+        "identity": prepared.identity,
+    }

@@ -1,0 +1,100 @@
+"""Models and tokenizers, loaded and saved the same way everywhere: in the training dtype, adapters included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from seekr.errors import InputError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError)
+
+
+def load_config_of(model: str) -> PretrainedConfig:
+    """The configuration of a model folder or hub name. Raises InputError."""
+    from transformers import AutoConfig
+
+    path = Path(model)
+    if path.is_absolute() and not path.is_dir():
+        raise InputError(f"model: {model}: no such folder")
+    try:
+        return AutoConfig.from_pretrained(model)
+    except _LOADING_ERRORS as error:
+        raise InputError(f"model: {model!r} is no model folder and no model of the hub: {_line(error)}") from None
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside a model. Raises InputError."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (*_LOADING_ERRORS, TypeError, AttributeError) as error:
+        raise InputError(f"model: {model!r} has no tokenizer that can be loaded: {_line(error)}") from None
+
+
+def load_model(base: str, adapter: Path | None = None, *, dtype: str, trainable: bool = False) -> Any:
+    """A causal language model in `dtype`, with an adapter on top where one is given.
+
+    `base` is a folder or hub name, `adapter` a folder of peft's. Transformers by itself would load a bfloat16
+    checkpoint as bfloat16, where small steps round away, so the dtype is always said. Raises InputError.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+    except _LOADING_ERRORS as error:
+        raise InputError(f"model: {base!r} cannot be loaded as a causal language model: {_line(error)}") from None
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    return model.train() if trainable else model.eval().requires_grad_(False)
+
+
+def load_stage(base: str, weights: Path | None, *, dtype: str, trainable: bool = False) -> Any:
+    """The model of a stage's `model` folder, which holds it whole or as an adapter of `base`; None is `base` itself."""
+    if weights is None:
+        return load_model(base, dtype=dtype, trainable=trainable)
+    if (weights / "adapter_config.json").is_file():
+        return load_model(base, weights, dtype=dtype, trainable=trainable)
+    return load_model(str(weights), dtype=dtype, trainable=trainable)
+
+
+def with_adapter(model: PreTrainedModel, lora: LoraConfig) -> Any:
+    """A new adapter on a base model; its weights are drawn from torch's random state. Raises InputError."""
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(model, lora)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"lora: does not fit the model: {_line(error)}") from None
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a model, or its adapter, with its tokenizer: loads with plain transformers, or peft."""
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        try:
+            generation.validate(strict=True)
+        except ValueError:
+            # Published checkpoints set a temperature without sampling; transformers loads that, but does not save it.
+            generation.do_sample = True
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def parameter_count(model: torch.nn.Module, *, trainable_only: bool = False) -> int:
+    """Parameters of a model, or only those that are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:199] + "…"

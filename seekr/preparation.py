@@ -1,0 +1,292 @@
+"""Everything that a run needs, read and checked before anything is trained or written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seekr import identity
+from seekr.arguments import check_lora, check_training, training_arguments, weight_changing
+from seekr.config import Config, make_tasks
+from seekr.errors import InputError
+from seekr.stages import finished_stages, read_json
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+    from seekr.methods import Method
+    from seekr.tasks import Encoded, EncodingSummary, Example, Task
+
+JOINT = "joint"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for. `tasks` and `method` stand for the configuration's where they are given as objects."""
+
+    config: Config
+    tasks: Sequence[Task] | None = None
+    method: Method | None = None
+    callbacks: Sequence[TrainerCallback] = ()
+    source: Path | None = None  # a finished run whose stages come first
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task, read and tokenized. `prompts` belong to `samples`, `test_prompts` are the tokens to generate from."""
+
+    task: Task
+    samples: list[Encoded]
+    prompts: list[str]
+    summary: EncodingSummary
+    test: list[Example]
+    test_prompts: list[np.ndarray]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What may not change once the task is learned; the hashes are of the tokens."""
+        task = self.task
+        rows = (part for sample in self.samples for part in (sample.input_ids, sample.labels))
+        answers = [repr(example.references).encode() for example in self.test]
+        return {
+            "learn": task.learn,
+            "rows": len(self.samples),
+            "train": _digest(rows),
+            "num_train_epochs": task.num_train_epochs,
+            "test": _digest(self.test_prompts, answers) if self.test else None,
+            "max_new_tokens": task.max_new_tokens,
+        }
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a run: one task, or with the method joint all tasks that are learned."""
+
+    index: int
+    name: str
+    learn: bool
+    data: list[TaskData]
+
+    @property
+    def samples(self) -> list[Encoded]:
+        return [sample for data in self.data for sample in data.samples]
+
+    @property
+    def prompts(self) -> list[str]:
+        return [prompt for data in self.data for prompt in data.prompts]
+
+    @property
+    def num_train_epochs(self) -> float | None:
+        return self.data[0].task.num_train_epochs
+
+    def identity(self) -> dict[str, Any]:
+        """What the finished stage keeps in stage.json, to be compared on every later start."""
+        return {"name": self.name, "tasks": {data.task.name: data.identity for data in self.data}}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked request: nothing the user gave can fail any more, only the run itself."""
+
+    config: Config
+    run: Path
+    method: Method
+    training: dict[str, Any]
+    lora: LoraConfig | None
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    tasks: list[TaskData]
+    """In the order of the matrix: skills first, then the tasks in the order given."""
+    stages: list[PlannedStage]
+    finished: list[Path]
+    model_fingerprint: str
+    tokenizer_fingerprint: str
+    trained_parameters: int
+    callbacks: Sequence[TrainerCallback] = ()
+    source: Path | None = None
+
+    @property
+    def joint(self) -> bool:
+        return self.method.joint
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where models go: what transformers chooses for these training settings."""
+        return training_arguments(self.training, output_dir=self.run, seed=self.config.seed).device
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same one, besides their finished tasks: those keep their own, see PlannedStage."""
+        return {
+            "model": self.model_fingerprint,
+            "tokenizer": self.tokenizer_fingerprint,
+            "seed": self.config.seed,
+            "dtype": self.config.dtype,
+            "max_length": self.max_length,
+            "method": self.method.settings(),
+            "lora": self.config.lora or {},
+            "training": weight_changing(self.training),
+        }
+
+
+def prepare(request: Request) -> Prepared:
+    """Reads and checks all of a request, cheap checks first; writes nothing. Raises InputError."""
+    from seekr.methods import make_method
+    from seekr.models import load_config_of, load_tokenizer
+    from seekr.tasks import check_tasks, max_length_of
+
+    config = request.config
+    run = Path(config.output_dir)
+    check_folder(run)
+    tasks = list(request.tasks) if request.tasks is not None else make_tasks(config)
+    check_tasks(tasks)
+    method = request.method or make_method(config.method)
+    training = check_training(config.training)
+    lora = check_lora(config.lora)
+    tasks = order_tasks(tasks, joint=method.joint)
+    tokenizer = load_tokenizer(config.model)
+    max_length = max_length_of(load_config_of(config.model), tokenizer, config.max_length)
+    data = [read_task(task, tokenizer, max_length, seed=config.seed) for task in tasks]
+    home = request.source if request.source is not None and not (run / "run.json").exists() else run
+    prepared = Prepared(
+        config=config,
+        run=run,
+        method=method,
+        training=training,
+        lora=lora,
+        tokenizer=tokenizer,
+        max_length=max_length,
+        tasks=data,
+        stages=plan_stages(data, joint=method.joint),
+        finished=finished_stages(home),
+        callbacks=request.callbacks,
+        source=request.source,
+        **check_model(config, method, lora, tokenizer),
+    )
+    if (home / "run.json").exists():
+        identity.compare(home, read_json(home / "run.json")["identity"], prepared.identity)
+    check_finished(home, prepared.finished, prepared.stages)
+    check_memories(prepared)
+    return prepared
+
+
+def check_folder(run: Path) -> None:
+    """An output folder is new, empty, or holds a run. Raises InputError."""
+    if run.exists() and not run.is_dir():
+        raise InputError(f"output_dir: {run} is a file; give a folder")
+    if run.is_dir() and not (run / "run.json").exists() and any(path.name != ".lock" for path in run.iterdir()):
+        raise InputError(f"output_dir: {run} holds files, but no run of seekr; give an empty or a new folder")
+
+
+def order_tasks(tasks: list[Task], *, joint: bool) -> list[Task]:
+    """Skills come before everything that is trained: they are what the base model can do. Raises InputError."""
+    ordered = sorted(tasks, key=lambda task: task.learn)  # stable: the order given within both kinds
+    learned = [task for task in tasks if task.learn]
+    if joint and not learned:
+        raise InputError("method joint: no task is learned; set learn: true for at least one")
+    if joint and len({task.num_train_epochs for task in learned}) > 1:
+        raise InputError("method joint learns all tasks at once: num_train_epochs of its tasks must be the same")
+    return ordered
+
+
+def plan_stages(data: list[TaskData], *, joint: bool) -> list[PlannedStage]:
+    """One stage a task; with `joint` a single one for all tasks that are learned."""
+    if joint:
+        return [PlannedStage(0, JOINT, True, [item for item in data if item.task.learn])]
+    return [PlannedStage(index, item.task.name, item.task.learn, [item]) for index, item in enumerate(data)]
+
+
+def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *, seed: int) -> TaskData:
+    """Reads the splits of a task and tokenizes them. Raises InputError with file and row."""
+    from seekr.tasks import EncodingSummary, encode_all, encode_prompts, read_split
+
+    train = read_split(task, "train", seed=seed)
+    test = read_split(task, "test", seed=seed) if task.test is not None else []
+    if task.eval is not None:
+        read_split(task, "eval", seed=seed)  # a broken file is told now, not by the first thing that uses it
+    samples = encode_all(train, tokenizer, max_length)
+    return TaskData(
+        task=task,
+        samples=samples,
+        prompts=[example.prompt_text for example in train],
+        summary=EncodingSummary.of(train, samples),
+        test=test,
+        test_prompts=encode_prompts(test, tokenizer, max_length, task.max_new_tokens),
+    )
+
+
+def check_model(
+    config: Config, method: Method, lora: LoraConfig | None, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """Whether method and adapter fit the model, and the facts about it that a run needs. Raises InputError."""
+    from seekr.fingerprints import fingerprint_model, fingerprint_tokenizer
+    from seekr.models import load_model, parameter_count, with_adapter
+
+    model = load_model(config.model, dtype=config.dtype)
+    facts: dict[str, Any] = {
+        "model_fingerprint": fingerprint_model(model),
+        "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),
+        "trained_parameters": parameter_count(model),
+    }
+    method.check_model(model)
+    if lora is not None:
+        facts["trained_parameters"] = parameter_count(with_adapter(model, lora), trainable_only=True)
+    return facts
+
+
+def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) -> None:
+    """What is finished must be the beginning of what is asked for. Raises InputError naming the first difference."""
+    names = [folder.name.partition("-")[2] for folder in finished]
+    planned = [stage.name for stage in stages]
+    late = [stage.name for stage in stages if not stage.learn and stage.name not in names]
+    if late and any(stage.learn for stage in stages if stage.name in names):
+        raise InputError(
+            f"task {late[0]!r}: learn: false remembers what the base model can do before anything is trained, "
+            f"and {run} has learned tasks already; begin a new run in another output_dir"
+        )
+    if len(names) > len(planned):
+        missing = next(name for name in names if name not in planned or len(planned) == 0)
+        raise InputError(f"{run} has finished task {missing!r} too, which is not among the tasks here; put it back")
+    for index, folder in enumerate(finished):
+        there = read_json(folder / "stage.json")["identity"]
+        if there["name"] != planned[index]:
+            place = f"task {index} (counted from 0, skills first)"
+            raise InputError(
+                f"{run} holds a different run: {place} is {there['name']!r} there and {planned[index]!r} here; "
+                "new tasks go to the end of the list, or choose another output_dir"
+            )
+        identity.compare(run, {"tasks": there["tasks"]}, {"tasks": stages[index].identity()["tasks"]})
+
+
+def check_memories(prepared: Prepared) -> None:
+    """What is kept of the finished tasks must belong to this tokenizer and model, undamaged. Raises InputError."""
+    from seekr.memory import Memory
+
+    if len(prepared.finished) == len(prepared.stages):
+        return
+    for folder in prepared.finished:
+        if (folder / "memory").is_dir():
+            Memory.open(
+                folder / "memory",
+                tokenizer_fingerprint=prepared.tokenizer_fingerprint,
+                model_fingerprint=prepared.model_fingerprint,
+            )
+
+
+def _digest(arrays: Iterable[np.ndarray], texts: Iterable[bytes] = ()) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(len(array).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(array, dtype="<i4").tobytes())
+    for text in texts:
+        digest.update(len(text).to_bytes(8, "little"))
+        digest.update(text)
+    return digest.hexdigest()[:32]

@@ -1,0 +1,143 @@
+"""From one stage to the next: train on a task, let the method remember it, and put all of it in place at once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from seekr.arguments import training_arguments
+from seekr.interruption import stopping_politely
+from seekr.methods import TaskContext
+from seekr.models import load_stage, save_model, with_adapter
+from seekr.preparation import PlannedStage, Prepared
+from seekr.processes import is_main, wait_for_all
+from seekr.progress import bar
+from seekr.stages import (
+    finished_stages,
+    has_weights,
+    read_json,
+    stage_folder,
+    stage_under_construction,
+    working_folder,
+    write_json,
+)
+from seekr.training.order import task_seed
+from seekr.training.trainer import ContinualTrainer
+
+
+def build_stage(prepared: Prepared, stage: PlannedStage) -> None:
+    """Makes one stage from the stages on disk; resumes from the newest checkpoint where it was stopped in training.
+
+    Raises RunError where training fails, KeyboardInterrupt where the user stops it: nothing of the stage stands then.
+    """
+    earlier = finished_stages(prepared.run)
+    start = newest_weights(earlier)
+    working = working_folder(prepared.run, stage.index, stage.name)
+    context = make_context(prepared, stage, earlier, start)
+    if stage.learn:
+        model = learn_stage(prepared, stage, context, start, working)
+    else:
+        context.model = load_stage(prepared.config.model, None, dtype=prepared.config.dtype).to(prepared.device)
+    if is_main():
+        with stage_under_construction(stage_folder(prepared.run, stage.index, stage.name)) as folder:
+            context.folder = folder
+            seed_everything(task_seed(prepared.config.seed, stage.index))
+            prepared.method.after_task(context)
+            if stage.learn:
+                save_model(model, prepared.tokenizer, folder / "model")
+                shutil.copyfile(working / "log.jsonl", folder / "log.jsonl")
+            write_json(folder / "stage.json", {"identity": stage.identity()})
+        shutil.rmtree(working.parent, ignore_errors=True)
+    wait_for_all()
+
+
+def newest_weights(stages: list[Path]) -> Path | None:
+    """The model folder that the next task starts from; None = the base model."""
+    return next((stage / "model" for stage in reversed(stages) if has_weights(stage)), None)
+
+
+def make_context(prepared: Prepared, stage: PlannedStage, earlier: list[Path], start: Path | None) -> TaskContext:
+    """What the method is told about a task; the model and the folder to write into come later."""
+    base, dtype = prepared.config.model, prepared.config.dtype
+    context = TaskContext(
+        task=stage.name,
+        index=stage.index,
+        learn=stage.learn,
+        seed=prepared.config.seed,
+        model=nn.Identity(),
+        before=None,
+        tokenizer_fingerprint=prepared.tokenizer_fingerprint,
+        model_fingerprint=prepared.model_fingerprint,
+        pad_token_id=prepared.tokenizer.pad_token_id,
+        samples=stage.samples,
+        stages=earlier,
+        folder=Path(),
+        track=bar,
+    )
+    if stage.learn:
+        context.before = lambda: load_stage(base, start, dtype=dtype).to(next(context.model.parameters()).device)
+    return context
+
+
+def learn_stage(
+    prepared: Prepared, stage: PlannedStage, context: TaskContext, start: Path | None, working: Path
+) -> Any:
+    """Trains on a stage's rows; returns the model, also as `context.model`, ready to be measured and saved."""
+    config = prepared.config
+    if is_main():
+        claim(working, prepared, stage)
+    wait_for_all()
+    arguments = _arguments(prepared, stage, working)
+    seed_everything(task_seed(config.seed, stage.index))
+    model = load_stage(config.model, start, dtype=config.dtype, trainable=True)
+    if prepared.lora is not None and start is None:
+        model = with_adapter(model, prepared.lora)
+    context.model = model
+    prepared.method.before_task(context)
+    with stopping_politely() as interruption:
+        trainer = ContinualTrainer(
+            model,
+            arguments,
+            method=prepared.method,
+            train_samples=stage.samples,
+            memories=prepared.method.memories,
+            task_name=stage.name,
+            task_index=stage.index,
+            log_path=working / "log.jsonl",
+            pad_token_id=prepared.tokenizer.pad_token_id,
+            callbacks=[interruption, *prepared.callbacks],
+        )
+        trainer.train(resume_from_checkpoint=True)
+    # What accelerate wrapped around the forward (autocast) is for training only.
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    trainer.accelerator.free_memory()
+    context.model = model.eval()
+    return model
+
+
+def claim(working: Path, prepared: Prepared, stage: PlannedStage) -> None:
+    """Sees to it that checkpoints belong to this task with this data: those of another are deleted."""
+    about = {"run": prepared.identity, "stage": stage.identity(), "steps": prepared.training.get("max_steps")}
+    path = working / "task.json"
+    if path.exists() and read_json(path) != about:
+        shutil.rmtree(working)
+    write_json(path, about)
+
+
+def _arguments(prepared: Prepared, stage: PlannedStage, working: Path) -> Any:
+    epochs = {} if stage.num_train_epochs is None else {"num_train_epochs": float(stage.num_train_epochs)}
+    return training_arguments(
+        {**prepared.training, **epochs},
+        output_dir=working,
+        seed=prepared.config.seed,
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Sets the random state of Python, numpy and torch."""
+    from transformers import set_seed
+
+    set_seed(seed)

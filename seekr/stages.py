@@ -1,0 +1,128 @@
+"""The folder of a run on disk: stages that appear whole or not at all, no file half written, one writer."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from seekr.errors import InputError, RunError
+
+_STAGE = re.compile(r"^(\d{2,})-(.+)$")
+
+
+def stage_folder(run: Path, index: int, name: str) -> Path:
+    """Where the finished stage of task `index` stands."""
+    return run / "stages" / f"{index:02d}-{name}"
+
+
+def working_folder(run: Path, index: int, name: str) -> Path:
+    """Where the Trainer keeps its checkpoints while task `index` is being learned."""
+    return run / "working" / f"{index:02d}-{name}"
+
+
+def finished_stages(run: Path) -> list[Path]:
+    """The finished stages in their order. Raises RunError where one is missing in between."""
+    found = {}
+    for folder in (run / "stages").glob("*"):
+        if match := _STAGE.match(folder.name):
+            found[int(match[1])] = folder
+    for index, present in enumerate(sorted(found)):
+        if index != present:
+            raise RunError(f"{run / 'stages'}: stage {index:02d} is missing, though later ones are there; put it back")
+    return [found[index] for index in sorted(found)]
+
+
+def has_weights(stage: Path) -> bool:
+    """Whether a stage holds a model; skills never do, older stages not after `keep_stages`."""
+    return (stage / "model").is_dir()
+
+
+@contextmanager
+def stage_under_construction(final: Path) -> Iterator[Path]:
+    """Yields an empty folder; when the block ends well, its content is on the disk and stands under `final`."""
+    partial = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    flush(partial)
+    partial.replace(final)
+    _sync(final.parent)
+
+
+def drop_older_weights(stages: list[Path], keep: str | int) -> None:
+    """Removes the model folders of all but the newest `keep` stages that have one; everything else of them stays."""
+    for leftover in (path for stage in stages for path in stage.glob(".model.removed")):
+        shutil.rmtree(leftover)
+    if keep == "all":
+        return
+    count = 1 if keep == "last" else int(keep)
+    for stage in [stage for stage in stages if has_weights(stage)][:-count]:
+        removed = stage / ".model.removed"
+        (stage / "model").replace(removed)
+        shutil.rmtree(removed)
+
+
+def copy_stage(source: Path, final: Path, *, weights: bool) -> None:
+    """Copies a finished stage, whole or not at all, with or without its model."""
+    with stage_under_construction(final) as partial:
+        ignore = None if weights else shutil.ignore_patterns("model")
+        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=ignore)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file; a reader, or a crash, sees the old content or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces a JSON file atomically."""
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file that a run has written. Raises RunError where it is broken or missing."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from None
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keeps a second process out of the folder of a run. Raises InputError where one is at work already."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{run}: another process is at work in this folder; wait for it or stop it") from None
+        yield
+
+
+def flush(folder: Path) -> None:
+    """Sees to it that every file and folder below `folder` is on the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
