@@ -1,0 +1,244 @@
+"""Drawings as inline SVG: head maps, curves over the optimizer steps, one dot for every seed.
+
+Colours are CSS classes, so that one drawing serves light and dark. Every drawing has a text for those who
+cannot see it, and nothing is told by colour alone.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from seekr.report.data import LogEntry, Run, Stage
+from seekr.report.summary import MethodSummary, decimal
+
+LEVELS = 12
+_WIDTH, _HEIGHT = 460, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 20, 24
+_BUCKETS = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One number over the steps of one kind: (step of the run, value) for each stage it occurs in."""
+
+    kind: str
+    name: str
+    stages: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+
+def head_map(table: np.ndarray, heads: dict[int, tuple[int, ...]], label: str) -> Markup:
+    """`table` [layers, heads] by the square root of its share of the largest entry (0: pale), chosen heads outlined."""
+    layers, width = table.shape
+    cell = int(np.clip(300 // max(width, 1), 9, 24))
+    left, top = 30, 16
+    largest = float(np.nanmax(table, initial=0.0))
+    share = np.nan_to_num(table / largest) if largest > 0 else np.zeros_like(table)
+    level = np.clip(np.ceil(np.sqrt(np.clip(share, 0, 1)) * (LEVELS - 1)), 0, LEVELS - 1).astype(int)
+    parts = [_open(left + width * cell + 4, top + layers * cell + 4, label, fixed=True)]
+    for value in range(LEVELS):
+        squares = "".join(
+            f"M{left + h * cell} {top + layer * cell}h{cell - 1}v{cell - 1}h-{cell - 1}z"
+            for layer, h in np.argwhere(level == value).tolist()
+        )
+        if squares:
+            parts.append(Markup('<path class="l{}" d="{}"/>').format(value, squares))
+    outlines = "".join(
+        f"M{left + h * cell} {top + layer * cell}h{cell - 1}v{cell - 1}h-{cell - 1}z"
+        for layer, chosen in heads.items()
+        for h in chosen
+    )
+    if outlines:
+        parts.append(Markup('<path class="halo" d="{0}"/><path class="chosen" d="{0}"/>').format(outlines))
+    for h in range(0, width, max(1, math.ceil(26 / cell))):
+        parts.append(_text(left + h * cell + cell / 2, top - 5, h, "middle"))
+    for layer in range(0, layers, max(1, math.ceil(14 / cell))):
+        parts.append(_text(left - 5, top + layer * cell + cell / 2 + 4, layer, "end"))
+    parts.append(Markup("</svg>"))
+    return Markup("").join(parts)
+
+
+def curves_of(run: Run, numbers: Callable[[LogEntry], dict[str, float]]) -> list[Curve]:
+    """The curves of a run's log: finite values, in order of appearance; steps from 1 over all stages."""
+    points: dict[tuple[str, str], list[tuple[list[int], list[float]]]] = {}
+    before = 0
+    for position, stage in enumerate(run.stages):
+        for entry in stage.log:
+            for name, value in numbers(entry).items():
+                if math.isfinite(value):
+                    series = points.setdefault((entry.kind, name), [([], []) for _ in run.stages])[position]
+                    series[0].append(before + entry.step)
+                    series[1].append(value)
+        before += _length(stage)
+    return [
+        Curve(kind, name, tuple((np.array(steps), np.array(values)) for steps, values in series if steps))
+        for (kind, name), series in points.items()
+    ]
+
+
+def curve_chart(run: Run, curves: Sequence[Curve], label: str, *, share: bool = False) -> Markup:
+    """Curves over the steps of a run, with the borders of its tasks.
+
+    Long curves are means over a few steps, with the span of the values behind. `share`: values 0..1 as per
+    cent. Otherwise the axis is logarithmic where nearly all values are positive and span more than a factor
+    of 20; values below its lowest mark lie on it.
+    """
+    total = max(1, sum(_length(stage) for stage in run.stages))
+    values = np.concatenate([values for curve in curves for _, values in curve.stages])
+    axis = _share_axis() if share else _value_axis(values)
+    parts = [_open(_WIDTH, _HEIGHT, label)]
+    for value, text in axis.ticks:
+        height = axis.place(value)
+        parts.append(
+            Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(_LEFT, height, _WIDTH - _RIGHT)
+            + _text(_LEFT - 5, height + 4, text, "end")
+        )
+    parts.extend(_borders(run, total))
+    for number, curve in enumerate(curves):
+        for steps, series in curve.stages:
+            parts.append(_line(steps, series, total, axis, number, bands=len(curves) == 1))
+    parts.append(Markup("</svg>"))
+    return Markup("").join(parts)
+
+
+def strip_chart(summaries: Sequence[MethodSummary], field: str, label: str) -> Markup:
+    """One row a method: a ring for every seed, a bar at their mean. Empty where nothing was measured."""
+    spreads = [(summary, spread) for summary in summaries if (spread := summary.spread(field))]
+    if not spreads:
+        return Markup("")
+    values = [value for _, spread in spreads for value in spread.values]
+    low, high = min(0.0, *values), max(values)
+    ticks = _round_ticks(low, high)
+    low, high = min(low, ticks[0]), max(high, ticks[-1])
+    longest = max(len(summary.label) for summary, _ in spreads)
+    left, right, row = min(250, 16 + 7 * longest), 56, 26
+    width, bottom = left + 280 + right, 8 + row * len(spreads)
+    scale = (width - left - right) / ((high - low) or 1.0)
+    parts = [_open(width, bottom + 22, label)]
+    for tick in ticks:
+        x = left + (tick - low) * scale
+        parts.append(Markup('<path class="grid" d="M{:.1f} 6V{}"/>').format(x, bottom))
+        parts.append(_text(x, bottom + 15, f"{tick:g}", "middle"))
+    for number, (summary, spread) in enumerate(spreads):
+        y = 8 + row * number + row / 2
+        name = summary.label if len(summary.label) <= 34 else summary.label[:33] + "…"
+        parts.append(_text(left - 10, y + 4, name, "end", "name"))
+        for value in spread.values:
+            parts.append(
+                Markup('<circle class="seed" cx="{:.1f}" cy="{}" r="5"/>').format(left + (value - low) * scale, y)
+            )
+        x = left + (spread.mean - low) * scale
+        parts.append(Markup('<path class="mean" d="M{:.1f} {}v18"/>').format(x, y - 9))
+        parts.append(_text(width - right + 10, y + 4, decimal(spread.mean), "start", "name"))
+    parts.append(Markup("</svg>"))
+    return Markup("").join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    ticks: list[tuple[float, str]]
+    place: Callable[[float], float]
+
+
+def _share_axis() -> _Axis:
+    return _Axis([(t / 4, f"{25 * t}%") for t in range(5)], lambda value: _height(float(np.clip(value, 0, 1))))
+
+
+def _value_axis(values: np.ndarray) -> _Axis:
+    positive = values[values > 0]
+    if (
+        positive.size >= 0.9 * values.size
+        and positive.size
+        and np.percentile(positive, 99) > 20 * np.percentile(positive, 1)
+    ):
+        bottom = math.floor(math.log10(np.percentile(positive, 1)))
+        top = math.ceil(math.log10(positive.max()) - 1e-9)
+        every = max(1, math.ceil((top - bottom) / 5))
+        ticks = [(10.0**power, f"{10.0**power:g}") for power in range(bottom, top + 1, every)]
+
+        def place(value: float) -> float:
+            power = math.log10(value) if value > 0 else bottom
+            return _height((max(power, bottom) - bottom) / max(1, top - bottom))
+
+        return _Axis(ticks, place)
+    marks = _round_ticks(min(0.0, float(values.min())), float(values.max()))
+    low, high = min(marks[0], float(values.min())), max(marks[-1], float(values.max()))
+    return _Axis([(m, f"{m:g}") for m in marks], lambda value: _height((value - low) / ((high - low) or 1.0)))
+
+
+def _height(part: float) -> float:
+    return _TOP + (1 - part) * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    """About five round numbers that cover low..high."""
+    rough = max(high - low, 1e-12) / 4
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
+
+
+def _length(stage: Stage) -> int:
+    return max((entry.step for entry in stage.log), default=0)
+
+
+def _across(step: float, total: int) -> float:
+    return _LEFT + step / total * (_WIDTH - _LEFT - _RIGHT)
+
+
+def _borders(run: Run, total: int) -> list[Markup]:
+    parts, before = [], 0
+    for stage in run.stages:
+        length = _length(stage)
+        if not length:
+            continue
+        left, right = _across(before, total), _across(before + length, total)
+        if before:
+            parts.append(Markup('<path class="border" d="M{:.1f} {}V{}"/>').format(left, _TOP - 14, _HEIGHT - _BOTTOM))
+        fits = int((right - left) // 7.4)
+        name = (
+            stage.name
+            if len(stage.name) <= fits
+            else stage.name[: max(fits - 1, 0)] + "…"
+            if fits > 3
+            else str(stage.index)
+        )
+        parts.append(_text((left + right) / 2, _TOP - 7, name, "middle"))
+        before += length
+    parts.append(_text(_LEFT, _HEIGHT - 7, "1", "start"))
+    parts.append(_text(_WIDTH - _RIGHT, _HEIGHT - 7, f"step {total}", "end"))
+    return parts
+
+
+def _line(steps: np.ndarray, values: np.ndarray, total: int, axis: _Axis, number: int, *, bands: bool) -> Markup:
+    # buckets in proportion to the stage's share of the axis: the line is equally fine throughout
+    span = int(steps[-1] - steps[0]) + 1
+    count = min(len(steps), max(8, round(_BUCKETS * span / total)))
+    buckets = [chunk for chunk in np.array_split(np.arange(len(steps)), count) if chunk.size]
+    across = [f"{_across(float(steps[chunk].mean()), total):.1f}" for chunk in buckets]
+
+    def heights(reduce: Callable[[np.ndarray], float]) -> list[str]:
+        return [f"{axis.place(float(reduce(values[chunk]))):.1f}" for chunk in buckets]
+
+    middle = heights(np.mean)
+    points = [f"{x} {y}" for x, y in zip(across, middle, strict=True)]
+    drawn = Markup("")
+    if bands and count < len(steps):
+        upper = [f"{x} {y}" for x, y in zip(across, heights(np.max), strict=True)]
+        lower = [f"{x} {y}" for x, y in zip(across, heights(np.min), strict=True)]
+        drawn += Markup('<path class="band" d="M{}z"/>').format("L".join(upper + lower[::-1]))
+    if len(points) == 1:
+        return drawn + Markup('<circle class="dot s{}" cx="{}" cy="{}" r="2.5"/>').format(number, across[0], middle[0])
+    return drawn + Markup('<path class="line s{}" d="M{}"/>').format(number, "L".join(points))
+
+
+def _open(width: float, height: float, label: str, *, fixed: bool = False) -> Markup:
+    size = Markup(' width="{}" height="{}"').format(width, height) if fixed else Markup("")
+    return Markup('<svg viewBox="0 0 {} {}"{} role="img" aria-label="{}">').format(width, height, size, label)
+
+
+def _text(x: float, y: float, text: object, anchor: str, style: str = "tick") -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(style, x, y, anchor, text)

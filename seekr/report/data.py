@@ -1,0 +1,278 @@
+"""Folders of runs, read back into plain data: what the page and the terminal's tables are made from.
+
+A run that is still going on is read as far as it is: its finished stages and the scores measured so far. A
+file that is there but cannot be read is an `InputError`, since a table made from half of the data would mislead.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from seekr.errors import InputError
+from seekr.stages import finished_stages
+
+Matrix = tuple[tuple[float | None, ...], ...]
+
+_MEASURES = (
+    "overall_performance",
+    "backward_transfer",
+    "backward_transfer_over_all_tasks",
+    "forgetting",
+    "forward_transfer",
+)
+_NOT_PARTS = {"step", "kind", "loss", "learning_rate", "gradient_share", "grad_norm"}
+_EVALUATE = "delete it and run `seekr evaluate {run}`"
+_RELEARN = "bring it back from a copy, or learn this run again"
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """scores.json: `matrix[i][j]` is the score (0..100) of task j after task i, None = not measured."""
+
+    tasks: tuple[str, ...]
+    metrics: tuple[str, ...]
+    base: tuple[float | None, ...]
+    matrix: Matrix
+    measures: dict[str, float | None]
+
+    @property
+    def final(self) -> tuple[float | None, ...]:
+        """The last row: every task once all are learned; None for each while that row is not there."""
+        return self.matrix[-1] if len(self.matrix) == len(self.tasks) > 0 else (None,) * len(self.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One optimizer step: the loss parts as they entered the loss, and now and then their gradient shares."""
+
+    step: int
+    kind: str
+    parts: dict[str, float]
+    gradient_share: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One finished task of a run. `tables` holds sensitivity, change and importance, each [layers, heads]."""
+
+    index: int
+    name: str
+    tables: dict[str, np.ndarray]
+    heads: dict[int, tuple[int, ...]]
+    log: tuple[LogEntry, ...]
+
+    @property
+    def trained(self) -> bool:
+        """False for a skill that the model already had."""
+        return bool(self.log)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One scored answer."""
+
+    prompt: str
+    prediction: str
+    references: tuple[str, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether the prediction, trimmed, is one of the references, whatever the metric of its task."""
+        return self.prediction.strip() in {reference.strip() for reference in self.references}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: `record` is run.json whole, `scores` is None until something was scored."""
+
+    folder: Path
+    method: str
+    seed: int
+    record: dict[str, Any]
+    scores: Scores | None
+    stages: tuple[Stage, ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.scores.tasks if self.scores else tuple(stage.name for stage in self.stages)
+
+    @property
+    def joint(self) -> bool:
+        """All tasks learned at once: the upper bound, not a continual learner."""
+        return self.method == "joint"
+
+    @property
+    def finished(self) -> bool:
+        return self.scores is not None and self.measure("overall_performance") is not None
+
+    @cached_property
+    def steps(self) -> dict[str, int]:
+        """Optimizer steps taken over all stages, by kind."""
+        counts = {"task": 0, "replay": 0}
+        for stage in self.stages:
+            for entry in stage.log:
+                counts[entry.kind] = counts.get(entry.kind, 0) + 1
+        return counts
+
+    @cached_property
+    def cells(self) -> frozenset[tuple[int, int]]:
+        """The cells (after task i, task j) whose answers were kept."""
+        names = (path.stem.split("-") for path in (self.folder / "predictions").glob("*-*.jsonl"))
+        return frozenset((int(i), int(j)) for i, j in names if i.isdecimal() and j.isdecimal())
+
+    def measure(self, name: str) -> float | None:
+        return self.scores.measures.get(name) if self.scores else None
+
+    def answers(self, after: int, task: int) -> list[Answer]:
+        """What was generated for one cell of the matrix. Raises InputError where the file is torn."""
+        path = self.folder / "predictions" / f"{after}-{task}.jsonl"
+        mend = _EVALUATE.format(run=self.folder)
+        answers = []
+        for line, row in _read_lines(path, mend):
+            try:
+                references = row["references"] if "references" in row else row["reference"]
+                texts = (references,) if isinstance(references, str) else tuple(references)
+                answers.append(Answer(row["prompt"], row["prediction"], texts))
+            except (KeyError, TypeError) as error:
+                raise InputError(f"{path}, line {line}: no prompt, prediction and reference; {mend}") from error
+        return answers
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """The run folders meant by `paths`: each itself, or those below it (methods of a demo, seeds of a run).
+
+    In the order given, within a folder by name, each once. Raises InputError where a path holds no run.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        own = [path / "run.json"] if (path / "run.json").exists() else []
+        records = own or sorted([*path.glob("*/run.json"), *path.glob("*/*/run.json")])
+        if not records:
+            raise InputError(f"{path}: no run.json there or below; give the output_dir of a `seekr learn`")
+        for record in records:
+            found.setdefault(record.parent.resolve(), record.parent)
+    return list(found.values())
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Every run of `find_runs(paths)`, read."""
+    return [read_run(folder) for folder in find_runs(paths)]
+
+
+def read_run(folder: Path) -> Run:
+    """Reads one run folder, its answers only when asked for. Raises InputError for a missing or torn file."""
+    folder = Path(folder)
+    path = folder / "run.json"
+    record = _read_json(path, _RELEARN)
+    try:
+        method, seed = str(record["identity"]["method"]["name"]), int(record["identity"]["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: no identity with a method and a seed; {_RELEARN}") from error
+    stages = tuple(_read_stage(stage) for stage in finished_stages(folder))
+    return Run(folder, method, seed, record, _read_scores(folder), stages)
+
+
+def _read_scores(folder: Path) -> Scores | None:
+    path = folder / "scores.json"
+    if not path.exists():
+        return None
+    mend = _EVALUATE.format(run=folder)
+    raw = _read_json(path, mend)
+    try:
+        scores = Scores(
+            tasks=tuple(map(str, raw["tasks"])),
+            metrics=tuple(map(str, raw["metrics"])),
+            base=tuple(map(_score, raw["base"])),
+            matrix=tuple(tuple(map(_score, row)) for row in raw["matrix"]),
+            measures={name: _score(raw.get(name)) for name in _MEASURES},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not the scores of a run ({type(error).__name__}: {error}); {mend}") from error
+    columns = len(scores.tasks)
+    if any(len(row) != columns for row in (scores.metrics, scores.base, *scores.matrix)):
+        raise InputError(f"{path}: {columns} tasks, but a row of another length; {mend}")
+    return scores
+
+
+def _score(value: object) -> float | None:
+    if value is None:
+        return None
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is no score")
+    return number
+
+
+def _read_stage(folder: Path) -> Stage:
+    index, _, name = folder.name.partition("-")
+    tables: dict[str, np.ndarray] = {}
+    heads: dict[int, tuple[int, ...]] = {}
+    path = folder / "importance.safetensors"
+    if path.exists():
+        try:
+            tables = {name: table for name, table in sorted(load_file(path).items()) if table.ndim == 2}
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); {_RELEARN}") from error
+    path = folder / "heads.json"
+    if path.exists():
+        try:
+            raw = _read_json(path, _RELEARN)
+            heads = {int(layer): tuple(sorted(map(int, chosen))) for layer, chosen in raw.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: not {{layer: [heads]}}; {_RELEARN}") from error
+    log = folder / "log.jsonl"
+    entries = tuple(_log_entry(log, line, row) for line, row in _read_lines(log, _RELEARN)) if log.exists() else ()
+    return Stage(int(index), name, tables, dict(sorted(heads.items())), entries)
+
+
+def _log_entry(path: Path, line: int, row: dict[str, Any]) -> LogEntry:
+    try:
+        return LogEntry(
+            int(row["step"]),
+            str(row["kind"]),
+            {name: float(value) for name, value in row.items() if name not in _NOT_PARTS and value is not None},
+            dict(row.get("gradient_share", {})),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}, line {line}: not a step of a log ({error!r}); {_RELEARN}") from error
+
+
+def _read_json(path: Path, mend: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; {mend}") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: broken JSON ({error.msg}); {mend}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {mend}") from error
+
+
+def _read_lines(path: Path, mend: str) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON Lines file with their line numbers, counted from 1."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {mend}") from error
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 may stand inside a JSON string
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: broken JSON ({error.msg}); {mend}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number}: not a JSON object; {mend}")
+        rows.append((number, row))
+    return rows

@@ -1,0 +1,78 @@
+"""A few answers of each task worth reading: what was kept, what was forgotten, what was never learned."""
+
+from dataclasses import dataclass
+
+from seekr.report.data import Run
+
+_LONGEST_TEXT = 600
+_PER_OUTCOME = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    text: str
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One test row: its answer just after its task was learned (None: not scored) and the newest answer."""
+
+    prompt: str
+    reference: str
+    learned: Verdict | None
+    newest: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExamples:
+    """`after` names the task after which the newest answers were given."""
+
+    task: str
+    metric: str
+    after: str
+    rows: tuple[Example, ...]
+
+    @property
+    def compared(self) -> bool:
+        return any(row.learned for row in self.rows)
+
+
+def choose_examples(run: Run) -> list[TaskExamples]:
+    """For every scored task the first two test rows of each outcome, wrong now first. Raises InputError."""
+    if run.scores is None:
+        return []
+    chosen = []
+    for column, (task, metric) in enumerate(zip(run.scores.tasks, run.scores.metrics, strict=True)):
+        last = max((i for i, j in run.cells if j == column), default=None)
+        if last is None or last >= len(run.scores.tasks):
+            continue
+        newest = run.answers(last, column)
+        learned = run.answers(column, column) if last != column and (column, column) in run.cells else []
+        outcomes: dict[tuple[bool, bool | None], list[Example]] = {}
+        for number, answer in enumerate(newest):
+            earlier = learned[number] if number < len(learned) else None
+            if earlier is not None and earlier.prompt != answer.prompt:
+                earlier = None
+            outcome = outcomes.setdefault((answer.right, earlier.right if earlier else None), [])
+            if len(outcome) < _PER_OUTCOME:
+                outcome.append(
+                    Example(
+                        shorten(answer.prompt),
+                        shorten(" | ".join(answer.references)),
+                        Verdict(shorten(earlier.prediction), earlier.right) if earlier else None,
+                        Verdict(shorten(answer.prediction), answer.right),
+                    )
+                )
+        order = sorted(outcomes, key=lambda outcome: (outcome[0], not outcome[1]))
+        rows = tuple(example for outcome in order for example in outcomes[outcome])
+        chosen.append(TaskExamples(task, metric, run.scores.tasks[last], rows))
+    return chosen
+
+
+def shorten(text: str) -> str:
+    """Long texts without their middle: prompts say what is asked at either end."""
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    half = _LONGEST_TEXT // 2
+    return f"{text[:half]} … [{len(text) - 2 * half} characters left out] … {text[-half:]}"

@@ -1,0 +1,166 @@
+"""Methods side by side: runs that differ by their seed only are one method, as mean ± standard deviation."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seekr.report.data import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One number of a run: its field in scores.json, its heading, and which way is better (None: neither)."""
+
+    field: str
+    heading: str
+    higher_is_better: bool | None
+
+
+MEASURES = (
+    Measure("overall_performance", "Overall performance", True),
+    Measure("backward_transfer", "Backward transfer", True),
+    Measure("backward_transfer_over_all_tasks", "Backward transfer", True),
+    Measure("forgetting", "Forgetting", False),
+    Measure("forward_transfer", "Forward transfer", True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The values of one number over the seeds of a method."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """The sample standard deviation (divided by n − 1); None for a single value."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def __str__(self) -> str:
+        mean = decimal(self.mean)
+        return mean if self.deviation is None else f"{mean} ± {decimal(self.deviation)}"
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSummary:
+    """All runs of one method and one set of settings. `label`: its name, with settings where needed."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def joint(self) -> bool:
+        return self.runs[0].joint
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted(run.seed for run in self.runs if run.seed is not None))
+
+    @property
+    def unfinished(self) -> int:
+        return sum(not run.finished for run in self.runs)
+
+    def spread(self, field: str) -> Spread | None:
+        """Over the runs that have it; None where none has."""
+        return _spread(run.measure(field) for run in self.runs)
+
+    def final(self, task: str) -> Spread | None:
+        """The score of `task` once all tasks are learned."""
+        tables = (dict(zip(run.scores.tasks, run.scores.final, strict=True)) for run in self.runs if run.scores)
+        return _spread(table.get(task) for table in tables)
+
+    def steps(self, kind: str | None = None) -> Spread | None:
+        """Optimizer steps of one kind, or of all kinds."""
+        return _spread(run.steps.get(kind, 0) if kind else sum(run.steps.values()) for run in self.runs)
+
+
+def decimal(value: float) -> str:
+    """One decimal, a true minus sign, and none before a zero."""
+    text = f"{value:.1f}"
+    return "0.0" if text == "-0.0" else text.replace("-", "−")
+
+
+def summarize(runs: Sequence[Run]) -> list[MethodSummary]:
+    """Groups runs that are the same but for the seed, in order of appearance."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(_identity(run), sort_keys=True, default=str), []).append(run)
+    labels = _labels([members[0] for members in groups.values()])
+    return [MethodSummary(label, tuple(members)) for label, members in zip(labels, groups.values(), strict=True)]
+
+
+def best(summaries: Sequence[MethodSummary], measure: Measure) -> MethodSummary | None:
+    """The leader of a column, or None where naming one would mean nothing.
+
+    Joint training is the upper bound and takes no part. There must be two or more methods, all of them
+    finished on the same tasks. The lead over every other one must show at the printed precision and, where both have
+    several seeds, exceed twice the standard error of the difference of the two means.
+    """
+    if measure.higher_is_better is None:
+        return None
+    rivals = [summary for summary in summaries if not summary.joint]
+    tasks = {run.scores.tasks if run.scores else () for summary in rivals for run in summary.runs}
+    if len(tasks) != 1 or any(summary.unfinished for summary in rivals):
+        return None
+    sign = 1 if measure.higher_is_better else -1
+    spreads = [(summary, spread) for summary in rivals if (spread := summary.spread(measure.field)) is not None]
+    if len(spreads) < 2:
+        return None
+    leader, first = max(spreads, key=lambda pair: sign * pair[1].mean)
+    for summary, other in spreads:
+        if summary is leader:
+            continue
+        lead = sign * (first.mean - other.mean)
+        if decimal(first.mean) == decimal(other.mean) or lead <= 2 * _standard_error(first, other):
+            return None
+    return leader
+
+
+def _standard_error(one: Spread, other: Spread) -> float:
+    """Of the difference of two means; 0 where one of them is a single run, whose spread nobody knows."""
+    if one.deviation is None or other.deviation is None:
+        return 0.0
+    return math.sqrt(one.deviation**2 / len(one.values) + other.deviation**2 / len(other.values))
+
+
+def _spread(values: Iterable[float | None]) -> Spread | None:
+    known = tuple(value for value in values if value is not None)
+    return Spread(known) if known else None
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """What is the same in runs of one method: the identity that the learner keeps, all but the seed."""
+    flat = flatten(run.record["identity"])
+    settings = {key: value for key, value in flat.items() if key != "seed"}
+    return {"method": run.method, "tasks": run.tasks, "settings": settings}
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dotted keys, in their order; lists that hold mappings are numbered."""
+    if isinstance(value, dict) and value:
+        pairs = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        pairs = [(f"{prefix}.{number}", item) for number, item in enumerate(value)]
+    else:
+        return {prefix: value}
+    return {key: item for name, child in pairs for key, item in flatten(child, name).items()}
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """The method's name; where groups share it, with up to three of the settings that tell them apart."""
+    labels = []
+    for run in runs:
+        peers = [_identity(peer)["settings"] for peer in runs if peer.method == run.method]
+        own = _identity(run)["settings"]
+        keys = sorted({key for peer in peers for key in peer.keys() | own.keys() if peer.get(key) != own.get(key)})
+        keys.sort(key=lambda key: not key.startswith("method."))
+        told = [f"{key.removeprefix('method.')}={own.get(key)}" for key in keys[:3]] + ["…"] * (len(keys) > 3)
+        labels.append(f"{run.method} ({', '.join(told)})" if told else run.method)
+    return labels

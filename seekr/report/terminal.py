@@ -1,0 +1,242 @@
+"""The same numbers for a terminal: rich renderables that fit 80 columns and say nothing by colour alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from seekr.report.data import Run, Scores, Stage
+from seekr.report.summary import MEASURES, best, decimal, summarize
+
+_SHORT = {
+    "overall_performance": "overall\nperformance",
+    "backward_transfer": "backward\ntransfer",
+    "backward_transfer_over_all_tasks": "the same\n÷ all tasks",
+    "forgetting": "forgetting\n",
+    "forward_transfer": "forward\ntransfer",
+}
+_SCORE_CAPTION = "row: after which task; column: the score of a task then"
+
+
+class FirstThatFits:
+    """Of several forms of one table the first that the width allows; the last one in any case."""
+
+    def __init__(self, *forms: Callable[[], RenderableType]) -> None:
+        self.forms = forms
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        unlimited = options.update(width=10_000)
+        for form in self.forms[:-1]:
+            if Measurement.get(console, unlimited, form()).maximum <= options.max_width:
+                yield form()
+                return
+        yield self.forms[-1]()
+
+
+def methods_table(runs: Sequence[Run]) -> RenderableType:
+    """Methods side by side; several seeds as mean ± sample standard deviation, * for a lead worth naming.
+
+    Narrow terminals do without the second backward transfer (÷ all tasks), which the first one implies.
+    """
+    return FirstThatFits(
+        lambda: _methods(runs, []),
+        lambda: _methods(runs, ["backward_transfer_over_all_tasks"]),
+    )
+
+
+def score_table(run: Run) -> RenderableType:
+    """The score matrix: row = after a task, column = a task, blank = not measured; by number where narrow."""
+    if run.scores is None:
+        return Text("nothing scored yet")
+    forms = (_named_scores, _numbered_scores, _narrow_scores)
+    return FirstThatFits(*(partial(form, run, run.scores) for form in forms))
+
+
+def heads_table(stage: Stage) -> RenderableType:
+    """Layers down, heads across: importance in tenths of the largest; * marks the chosen.
+
+    · is under 0.05, # the largest itself. More heads than the terminal is wide come in several blocks.
+    """
+    if "importance" not in stage.tables:
+        return Text(f"{stage.name}: its method measures no heads")
+    return _HeadGrid(stage)
+
+
+def memory_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What is kept of each task: the `Memory.summary()` of every stage."""
+    table = _table("Kept of each task")
+    table.add_column("task", overflow="fold")
+    for heading in ("samples", "tokens", "answer\ntokens", "heads", "layers", "queries"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("forms", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    for summary in summaries:
+        counts = [
+            summary["samples"],
+            summary["tokens"],
+            summary["answer_tokens"],
+            summary["heads"],
+            summary["layers"],
+        ]
+        queries = summary["queries"]
+        table.add_row(
+            Text(str(summary["task"])),
+            *(f"{count:,}" for count in counts),
+            "" if queries is None else f"{queries:,}",
+            Text(", ".join(map(str, summary["forms"]))),
+            readable_bytes(summary["bytes"]),
+        )
+    if len(summaries) > 1:
+        samples, tokens, answer_tokens, size = (
+            sum(summary[key] for summary in summaries) for key in ("samples", "tokens", "answer_tokens", "bytes")
+        )
+        table.add_section()
+        totals = (f"{samples:,}", f"{tokens:,}", f"{answer_tokens:,}", "", "", "", "", readable_bytes(size))
+        table.add_row("together", *totals, style="bold")
+    return table
+
+
+def readable_bytes(count: int) -> str:
+    """Three digits and a decimal unit: 1234567 is "1.23 MB"."""
+    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    digits = 0 if units[0] == "bytes" else 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {units[0]}"
+
+
+def _table(title: str, caption: str | None = None) -> Table:
+    return Table(
+        title=Text(title),
+        caption=Text(caption) if caption else None,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        title_justify="left",
+        caption_justify="left",
+    )
+
+
+def _methods(runs: Sequence[Run], left_out: Sequence[str]) -> Table:
+    summaries = summarize(runs)
+    shown = [measure for measure in MEASURES if measure.field not in left_out]
+    shown = [measure for measure in shown if any(summary.spread(measure.field) for summary in summaries)]
+    leaders = {measure.field: best(summaries, measure) for measure in shown}
+    notes = []
+    if any(len(summary.runs) > 1 for summary in summaries):
+        notes.append("mean ± standard deviation over seeds")
+    if any(leaders.values()):
+        notes.append("* leads every other method that learns in turn")
+    if any(summary.unfinished for summary in summaries):
+        notes.append("… not finished")
+    table = _table("Methods side by side", "; ".join(notes))
+    table.add_column("method", overflow="fold", min_width=10)
+    table.add_column("seeds", justify="right", overflow="fold", min_width=5)
+    for measure in shown:
+        table.add_column(_SHORT[measure.field], justify="right", no_wrap=True)
+    table.add_column("steps\n(replay)", justify="right", no_wrap=True)
+    for summary in summaries:
+        cells = []
+        for measure in shown:
+            spread, leads = summary.spread(measure.field), leaders[measure.field] is summary
+            cells.append(Text(f"{spread or ''}{'*' if leads else ' '}", "bold green" if leads else ""))
+        taken, replayed = summary.steps(), summary.steps("replay")
+        steps = f"{taken.mean:,.0f} ({replayed.mean:,.0f})" if taken and replayed else ""
+        name = Text(summary.label + (" …" if summary.unfinished else ""))
+        table.add_row(name, ", ".join(map(str, summary.seeds)), *cells, steps)
+    return table
+
+
+def _named_scores(run: Run, scores: Scores) -> Table:
+    """Columns by name."""
+    headings = [f"{task}\n{metric}" for task, metric in zip(scores.tasks, scores.metrics, strict=True)]
+    return _scores(run, scores, headings, scores.tasks, _SCORE_CAPTION)
+
+
+def _numbered_scores(run: Run, scores: Scores) -> Table:
+    """Columns by number, rows by number and name."""
+    headings = [str(number) for number in range(1, len(scores.tasks) + 1)]
+    named = [f"{number} {task}" for number, task in zip(headings, scores.tasks, strict=True)]
+    return _scores(run, scores, headings, named, ", ".join(named) if run.joint else _SCORE_CAPTION)
+
+
+def _narrow_scores(run: Run, scores: Scores) -> Table:
+    """Columns and rows by number, their names below."""
+    headings = [str(number) for number in range(1, len(scores.tasks) + 1)]
+    legend = ", ".join(f"{number} {task}" for number, task in zip(headings, scores.tasks, strict=True))
+    table = _scores(run, scores, headings, headings, legend)
+    table.padding = 0
+    table.columns[0].header = ""
+    return table
+
+
+def _scores(run: Run, scores: Scores, headings: Sequence[str], names: Sequence[str], caption: str) -> Table:
+    table = _table(f"Scores of {run.method}, seed {run.seed}", caption)
+    table.add_column("after", no_wrap=True)
+    for heading in headings:
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    rows: list[tuple[str, int | None, Sequence[float | None]]] = []
+    if any(score is not None for score in scores.base):
+        rows.append(("–", None, scores.base))
+    if run.joint:
+        rows.append(("all", None, scores.final))
+    else:
+        rows.extend((name, own, row) for own, (name, row) in enumerate(zip(names, scores.matrix, strict=False)))
+    for name, own, row in rows:
+        cells = [
+            Text("" if score is None else decimal(score), "bold" if column == own else "")
+            for column, score in enumerate(row)
+        ]
+        table.add_row(Text(name), *cells)
+    return table
+
+
+class _HeadGrid:
+    """Two or three characters a head, in as many equal blocks of heads as the width asks for."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.importance = stage.tables["importance"]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        layers, heads = self.importance.shape
+        margin = len(str(max(layers - 1, 0))) + len("layer  ")
+        cell = 3 if margin + 3 * heads <= options.max_width else 2
+        room = max(4, (options.max_width - margin) // cell)
+        blocks = -(-heads // room)
+        edges = np.linspace(0, heads, blocks + 1).round().astype(int).tolist()
+        yield Text(f"Heads after {self.stage.name}", "italic")
+        yield Group(*(self._block(first, last, margin, cell) for first, last in pairwise(edges)))
+        chosen = sum(map(len, self.stage.heads.values()))
+        yield Text(
+            f"importance in tenths of the largest (# = the largest); * = chosen: {chosen} heads in "
+            f"{len(self.stage.heads)} of {layers} layers",
+            "dim italic",
+        )
+
+    def _block(self, first: int, last: int, margin: int, cell: int) -> Text:
+        largest = float(np.nanmax(self.importance, initial=0.0))
+        lines = [
+            Text(" " * margin + "".join(str(head).ljust(2 * cell) for head in range(first, last, 2)).rstrip(), "dim")
+        ]
+        for layer, row in enumerate(self.importance):
+            chosen = self.stage.heads.get(layer, ())
+            line = Text(f"layer {layer}".ljust(margin), "dim")
+            for head in range(first, last):
+                share = float(np.nan_to_num(row[head] / largest)) if largest > 0 else 0.0
+                tenth = round(10 * share)
+                mark = "#" if tenth >= 10 else str(tenth) if tenth else "·"
+                line.append(
+                    (mark + "*" * (head in chosen)).ljust(cell),
+                    "bold not dim green" if head in chosen else "not dim",
+                )
+            line.rstrip()
+            lines.append(line)
+        return Text("\n").join(lines)

@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seekr.report import read_run, summarize
+from seekr.report.data import Run
+from seekr.report.summary import MEASURES, best
+from tests.report.fake_runs import write_run
+
+OVERALL, _, _, FORGETTING, _ = MEASURES
+
+
+def run_with(folder: Path, final: list[float], **settings: object) -> Run:
+    matrix = [[80.0, None], final]
+    return read_run(write_run(folder, tasks=("a", "b"), matrix=matrix, steps=5, **settings))
+
+
+def test_mean_and_deviation_are_those_of_numpy(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / str(seed), seed=seed, steps=5) for seed in range(5)]
+    (summary,) = summarize([read_run(folder) for folder in folders])
+    assert summary.seeds == (0, 1, 2, 3, 4)
+    for measure in MEASURES[:4]:
+        values = [json.loads((folder / "scores.json").read_text())[measure.field] for folder in folders]
+        spread = summary.spread(measure.field)
+        assert spread is not None
+        assert spread.mean == pytest.approx(np.mean(values), rel=1e-12)
+        assert spread.deviation == pytest.approx(np.std(values, ddof=1), rel=1e-12)
+        text = f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+        assert str(spread) == text.replace("-", "−")
+
+
+def test_settings_tell_methods_of_one_name_apart(tmp_path: Path) -> None:
+    runs = [
+        run_with(tmp_path / f"{weight}-{seed}", [50.0, 50.0], seed=seed, settings={"attention_weight": weight})
+        for weight in (100, 1000)
+        for seed in (0, 1)
+    ]
+    summaries = summarize(runs)
+    assert [summary.label for summary in summaries] == ["seekr (attention_weight=100)", "seekr (attention_weight=1000)"]
+    assert [summary.seeds for summary in summaries] == [(0, 1), (0, 1)]
+
+
+def test_leader_by_direction(tmp_path: Path) -> None:
+    low = run_with(tmp_path / "replay", [20.0, 50.0], method="replay")
+    high = run_with(tmp_path / "seekr", [60.0, 50.0])
+    summaries = summarize([low, high])
+    assert best(summaries, OVERALL) is summaries[1]
+    assert best(summaries, FORGETTING) is summaries[1]  # 20 forgotten instead of 60
+
+
+@pytest.mark.parametrize(
+    ("others", "why"),
+    [
+        ([("joint", [90.0, 90.0])], "joint is no rival, one method is no contest"),
+        ([("replay", [60.01, 50.0])], "equal as printed"),
+        ([], "alone"),
+    ],
+)
+def test_no_leader_where_it_means_nothing(tmp_path: Path, others: list[tuple[str, list[float]]], why: str) -> None:
+    runs = [run_with(tmp_path / "seekr", [60.0, 50.0])]
+    runs += [run_with(tmp_path / name, final, method=name) for name, final in others]
+    assert best(summarize(runs), OVERALL) is None, why
+
+
+@pytest.mark.parametrize(("gap", "leads"), [(1.0, False), (40.0, True)])
+def test_lead_must_exceed_the_spread_of_the_seeds(tmp_path: Path, gap: float, leads: bool) -> None:
+    runs = [
+        run_with(tmp_path / f"{method}-{seed}", [30.0 + more + 4 * seed, 50.0], method=method, seed=seed)
+        for method, more in (("replay", 0.0), ("seekr", gap))
+        for seed in range(3)
+    ]
+    assert (best(summarize(runs), OVERALL) is not None) is leads
+
+
+def test_other_tasks_are_not_compared(tmp_path: Path) -> None:
+    one = run_with(tmp_path / "one", [60.0, 50.0])
+    other = read_run(write_run(tmp_path / "two", method="replay", tasks=("a", "c"), matrix=[[1.0, None], [1.0, 1.0]]))
+    assert best(summarize([one, other]), OVERALL) is None
