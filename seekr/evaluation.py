@@ -1,0 +1,127 @@
+"""Answers of a model, generated greedily and many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def generate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[np.ndarray],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    advance: Callable[[int], None] | None = None,
+) -> list[str]:
+    """The greedy answer to each prompt, as text without special tokens.
+
+    Only the likeliest token counts: sampling, penalties and whatever else the model's generation settings
+    hold is left aside, apart from their end tokens. Random state, training flags and generation settings of
+    the model stay as they were.
+
+    Args:
+        model: a causal language model of transformers, or peft's wrapping of one.
+        prompts: token ids, `[tokens]` each, at least one; with `max_new_tokens` they must fit the model's
+            positions.
+        max_new_tokens: the end token included.
+        batch_size: prompts per forward. They are sorted by length, the longest first, so that what does not
+            fit into memory shows at once; the answers do not depend on it, but for rounding.
+        advance: called with the number of answers that each batch adds.
+
+    Returns:
+        One text per prompt, in their order.
+
+    Raises:
+        ValueError: if a prompt has no token.
+    """
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise ValueError("a prompt without tokens cannot be answered")
+    ends = _end_tokens(model, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    settings = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    answers = [""] * len(prompts)
+    with _only_asked(model):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            ids, mask = _pad_left([prompts[i] for i in rows], pad, model.device)
+            # Positions are counted from the mask by generate() itself: peft's wrappers take none.
+            generated: torch.Tensor = model.generate(  # type: ignore[operator]
+                input_ids=ids, attention_mask=mask, generation_config=settings
+            )
+            for i, answer in zip(rows, generated[:, ids.shape[1] :].tolist(), strict=True):
+                text = tokenizer.decode(
+                    _until_end(answer, ends), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
+                answers[i] = str(text)
+            if advance is not None:
+                advance(len(rows))
+    return answers
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokenizer's end token, then those that the model's generation settings name beside it (end of
+    turn).
+    """
+    named = model.generation_config.eos_token_id if model.generation_config is not None else None
+    others = named if isinstance(named, list) else [named]
+    return list(dict.fromkeys(int(token) for token in (tokenizer.eos_token_id, *others) if token is not None))
+
+
+def _pad_left(prompts: Sequence[np.ndarray], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask (1 = token), int64 `[prompts, length]`: every prompt ends in the last column."""
+    length = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), length), pad)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, length - len(prompt) :] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
+        mask[row, length - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _until_end(answer: list[int], ends: list[int]) -> list[int]:
+    stop = next((position for position, token in enumerate(answer) if token in ends), len(answer))
+    return answer[:stop]
+
+
+@contextmanager
+def _only_asked(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode, no gradients, no generation settings but those handed over; everything as before on
+    leaving.
+    """
+    flags = {module: module.training for module in model.modules()}
+    owners = {module: module.generation_config for module in flags if "generation_config" in vars(module)}
+    cuda = [model.device] if model.device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        try:
+            # generate() fills what is not handed over from the model's own settings: temperature, penalties,
+            # ...
+            for module in owners:
+                module.generation_config = GenerationConfig()  # type: ignore[assignment]
+            model.eval()
+            yield
+        finally:
+            for module, training in flags.items():
+                module.training = training
+            for module, settings in owners.items():
+                module.generation_config = settings

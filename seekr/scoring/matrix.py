@@ -1,0 +1,118 @@
+"""The continual-learning matrix: what each task scored after each task, and the numbers drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from seekr.errors import InputError
+
+Score = float | None  # 0..100; None = not measured
+
+
+@dataclass
+class ScoreMatrix:
+    """Scores of a run of T tasks: `matrix[i][j]` = a_ij of task j after task i was learned, `base[j]` = b_j
+    before the first.
+
+    A task with metric None is never scored (it has no test rows): it keeps its row and column, and no number
+    counts it. Each number is None until every cell that it needs was measured. Indices count from 0; the
+    formulas below, as in the papers, from 1.
+    """
+
+    tasks: list[str] = field(default_factory=list)
+    metrics: list[str | None] = field(default_factory=list)
+    base: list[Score] = field(default_factory=list)
+    matrix: list[list[Score]] = field(default_factory=list)
+
+    def add_task(self, name: str, metric: str | None) -> None:
+        """One more task at the end of the sequence, nothing of it measured."""
+        self.tasks.append(name)
+        self.metrics.append(metric)
+        self.base.append(None)
+        for row in self.matrix:
+            row.append(None)
+        self.matrix.append([None] * len(self.tasks))
+
+    @property
+    def overall_performance(self) -> Score:
+        """OP = mean over j of a_Tj (Chaudhry et al. 2018)."""
+        return _mean([self.matrix[-1][j] for j in self._scored()])
+
+    @property
+    def backward_transfer(self) -> Score:
+        """BWT = sum over j<T of (a_Tj - a_jj), divided by T-1 (Lopez-Paz and Ranzato 2017)."""
+        return _mean(self._gains())
+
+    @property
+    def backward_transfer_over_all_tasks(self) -> Score:
+        """The same sum divided by T, as TRACE's and SEEKR's code has it."""
+        mean, count = _mean(self._gains()), len(self._gains())
+        return None if mean is None else mean * count / (count + 1)
+
+    @property
+    def forgetting(self) -> Score:
+        """Mean over j<T of (max over i<T of a_ij, measured cells) - a_Tj (Chaudhry et al. 2018)."""
+        losses: list[Score] = []
+        for j in self._past():
+            before = [row[j] for row in self.matrix[:-1] if row[j] is not None]
+            losses.append(_difference(max(before, default=None), self.matrix[-1][j]))  # type: ignore[type-var]
+        return _mean(losses)
+
+    @property
+    def forward_transfer(self) -> Score:
+        """Mean over j>=2 of a_{j-1,j} - b_j (Lopez-Paz and Ranzato 2017): what a task gains from those before
+        it.
+        """
+        return _mean([_difference(self.matrix[j - 1][j], self.base[j]) for j in self._scored() if j > 0])
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of scores.json."""
+        return {
+            "tasks": list(self.tasks),
+            "metrics": list(self.metrics),
+            "base": list(self.base),
+            "matrix": [list(row) for row in self.matrix],
+            "overall_performance": self.overall_performance,
+            "backward_transfer": self.backward_transfer,
+            "backward_transfer_over_all_tasks": self.backward_transfer_over_all_tasks,
+            "forgetting": self.forgetting,
+            "forward_transfer": self.forward_transfer,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str = "scores.json") -> ScoreMatrix:
+        """Back from `to_json`; the numbers are drawn anew. Raises InputError, naming `where`, if the shapes
+        do not fit.
+        """
+        try:
+            tasks, metrics = list(content["tasks"]), list(content["metrics"])
+            base, matrix = list(content["base"]), [list(row) for row in content["matrix"]]
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{where}: not the scores of a run: {error} is missing or no list") from None
+        count = len(tasks)
+        cells = [*base, *(cell for row in matrix for cell in row)]
+        if {len(metrics), len(base), len(matrix), *map(len, matrix)} - {count}:
+            raise InputError(f"{where}: the lists do not fit the {count} tasks; the file was changed by hand or torn")
+        if not all(cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool)) for cell in cells):
+            raise InputError(f"{where}: a score is neither a number nor null; the file was changed by hand or torn")
+        return cls(tasks, metrics, base, matrix)
+
+    def _scored(self) -> list[int]:
+        return [j for j, metric in enumerate(self.metrics) if metric is not None]
+
+    def _past(self) -> list[int]:
+        return [j for j in self._scored() if j < len(self.tasks) - 1]
+
+    def _gains(self) -> list[Score]:
+        return [_difference(self.matrix[-1][j], self.matrix[j][j]) for j in self._past()]
+
+
+def _difference(first: Score, second: Score) -> Score:
+    return None if first is None or second is None else first - second
+
+
+def _mean(values: list[Score]) -> Score:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

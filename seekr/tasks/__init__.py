@@ -1,0 +1,33 @@
+"""Data in the formats that people keep it in, as examples and as token ids."""
+
+from seekr.tasks.encoding import (
+    Encoded,
+    EncodingSummary,
+    encode,
+    encode_all,
+    encode_prompt,
+    encode_prompts,
+    max_length_of,
+)
+from seekr.tasks.example import Example, Message
+from seekr.tasks.reading import Split, read_split, task_from_folder
+from seekr.tasks.task import Task, check_tasks
+from seekr.tasks.tokenizing import check_tokenizer
+
+__all__ = [
+    "Encoded",
+    "EncodingSummary",
+    "Example",
+    "Message",
+    "Split",
+    "Task",
+    "check_tasks",
+    "check_tokenizer",
+    "encode",
+    "encode_all",
+    "encode_prompt",
+    "encode_prompts",
+    "max_length_of",
+    "read_split",
+    "task_from_folder",
+]

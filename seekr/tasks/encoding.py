@@ -1,0 +1,198 @@
+"""Rows as token ids: which tokens are the answer, where they are cut, and what a model is asked with.
+
+Every text is tokenized whole, and a token belongs to an answer if its characters overlap it: cutting the text
+in two first would give other tokens at the seam than the model reads anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seekr.errors import InputError
+from seekr.tasks.example import Example
+from seekr.tasks.rendering import Rendered, render, render_prompt
+from seekr.tasks.tokenizing import Tokens, check_tokenizer, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+IGNORED = -100  # the label of a token that is no answer token
+_NO_LIMIT = 10**9  # tokenizers that know no limit give a huge number instead
+
+
+@dataclass(slots=True)
+class Encoded:
+    """One tokenized row."""
+
+    input_ids: np.ndarray  # int32 [tokens]
+    labels: np.ndarray  # int32 [tokens]: the token's own id, or -100 where it is no answer token
+    prompt_cut: bool  # tokens of the prompt were left out, behind its first one
+    answer_cut: bool  # tokens of the answer, its end token among them, were left out at the end
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingSummary:
+    """What became of the rows of one split, for the run to tell."""
+
+    rows: int
+    cut_prompts: int
+    cut_answers: int
+    empty_answers: int
+    tokens: int
+    answer_tokens: int
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], encoded: Sequence[Encoded]) -> EncodingSummary:
+        """Count over `examples` and what `encode_all` made of them, row by row."""
+        return cls(
+            rows=len(encoded),
+            cut_prompts=sum(row.prompt_cut for row in encoded),
+            cut_answers=sum(row.answer_cut for row in encoded),
+            empty_answers=sum(not example.answer.strip() for example in examples),
+            tokens=sum(len(row.input_ids) for row in encoded),
+            answer_tokens=sum(int((row.labels != IGNORED).sum()) for row in encoded),
+        )
+
+    def warnings(self) -> list[str]:
+        """One line for each thing that a person should know of; empty if there is nothing."""
+        lines = {
+            "prompts were cut from the left, behind their first token, to fit max_length": self.cut_prompts,
+            "answers were longer than max_length and lost their end": self.cut_answers,
+            "answers are empty: the model learns to say nothing there": self.empty_answers,
+        }
+        return [f"{count} of {self.rows} {what}" for what, count in lines.items() if count]
+
+
+def max_length_of(model_config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int:
+    """Tokens of prompt and answer that a row may have: `max_length`, or what model and tokenizer allow.
+
+    Raises:
+        InputError: if `max_length` is below 2 or above the model's positions, or nothing says a length.
+    """
+    positions = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    if max_length is not None:
+        if max_length < 2:
+            raise InputError(f"max_length: {max_length} leaves no room for a prompt and an answer; give 2 or more")
+        if positions is not None and max_length > positions:
+            raise InputError(f"max_length: {max_length} is more than the {positions} positions of the model")
+        return max_length
+    limits = [n for n in (positions, tokenizer.model_max_length) if n is not None and n < _NO_LIMIT]
+    if not limits:
+        raise InputError("max_length: neither the model's configuration nor its tokenizer names a length; give one")
+    return min(limits)
+
+
+def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
+    """`encode_all` of one row."""
+    return encode_all([example], tokenizer, max_length)[0]
+
+
+def encode_all(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> list[Encoded]:
+    """Token ids and labels to train on.
+
+    The tokenizer adds its own special tokens to a prompt and its answer; a chat template has written them
+    already. A row ends with the tokenizer's end token, labelled: where the text or the tokenizer brings none,
+    it is appended; where a chat template writes more behind it, that is left out. The end of turn that a
+    template writes is labelled in every turn.
+
+    A row longer than `max_length` (None = no limit) loses tokens from the left, behind its first one, up to
+    its last answer; if that alone is too long, it loses its end.
+
+    Raises:
+        InputError: for a tokenizer without character offsets or end token, or a chat row that its template
+            cannot render.
+    """
+    check_tokenizer(tokenizer)
+    rendered = [render(example, tokenizer) for example in examples]
+    tokenized = tokenize([row.text for row in rendered], [row.is_chat for row in rendered], tokenizer)
+    end_token = int(tokenizer.eos_token_id)
+    return [_encode(row, tokens, end_token, max_length) for row, tokens in zip(rendered, tokenized, strict=True)]
+
+
+def encode_prompt(
+    example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int | None, max_new_tokens: int
+) -> np.ndarray:
+    """`encode_prompts` of one row."""
+    return encode_prompts([example], tokenizer, max_length, max_new_tokens)[0]
+
+
+def encode_prompts(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    max_new_tokens: int,
+) -> list[np.ndarray]:
+    """Token ids to generate from, int32 `[tokens]` each: what stands before the (last) answer in training.
+
+    They are the same ids as in training as far as that can be told without the answer (see `render_prompt`).
+    A prompt longer than `max_length - max_new_tokens` is cut from the left, behind its first token.
+
+    Raises:
+        InputError: as `encode_all`, and if `max_new_tokens` leaves no room for a prompt.
+    """
+    check_tokenizer(tokenizer)
+    room = None if max_length is None else max_length - max_new_tokens
+    if room is not None and room < 1:
+        raise InputError(f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in max_length {max_length}")
+    rendered = [render_prompt(example, tokenizer) for example in examples]
+    is_chat = [bool(example.messages) for example in examples]
+    tokenized = tokenize([text for text, _ in rendered], is_chat, tokenizer)
+    prompts = []
+    for example, (_, end), tokens in zip(examples, rendered, tokenized, strict=True):
+        prompt = tokens.ids[: _first(tokens.ends > end)]
+        if not len(prompt):
+            raise InputError(
+                f"{example.source}: the tokenizer makes no token of this prompt, so nothing can be generated"
+            )
+        prompts.append(prompt if room is None else _cut_left(prompt, room))
+    return prompts
+
+
+def _encode(row: Rendered, tokens: Tokens, end_token: int, max_length: int | None) -> Encoded:
+    ids = tokens.ids
+    is_answer = np.zeros(len(ids), dtype=bool)
+    for start, end in row.spans:
+        # Where a tokenizer leaves white space out of its offsets a token may have no width: its end places it.
+        inside = (tokens.ends > start) & ((tokens.starts < end) | (tokens.ends <= end))
+        ends = np.flatnonzero(inside & (ids == end_token))
+        if row.is_chat and len(ends):
+            inside[ends[-1] + 1 :] = False  # nothing is generated behind the end token
+        is_answer |= inside
+    answer_start = _first(tokens.ends > row.spans[-1][0])
+    stop = int(np.flatnonzero(is_answer)[-1]) + 1 if is_answer.any() else 0
+    if row.is_chat and stop > answer_start and ids[stop - 1] == end_token:
+        ids, is_answer = ids[:stop], is_answer[:stop]
+    if not (len(ids) > answer_start and ids[-1] == end_token):
+        ids, is_answer = np.append(ids, np.int32(end_token)), np.append(is_answer, True)
+    return _cut(ids, np.where(is_answer, ids, IGNORED).astype(np.int32), answer_start, max_length)
+
+
+def _cut(ids: np.ndarray, labels: np.ndarray, answer_start: int, max_length: int | None) -> Encoded:
+    if max_length is None or len(ids) <= max_length:
+        return Encoded(ids, labels, prompt_cut=False, answer_cut=False)
+    room = max_length - min(answer_start, 1)  # for the answer, beside the prompt's first token
+    stop = min(len(ids), answer_start + room)
+    return Encoded(
+        _cut_left(ids[:stop], max_length),
+        _cut_left(labels[:stop], max_length),
+        prompt_cut=stop > max_length,
+        answer_cut=stop < len(ids),
+    )
+
+
+def _cut_left(values: np.ndarray, length: int) -> np.ndarray:
+    """The first entry and the last `length - 1` of them, if there are more than `length`."""
+    if len(values) <= length:
+        return values
+    return np.concatenate([values[:1], values[len(values) - length + 1 :]])
+
+
+def _first(mask: np.ndarray) -> int:
+    """The position of the first True; the length of the mask if there is none."""
+    return int(mask.argmax()) if mask.any() else len(mask)

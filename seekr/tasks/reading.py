@@ -1,0 +1,208 @@
+"""Rows from where a person keeps them: files, folders, saved data sets, the hub, memory."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from seekr.errors import InputError
+from seekr.tasks.example import Example, parse_row
+from seekr.tasks.task import Source, Task
+
+Split = Literal["train", "eval", "test"]
+NAMES: dict[str, tuple[str, ...]] = {  # what files and data sets call each split
+    "train": ("train",),
+    "eval": ("eval", "validation", "valid", "dev"),
+    "test": ("test",),
+}
+SUFFIXES = (".json", ".jsonl")
+
+NumberedRow = tuple[str, Any]  # where it stands, for messages; the row
+
+
+def read_split(task: Task, split: Split, *, seed: int, base_folder: str | Path | None = None) -> list[Example]:
+    """Read one split of a task.
+
+    Args:
+        seed: decides the shuffle that `train_limit` and `test_limit` (for test and eval) take their rows
+            from; together with the task's name and the split it gives the same rows on every machine. Where
+            no limit cuts anything the rows stay in the order of the file.
+        base_folder: what relative paths start from; None = the current folder.
+
+    Raises:
+        InputError: with file and row (counted from 1), for a source that is missing, broken or empty.
+    """
+    source = getattr(task, split)
+    if source is None:
+        raise InputError(f"task {task.name!r} has no {split} rows; give it {split}: FILE")
+    examples = [
+        parse_row(row, where, answers=task.answers, separator=task.separator)
+        for where, row in _rows(source, split, f"task {task.name!r}, {split}", Path(base_folder or "."))
+    ]
+    if not examples:
+        place = f", {source}" if isinstance(source, str | Path) else ""
+        raise InputError(f"task {task.name!r}, {split}{place}: there are no rows")
+    limit = task.train_limit if split == "train" else task.test_limit
+    if limit is None or limit >= len(examples):
+        return examples
+    names = [zlib.crc32(text.encode()) for text in (task.name, split)]
+    order = np.random.default_rng([seed, *names]).permutation(len(examples))
+    return [examples[i] for i in order[:limit]]
+
+
+def task_from_folder(name: str, path: str | Path, **fields: Any) -> Task:
+    """A task from one place: a folder with train, and where there are any, test and eval; or a file of
+    training rows.
+
+    `fields` are further fields of `Task` and win over what the folder holds. Raises InputError if nothing is
+    there.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise InputError(f"task {name!r}: {path}: no such file or folder")
+    if path.is_file():
+        return Task(**{"name": name, "train": path, **fields})
+    if _split_files(path):
+        found = {split: file for split in NAMES if (file := _split_file(path, split))}
+    else:
+        data = _load_folder(path)
+        found = {split: path for split in NAMES if _pick(data, split) is not None}
+    if "train" not in {**found, **fields}:
+        raise InputError(
+            f"task {name!r}: {path}: the folder has no training rows; it needs a train.json or train.jsonl"
+        )
+    return Task(**{"name": name, **found, **fields})
+
+
+def _rows(source: Source, split: Split, where: str, base: Path) -> Iterable[NumberedRow]:
+    if isinstance(source, list):
+        return _numbered(where, source)
+    path = base / Path(source).expanduser()
+    if path.is_file():
+        return _rows_of_file(path)
+    if path.is_dir():
+        return _rows_of_folder(path, split)
+    text = str(source)
+    if isinstance(source, Path) or text.startswith((".", "/", "~")) or path.suffix in SUFFIXES or text.count("/") != 1:
+        raise InputError(f"{where}: {path}: no such file or folder (a data set of the hub is named owner/name)")
+    return _numbered(
+        text,
+        _picked(
+            _load_hub(text, f"{where}: {path}: no such file or folder, and no data set of the hub either"),
+            split,
+            text,
+        ),
+    )
+
+
+def _numbered(where: str, rows: Iterable[Any]) -> Iterator[NumberedRow]:
+    return ((f"{where}, row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _rows_of_file(path: Path) -> Iterable[NumberedRow]:
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path}: rows are read from .json (one list) or .jsonl (one row a line), not {path.suffix!r}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if path.suffix == ".jsonl":
+        return _json_lines(text, path)
+    rows = _parse_json(text, path)
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: a .json file must hold one list of rows, not {type(rows).__name__}")
+    return _numbered(str(path), rows)
+
+
+def _json_lines(text: str, path: Path) -> Iterator[NumberedRow]:
+    number = 0
+    # Not splitlines(): JSON strings may hold line separators of Unicode as they are.
+    for line_number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            number += 1
+            yield f"{path}, row {number} (line {line_number})", _parse_json(line, path, line_number)
+
+
+def _parse_json(text: str, path: Path, line: int = 1) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{path}, line {line + error.lineno - 1}"
+        hint = (
+            "; if it has one row a line, name it .jsonl" if error.msg == "Extra data" and path.suffix == ".json" else ""
+        )
+        raise InputError(f"{where}: broken JSON: {error.msg} (column {error.colno}){hint}") from None
+    except RecursionError:
+        raise InputError(f"{path}, line {line}: broken JSON: nested too deeply") from None
+
+
+def _split_file(folder: Path, split: str) -> Path | None:
+    files = (folder / f"{name}{suffix}" for name in NAMES[split] for suffix in SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _split_files(folder: Path) -> list[Path]:
+    return [file for split in NAMES if (file := _split_file(folder, split))]
+
+
+def _rows_of_folder(folder: Path, split: Split) -> Iterable[NumberedRow]:
+    if file := _split_file(folder, split):
+        return _rows_of_file(file)
+    if files := _split_files(folder):
+        held = ", ".join(file.name for file in files)
+        raise InputError(f"{folder}: no {split}.json or {split}.jsonl in this folder, only {held}")
+    return _numbered(str(folder), _picked(_load_folder(folder), split, str(folder)))
+
+
+def _load_folder(folder: Path) -> Any:
+    """What `save_to_disk` of the datasets library left: a Dataset, or a dict of them by split. Or a folder as
+    on the hub.
+    """
+    import datasets
+
+    if not any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+        return _load_hub(str(folder), f"{folder}: no train.json or train.jsonl, and no data set that can be loaded")
+    try:
+        return datasets.load_from_disk(str(folder))
+    except Exception as error:  # Arrow and datasets raise all kinds for torn files; the user sees one line
+        raise InputError(f"{folder}: the saved data set cannot be loaded: {_first_line(error)}") from None
+
+
+def _load_hub(name: str, where: str) -> Any:
+    """A data set of the hub, `owner/name` or `owner/name:configuration`, or a local folder laid out like one,
+    by split.
+    """
+    import datasets
+
+    repository, _, configuration = (name, "", "") if Path(name).is_dir() else name.partition(":")
+    try:
+        return datasets.load_dataset(repository, configuration or None)
+    except Exception as error:  # the clients of the hub raise all kinds; the user sees one line
+        raise InputError(f"{where}: {_first_line(error)}") from None
+
+
+def _pick(data: Any, split: str) -> Any | None:
+    """The rows of a split. A Dataset without splits is the training rows, or whatever split it is named
+    for.
+    """
+    if not isinstance(data, dict):
+        return data if split == "train" else None
+    return next((data[name] for name in NAMES[split] if name in data), None)
+
+
+def _picked(data: Any, split: Split, where: str) -> Any:
+    rows = _pick(data, split) if isinstance(data, dict) else data
+    if rows is None:
+        raise InputError(f"{where}: the data set has no split {split!r}, only {', '.join(map(str, data))}")
+    return rows
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
