@@ -26,14 +26,10 @@ class TrainingBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            self._advance = self._shown.enter_context(
-                bar(self.label, state.max_steps, done=state.global_step)
-            )
+            self._advance = self._shown.enter_context(bar(self.label, state.max_steps, done=state.global_step))
 
     @override
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._advance is not None:
             self._advance(1, **self.losses())
 

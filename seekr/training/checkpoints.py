@@ -50,9 +50,7 @@ class CheckpointKeeper(TrainerCallback):
                     _remove(checkpoint)
 
     @override
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.barrier()  # every process has written its part
         if not state.is_world_process_zero:
@@ -76,9 +74,7 @@ class CheckpointKeeper(TrainerCallback):
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    found = [
-        path for path in folder.glob("checkpoint-*") if path.is_dir() and re.fullmatch(r"\d+", path.name[11:])
-    ]
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and re.fullmatch(r"\d+", path.name[11:])]
     return sorted(found, key=_step)
 
 

@@ -43,9 +43,7 @@ class StepLog(TrainerCallback):
             self.truncate(state.global_step)
 
     @override
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # A checkpoint that survives a power cut must find the lines of its steps.
         if state.is_world_process_zero and self.path.exists():
             with self.path.open("rb") as file:

@@ -34,7 +34,5 @@ class StepLosses:
 
     def rows_at_fault(self) -> list[Row]:
         """Rows of the micro-batches, on any rank, whose loss is not finite. Every rank has to call it."""
-        mine = [
-            rows for rows, value in zip(self._rows, self._values, strict=True) if not value.isfinite().all()
-        ]
+        mine = [rows for rows, value in zip(self._rows, self._values, strict=True) if not value.isfinite().all()]
         return [row for rows in gather_object(mine) for row in rows]

@@ -105,11 +105,8 @@ class ContinualTrainer(Trainer):
         self._bar = TrainingBar(f"learning {task_name}", self._last_losses)
         for callback in (transformers.trainer.DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
             self.remove_callback(callback)
-        for ours in (
-            self._bar,
-            self.step_log,
-            keeper,
-        ):  # the keeper last: its marker says that all is written
+        # The keeper comes last, since its marker says that all is written.
+        for ours in (self._bar, self.step_log, keeper):
             self.add_callback(ours)
         self._step = StepLosses()
         self._shares: dict[str, float] | None = None
@@ -129,9 +126,7 @@ class ContinualTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_complete_checkpoint(Path(str(self.args.output_dir)))
         if resume_from_checkpoint and not is_complete(Path(resume_from_checkpoint)):
-            raise RunError(
-                f"checkpoint {resume_from_checkpoint} was not written to its end; resume from another one"
-            )
+            raise RunError(f"checkpoint {resume_from_checkpoint} was not written to its end; resume from another one")
         set_seed(task_seed(self.args.seed, self.task_index, self.args.process_index))
         self._step = StepLosses()
         self._line = None
@@ -169,8 +164,7 @@ class ContinualTrainer(Trainer):
         self, model: nn.Module, inputs: MicroBatch, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Forward and backward of one micro-batch; behind the last of a step the losses are checked."""
-        # A micro-batch's loss is its share of the step's: one window is one step, and nothing is left to
-        # divide by.
+        # A micro-batch's loss already is its share of the step's, so nothing is left to divide by.
         self.current_gradient_accumulation_steps = 1
         loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
         if self.accelerator.sync_gradients:
@@ -212,9 +206,8 @@ class ContinualTrainer(Trainer):
         if not whole_model or earlier % self.gradient_share_every or not self.is_world_process_zero():
             return None
         scaler = self.accelerator.scaler
-        return gradient_shares(
-            parts, model.parameters(), scale=scaler.get_scale() if scaler is not None else 1.0
-        )
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        return gradient_shares(parts, model.parameters(), scale=scale)
 
     def _end_step(self, kind: StepKind) -> None:
         parts = self._step.sums(self.accelerator)
@@ -249,8 +242,7 @@ class ContinualTrainer(Trainer):
 
     @override
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
-        # The one place that knows the norm, and it comes before the step's checkpoint: a checkpoint finds its
-        # lines written.
+        # The one place that knows the norm, and before the step's checkpoint, whose lines must be there.
         if self._line is not None and self.is_world_process_zero():
             norm = grad_norm.item() if isinstance(grad_norm, Tensor) else grad_norm
             self.step_log.write({**self._line, "grad_norm": norm})
