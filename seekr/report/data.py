@@ -5,7 +5,6 @@ file that is there but cannot be read is an `InputError`, since a table made fro
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,36 +16,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from seekr.errors import InputError
+from seekr.scoring import ScoreMatrix
 from seekr.stages import finished_stages
 
-Matrix = tuple[tuple[float | None, ...], ...]
-
-_MEASURES = (
-    "overall_performance",
-    "backward_transfer",
-    "backward_transfer_over_all_tasks",
-    "forgetting",
-    "forward_transfer",
-)
 _NOT_PARTS = {"step", "kind", "loss", "learning_rate", "gradient_share", "grad_norm"}
 _EVALUATE = "delete it and run `seekr evaluate {run}`"
 _RELEARN = "bring it back from a copy, or learn this run again"
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """scores.json: `matrix[i][j]` is the score (0..100) of task j after task i, None = not measured."""
-
-    tasks: tuple[str, ...]
-    metrics: tuple[str, ...]
-    base: tuple[float | None, ...]
-    matrix: Matrix
-    measures: dict[str, float | None]
-
-    @property
-    def final(self) -> tuple[float | None, ...]:
-        """The last row: every task once all are learned; None for each while that row is not there."""
-        return self.matrix[-1] if len(self.matrix) == len(self.tasks) > 0 else (None,) * len(self.tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +35,7 @@ class LogEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StageData:
     """One finished task of a run. `tables` holds sensitivity, change and importance, each [layers, heads]."""
 
     index: int
@@ -90,19 +65,19 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunData:
     """A run folder: `record` is run.json whole, `scores` is None until something was scored."""
 
     folder: Path
     method: str
     seed: int
     record: dict[str, Any]
-    scores: Scores | None
-    stages: tuple[Stage, ...]
+    scores: ScoreMatrix | None
+    stages: tuple[StageData, ...]
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return self.scores.tasks if self.scores else tuple(stage.name for stage in self.stages)
+        return tuple(self.scores.tasks) if self.scores else tuple(stage.name for stage in self.stages)
 
     @property
     def joint(self) -> bool:
@@ -110,8 +85,18 @@ class Run:
         return self.method == "joint"
 
     @property
+    def planned(self) -> int:
+        """How many stages the run has once it is finished."""
+        return 1 if self.joint else len(self.record["config"]["tasks"])
+
+    @property
     def finished(self) -> bool:
-        return self.scores is not None and self.measure("overall_performance") is not None
+        return len(self.stages) >= self.planned
+
+    @property
+    def final(self) -> dict[str, float | None]:
+        """The score of every task once all are learned, None = not measured."""
+        return dict(zip(self.scores.tasks, self.scores.matrix[-1], strict=True)) if self.scores else {}
 
     @cached_property
     def steps(self) -> dict[str, int]:
@@ -129,7 +114,8 @@ class Run:
         return frozenset((int(i), int(j)) for i, j in names if i.isdecimal() and j.isdecimal())
 
     def measure(self, name: str) -> float | None:
-        return self.scores.measures.get(name) if self.scores else None
+        """One of the numbers drawn from the matrix, by its name in scores.json."""
+        return getattr(self.scores, name) if self.scores and self.scores.tasks else None
 
     def answers(self, after: int, task: int) -> list[Answer]:
         """What was generated for one cell of the matrix. Raises InputError where the file is torn."""
@@ -162,56 +148,33 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
+def read_runs(paths: Sequence[Path]) -> list[RunData]:
     """Every run of `find_runs(paths)`, read."""
     return [read_run(folder) for folder in find_runs(paths)]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunData:
     """Reads one run folder, its answers only when asked for. Raises InputError for a missing or torn file."""
     folder = Path(folder)
     path = folder / "run.json"
     record = _read_json(path, _RELEARN)
     try:
         method, seed = str(record["identity"]["method"]["name"]), int(record["identity"]["seed"])
+        len(record["config"]["tasks"])
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: no identity with a method and a seed; {_RELEARN}") from error
+        raise InputError(f"{path}: not the record of a run; {_RELEARN}") from error
     stages = tuple(_read_stage(stage) for stage in finished_stages(folder))
-    return Run(folder, method, seed, record, _read_scores(folder), stages)
+    return RunData(folder, method, seed, record, _read_scores(folder), stages)
 
 
-def _read_scores(folder: Path) -> Scores | None:
+def _read_scores(folder: Path) -> ScoreMatrix | None:
     path = folder / "scores.json"
     if not path.exists():
         return None
-    mend = _EVALUATE.format(run=folder)
-    raw = _read_json(path, mend)
-    try:
-        scores = Scores(
-            tasks=tuple(map(str, raw["tasks"])),
-            metrics=tuple(map(str, raw["metrics"])),
-            base=tuple(map(_score, raw["base"])),
-            matrix=tuple(tuple(map(_score, row)) for row in raw["matrix"]),
-            measures={name: _score(raw.get(name)) for name in _MEASURES},
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not the scores of a run ({type(error).__name__}: {error}); {mend}") from error
-    columns = len(scores.tasks)
-    if any(len(row) != columns for row in (scores.metrics, scores.base, *scores.matrix)):
-        raise InputError(f"{path}: {columns} tasks, but a row of another length; {mend}")
-    return scores
+    return ScoreMatrix.from_json(_read_json(path, _EVALUATE.format(run=folder)), str(path))
 
 
-def _score(value: object) -> float | None:
-    if value is None:
-        return None
-    number = float(value)  # type: ignore[arg-type]
-    if not math.isfinite(number):
-        raise ValueError(f"{number} is no score")
-    return number
-
-
-def _read_stage(folder: Path) -> Stage:
+def _read_stage(folder: Path) -> StageData:
     index, _, name = folder.name.partition("-")
     tables: dict[str, np.ndarray] = {}
     heads: dict[int, tuple[int, ...]] = {}
@@ -232,7 +195,7 @@ def _read_stage(folder: Path) -> Stage:
             raise InputError(f"{path}: not {{layer: [heads]}}; {_RELEARN}") from error
     log = folder / "log.jsonl"
     entries = tuple(_log_entry(log, line, row) for line, row in _read_lines(log, _RELEARN)) if log.exists() else ()
-    return Stage(int(index), name, tables, dict(sorted(heads.items())), entries)
+    return StageData(int(index), name, tables, dict(sorted(heads.items())), entries)
 
 
 def _log_entry(path: Path, line: int, row: dict[str, Any]) -> LogEntry:

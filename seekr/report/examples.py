@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from seekr.report.data import Run
+from seekr.report.data import RunData
 
 _LONGEST_TEXT = 600
 _PER_OUTCOME = 2
@@ -29,7 +29,7 @@ class TaskExamples:
     """`after` names the task after which the newest answers were given."""
 
     task: str
-    metric: str
+    metric: str | None
     after: str
     rows: tuple[Example, ...]
 
@@ -38,7 +38,7 @@ class TaskExamples:
         return any(row.learned for row in self.rows)
 
 
-def choose_examples(run: Run) -> list[TaskExamples]:
+def choose_examples(run: RunData) -> list[TaskExamples]:
     """For every scored task the first two test rows of each outcome, wrong now first. Raises InputError."""
     if run.scores is None:
         return []

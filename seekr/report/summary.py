@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seekr.report.data import Run
+from seekr.report.data import RunData
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class MethodSummary:
     """All runs of one method and one set of settings. `label`: its name, with settings where needed."""
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RunData, ...]
 
     @property
     def joint(self) -> bool:
@@ -73,8 +73,7 @@ class MethodSummary:
 
     def final(self, task: str) -> Spread | None:
         """The score of `task` once all tasks are learned."""
-        tables = (dict(zip(run.scores.tasks, run.scores.final, strict=True)) for run in self.runs if run.scores)
-        return _spread(table.get(task) for table in tables)
+        return _spread(run.final.get(task) for run in self.runs)
 
     def steps(self, kind: str | None = None) -> Spread | None:
         """Optimizer steps of one kind, or of all kinds."""
@@ -87,9 +86,9 @@ def decimal(value: float) -> str:
     return "0.0" if text == "-0.0" else text.replace("-", "−")
 
 
-def summarize(runs: Sequence[Run]) -> list[MethodSummary]:
+def summarize(runs: Sequence[RunData]) -> list[MethodSummary]:
     """Groups runs that are the same but for the seed, in order of appearance."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[RunData]] = {}
     for run in runs:
         groups.setdefault(json.dumps(_identity(run), sort_keys=True, default=str), []).append(run)
     labels = _labels([members[0] for members in groups.values()])
@@ -106,8 +105,8 @@ def best(summaries: Sequence[MethodSummary], measure: Measure) -> MethodSummary 
     if measure.higher_is_better is None:
         return None
     rivals = [summary for summary in summaries if not summary.joint]
-    tasks = {run.scores.tasks if run.scores else () for summary in rivals for run in summary.runs}
-    if len(tasks) != 1 or any(summary.unfinished for summary in rivals):
+    runs = [run for summary in rivals for run in summary.runs]
+    if len({run.tasks for run in runs}) != 1 or any(run.measure(measure.field) is None for run in runs):
         return None
     sign = 1 if measure.higher_is_better else -1
     spreads = [(summary, spread) for summary in rivals if (spread := summary.spread(measure.field)) is not None]
@@ -135,7 +134,7 @@ def _spread(values: Iterable[float | None]) -> Spread | None:
     return Spread(known) if known else None
 
 
-def _identity(run: Run) -> dict[str, Any]:
+def _identity(run: RunData) -> dict[str, Any]:
     """What is the same in runs of one method: the identity that the learner keeps, all but the seed."""
     flat = flatten(run.record["identity"])
     settings = {key: value for key, value in flat.items() if key != "seed"}
@@ -153,7 +152,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {key: item for name, child in pairs for key, item in flatten(child, name).items()}
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
+def _labels(runs: Sequence[RunData]) -> list[str]:
     """The method's name; where groups share it, with up to three of the settings that tell them apart."""
     labels = []
     for run in runs:

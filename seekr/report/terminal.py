@@ -12,8 +12,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from seekr.report.data import Run, Scores, Stage
+from seekr.report.data import RunData, StageData
 from seekr.report.summary import MEASURES, best, decimal, summarize
+from seekr.scoring import ScoreMatrix
 
 _SHORT = {
     "overall_performance": "overall\nperformance",
@@ -40,7 +41,7 @@ class FirstThatFits:
         yield self.forms[-1]()
 
 
-def methods_table(runs: Sequence[Run]) -> RenderableType:
+def methods_table(runs: Sequence[RunData]) -> RenderableType:
     """Methods side by side; several seeds as mean ± sample standard deviation, * for a lead worth naming.
 
     Narrow terminals do without the second backward transfer (÷ all tasks), which the first one implies.
@@ -51,7 +52,7 @@ def methods_table(runs: Sequence[Run]) -> RenderableType:
     )
 
 
-def score_table(run: Run) -> RenderableType:
+def score_table(run: RunData) -> RenderableType:
     """The score matrix: row = after a task, column = a task, blank = not measured; by number where narrow."""
     if run.scores is None:
         return Text("nothing scored yet")
@@ -59,7 +60,7 @@ def score_table(run: Run) -> RenderableType:
     return FirstThatFits(*(partial(form, run, run.scores) for form in forms))
 
 
-def heads_table(stage: Stage) -> RenderableType:
+def heads_table(stage: StageData) -> RenderableType:
     """Layers down, heads across: importance in tenths of the largest; * marks the chosen.
 
     · is under 0.05, # the largest itself. More heads than the terminal is wide come in several blocks.
@@ -124,7 +125,7 @@ def _table(title: str, caption: str | None = None) -> Table:
     )
 
 
-def _methods(runs: Sequence[Run], left_out: Sequence[str]) -> Table:
+def _methods(runs: Sequence[RunData], left_out: Sequence[str]) -> Table:
     summaries = summarize(runs)
     shown = [measure for measure in MEASURES if measure.field not in left_out]
     shown = [measure for measure in shown if any(summary.spread(measure.field) for summary in summaries)]
@@ -154,20 +155,20 @@ def _methods(runs: Sequence[Run], left_out: Sequence[str]) -> Table:
     return table
 
 
-def _named_scores(run: Run, scores: Scores) -> Table:
+def _named_scores(run: RunData, scores: ScoreMatrix) -> Table:
     """Columns by name."""
-    headings = [f"{task}\n{metric}" for task, metric in zip(scores.tasks, scores.metrics, strict=True)]
+    headings = [f"{task}\n{metric or 'not scored'}" for task, metric in zip(scores.tasks, scores.metrics, strict=True)]
     return _scores(run, scores, headings, scores.tasks, _SCORE_CAPTION)
 
 
-def _numbered_scores(run: Run, scores: Scores) -> Table:
+def _numbered_scores(run: RunData, scores: ScoreMatrix) -> Table:
     """Columns by number, rows by number and name."""
     headings = [str(number) for number in range(1, len(scores.tasks) + 1)]
     named = [f"{number} {task}" for number, task in zip(headings, scores.tasks, strict=True)]
     return _scores(run, scores, headings, named, ", ".join(named) if run.joint else _SCORE_CAPTION)
 
 
-def _narrow_scores(run: Run, scores: Scores) -> Table:
+def _narrow_scores(run: RunData, scores: ScoreMatrix) -> Table:
     """Columns and rows by number, their names below."""
     headings = [str(number) for number in range(1, len(scores.tasks) + 1)]
     legend = ", ".join(f"{number} {task}" for number, task in zip(headings, scores.tasks, strict=True))
@@ -177,7 +178,7 @@ def _narrow_scores(run: Run, scores: Scores) -> Table:
     return table
 
 
-def _scores(run: Run, scores: Scores, headings: Sequence[str], names: Sequence[str], caption: str) -> Table:
+def _scores(run: RunData, scores: ScoreMatrix, headings: Sequence[str], names: Sequence[str], caption: str) -> Table:
     table = _table(f"Scores of {run.method}, seed {run.seed}", caption)
     table.add_column("after", no_wrap=True)
     for heading in headings:
@@ -186,9 +187,9 @@ def _scores(run: Run, scores: Scores, headings: Sequence[str], names: Sequence[s
     if any(score is not None for score in scores.base):
         rows.append(("–", None, scores.base))
     if run.joint:
-        rows.append(("all", None, scores.final))
+        rows.append(("all", None, tuple(run.final.values())))
     else:
-        rows.extend((name, own, row) for own, (name, row) in enumerate(zip(names, scores.matrix, strict=False)))
+        rows.extend((name, own, row) for own, (name, row) in enumerate(zip(names, scores.matrix, strict=True)))
     for name, own, row in rows:
         cells = [
             Text("" if score is None else decimal(score), "bold" if column == own else "")
@@ -201,7 +202,7 @@ def _scores(run: Run, scores: Scores, headings: Sequence[str], names: Sequence[s
 class _HeadGrid:
     """Two or three characters a head, in as many equal blocks of heads as the width asks for."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: StageData) -> None:
         self.stage = stage
         self.importance = stage.tables["importance"]
 

@@ -1,4 +1,4 @@
-"""Run folders as a learner leaves them, with numbers made up from a seed."""
+"""RunData folders as a learner leaves them, with numbers made up from a seed."""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def write_run(
     folder.mkdir(parents=True)
     config = {
         "model": "tiny-llama",
-        "tasks": [{"name": name, "train": f"{name}/train.json"} for name in tasks],
+        "tasks": [{"name": name, "train": f"{name}/train.json"} for name in ([skill] if skill else []) + list(tasks)],
         "method": {"name": method, "replay_ratio": 0.01, **(settings or {})},
         "training": {"learning_rate": 1e-3, "num_train_epochs": 2},
         "seed": seed,
@@ -79,7 +79,7 @@ def drawn_matrix(random: np.random.Generator, tasks: int, *, joint: bool = False
 def write_scores(folder: Path, tasks: Sequence[str], matrix: Matrix) -> None:
     """scores.json, its measures by their definitions; those of a matrix without its last row are null."""
     last = len(tasks) - 1
-    done = len(matrix) == len(tasks) and None not in matrix[-1]
+    done = None not in matrix[-1]
     moved = [matrix[-1][j] - matrix[j][j] for j in range(last) if done and matrix[j][j] is not None]
     lost = (
         [max(row[j] for row in matrix[:-1] if row[j] is not None) - matrix[-1][j] for j in range(last)] if moved else []

@@ -36,14 +36,18 @@ def test_runs_are_found_below_a_folder_once_and_in_order(tmp_path: Path) -> None
     ("name", "content", "message"),
     [
         ("run.json", '{"a": 1,\n', r"run\.json, line 2: broken JSON"),
-        ("run.json", "{}", r"run\.json: no identity"),
+        ("run.json", "{}", r"run\.json: not the record of a run"),
         ("scores.json", '{"tasks": [', r"scores\.json, line 1: broken JSON .*seekr evaluate"),
         (
             "scores.json",
             '{"tasks": ["a"], "metrics": ["m"], "base": [null], "matrix": [[1, 2]]}',
-            "another length",
+            "do not fit the 1 tasks",
         ),
-        ("scores.json", '{"tasks": ["a"], "metrics": ["accuracy"], "base": [null], "matrix": [["x"]]}', "ValueError"),
+        (
+            "scores.json",
+            '{"tasks": ["a"], "metrics": ["m"], "base": [0], "matrix": [["x"]]}',
+            "neither a number nor null",
+        ),
         ("stages/00-copy/importance.safetensors", "torn", r"importance\.safetensors: cannot be read"),
         ("stages/00-copy/heads.json", "[1]", r"heads\.json: not \{layer: \[heads\]\}"),
         ("stages/00-copy/log.jsonl", '{"step": 1, "kind": "task"}\n{"st', r"log\.jsonl, line 2: broken JSON"),

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from seekr.report import read_run, summarize
-from seekr.report.data import Run
+from seekr.report.data import RunData
 from seekr.report.summary import MEASURES, best
 from tests.report.fake_runs import write_run
 
 OVERALL, _, _, FORGETTING, _ = MEASURES
 
 
-def run_with(folder: Path, final: list[float], **settings: object) -> Run:
+def run_with(folder: Path, final: list[float], **settings: object) -> RunData:
     matrix = [[80.0, None], final]
     return read_run(write_run(folder, tasks=("a", "b"), matrix=matrix, steps=5, **settings))
 
