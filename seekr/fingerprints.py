@@ -35,7 +35,7 @@ def fingerprint_model(model: torch.nn.Module) -> str:
     config = base.config.get_text_config()
     digest = hashlib.sha256(json.dumps([getattr(config, key, None) for key in _SHAPE_KEYS]).encode())
     for name, parameter in sorted(base.named_parameters()):
-        if "lora_" in name:
+        if "lora_" in name or "modules_to_save" in name:
             continue
         flat = parameter.detach().flatten()
         picked = (
@@ -43,7 +43,7 @@ def fingerprint_model(model: torch.nn.Module) -> str:
             if len(flat)
             else flat
         )
-        digest.update(name.replace(".base_layer", "").encode())
+        digest.update(name.replace(".base_layer", "").replace(".original_module", "").encode())
         digest.update(picked.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -49,11 +49,13 @@ def select_heads(importance: Tensor, *, layer_budget: int, head_budget: int) -> 
         smaller (layer, head).
 
     Raises:
-        InputError: for budgets below 1 or larger than the model.
+        InputError: for budgets below 1 or larger than the model, and for importance that is not finite.
 
     Source: SEEKR, arXiv 2411.06171 (hierarchical budget).
     """
     check_budgets(importance.shape[0], importance.shape[1], layer_budget, head_budget)
+    if not bool(importance.isfinite().all()):
+        raise InputError("importance holds values that are not finite; measure it on a model whose loss is finite")
     importance = importance.detach().double().cpu()
     layers = importance.sum(dim=1).sort(descending=True, stable=True).indices[:layer_budget].sort().values
     heads_per_layer = importance.shape[1]

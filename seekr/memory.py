@@ -264,7 +264,8 @@ class Memory:
     def summary(self) -> dict[str, Any]:
         """What the memory keeps, in numbers: task, samples, tokens, heads, layers, queries, forms, bytes, facts."""
         forms = sorted({form for sample in self.about["forms"] for form in sample.values()})
-        first = self.positions(0) if self.heads else None
+        kept = [self.positions(sample) for sample in range(len(self))] if self.heads else []
+        budgets = [len(positions) for positions in kept if positions is not None]
         return {
             "task": self.about["task"],
             "samples": len(self),
@@ -272,7 +273,7 @@ class Memory:
             "answer_tokens": sum(self.about["answer_tokens"]),
             "heads": sum(len(chosen) for chosen in self.heads.values()),
             "layers": len(self.heads),
-            "queries": None if first is None else len(first),
+            "queries": max(budgets, default=None),
             "forms": forms,
             "bytes": sum(path.stat().st_size for path in self.folder.iterdir()),
             **self.about["facts"],
@@ -315,8 +316,12 @@ def _read_about(folder: Path) -> dict[str, Any]:
         about = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: broken JSON; restore it or learn the task again") from None
-    if about.get("version") != _VERSION:
-        raise InputError(f"{path}: version {about.get('version')!r} of the memory format; this seekr reads {_VERSION}")
+    version = about.get("version") if isinstance(about, dict) else None
+    if version != _VERSION:
+        raise InputError(f"{path}: version {version!r} of the memory format; this seekr reads {_VERSION}")
+    missing = {"tokenizer", "model", "heads", "samples", "samples_sha256", "shards", "layers", "forms"} - about.keys()
+    if missing:
+        raise InputError(f"{path}: {', '.join(sorted(missing))} missing; restore it or learn the task again")
     return dict(about)
 
 

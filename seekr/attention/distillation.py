@@ -43,7 +43,7 @@ def attention_distillation_loss(
         batch: input_ids and attention_mask, each [samples, length]; padding on either side.
         heads: layer → heads, counted from 0.
         queries: LongTensor[samples, q], positions counted from each sample's first token; None = every token. A stored
-            teacher brings the queries that it was stored for.
+            teacher brings the queries that it was stored for; where given, they must be these.
 
     Returns:
         Tensor[], float32.
@@ -56,12 +56,15 @@ def attention_distillation_loss(
     _check_heads(student, heads)
     device = next(student.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    heads = {layer: torch.as_tensor(chosen, device=device) for layer, chosen in heads.items()}
+    heads = {layer: torch.as_tensor(chosen, device=device).sort().values for layer, chosen in heads.items()}
     spans = sample_spans(batch["attention_mask"])
     positions = _positions(queries, spans, device)
     if isinstance(teacher, nn.Module):
+        _check_heads(teacher, heads)
         with torch.no_grad(), Tap(teacher, heads) as source:
             teacher(**model_inputs(batch, next(teacher.parameters()).device), use_cache=False)
+    else:
+        _check_stored(teacher, queries, positions)
     with Tap(student, heads) as tap:
         student(**model_inputs(batch), use_cache=False)
 
@@ -126,12 +129,23 @@ def _positions(
 ) -> list[Tensor] | list[None]:
     if queries is None:
         return [None] * len(spans)
-    if queries.dim() != 2 or len(queries) != len(spans):
+    if queries.dim() != 2 or len(queries) != len(spans) or not queries.shape[1]:
         raise InputError(f"queries must be [samples, q] for {len(spans)} samples, not {list(queries.shape)}")
     for sample, (start, stop) in enumerate(spans):
         if int(queries[sample].min()) < 0 or int(queries[sample].max()) >= stop - start:
             raise InputError(f"queries of sample {sample} must lie in 0..{stop - start - 1}, its own tokens")
     return [row.sort().values for row in queries.to(device)]
+
+
+def _check_stored(
+    teacher: Sequence[StoredAttention], queries: Tensor | None, positions: list[Tensor] | list[None]
+) -> None:
+    if len(teacher) != len(positions):
+        raise InputError(f"teacher: {len(teacher)} stored samples for a batch of {len(positions)}; give one for each")
+    for sample, (stored, asked) in enumerate(zip(teacher, positions, strict=True)):
+        kept = stored.positions
+        if queries is not None and asked is not None and (kept is None or kept.tolist() != asked.tolist()):
+            raise InputError(f"queries of sample {sample} are not those that its stored teacher keeps; leave them out")
 
 
 def _check_heads(model: nn.Module, heads: Mapping[int, Tensor]) -> None:
@@ -140,5 +154,9 @@ def _check_heads(model: nn.Module, heads: Mapping[int, Tensor]) -> None:
         raise InputError("heads is empty; choose at least one head")
     for layer, chosen in heads.items():
         values = torch.as_tensor(chosen).tolist()
-        if not 0 <= layer < layers or not values or min(values) < 0 or max(values) >= count:
-            raise InputError(f"heads {{{layer}: {values}}}: the model has layers 0..{layers - 1}, heads 0..{count - 1}")
+        inside = 0 <= layer < layers and values and min(values) >= 0 and max(values) < count
+        if not inside or len(set(values)) < len(values):
+            raise InputError(
+                f"heads {{{layer}: {values}}}: name distinct ones; the model has layers 0..{layers - 1}, "
+                f"heads 0..{count - 1}"
+            )

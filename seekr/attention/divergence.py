@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from seekr.attention.rows import MapRows, QueryKeyRows, block_size, blocks, rows_of_call, visible_columns
 from seekr.attention.tap import AttentionCall
@@ -83,6 +84,7 @@ class _Divergence(torch.autograd.Function):
         return torch.stack(values)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         return _scatter_gradients(ctx, upstream)
 
@@ -148,11 +150,19 @@ def _sample_divergence(
 
 
 class full_precision:
-    """Switches TF32 off inside the block: its 10 bits of mantissa would be the noise floor of every measure."""
+    """Switches TF32, and bfloat16 products on CPU, off inside the block: their few bits of mantissa would be the noise
+    floor of every measure."""
 
     def __enter__(self) -> None:
-        self._allowed = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
+        # Not by `allow_tf32`, which raises where the user has set the precision by this newer name.
+        self._precisions = [backend.fp32_precision for backend in _matmuls()]
+        for backend in _matmuls():
+            backend.fp32_precision = "ieee"
 
     def __exit__(self, *_: object) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = self._allowed
+        for backend, precision in zip(_matmuls(), self._precisions, strict=True):
+            backend.fp32_precision = precision
+
+
+def _matmuls() -> tuple[Any, Any]:
+    return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]

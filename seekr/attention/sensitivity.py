@@ -70,9 +70,17 @@ def sum_sensitivity(
 
     with torch.enable_grad(), Tap(model, consume=consume):
         logits = model(**model_inputs(batch), use_cache=False).logits
-        loss = sample_losses(logits, batch["labels"]).sum()
+        loss = sample_losses(logits, _own_labels(batch["labels"], spans)).sum()
         torch.autograd.grad(loss, first_output)
     return result / len(spans)
+
+
+def _own_labels(labels: Tensor, spans: list[tuple[int, int]]) -> Tensor:
+    """Labels without those that padding would predict or that lie on padding: only a sample's own tokens count."""
+    own = torch.full_like(labels, -100)
+    for sample, (start, stop) in enumerate(spans):
+        own[sample, start + 1 : stop] = labels[sample, start + 1 : stop]
+    return own
 
 
 def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -112,7 +120,7 @@ def _add(
 
 
 def squared_norm(outputs: Tensor, values: Tensor, window: int | None, entries: str = "visible") -> Tensor:
-    """||∂ℓ/∂A||_F² of each head of one sample.
+    """||∂ℓ/∂A||_F² of each head of one sample; never below 0, where rounding would make its root not a number.
 
     Args:
         outputs: [heads, length, d], the gradient ∂ℓ/∂O.
@@ -129,7 +137,7 @@ def squared_norm(outputs: Tensor, values: Tensor, window: int | None, entries: s
     if entries == "all":
         gram = values.transpose(1, 2) @ values
         rows = outputs.reshape(groups, -1, size)
-        return ((rows @ gram) * rows).reshape(heads, -1).sum(dim=1)
+        return ((rows @ gram) * rows).reshape(heads, -1).sum(dim=1).clamp_(min=0)
     # A window would need keys taken out of the Gram matrix again, and differences of sums cancel.
     running = window is None or window >= length
     gram = values.new_zeros(groups, size, size)
@@ -144,7 +152,7 @@ def squared_norm(outputs: Tensor, values: Tensor, window: int | None, entries: s
             total += ((rows @ gram) * rows).reshape(heads, -1).sum(dim=1)
             block = values[:, rows_slice]
             gram.baddbmm_(block.transpose(1, 2), block)
-    return total
+    return total.clamp_(min=0)
 
 
 def check_options(*, entries: str = "visible", norm: str = "frobenius") -> None:

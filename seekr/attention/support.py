@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ def check_attention(model: nn.Module, max_length: int | None = None) -> None:
         )
     for layer, call in sorted(tap.calls.items()):
         _check_call(kind, layer, call, heads)
+        _check_window(kind, layer, call, base.config.get_text_config(), max_length)
 
 
 def _check_call(kind: str, layer: int, call: AttentionCall, heads: int) -> None:
@@ -64,6 +66,11 @@ def _check_call(kind: str, layer: int, call: AttentionCall, heads: int) -> None:
     if call.query.shape[1] != heads or heads % call.key.shape[1]:
         raise InputError(
             f"model: layer {layer} of {kind} has {call.query.shape[1]} heads, its configuration says {heads}"
+        )
+    if not call.query.shape[2] == call.key.shape[2] == max(_LENGTHS):
+        raise InputError(
+            f"model: layer {layer} of {kind} has {call.query.shape[2]} queries and {call.key.shape[2]} keys for "
+            f"{max(_LENGTHS)} tokens (virtual tokens of an adapter?); use LoRA or method.name=derpp"
         )
     if call.value.shape[1] != call.key.shape[1]:
         raise InputError(f"model: layer {layer} of {kind} has other value heads than key heads; use method.name=derpp")
@@ -79,7 +86,7 @@ def _check_call(kind: str, layer: int, call: AttentionCall, heads: int) -> None:
         if not error <= _TOLERANCE.get(call.query.dtype, 1e-4):
             raise InputError(
                 f"model: the attention of layer {layer} of {kind} is not softmax(scaling·q·k) over earlier tokens (its "
-                f"output differs by {error:.1e}); its maps cannot be distilled exactly, use method.name=derpp for this family"
+                f"output differs by {error:.1e}); its maps cannot be distilled exactly, use method.name=derpp"
             )
     _check_mask(kind, layer, call)
 
@@ -92,26 +99,46 @@ def _check_mask(kind: str, layer: int, call: AttentionCall) -> None:
     for sample, length in enumerate(_LENGTHS):
         expected = torch.ones(1, length, length, device=seen.device)
         hide(expected, torch.arange(length, device=seen.device), 0, call.geometry.window, value=0.0)
-        if not torch.equal(seen[sample, 0, -length:, -length:], expected[0].bool()):
+        if not torch.equal(seen[sample % len(seen), 0, -length:, -length:], expected[0].bool()):
             raise InputError(
                 f"model: layer {layer} of {kind} hides other keys than causal order and its window "
                 f"({call.geometry.window}) say; its maps cannot be distilled exactly, use method.name=derpp"
             )
 
 
+def _check_window(kind: str, layer: int, call: AttentionCall, config: Any, max_length: int | None) -> None:
+    """A window or chunk longer than the probe does not show in it, and some families mask by one that they do not
+    hand to the attention function: what the configuration says decides there."""
+    types = getattr(config, "layer_types", None)
+    attention = types[layer] if types else "sliding_attention"
+    sizes = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+    said = (getattr(config, sizes[attention], None) or None) if attention in sizes else None
+    found = call.geometry.window
+    if said == found and attention != "chunked_attention":
+        return
+    limit = min(size for size in (said, found, sys.maxsize) if size is not None)
+    if max_length is None or max_length > limit:
+        raise InputError(
+            f"model: layer {layer} of {kind} ({attention}) is limited to {said} tokens by its configuration and to "
+            f"{found} by its attention call; longer maps cannot be read, set max_length={limit} or less"
+        )
+
+
 def _check_rotary(model: nn.Module, max_length: int | None) -> None:
     """A kept sample is read alone and replayed beside others: its rotary embedding must not depend on them."""
     config = model.config.get_text_config()  # type: ignore[union-attr, operator]
-    rotary = getattr(config, "rope_parameters", None) or {}
-    kind = rotary.get("rope_type")
-    if kind not in ("dynamic", "longrope"):
-        return
-    limit = rotary.get("original_max_position_embeddings") or config.max_position_embeddings
-    if max_length is None or max_length > limit:
-        raise InputError(
-            f"model: its {kind} rotary embedding changes once a row of the batch is longer than {limit} tokens, so "
-            f"kept attention would not match; set max_length={limit} or less"
-        )
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [rotary for rotary in parameters.values() if isinstance(rotary, dict)]
+    for rotary in by_layer_type or [parameters]:
+        kind = rotary.get("rope_type")
+        if kind not in ("dynamic", "longrope"):
+            continue
+        limit = rotary.get("original_max_position_embeddings") or config.max_position_embeddings
+        if max_length is None or max_length > limit:
+            raise InputError(
+                f"model: its {kind} rotary embedding changes once a row of the batch is longer than {limit} tokens, so "
+                f"kept attention would not match; set max_length={limit} or less"
+            )
 
 
 def _probe(model: nn.Module) -> dict[str, Tensor]:

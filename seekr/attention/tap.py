@@ -85,9 +85,10 @@ class Tap:
         self.calls.clear()
         self._seen.clear()
         self._implementations = [config._attn_implementation for config in self._configs]
-        for config, implementation in zip(self._configs, self._implementations, strict=True):
+        names = [_tapped(implementation) for implementation in self._implementations]
+        for config, name in zip(self._configs, names, strict=True):
             # The internal name, as the setter of a config would also overwrite its sub-configs.
-            config._attn_implementation_internal = _tapped(implementation)
+            config._attn_implementation_internal = name
         _OPEN.append(self)
         return self
 
@@ -97,7 +98,7 @@ class Tap:
             config._attn_implementation_internal = implementation
 
     def _record(self, module: nn.Module, call: AttentionCall) -> None:
-        layer = module.layer_idx
+        layer = getattr(module, "layer_idx", None)
         if not isinstance(layer, int) or layer in self._seen:
             return
         if self._layers is not None and layer not in self._layers:
@@ -159,7 +160,7 @@ def _attend(
         scaling = kwargs.get("scaling")
         geometry = Geometry(
             scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
-            window=kwargs.get("sliding_window"),
+            window=kwargs.get("sliding_window") or None,
             softcap=kwargs.get("softcap"),
         )
         tap._record(module, AttentionCall(query, key, value, output, geometry, kwargs.get("s_aux"), mask))
@@ -199,6 +200,7 @@ def sample_spans(attention_mask: Tensor) -> list[tuple[int, int]]:
     Raises:
         InputError: if a sample has no token, or padding between its tokens.
     """
+    attention_mask = attention_mask.long()
     lengths = attention_mask.sum(dim=1).tolist()
     starts = attention_mask.argmax(dim=1).tolist()
     stops = (attention_mask.shape[1] - attention_mask.flip(1).argmax(dim=1)).tolist()

@@ -39,9 +39,11 @@ def make_method(settings: str | Mapping[str, Any] | Method) -> Method:
         return settings
     if isinstance(settings, str):
         settings = {"name": settings}
+    if not isinstance(settings, Mapping):
+        raise InputError(f"method: {settings!r} is neither a name nor a mapping; write {{name: seekr, ...}}")
     options = dict(settings)
     name = options.pop("name", "seekr")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise InputError(f"method.name: {name!r} is no method; {nearest(str(name), METHODS)}")
     kind = METHODS[name]
     valid = [setting.name for setting in fields(kind) if setting.init]

@@ -53,7 +53,7 @@ class Seekr(Derpp):
 
     name: ClassVar[str] = "seekr"
 
-    attention_weight: Annotated[float, Field(ge=0)] = 1000.0
+    attention_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1000.0
     layer_budget: Annotated[int, Field(ge=1)] | None = None
     head_budget: Annotated[int, Field(ge=1)] | None = None
     query_budget: Annotated[int, Field(ge=1)] | None = 100
