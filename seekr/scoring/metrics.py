@@ -44,7 +44,7 @@ def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
 def edit_similarity(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """1 - (insertions + deletions) / (both lengths), by characters, white space at both ends aside.
 
-    As in CodeXGLUE and TRACE for code completion (`fuzz.ratio`). Two empty texts are equal: 100.
+    The `fuzz.ratio` of code completion benchmarks (CodeXGLUE), here not rounded. Two empty texts are equal: 100.
     """
     from rapidfuzz import fuzz
 
