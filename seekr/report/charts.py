@@ -18,6 +18,7 @@ LEVELS = 12
 _WIDTH, _HEIGHT = 460, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 20, 24
 _BUCKETS = 240
+_MARKED = 12  # so few points are marked one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,13 @@ class Curve:
 
 
 def head_map(table: np.ndarray, heads: dict[int, tuple[int, ...]], label: str) -> Markup:
-    """`table` [layers, heads] by the square root of its share of the largest entry (0: pale), chosen heads outlined."""
+    """`table` [layers, heads] from 0 (pale) to its largest entry (dark), the chosen heads outlined."""
     layers, width = table.shape
     cell = int(np.clip(300 // max(width, 1), 9, 24))
     left, top = 30, 16
     largest = float(np.nanmax(table, initial=0.0))
     share = np.nan_to_num(table / largest) if largest > 0 else np.zeros_like(table)
-    level = np.clip(np.ceil(np.sqrt(np.clip(share, 0, 1)) * (LEVELS - 1)), 0, LEVELS - 1).astype(int)
+    level = np.clip(np.rint(share * (LEVELS - 1)), 0, LEVELS - 1).astype(int)
     parts = [_open(left + width * cell + 4, top + layers * cell + 4, label, fixed=True)]
     for value in range(LEVELS):
         squares = "".join(
@@ -230,9 +231,24 @@ def _line(steps: np.ndarray, values: np.ndarray, total: int, axis: _Axis, number
         upper = [f"{x} {y}" for x, y in zip(across, heights(np.max), strict=True)]
         lower = [f"{x} {y}" for x, y in zip(across, heights(np.min), strict=True)]
         drawn += Markup('<path class="band" d="M{}z"/>').format("L".join(upper + lower[::-1]))
+    if len(points) == 1 or (not bands and len(points) <= _MARKED):
+        for x, y in zip(across, middle, strict=True):
+            drawn += _mark(number, float(x), float(y))
     if len(points) == 1:
-        return drawn + Markup('<circle class="dot s{}" cx="{}" cy="{}" r="2.5"/>').format(number, across[0], middle[0])
+        return drawn
     return drawn + Markup('<path class="line s{}" d="M{}"/>').format(number, "L".join(points))
+
+
+def legend_key(number: int) -> Markup:
+    """The line and the mark of the curve `number` of a chart."""
+    line = Markup('<path class="line s{}" d="M1 6H39"/>').format(number) + _mark(number, 20, 6)
+    return Markup('<svg width="40" height="12" aria-hidden="true">{}</svg>').format(line)
+
+
+def _mark(number: int, x: float, y: float) -> Markup:
+    """A small disc, square, triangle or diamond, so that curves are told apart without their colour."""
+    outline = ("m-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0z", "m-3-3h6v6h-6z", "m0-4l4 7h-8z", "m0-4l4 4l-4 4l-4-4z")[number % 4]
+    return Markup('<path class="mark{}" d="M{:.1f} {:.1f}{}"/>').format(number % 4, x, y, outline)
 
 
 def _open(width: float, height: float, label: str, *, fixed: bool = False) -> Markup:

@@ -217,5 +217,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(number=decimal, darkest=_DARKEST_CELL, levels=charts.LEVELS)
+    environment.globals.update(
+        number=decimal, darkest=_DARKEST_CELL, levels=charts.LEVELS, legend_key=charts.legend_key
+    )
     return environment.get_template("page.html.j2")

@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from fake_runs import HOSTILE, write_answers, write_run
 
 from seekr.errors import InputError
 from seekr.report import find_runs, read_run, write_report
-from tests.report.fake_runs import HOSTILE, write_answers, write_run
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_runs import write_run
 
 from seekr.report import read_run, summarize
 from seekr.report.data import RunData
 from seekr.report.summary import MEASURES, best
-from tests.report.fake_runs import write_run
 
 OVERALL, _, _, FORGETTING, _ = MEASURES
 

@@ -3,11 +3,11 @@ import re
 from pathlib import Path
 
 import pytest
+from fake_runs import write_run
 from rich.console import Console, RenderableType
 
 from seekr.report import read_run, read_runs
 from seekr.report.terminal import heads_table, memory_table, methods_table, readable_bytes, score_table
-from tests.report.fake_runs import write_run
 
 LONG = ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten")
 

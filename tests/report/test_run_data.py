@@ -2,10 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_runs import write_run
 
 from seekr.errors import InputError
 from seekr.report import find_runs, read_run
-from tests.report.fake_runs import write_run
 
 
 def test_stages_are_read_as_they_were_written(tmp_path: Path) -> None:
