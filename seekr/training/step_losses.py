@@ -22,7 +22,12 @@ class StepLosses:
         return len(self._values)
 
     def add(self, batch: MicroBatch, parts: dict[str, Tensor]) -> None:
-        """Take the parts of one micro-batch; every micro-batch of a step has the same ones."""
+        """Take the parts of one micro-batch. Raises ValueError where a step's micro-batches differ in their parts."""
+        if self._names and list(parts) != self._names:
+            # Other ranks could not know which sums to expect.
+            raise ValueError(
+                f"a method's loss has the parts {self._names} in one micro-batch and {list(parts)} in another"
+            )
         self._names = list(parts)
         self._rows.append(batch.rows)
         self._values.append(torch.stack([part.detach().float() for part in parts.values()]))

@@ -241,3 +241,13 @@ def test_the_callers_arguments_and_the_models_cache_setting_stay(tmp_path: Path)
     trainer.train()
     assert arguments.to_dict() == before
     assert model.config.use_cache is True
+
+
+def test_a_method_that_forgets_a_part_is_told(tmp_path: Path) -> None:
+    class Forgetful(ToyMethod):
+        def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+            parts = super().replay_loss(model, batch)
+            return parts if batch.weights.any() else {"replay": parts["replay"]}
+
+    with pytest.raises(ValueError, match="spread"):
+        toy_trainer(tmp_path, method=Forgetful(), kept=(1,), gradient_accumulation_steps=2).train()
