@@ -47,10 +47,13 @@ def tokenize(texts: Sequence[str], is_chat: Sequence[bool], tokenizer: PreTraine
     for chat in (False, True):
         rows = [i for i, flag in enumerate(is_chat) if flag == chat]
         for i, tokens in zip(rows, _tokenize([texts[i] for i in rows], tokenizer, add_special=not chat), strict=True):
-            if tokens.ends.max(initial=0) < len(texts[i].rstrip()):
-                tokens = _without_dropped_characters(texts[i], tokens, tokenizer, add_special=not chat)
             result[i] = tokens
-    return [tokens for tokens in result if tokens is not None]
+    done = [tokens for tokens in result if tokens is not None]
+    short = [i for i, tokens in enumerate(done) if tokens.ends.max(initial=0) < len(texts[i].rstrip())]
+    dropped = _dropped_characters("".join(texts[i] for i in short), tokenizer) if short else set()
+    for i in short:
+        done[i] = _without_characters(texts[i], dropped, done[i], tokenizer, add_special=not is_chat[i])
+    return done
 
 
 def _tokenize(texts: list[str], tokenizer: Any, *, add_special: bool) -> list[Tokens]:
@@ -78,17 +81,19 @@ def _tokenize(texts: list[str], tokenizer: Any, *, add_special: bool) -> list[To
     return result
 
 
-def _without_dropped_characters(text: str, tokens: Tokens, tokenizer: Any, *, add_special: bool) -> Tokens:
+def _dropped_characters(text: str, tokenizer: Any) -> set[str]:
+    """The characters of which a tokenizer makes nothing: twice the same gives no more tokens than once."""
+    candidates = sorted(set(text) - {" "})
+    once, twice = (_tokenize([char * n for char in candidates], tokenizer, add_special=False) for n in (1, 2))
+    return {char for char, a, b in zip(candidates, once, twice, strict=True) if a.ids.tolist() == b.ids.tolist()}
+
+
+def _without_characters(text: str, dropped: set[str], tokens: Tokens, tokenizer: Any, *, add_special: bool) -> Tokens:
     """Right offsets where the tokenizer drops characters.
 
     A BPE vocabulary without an unknown token drops what it does not know, and counts every offset behind it too low.
     Without those characters the tokens are the same and the offsets right.
     """
-    candidates = sorted(set(text) - {" "})
-    once, twice = (_tokenize([char * count for char in candidates], tokenizer, add_special=False) for count in (1, 2))
-    dropped = {
-        char for char, one, two in zip(candidates, once, twice, strict=True) if one.ids.tolist() == two.ids.tolist()
-    }
     kept = np.array([i for i, char in enumerate(text) if char not in dropped] + [len(text)])
     (clean,) = _tokenize(["".join(text[i] for i in kept[:-1])], tokenizer, add_special=add_special)
     if clean.ids.tolist() != tokens.ids.tolist():
