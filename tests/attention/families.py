@@ -1,0 +1,129 @@
+"""The model families that are checked against eager attention, and how far seekr's numbers lie from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import attention_definitions as by_definition
+import torch
+import transformers
+from torch import nn
+
+from seekr.attention import attention_distillation_loss, measure_change, measure_sensitivity
+from seekr.attention.support import check_attention
+from seekr.errors import InputError
+
+_COMMON = {
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+_GPT = {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}
+_PLAIN = {key: value for key, value in _COMMON.items() if key != "num_key_value_heads"}
+_ALTERNATING = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 16}
+_MOE = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family by its usual name, and a tiny configuration of it."""
+
+    name: str
+    config: Callable[[], transformers.PreTrainedConfig]
+
+    def model(self) -> nn.Module:
+        torch.manual_seed(0)
+        return by_definition.sharpened(transformers.AutoModelForCausalLM.from_config(self.config()), 8.0)
+
+
+def _family(name: str, kind: str, **settings: object) -> Family:
+    return Family(name, lambda: getattr(transformers, kind)(**settings))
+
+
+EXACT = [
+    _family("Llama", "LlamaConfig", **_COMMON),
+    _family("Mistral", "MistralConfig", **_COMMON, sliding_window=5),
+    _family("Mixtral", "MixtralConfig", **_COMMON, num_local_experts=4, sliding_window=5),
+    _family("Qwen2", "Qwen2Config", **_COMMON),
+    _family("Qwen3", "Qwen3Config", **_COMMON, head_dim=16),
+    _family("Qwen3-MoE", "Qwen3MoeConfig", **_COMMON, **_MOE, head_dim=16),
+    _family("Gemma 2", "Gemma2Config", **_COMMON, **_ALTERNATING, query_pre_attn_scalar=16, attn_logit_softcapping=5.0),
+    _family("Gemma 3", "Gemma3TextConfig", **_COMMON, **_ALTERNATING, query_pre_attn_scalar=16),
+    _family("Phi-3", "Phi3Config", **_COMMON, sliding_window=5),
+    _family("GPT-2", "GPT2Config", **_GPT, n_positions=64),
+    _family("GPT-NeoX", "GPTNeoXConfig", **_PLAIN),
+    _family("OLMo 2", "Olmo2Config", **_COMMON),
+    _family("SmolLM3", "SmolLM3Config", **_COMMON, no_rope_layers=[1, 0]),
+    _family("Granite", "GraniteConfig", **_COMMON, attention_multiplier=0.2),
+    _family("StarCoder2", "Starcoder2Config", **_COMMON),
+    _family("OPT", "OPTConfig", **_PLAIN, ffn_dim=48, word_embed_proj_dim=32),
+    _family("gpt-oss", "GptOssConfig", **_COMMON, **_ALTERNATING, num_local_experts=4, num_experts_per_tok=2,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
+]  # fmt: skip
+
+REFUSED = [
+    _family("BLOOM", "BloomConfig", vocab_size=96, hidden_size=32, n_layer=2, n_head=4),
+    _family("GPT-J", "GPTJConfig", **_GPT, n_positions=64, rotary_dim=4),
+    _family("Falcon", "FalconConfig", **_PLAIN),
+    _family("MPT", "MptConfig", vocab_size=96, d_model=32, n_layers=2, n_heads=4, max_seq_len=64),
+    _family("Mamba", "MambaConfig", vocab_size=96, hidden_size=32, num_hidden_layers=2),
+]
+
+LENGTHS = (11, 7, 9)
+
+
+def windows_of(model: nn.Module) -> list[int | None]:
+    """The window of each layer as the configuration says it."""
+    config = model.config
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return [getattr(config, "sliding_window", None) if kind == "sliding_attention" else None for kind in types]
+
+
+def errors(model: nn.Module, side: str) -> dict[str, float]:
+    """Relative errors of seekr's numbers against eager maps with autograd, on a batch padded on `side`."""
+    spans = by_definition.spans_of(LENGTHS, side)
+    batch = by_definition.make_batch(LENGTHS, side=side)
+    student = by_definition.moved(model, 0.3)
+    eager_teacher, eager_student = by_definition.eager(model), by_definition.eager(student)
+    heads = {0: [0, 3], 1: [1, 2, 3]}
+    queries = torch.tensor([[6, 0, 3], [2, 5, 5], [1, 4, 6]])
+    sink = model.config.model_type == "gpt_oss"
+    found: dict[str, list[float]] = {"divergence": [], "gradient": [], "sensitivity": [], "change": []}
+
+    with torch.no_grad():
+        teacher_maps = by_definition.eager_maps(eager_teacher, batch)
+    for asked in (None, queries):
+        loss = attention_distillation_loss(
+            student, model, batch, {layer: torch.tensor(kept) for layer, kept in heads.items()}, queries=asked
+        )
+        expected = by_definition.distillation_loss(
+            by_definition.eager_maps(eager_student, batch), teacher_maps, spans, heads,
+            None if asked is None else asked.tolist(), sink=sink,
+        )  # fmt: skip
+        found["divergence"].append(by_definition.relative_error(loss.detach(), expected.detach()))
+        found["gradient"].append(
+            by_definition.gradient_error(
+                by_definition.gradients(student, loss), by_definition.gradients(eager_student, expected)
+            )
+        )
+
+    map_gradients = by_definition.map_gradients(eager_student, batch)
+    for entries, norm in (("visible", "frobenius"), ("visible", "mean_square"), ("all", "frobenius")):
+        expected = by_definition.sensitivity(map_gradients, spans, windows_of(model), entries, norm)
+        measured = measure_sensitivity(student, batch, entries=entries, norm=norm)
+        found["sensitivity"].append(by_definition.relative_error(measured, expected))
+    with torch.no_grad():
+        student_maps = by_definition.eager_maps(eager_student, batch)
+    for norm in ("frobenius", "mean_square"):
+        expected = by_definition.change(teacher_maps, student_maps, spans, norm)
+        found["change"].append(by_definition.relative_error(measure_change(model, student, batch, norm=norm), expected))
+    return {name: max(values) for name, values in found.items()}
+
+
+def refusal(model: nn.Module) -> str | None:
+    """The line with which the check refuses the model, or None."""
+    try:
+        check_attention(model)
+    except InputError as error:
+        return str(error)
+    return None
