@@ -1,4 +1,4 @@
-"""What the attention measures are by definition: eager maps, autograd, float64; nothing of seekr's own attention code."""
+"""What the attention measures are by definition: eager maps, autograd; nothing of seekr's own attention code."""
 
 from __future__ import annotations
 

@@ -23,10 +23,10 @@ HEADER = """\
 # Model families
 
 Whether seekr reads a family's attention exactly is found out by trying: `seekr.attention.support.check_attention` runs
-a small padded batch before anything is trained, whatever the family. This page is made by
-`tests/attention/test_families.py` (`SEEKR_WRITE_DOCS=1 pytest tests/attention/test_families.py`): a tiny random model of
-each family, float32, padded on the left and on the right, sequences longer than the window, against eager attention
-with autograd. Errors are relative to the largest entry of each tensor, the gradient's to that of each parameter.
+a small padded batch before anything is trained, whatever the family. This page is made by a test
+(`SEEKR_WRITE_DOCS=1 pytest tests/attention/test_families.py`): a tiny random model of each family, float32, padded on
+the left and on the right, sequences longer than the window, against eager attention with autograd. Errors are relative
+to the largest entry of each tensor, the gradient's to that of each parameter.
 
 | family | `model_type` | read exactly | divergence | its gradient | sensitivity | change |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -169,7 +169,7 @@ def test_window_that_the_attention_call_does_not_say() -> None:
     model = by_definition.tiny_llama()
     model.config.sliding_window = 40
     check_attention(model, max_length=40)
-    with pytest.raises(InputError, match="limited to 40 tokens by its configuration and to None.* max_length=40"):
+    with pytest.raises(InputError, match=r"limited to 40 tokens by its configuration and to None.* max_length=40"):
         check_attention(model, max_length=41)
 
 
