@@ -69,8 +69,12 @@ class Seekr(Derpp):
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         counted = {row: key for row, key in enumerate(batch.rows) if batch.weights[row]}
-        if not self.attention_weight or not counted:
+        if not self.attention_weight:
             return super().replay_loss(model, batch)
+        if not counted:
+            # Every micro-batch of a step names the same parts, those that only keep the ranks in step too.
+            parts = super().replay_loss(model, batch)
+            return parts | {"attention": 0 * parts["replay"]}
         layers = {layer for memory, _ in counted.values() for layer in self.memories[memory].heads}
         with Tap(model, layers) as tap:
             logits = model(**batch.inputs, use_cache=False).logits
