@@ -89,6 +89,7 @@ HARMLESS = frozenset(
 def check_training(training: dict[str, Any]) -> dict[str, Any]:
     """The fields of `training`, with values of their types ("1e-5" becomes 1e-05). Raises InputError."""
     from transformers import TrainingArguments
+    from transformers.integrations import get_available_reporting_integrations
 
     for key, why in REFUSED.items():
         if key in training:
@@ -104,7 +105,10 @@ def check_training(training: dict[str, Any]) -> dict[str, Any]:
     for key in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
         if isinstance(checked.get(key), dict) and checked[key].get("use_reentrant"):
             raise InputError(f"training.{key}.use_reentrant must be false: reentrant checkpointing loses gradients")
-    training_arguments(checked, output_dir=Path("unused"), seed=0)
+    arguments = training_arguments(checked, output_dir=Path("unused"), seed=0)
+    for name in arguments.report_to or []:
+        if name not in get_available_reporting_integrations():
+            raise InputError(f"training.report_to: {name!r} is unknown or not installed; install it, or say none")
     return checked
 
 

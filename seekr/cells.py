@@ -22,7 +22,7 @@ def wanted_cells(cells: str, tasks: int, *, joint: bool = False) -> list[tuple[i
     """The (row, column) pairs of a run of `tasks` tasks: row i = after task i, column j = task j, BASE = base model.
 
     "paper" is the diagonal and the last row, "seen" every task so far after each task, "all" every task after each
-    task and before the first. A joint run has one stage, after all tasks: the last row; with "all" the base model's too.
+    task and before the first. A joint run has one stage, after all tasks: the last row ("all": and BASE).
     """
     last = tasks - 1
     rows = [last] if joint else range(tasks)

@@ -28,7 +28,7 @@ class Config(BaseModel):
     Relative paths have been made absolute by `load_config`, from the YAML's folder.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     model: str = Field(min_length=1)
     tasks: list[dict[str, Any]] = Field(min_length=1)

@@ -31,15 +31,15 @@ class StagePlan:
 def print_plan(request: Request) -> None:
     """Resolves and checks a request as `seekr learn` does, and prints what it would do. Touches nothing."""
     prepared = prepare(request)
-    console = Console(soft_wrap=False)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     config = prepared.config
-    console.print(f"model       {config.model}, {config.dtype}, {prepared.max_length} tokens at most", highlight=False)
+    console.print(f"model       {config.model}, {config.dtype}, {prepared.max_length} tokens at most")
     settings = ", ".join(f"{key} {value}" for key, value in prepared.method.settings().items() if key != "name")
-    console.print(f"method      {prepared.method.name}{': ' + settings if settings else ''}", highlight=False)
-    console.print(f"training    {_pairs(prepared.training)}", highlight=False)
+    console.print(f"method      {prepared.method.name}{': ' + settings if settings else ''}")
+    console.print(f"training    {_pairs(prepared.training)}")
     if config.lora is not None:
-        console.print(f"lora        {_pairs(config.lora)}", highlight=False)
-    console.print(f"output_dir  {prepared.run}", highlight=False)
+        console.print(f"lora        {_pairs(config.lora)}")
+    console.print(f"output_dir  {prepared.run}")
     table = Table()
     for heading in ("", "task", "rows", "test", "task steps", "replay steps", "kept", "prompts cut", "answers cut", ""):
         table.add_column(heading, justify="left" if heading in ("", "task") else "right")
@@ -61,12 +61,11 @@ def print_plan(request: Request) -> None:
     console.print(table)
     for data in prepared.tasks:
         for warning in data.summary.warnings():
-            console.print(f"{data.task.name}: {warning}", highlight=False)
+            console.print(f"{data.task.name}: {warning}")
     stages, working = disk(prepared)
     console.print(
         f"disk        {size(stages)} for the weights of the stages, {size(working)} more while a task is learned, "
         "besides what is kept of the tasks",
-        highlight=False,
     )
     console.print("nothing was written (--dry-run)")
 

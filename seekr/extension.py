@@ -8,7 +8,7 @@ from typing import Any
 
 from seekr.config import parse_yaml
 from seekr.errors import InputError, nearest
-from seekr.preparation import Request
+from seekr.preparation import JOINT, Request
 from seekr.run import Run
 
 
@@ -16,13 +16,16 @@ def extend(source: Path, text: str, output_dir: Path | None) -> Request:
     """What to do for `--from source --task text`: the run's own configuration with one task at its end.
 
     `text` is NAME=PATH[,key=value,...]: a file of training rows, or a folder with train, eval and test; the keys are
-    those of a task, such as metric=rouge_l. The new run lies in `output_dir`, by default SOURCE-NAME. Raises InputError.
+    those of a task, such as metric=rouge_l. The new run lies in `output_dir`, by default SOURCE-NAME.
+    Raises InputError.
     """
     from seekr.learner import describe_task
 
     run = Run(source)
     if any(status.state != "done" for status in run.status()):
         raise InputError(f"{source}: this run is not finished; finish it with its own `seekr learn` command first")
+    if run.record["config"]["method"]["name"] == JOINT:
+        raise InputError(f"{source}: its method joint learns all tasks at once; begin a new run with all of them")
     task = parse_task(text)
     folder = output_dir if output_dir is not None else source.with_name(f"{source.resolve().name}-{task['name']}")
     if folder.resolve() == source.resolve():

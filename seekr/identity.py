@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple
 
 def compare(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Raises InputError naming the first difference between the run in `folder` and the one that is asked for."""
-    difference = first_difference(there, here)
+    difference = first_difference(there, json.loads(json.dumps(here)))  # as it will be read back: no tuples
     if difference is not None:
         key, old, new = difference
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ def stopping_politely() -> Iterator[Interruption]:
         if interruption.asked:
             raise KeyboardInterrupt
         interruption.asked = True
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"seekr: stopping after this step; once more stops at once\n")
 
     # Only the main thread may set handlers; elsewhere (a notebook's worker) signals do what they always did.
     here = threading.current_thread() is threading.main_thread()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from seekr.cells import ScoreBook
 from seekr.config import IN_MEMORY, make_config, resolve_paths
 from seekr.errors import InputError, RunError
+from seekr.models import one_kind_of_bar
 from seekr.preparation import Prepared, Request, prepare
 from seekr.processes import is_main, wait_for_all
 from seekr.run import Run
@@ -92,8 +94,10 @@ def run_request(request: Request) -> Run:
     from seekr.stage_builder import build_stage
 
     prepared = prepare(request)
+    if is_main():
+        warn(prepared)
     try:
-        with locked(prepared.run) if is_main() else nullcontext():
+        with one_kind_of_bar(), locked(prepared.run) if is_main() else nullcontext():
             if is_main():
                 begin(prepared)
             wait_for_all()
@@ -109,6 +113,14 @@ def run_request(request: Request) -> Run:
             f"interrupted; what was learned is kept in {prepared.run}, and the same command goes on from there"
         ) from None
     return Run(prepared.run)
+
+
+def warn(prepared: Prepared) -> None:
+    """Says on stderr what happened to the rows of tasks that are still to be learned: cut, or empty."""
+    for stage in prepared.stages[len(prepared.finished) :]:
+        for data in stage.data:
+            for warning in data.summary.warnings():
+                print(f"seekr: task {data.task.name}: {warning}", file=sys.stderr)
 
 
 def begin(prepared: Prepared) -> None:
@@ -148,7 +160,7 @@ def evaluate(run: Path, cells: str | None = None) -> Run:
     """
     opened = Run(run)
     prepared = prepare(Request(opened.config))
-    with locked(prepared.run):
+    with one_kind_of_bar(), locked(prepared.run):
         book = ScoreBook(prepared)
         missing = book.missing(cells or prepared.config.cells)
         measurable = book.measurable(missing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +90,21 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
             generation.do_sample = True
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def one_kind_of_bar() -> Iterator[None]:
+    """Transformers' own bars for loading and saving stay away while ours are shown."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def parameter_count(model: torch.nn.Module, *, trainable_only: bool = False) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from seekr import identity
 from seekr.arguments import check_lora, check_training, training_arguments, weight_changing
 from seekr.config import Config, make_tasks
 from seekr.errors import InputError
+from seekr.progress import bar
 from seekr.stages import finished_stages, read_json
 
 if TYPE_CHECKING:
@@ -126,19 +128,27 @@ class Prepared:
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same one, besides their finished tasks: those keep their own, see PlannedStage."""
         return {
-            "model": self.model_fingerprint,
-            "tokenizer": self.tokenizer_fingerprint,
             "seed": self.config.seed,
             "dtype": self.config.dtype,
             "max_length": self.max_length,
             "method": self.method.settings(),
             "lora": self.config.lora or {},
             "training": weight_changing(self.training),
+            "processes": int(os.environ.get("WORLD_SIZE", "1")),  # they all add rows to a step
+            "tokenizer": self.tokenizer_fingerprint,
+            "model": self.model_fingerprint,  # last: another dtype changes it too, and is the better answer
         }
 
 
 def prepare(request: Request) -> Prepared:
     """Reads and checks all of a request, cheap checks first; writes nothing. Raises InputError."""
+    from seekr.models import one_kind_of_bar
+
+    with one_kind_of_bar():
+        return _prepare(request)
+
+
+def _prepare(request: Request) -> Prepared:
     from seekr.methods import make_method
     from seekr.models import load_config_of, load_tokenizer
     from seekr.tasks import check_tasks, max_length_of
@@ -152,9 +162,14 @@ def prepare(request: Request) -> Prepared:
     training = check_training(config.training)
     lora = check_lora(config.lora)
     tasks = order_tasks(tasks, joint=method.joint)
+    model_config = load_config_of(config.model)
     tokenizer = load_tokenizer(config.model)
-    max_length = max_length_of(load_config_of(config.model), tokenizer, config.max_length)
-    data = [read_task(task, tokenizer, max_length, seed=config.seed) for task in tasks]
+    max_length = max_length_of(model_config, tokenizer, config.max_length)
+    data = []
+    with bar("reading tasks", len(tasks)) as advance:
+        for task in tasks:
+            data.append(read_task(task, tokenizer, max_length, seed=config.seed))
+            advance(1)
     home = request.source if request.source is not None and not (run / "run.json").exists() else run
     prepared = Prepared(
         config=config,

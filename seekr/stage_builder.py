@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from seekr.arguments import training_arguments
+from seekr.errors import RunError
 from seekr.interruption import stopping_politely
 from seekr.methods import TaskContext
 from seekr.models import load_stage, save_model, with_adapter
@@ -49,7 +52,8 @@ def build_stage(prepared: Prepared, stage: PlannedStage) -> None:
             if stage.learn:
                 save_model(model, prepared.tokenizer, folder / "model")
                 shutil.copyfile(working / "log.jsonl", folder / "log.jsonl")
-            write_json(folder / "stage.json", {"identity": stage.identity()})
+            rows = {data.task.name: asdict(data.summary) for data in stage.data}
+            write_json(folder / "stage.json", {"identity": stage.identity(), "rows": rows})
         shutil.rmtree(working.parent, ignore_errors=True)
     wait_for_all()
 
@@ -110,7 +114,13 @@ def learn_stage(
             pad_token_id=prepared.tokenizer.pad_token_id,
             callbacks=[interruption, *prepared.callbacks],
         )
-        trainer.train(resume_from_checkpoint=True)
+        try:
+            trainer.train(resume_from_checkpoint=True)
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"task {stage.name!r}: out of memory ({str(error).splitlines()[0]}); what was finished stays. "
+                "A smaller per_device_train_batch_size with a larger gradient_accumulation_steps is the same training"
+            ) from None
     # What accelerate wrapped around the forward (autocast) is for training only.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
@@ -120,7 +130,7 @@ def learn_stage(
 
 def claim(working: Path, prepared: Prepared, stage: PlannedStage) -> None:
     """Sees to it that checkpoints belong to this task with this data: those of another are deleted."""
-    about = {"run": prepared.identity, "stage": stage.identity(), "steps": prepared.training.get("max_steps")}
+    about = {"run": prepared.identity, "stage": stage.identity()}
     path = working / "task.json"
     if path.exists() and read_json(path) != about:
         shutil.rmtree(working)

@@ -18,7 +18,7 @@ _MEASURES = (
 
 def print_scores(run: Run) -> None:
     """The score matrix: one line a stage, one column a task, and the numbers drawn from it."""
-    console = Console()
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     scores = run.scores
     table = Table(title=f"{run.record['config']['method']['name']}: scores 0..100 after each task")
     table.add_column("after")
@@ -37,7 +37,7 @@ def print_scores(run: Run) -> None:
 
 def print_heads(run: Run) -> None:
     """Which heads were chosen after each task, in the order of their importance."""
-    console = Console()
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     stages = [stage for stage in run.stages if stage.heads]
     if not stages:
         raise InputError(f"{run.folder}: no heads were chosen here; the method seekr chooses some after each task")
@@ -80,7 +80,7 @@ def print_memory(run: Run) -> None:
             size(summary["bytes"]),
             "–" if floor is None else f"{floor:.2g}",
         )
-    console = Console()
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     if any("attention_floor" in summary for _, summary in kept):
         console.print(
@@ -90,7 +90,7 @@ def print_memory(run: Run) -> None:
 
 def print_status(run: Run) -> None:
     """How far each task is, what was scored, and how to go on."""
-    console = Console()
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     statuses = run.status()
     table = Table(title=f"{run.folder}")
     table.add_column("")
