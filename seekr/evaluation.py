@@ -78,9 +78,7 @@ def generate_answers(
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokenizer's end token, then those that the model's generation settings name beside it (end of
-    turn).
-    """
+    """The tokenizer's end token, then those that the model's generation settings name beside it (end of turn)."""
     named = model.generation_config.eos_token_id if model.generation_config is not None else None
     others = named if isinstance(named, list) else [named]
     return list(dict.fromkeys(int(token) for token in (tokenizer.eos_token_id, *others) if token is not None))
@@ -104,9 +102,7 @@ def _until_end(answer: list[int], ends: list[int]) -> list[int]:
 
 @contextmanager
 def _only_asked(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode, no gradients, no generation settings but those handed over; everything as before on
-    leaving.
-    """
+    """Evaluation mode, no gradients, no generation settings but those handed over; everything as before on leaving."""
     flags = {module: module.training for module in model.modules()}
     owners = {module: module.generation_config for module in flags if "generation_config" in vars(module)}
     cuda = [model.device] if model.device.type == "cuda" else []

@@ -62,9 +62,7 @@ class ScoreMatrix:
 
     @property
     def forward_transfer(self) -> Score:
-        """Mean over j>=2 of a_{j-1,j} - b_j (Lopez-Paz and Ranzato 2017): what a task gains from those before
-        it.
-        """
+        """Mean over j>=2 of a_{j-1,j} - b_j (Lopez-Paz and Ranzato 2017): what a task gains from those before it."""
         return _mean([_difference(self.matrix[j - 1][j], self.base[j]) for j in self._scored() if j > 0])
 
     def to_json(self) -> dict[str, Any]:
@@ -83,9 +81,7 @@ class ScoreMatrix:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str = "scores.json") -> ScoreMatrix:
-        """Back from `to_json`; the numbers are drawn anew. Raises InputError, naming `where`, if the shapes
-        do not fit.
-        """
+        """Back from `to_json`, the numbers drawn anew. Raises InputError, naming `where`, if the shapes do not fit."""
         try:
             tasks, metrics = list(content["tasks"]), list(content["metrics"])
             base, matrix = list(content["base"]), [list(row) for row in content["matrix"]]

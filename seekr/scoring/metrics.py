@@ -1,6 +1,4 @@
-"""How right the answers of one task are, 0 to 100. Where a row has several references, the best one
-counts.
-"""
+"""How right the answers of one task are, 0 to 100. Where a row has several references, the best one counts."""
 
 from __future__ import annotations
 

@@ -14,9 +14,7 @@ Answers = Literal["all", "last"]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row. A chat row has `messages`, up to and with the assistant turn that is scored; any other row has
-    none.
-    """
+    """One row. A chat row has `messages`, up to and with the assistant turn that is scored; any other row has none."""
 
     prompt_text: str  # as in the file; of a chat row, its transcript before the scored turn
     answer: str  # what the model learns to give, and what follows the prompt in training

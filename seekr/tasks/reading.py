@@ -162,9 +162,7 @@ def _rows_of_folder(folder: Path, split: Split) -> Iterable[NumberedRow]:
 
 
 def _load_folder(folder: Path) -> Any:
-    """What `save_to_disk` of the datasets library left: a Dataset, or a dict of them by split. Or a folder as
-    on the hub.
-    """
+    """What `save_to_disk` of the datasets library left, a Dataset or a dict of them by split; or as `_load_hub`."""
     import datasets
 
     if not any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
@@ -176,9 +174,7 @@ def _load_folder(folder: Path) -> Any:
 
 
 def _load_hub(name: str, where: str) -> Any:
-    """A data set of the hub, `owner/name` or `owner/name:configuration`, or a local folder laid out like one,
-    by split.
-    """
+    """The splits of a data set of the hub, `owner/name[:configuration]`, or of a local folder laid out like one."""
     import datasets
 
     repository, _, configuration = (name, "", "") if Path(name).is_dir() else name.partition(":")
@@ -189,9 +185,7 @@ def _load_hub(name: str, where: str) -> Any:
 
 
 def _pick(data: Any, split: str) -> Any | None:
-    """The rows of a split. A Dataset without splits is the training rows, or whatever split it is named
-    for.
-    """
+    """The rows of a split. A Dataset without splits is the training rows, or whatever split it is named for."""
     if not isinstance(data, dict):
         return data if split == "train" else None
     return next((data[name] for name in NAMES[split] if name in data), None)

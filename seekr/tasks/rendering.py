@@ -23,9 +23,7 @@ PROBE = "a"  # stands for an answer that is not known yet
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A text and the characters `[start, end)` of each answer in it, in order; the text ends with the last
-    one.
-    """
+    """A text and the characters `[start, end)` of each answer in it, in order; the text ends with the last one."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
@@ -33,9 +31,7 @@ class Rendered:
 
 
 def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """The text to train on. Raises InputError if the tokenizer's chat template cannot be used on a chat
-    row.
-    """
+    """The text to train on. Raises InputError if the tokenizer's chat template cannot be used on a chat row."""
     if not example.messages:
         return _render_pair(example, example.answer)
     last = len(example.messages) - 1

@@ -77,9 +77,7 @@ class Task:
 
 
 def check_tasks(tasks: Sequence[Task]) -> None:
-    """Raise InputError if there is no task, or a name comes twice (file systems may ignore case, so this does
-    too).
-    """
+    """Raise InputError if there is no task, or a name comes twice (file systems may ignore case, so this does too)."""
     if not tasks:
         raise InputError("tasks: the list is empty; give at least one task")
     seen: dict[str, str] = {}
