@@ -188,3 +188,32 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return {name: torch.zeros_like(p) if g is None else g for name, p, g in zip(names, parameters, found, strict=True)}
+
+
+def log_rows(
+    query: Tensor,
+    key: Tensor,
+    positions: Tensor,
+    *,
+    scaling: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sink: Tensor | None = None,
+) -> Tensor:
+    """Log-probabilities [heads, queries, length (+ 1 for a sink)] in float64; query [heads, queries, d], key
+    [heads, length, d], sink [heads]; −inf where not visible."""
+    scores = scaling * query.double() @ key.double().transpose(1, 2)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    seen = visible(key.shape[1], window)[positions]
+    scores = scores.masked_fill(~seen, float("-inf"))
+    if sink is not None:
+        scores = torch.cat([scores, sink.double()[:, None, None].expand(*scores.shape[:2], 1)], 2)
+    return scores.log_softmax(-1)
+
+
+def mean_divergence(log_teacher: Tensor, log_student: Tensor) -> Tensor:
+    """Mean over (head, query) of KL; entries that the teacher does not see count 0."""
+    seen = log_teacher.isfinite()
+    difference = torch.where(seen, log_teacher, 0) - torch.where(seen, log_student, 0)
+    return (torch.where(seen, log_teacher.exp(), 0) * difference).sum(-1).mean()

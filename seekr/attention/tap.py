@@ -65,6 +65,10 @@ class Tap:
     Attributes:
         calls: layer → AttentionCall, the first call of each layer (the recomputation of gradient checkpointing
             comes second and is not recorded).
+
+    Raises:
+        InputError: for reentrant gradient checkpointing, which runs the forward without a graph, so that gradients to
+            what is recorded would be lost without a word.
     """
 
     def __init__(
@@ -77,6 +81,11 @@ class Tap:
         self._layers = None if layers is None else frozenset(layers)
         self._consume = consume
         self._seen: set[int] = set()
+        if torch.is_grad_enabled() and any(_checkpoints_reentrantly(module) for module in model.modules()):
+            raise InputError(
+                "gradient_checkpointing: the reentrant kind loses the gradients of attention; "
+                "set gradient_checkpointing_kwargs={'use_reentrant': False}"
+            )
         self._modules = {id(module) for module in model.modules()}
         self._configs = list({id(c): c for c in _attention_configs(model)}.values())
         self._implementations: list[str] = []
@@ -112,6 +121,13 @@ class Tap:
 
 _OPEN: list[Tap] = []
 _NAMES: dict[str, str] = {}
+
+
+def _checkpoints_reentrantly(module: nn.Module) -> bool:
+    if not (module.training and getattr(module, "gradient_checkpointing", False)):
+        return False
+    settings = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
+    return bool(settings.get("use_reentrant", False))
 
 
 def _attention_configs(model: nn.Module) -> Iterator[Any]:

@@ -1,0 +1,196 @@
+"""The divergence and its gradient against the definition in float64, at odd sizes and in every precision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import attention_definitions as by_definition
+import pytest
+import torch
+from torch import Tensor
+
+from seekr.attention import divergence, rows
+from seekr.attention.divergence import SampleTeacher, attention_divergence
+from seekr.attention.rows import rows_of_call
+from seekr.attention.tap import AttentionCall, Geometry
+
+SIZE = 8
+GRADIENT_TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+
+def random_call(
+    lengths: tuple[int, ...],
+    *,
+    heads: int = 4,
+    key_heads: int = 2,
+    geometry: Geometry | None = None,
+    sink: bool = False,
+    dtype: torch.dtype = torch.float32,
+    spread: float = 2.0,
+) -> AttentionCall:
+    shape = (len(lengths), heads, max(lengths), SIZE)
+    query = (spread * torch.randn(shape)).to(dtype).requires_grad_()
+    key = (spread * torch.randn(shape[0], key_heads, *shape[2:])).to(dtype).requires_grad_()
+    sinks = torch.randn(heads).to(dtype).requires_grad_() if sink else None
+    empty = torch.empty(0)
+    return AttentionCall(query, key, empty, empty, geometry or Geometry(SIZE**-0.5), sinks, None)
+
+
+def moved(call: AttentionCall) -> AttentionCall:
+    """A teacher's call: the student's, somewhat elsewhere."""
+    parts = {
+        name: None if part is None else (part + 0.5 * torch.randn_like(part)).detach()
+        for name, part in (("query", call.query), ("key", call.key), ("sink", call.sink))
+    }
+    return replace(call, **parts)  # type: ignore[arg-type]
+
+
+def log_rows(call: AttentionCall, sample: int, span: tuple[int, int], heads: Tensor, positions: Tensor) -> Tensor:
+    group = call.query.shape[1] // call.key.shape[1]
+    tokens = slice(*span)
+    return by_definition.log_rows(
+        call.query[sample, heads, tokens][:, positions],
+        call.key[sample, heads // group, tokens],
+        positions,
+        scaling=call.geometry.scaling,
+        window=call.geometry.window,
+        softcap=call.geometry.softcap,
+        sink=None if call.sink is None else call.sink[heads],
+    )
+
+
+def check(
+    student: AttentionCall,
+    teacher: AttentionCall,
+    targets: list[tuple[int, tuple[int, int], list[int], list[int] | None]],
+    *,
+    values_within: float = 1e-5,
+) -> None:
+    """Values, and the gradients under an upstream gradient that is not 1, against float64."""
+    dtype = student.query.dtype
+    inputs = [part for part in (student.query, student.key, student.sink) if part is not None]
+    samples, expected = [], []
+    for sample, span, heads, positions in targets:
+        kept = torch.tensor(heads)
+        asked = None if positions is None else torch.tensor(positions)
+        samples.append(SampleTeacher(sample, span, kept, asked, rows_of_call(teacher, sample, span, kept, asked)))
+        every = torch.arange(span[1] - span[0]) if asked is None else asked
+        log_teacher, log_student = (log_rows(call, sample, span, kept, every) for call in (teacher, student))
+        expected.append(by_definition.mean_divergence(log_teacher.detach(), log_student))
+    upstream = torch.linspace(1, 3, len(targets))
+    found = attention_divergence(student, samples)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), torch.stack(expected), rtol=values_within, atol=1e-7)
+    found_gradients = torch.autograd.grad(found, inputs, upstream)
+    doubles = torch.autograd.grad(torch.stack(expected), inputs, upstream.double())
+    for one, two in zip(found_gradients, doubles, strict=True):
+        assert one.dtype == dtype
+        assert by_definition.relative_error(one, two, 1e-6) < GRADIENT_TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", GRADIENT_TOLERANCE, ids=str)
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+def test_precisions_and_shared_keys(dtype: torch.dtype, key_heads: int) -> None:
+    student = random_call((21, 17), key_heads=key_heads, dtype=dtype)
+    check(student, moved(student), [(0, (0, 21), [0, 1, 3], None), (1, (4, 21), [2], [0, 3, 16])])
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 111, 127, 128, 129, 257])
+@pytest.mark.parametrize("window", [None, 50])
+def test_lengths(length: int, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(divergence, "block_size", lambda heads, length: 64)
+    student = random_call((length,), geometry=Geometry(0.4, window))
+    check(student, moved(student), [(0, (0, length), [0, 2, 3], None)])
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 40])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("sink", [False, True])
+@pytest.mark.parametrize("positions", [None, [0], [2, 2, 7, 19, 30, 30, 34], list(range(35))], ids=str)
+def test_geometries_and_queries_over_small_blocks(
+    window: int | None, softcap: float | None, sink: bool, positions: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(divergence, "block_size", lambda heads, length: 3)
+    student = random_call((35,), geometry=Geometry(0.3, window, softcap), sink=sink)
+    check(student, moved(student), [(0, (0, 35), [1, 2], positions)])
+
+
+def test_blocks_are_cut_by_size() -> None:
+    assert rows.block_size(4, 1 << 20) == 16
+    assert rows.block_size(1, 64) == 64
+    assert [(b.start, b.stop) for b in rows.blocks(7, 3)] == [(0, 3), (3, 6), (6, 7)]
+
+
+@pytest.mark.parametrize("spread", [0.0, 10.0])
+def test_uniform_and_saturated_maps(spread: float) -> None:
+    """Rows that put all on one key, and rows that tell no keys apart, give finite numbers."""
+    student = random_call((40,), spread=spread)
+    check(student, moved(student), [(0, (0, 40), [0, 1, 2, 3], None)], values_within=1e-4)
+
+
+def test_equal_maps_are_zero_with_zero_gradient() -> None:
+    student = random_call((33,), sink=True, geometry=Geometry(0.4, 7, 3.0))
+    heads = torch.arange(4)
+    teacher = SampleTeacher(0, (0, 33), heads, None, rows_of_call(student, 0, (0, 33), heads))
+    value = attention_divergence(student, [teacher])
+    assert value.item() == 0
+    value.sum().backward()
+    assert student.query.grad is not None
+    assert not student.query.grad.any()
+
+
+def test_no_teacher_no_value() -> None:
+    assert attention_divergence(random_call((5,)), []).shape == (0,)
+
+
+def test_second_derivative_is_refused_and_not_wrong() -> None:
+    student = random_call((5,))
+    heads = torch.tensor([0])
+    teacher = SampleTeacher(0, (0, 5), heads, None, rows_of_call(moved(student), 0, (0, 5), heads))
+    value = attention_divergence(student, [teacher]).square().sum()
+    (first,) = torch.autograd.grad(value, student.query, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_autocast_does_not_reach_the_numbers() -> None:
+    student = random_call((70,))
+    teacher = moved(student)
+    heads = torch.tensor([0, 2])
+
+    def value_and_gradients() -> list[Tensor]:
+        target = SampleTeacher(0, (0, 70), heads, None, rows_of_call(teacher, 0, (0, 70), heads))
+        value = attention_divergence(student, [target])
+        return [value.detach(), *torch.autograd.grad(value.sum(), [student.query, student.key])]
+
+    plain = value_and_gradients()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for one, two in zip(value_and_gradients(), plain, strict=True):
+            assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["tf32", "bf16"])
+def test_precision_settings_are_left_as_they_were(name: str) -> None:
+    backend = torch.backends.cuda.matmul if name == "tf32" else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = backend.fp32_precision
+    try:
+        backend.fp32_precision = name
+        with divergence.full_precision():
+            assert backend.fp32_precision == "ieee"
+        assert backend.fp32_precision == name
+    finally:
+        backend.fp32_precision = before
+
+
+def test_gradient_of_float16_survives_small_upstream() -> None:
+    """What float16 could not hold before the loss weight reaches it is not lost."""
+    student = random_call((20,), dtype=torch.float16)
+    teacher = replace(moved(student), query=student.query.detach() + 1e-2, key=student.key.detach())
+    heads = torch.arange(4)
+    target = SampleTeacher(0, (0, 20), heads, None, rows_of_call(teacher, 0, (0, 20), heads))
+    weight = torch.full((1,), 1e6)
+    (found,) = torch.autograd.grad(attention_divergence(student, [target]), student.query, weight)
+    log_teacher = log_rows(teacher, 0, (0, 20), heads, torch.arange(20))
+    expected = by_definition.mean_divergence(log_teacher, log_rows(student, 0, (0, 20), heads, torch.arange(20)))
+    (exact,) = torch.autograd.grad(expected * 1e6, student.query)
+    assert by_definition.relative_error(found, exact) < 2e-3
