@@ -68,9 +68,9 @@ def hide(scores: Tensor, positions: Tensor, first_key: int, window: int | None, 
     """Sets what a query does not see to `value`, in place: scores [heads, rows, columns], positions [rows]."""
     start, stop = int(positions[0]), int(positions[-1])
     keys = torch.arange(first_key, first_key + scores.shape[-1], device=scores.device)
-    if stop > start:
-        # Keys up to the block's first query are seen by all of it.
-        late = max(start + 1 - first_key, 0)
+    # Keys up to the block's first query are seen by all of it.
+    late = max(start + 1 - first_key, 0)
+    if late < scores.shape[-1]:
         scores[..., late:].masked_fill_(keys[late:] > positions[:, None], value)
     if window is not None and stop - first_key >= window:
         early = max(stop - window + 1 - first_key, 0)

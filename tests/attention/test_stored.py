@@ -1,0 +1,140 @@
+"""Every stored form of the teacher gives back its rows, within the error that its bits allow."""
+
+from __future__ import annotations
+
+import math
+
+import attention_definitions as by_definition
+import pytest
+import torch
+from torch import Tensor
+
+from seekr.attention import stored
+from seekr.attention.rows import LOG_ZERO, visible_columns
+from seekr.attention.stored import Form, LayerTeacher, decode, encode, smallest_form
+from seekr.attention.tap import AttentionCall, Geometry
+
+LENGTH = 37
+POSITIONS = {"every": None, "some": [0, 1, 5, 6, 20, 35], "last": [36], "first": [0]}
+
+
+def layer_teacher(
+    *,
+    size: int = 8,
+    length: int = LENGTH,
+    positions: list[int] | None = None,
+    geometry: Geometry | None = None,
+    sink: bool = False,
+    dtype: torch.dtype = torch.float32,
+    heads: tuple[int, ...] = (0, 2, 5),
+) -> LayerTeacher:
+    query, key = torch.randn(2, 6, length, size).to(dtype), torch.randn(2, 3, length, size).to(dtype)
+    key = key + 8 * (torch.arange(size) == 1).to(dtype)  # one large channel that all keys share
+    sinks = torch.randn(6).to(dtype) if sink else None
+    empty = torch.empty(0)
+    call = AttentionCall(query, key, empty, empty, geometry or Geometry(size**-0.5), sinks, None)
+    asked = None if positions is None else torch.tensor(positions)
+    return LayerTeacher.of_call(call, 1, (0, length), torch.tensor(heads), asked)
+
+
+def both(teacher: LayerTeacher, form: Form) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of all rows as they were and as they are read back, hidden entries at LOG_ZERO."""
+    kept = encode(teacher, form)
+    read = decode(kept, form, teacher.positions, teacher.geometry, teacher.query.shape[-1])
+    columns, rows = slice(0, teacher.key.shape[1]), slice(0, len(teacher.positions))
+    return teacher.rows().log_probs(rows, columns), read.log_probs(rows, columns)
+
+
+def seen(teacher: LayerTeacher) -> Tensor:
+    mask = by_definition.visible(teacher.key.shape[1], teacher.geometry.window)[teacher.positions]
+    return mask if teacher.sink is None else torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+
+
+@pytest.mark.parametrize("form", ["exact", "query_key", "rows"])
+@pytest.mark.parametrize("positions", POSITIONS.values(), ids=POSITIONS)
+@pytest.mark.parametrize("window", [None, 1, 6, 100])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("sink", [False, True])
+def test_rows_come_back(
+    form: Form, positions: list[int] | None, window: int | None, softcap: float | None, sink: bool
+) -> None:
+    teacher = layer_teacher(positions=positions, geometry=Geometry(0.35, window, softcap), sink=sink)
+    expected, found = both(teacher, form)
+    assert found.shape == expected.shape
+    if form == "exact":
+        assert torch.equal(found, expected)
+    hidden = ~seen(teacher)
+    assert (found[:, hidden] < LOG_ZERO / 2).all()
+    assert torch.allclose(found.exp().sum(-1), torch.ones(found.shape[:2]), atol=1e-5)
+    bound = {"exact": 0.0, "rows": stored._RANGE / 254, "query_key": 0.25}[form]
+    assert (found - expected)[:, ~hidden].abs().max() <= bound + 1e-5
+    divergence = (expected.exp() * (expected - found)).sum(-1)
+    assert divergence.min() > -1e-5
+    assert divergence.mean() < {"exact": 1e-7, "rows": 2e-4, "query_key": 5e-4}[form]
+
+
+@pytest.mark.parametrize("form", ["exact", "query_key", "rows"])
+@pytest.mark.parametrize("size", [5, 8, 12, 16, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_head_dimensions_and_precisions(form: Form, size: int, dtype: torch.dtype) -> None:
+    teacher = layer_teacher(size=size, dtype=dtype, positions=[3, 30], heads=(1, 4))
+    expected, found = both(teacher, form)
+    visible = seen(teacher)
+    assert (found - expected)[:, visible].abs().max() <= {"exact": 0, "rows": 0.07, "query_key": 0.25}[form]
+
+
+@pytest.mark.parametrize("form", ["query_key", "rows"])
+def test_blocks_read_the_same_as_the_whole(form: Form) -> None:
+    positions = [0, 3, 4, 11, 12, 30, 36]
+    teacher = layer_teacher(positions=positions, geometry=Geometry(0.35, 9), sink=True)
+    read = decode(encode(teacher, form), form, teacher.positions, teacher.geometry, 8)
+    whole = read.log_probs(slice(0, 7), slice(0, LENGTH))
+    for rows in (slice(0, 2), slice(2, 5), slice(5, 7)):
+        columns = visible_columns(teacher.positions[rows], 9)
+        part = read.log_probs(rows, columns)
+        kept = torch.cat([whole[:, rows, columns], whole[:, rows, -1:]], 2)
+        assert torch.allclose(part.exp(), kept.exp(), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 16])
+def test_packing_is_exact(size: int) -> None:
+    """Whole numbers up to 63 are what the codes are: they come back to the bit."""
+    values = torch.randint(-63, 64, (5, 11, size)).float()
+    values[..., 0] = torch.where(torch.rand(5, 11) < 0.5, 63.0, -63.0)
+    packed, scale = stored._quantize(values)
+    assert packed.shape == (5, 11, 7 * math.ceil(size / 8))
+    assert torch.equal(stored._dequantize(packed, scale, size), values)
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 1e-2, 1.0, 1e4])
+def test_quantization_error_is_half_a_step(magnitude: float) -> None:
+    values = magnitude * torch.randn(50, 13)
+    packed, scale = stored._quantize(values)
+    error = (stored._dequantize(packed, scale, 13) - values).abs()
+    # The scale is rounded to float16, by 2^-11 of 63 steps at most.
+    assert (error <= 0.54 * scale.float()[:, None]).all()
+
+
+def test_rotation_keeps_products() -> None:
+    for size in (1, 5, 64):
+        rotation = stored._rotation(size, torch.device("cpu"))
+        assert torch.allclose(rotation @ rotation.T, torch.eye(size), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("length", "queries", "size"), [(20, 20, 64), (400, 400, 16), (300, 5, 64), (300, 100, 8), (40, 40, 128)]
+)
+def test_the_smallest_form_is_the_smallest(length: int, queries: int, size: int) -> None:
+    heads = (0, 1, 4)
+    positions = torch.randperm(length)[:queries].sort().values.tolist()
+    teacher = layer_teacher(size=size, length=length, positions=positions, heads=heads)
+    nbytes = {form: sum(tensor.nbytes for tensor in encode(teacher, form).values()) for form in ("query_key", "rows")}  # type: ignore[arg-type]
+    chosen = smallest_form(len(heads), len(teacher.key), size, queries, length)
+    assert nbytes[chosen] <= 1.05 * min(nbytes.values())
+
+
+def test_only_the_keys_of_the_chosen_heads_are_kept() -> None:
+    teacher = layer_teacher(heads=(2, 3))
+    assert teacher.key.shape[0] == 1
+    assert teacher.key_of_head.tolist() == [0, 0]
+    assert encode(teacher, "exact")["key"].shape == (1, LENGTH, 8)
