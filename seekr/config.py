@@ -188,7 +188,8 @@ def resolve_paths(config: Config, folder: Path) -> Config:
 
 def _resolve(name: str, folder: Path) -> str:
     path = folder / Path(name).expanduser()
-    plainly_a_path = name.startswith((".", "/", "~")) or Path(name).suffix in (".json", ".jsonl")
+    # Names of the hub have one slash at most.
+    plainly_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in (".json", ".jsonl")
     return str(path.absolute()) if plainly_a_path or path.exists() else name
 
 

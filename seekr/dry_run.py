@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
 from seekr.arguments import training_arguments
 from seekr.preparation import PlannedStage, Prepared, Request, prepare
-from seekr.tables import size
+from seekr.report.terminal import readable_bytes
+from seekr.tables import console
 from seekr.training.order import StepPlan
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -31,15 +31,15 @@ class StagePlan:
 def print_plan(request: Request) -> None:
     """Resolves and checks a request as `seekr learn` does, and prints what it would do. Touches nothing."""
     prepared = prepare(request)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    out = console()
     config = prepared.config
-    console.print(f"model       {config.model}, {config.dtype}, {prepared.max_length} tokens at most")
+    out.print(f"model       {config.model}, {config.dtype}, {prepared.max_length} tokens at most")
     settings = ", ".join(f"{key} {value}" for key, value in prepared.method.settings().items() if key != "name")
-    console.print(f"method      {prepared.method.name}{': ' + settings if settings else ''}")
-    console.print(f"training    {_pairs(prepared.training)}")
+    out.print(f"method      {prepared.method.name}{': ' + settings if settings else ''}")
+    out.print(f"training    {_pairs(prepared.training)}")
     if config.lora is not None:
-        console.print(f"lora        {_pairs(config.lora)}")
-    console.print(f"output_dir  {prepared.run}")
+        out.print(f"lora        {_pairs(config.lora)}")
+    out.print(f"output_dir  {prepared.run}")
     table = Table()
     for heading in ("", "task", "rows", "test", "task steps", "replay steps", "kept", "prompts cut", "answers cut", ""):
         table.add_column(heading, justify="left" if heading in ("", "task") else "right")
@@ -58,16 +58,16 @@ def print_plan(request: Request) -> None:
             str(sum(summary.cut_answers for summary in summaries)),
             "done" if done else "" if stage.learn else "a skill of the base model",
         )
-    console.print(table)
+    out.print(table)
     for data in prepared.tasks:
         for warning in data.summary.warnings():
-            console.print(f"{data.task.name}: {warning}")
-    stages, working = disk(prepared)
-    console.print(
-        f"disk        {size(stages)} for the weights of the stages, {size(working)} more while a task is learned, "
+            out.print(f"{data.task.name}: {warning}")
+    stages, working = map(readable_bytes, disk(prepared))
+    out.print(
+        f"disk        {stages} for the weights of the stages, {working} more while a task is learned, "
         "besides what is kept of the tasks",
     )
-    console.print("nothing was written (--dry-run)")
+    out.print("nothing was written (--dry-run)")
 
 
 def plan_run(prepared: Prepared) -> list[StagePlan]:

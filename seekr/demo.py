@@ -1,0 +1,119 @@
+"""The demo: the built-in tasks learned with several methods, side by side, from one command."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from seekr.builtin import TASKS, builtin_model, builtin_rows
+from seekr.builtin.tasks import Split
+from seekr.errors import InputError
+from seekr.learner import learn
+from seekr.report import read_runs, write_report
+from seekr.report.terminal import methods_table
+from seekr.run import Run
+from seekr.stages import read_json, write_json
+from seekr.tables import console
+from seekr.tasks import Task
+
+METHODS: dict[str, dict[str, Any]] = {
+    "sequential": {},
+    "replay": {"replay_ratio": 0.02},
+    "derpp": {"replay_ratio": 0.02},
+    "seekr": {"replay_ratio": 0.02, "query_budget": None, "attention_weight": 100.0},
+    "joint": {},
+}
+"""In the order of the table; what keeps samples keeps the same number of them."""
+
+TRAINING = {
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "adam_beta2": 0.95,
+    "per_device_train_batch_size": 32,
+    "num_train_epochs": 3,
+}
+ROWS: dict[Split, int] = {"train": 1000, "eval": 100, "test": 100}
+MAX_NEW_TOKENS = 8
+
+
+def run_demo(output_dir: Path, *, seed: int = 0, json_file: Path | None = None, split: Split = "test") -> list[Run]:
+    """Learns the built-in tasks with every method into `output_dir/<method>/`, prints a table and writes a page.
+
+    Stopped, it goes on where it was, as any run does. `split` "eval" scores on rows that settings may be chosen on.
+    Raises InputError where `output_dir` holds a demo of another seed, or something else.
+    """
+    out = console()
+    tasks = write_tasks(output_dir, seed, split)
+    runs = []
+    for number, (name, settings) in enumerate(METHODS.items(), start=1):
+        out.print(f"{number} of {len(METHODS)}: {name}")
+        folder = output_dir / name
+        with clocked(folder, output_dir / "seconds.json"):
+            run = learn(
+                model=builtin_model(),
+                tasks=tasks,
+                output_dir=folder,
+                method={"name": name, **settings},
+                training=TRAINING,
+                keep_stages="last",
+                seed=seed,
+            )
+        runs.append(run)
+        out.print(f"  overall performance {run.scores.overall_performance:.1f}")
+    folders = [run.folder for run in runs]
+    out.print(methods_table(read_runs(folders)))
+    out.print(f"page: {write_report(folders, output_dir / 'report.html')}")
+    if json_file is not None:
+        write_json(json_file, describe(runs, seed, read_json(output_dir / "seconds.json")))
+    return runs
+
+
+def write_tasks(output_dir: Path, seed: int, split: Split) -> list[Task]:
+    """The built-in tasks as files that a person can look at, drawn by `seed`. Raises InputError."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"--output-dir: {output_dir} is a file; give a folder")
+    splits: tuple[Split, Split] = ("train", split)
+    tasks = []
+    for name in TASKS:
+        folder = output_dir / "data" / f"seed-{seed}" / name
+        train, scored = (folder / f"{item}.json" for item in splits)
+        for file, item in zip((train, scored), splits, strict=True):
+            rows = builtin_rows(name, item, seed=seed, count=ROWS[item])
+            if not file.exists() or read_json(file) != rows:
+                write_json(file, rows)
+        tasks.append(Task(name, train=train, test=scored, max_new_tokens=MAX_NEW_TOKENS))
+    return tasks
+
+
+@contextmanager
+def clocked(folder: Path, file: Path) -> Iterator[None]:
+    """Adds the seconds of the block to those that the run in `folder` has taken before, unless it was finished."""
+    finished = (folder / "run.json").is_file() and all(item.state == "done" for item in Run(folder).status())
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        if not finished and folder.is_dir():
+            seconds = read_json(file) if file.is_file() else {}
+            seconds[folder.name] = seconds.get(folder.name, 0.0) + time.monotonic() - start
+            write_json(file, seconds)
+
+
+def describe(runs: list[Run], seed: int, seconds: dict[str, float]) -> dict[str, Any]:
+    """What `--json` writes: the machine, and one row a method."""
+    from seekr.bench import describe_machine
+
+    rows = [
+        {
+            "method": run.folder.name,
+            "seed": seed,
+            "overall_performance": run.scores.overall_performance,
+            "backward_transfer": run.scores.backward_transfer,
+            "seconds": round(seconds[run.folder.name], 1),
+        }
+        for run in runs
+    ]
+    return {"machine": describe_machine(), "rows": rows}

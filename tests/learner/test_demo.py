@@ -1,0 +1,43 @@
+"""The demo, cut down: every method in a folder of its own, a table, a page, and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from seekr import Run, demo
+from seekr.cli import main
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "TASKS", dict(list(demo.TASKS.items())[:2]))
+    monkeypatch.setattr(demo, "ROWS", {"train": 50, "eval": 4, "test": 4})
+    monkeypatch.setattr(demo, "TRAINING", {**demo.TRAINING, "max_steps": 2})
+
+
+def test_demo(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["demo", "--output-dir", str(tmp_path / "demo"), "--seed", "7", "--json", str(tmp_path / "demo.json")]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    content = json.loads((tmp_path / "demo.json").read_text())
+    methods = ["sequential", "replay", "derpp", "seekr", "joint"]
+    assert [row["method"] for row in content["rows"]] == methods
+    for row in content["rows"]:
+        assert row.keys() == {"method", "seed", "overall_performance", "backward_transfer", "seconds"}
+        assert row["seed"] == 7
+        assert row["method"] in out
+        assert row["seconds"] > 0
+        scores = Run(tmp_path / "demo" / row["method"]).scores
+        assert scores.overall_performance == row["overall_performance"]
+    assert "machine" in content
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert all(method in page for method in methods)
+
+    assert main(arguments) == 0  # everything is there: nothing is learned again
+    assert json.loads((tmp_path / "demo.json").read_text())["rows"] == content["rows"]
+    capsys.readouterr()
+    assert main(["demo", "--output-dir", str(tmp_path / "demo"), "--seed", "8"]) == 2
+    assert "seed is 7 there and 8 here" in capsys.readouterr().err
