@@ -1,0 +1,73 @@
+"""Ragged toy tasks, stages and replay batches, shared by the tests of memory and methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from seekr.batches import MicroBatch, Row, answer_tokens, collate
+from seekr.memory import KeptSample
+from seekr.methods import Method, TaskContext
+
+
+def toy_samples(count: int, *, seed: int = 0, shortest: int = 4, longest: int = 17) -> list[KeptSample]:
+    """Tokenized rows of odd lengths; the second half of each is its answer."""
+    draw = np.random.default_rng(seed)
+    samples = []
+    for _ in range(count):
+        length = int(draw.integers(shortest, longest + 1))
+        ids = draw.integers(3, 96, length).astype(np.int32)
+        labels = np.where(np.arange(length) < length // 2, -100, ids).astype(np.int32)
+        samples.append(KeptSample(ids, labels))
+    return samples
+
+
+@contextmanager
+def no_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    yield lambda done: None
+
+
+def context(folder: Path, model: nn.Module, samples: Sequence[KeptSample], **changes: object) -> TaskContext:
+    settings: dict[str, object] = {
+        "task": "toy", "index": 0, "learn": True, "seed": 0, "model": model, "before": None,
+        "tokenizer_fingerprint": "tokenizer", "model_fingerprint": "model", "pad_token_id": 0, "samples": samples,
+        "stages": [], "folder": folder, "track": no_progress,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    return TaskContext(**settings | changes)  # type: ignore[arg-type]
+
+
+def learn_stages(
+    method: Method, folder: Path, stages: Sequence[tuple[nn.Module | None, nn.Module, Sequence[KeptSample]]]
+) -> list[Path]:
+    """What is kept of each (model before, model after, samples), one stage after another; then the memories opened."""
+    done: list[Path] = []
+    for index, (before, after, samples) in enumerate(stages):
+        stage = folder / f"{index:02d}"
+        method.after_task(
+            context(
+                stage, after, samples, index=index, stages=list(done), learn=before is not None,
+                before=None if before is None else (lambda before=before: before),
+            )
+        )  # fmt: skip
+        done.append(stage)
+    method.before_task(context(folder / "next", stages[-1][1], [], stages=list(done), index=len(done)))
+    return done
+
+
+def replay_batch(
+    method: Method, rows: Sequence[Row], step_rows: Sequence[Row], weights: Sequence[float] | None = None
+) -> MicroBatch:
+    """One micro-batch of kept `rows` out of a step of `step_rows`."""
+    kept = [method.memories[memory].encoded(sample) for memory, sample in rows]
+    inputs = collate(kept, 0)
+    labels = inputs.pop("labels")
+    step_tokens = sum(answer_tokens(method.memories[memory].encoded(sample)) for memory, sample in step_rows)
+    return MicroBatch(
+        "replay", inputs, labels, torch.tensor(weights or [1.0] * len(rows)), list(rows), step_tokens, list(step_rows)
+    )
