@@ -119,7 +119,13 @@ def training_arguments(training: dict[str, Any], *, output_dir: Path, seed: int,
     if training.get("gradient_checkpointing") or training.get("activation_checkpointing"):
         training = {"gradient_checkpointing_kwargs": {"use_reentrant": False}} | training
     fixed = {"output_dir": str(output_dir), "seed": seed, "save_strategy": "steps", "remove_unused_columns": False}
-    defaults = {"report_to": "none", "disable_tqdm": True, "logging_nan_inf_filter": False, "save_total_limit": 2}
+    defaults = {
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,
+        "save_total_limit": 2,
+        "ddp_find_unused_parameters": False,  # every loss reaches every weight
+    }
     try:
         return TrainingArguments(**{**defaults, **training, **more, **fixed})
     except (ValueError, TypeError, ImportError) as error:

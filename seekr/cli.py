@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,6 +58,7 @@ def _give_up(message: str, status: int) -> int:
 
 def _quiet_libraries() -> None:
     # Their advice is for people who call these libraries, and would bury our own lines.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -158,9 +160,12 @@ def _learn(arguments: argparse.Namespace) -> None:
         print_plan(request)
         return
     from seekr.learner import run_request
+    from seekr.processes import is_main
     from seekr.tables import print_scores
 
-    print_scores(run_request(request))
+    run = run_request(request)
+    if is_main():
+        print_scores(run)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from seekr.tasks import Encoded, EncodingSummary, Example, Task
 
 JOINT = "joint"
+OWN = {".lock", ".run.json.partial"}
+"""What a run may leave in its folder before run.json is there."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def check_folder(run: Path) -> None:
     """An output folder is new, empty, or holds a run. Raises InputError."""
     if run.exists() and not run.is_dir():
         raise InputError(f"output_dir: {run} is a file; give a folder")
-    if run.is_dir() and not (run / "run.json").exists() and any(path.name != ".lock" for path in run.iterdir()):
+    if run.is_dir() and not (run / "run.json").exists() and any(path.name not in OWN for path in run.iterdir()):
         raise InputError(f"output_dir: {run} holds files, but no run of seekr; give an empty or a new folder")
 
 
