@@ -43,9 +43,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[Pieces]) -> dict[
 
     Only what follows from the text before it is a label: the rest is random, and would be noise.
     """
-    encodings = tokenizer(
-        ["".join(piece for piece, _ in text) for text in texts], return_offsets_mapping=True
-    )
+    encodings = tokenizer(["".join(piece for piece, _ in text) for text in texts], return_offsets_mapping=True)
     length = max(map(len, encodings["input_ids"])) + 1
     input_ids = torch.full((len(texts), length), tokenizer.pad_token_id)
     mask = torch.zeros_like(input_ids)
@@ -67,7 +65,7 @@ def pretrain(
     *,
     seed: int,
     steps: int,
-    batch_size: int = 64,
+    batch_size: int = 32,
     learning_rate: float = 2e-3,
 ) -> None:
     """Trains in place on texts drawn from the seed; AdamW, a short warm-up and a cosine down to nothing."""
@@ -79,8 +77,7 @@ def pretrain(
     )
     model.train()
     for step in range(1, steps + 1):
-        lines = rng.randint(1, 2)
-        batch = encode(tokenizer, [draw_text(rng, lines) for _ in range(batch_size)])
+        batch = encode(tokenizer, [draw_text(rng) for _ in range(batch_size)])
         loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -93,7 +90,7 @@ def pretrain(
 
 
 def make_model(
-    output: Path, *, seed: int = 0, steps: int = 6000, layers: int = 4, width: int = 128, heads: int = 8
+    output: Path, *, seed: int = 0, steps: int = 2400, layers: int = 4, width: int = 128, heads: int = 8
 ) -> None:
     """Writes model and tokenizer to the folder `output`, ready for `from_pretrained`.
 
@@ -115,11 +112,9 @@ def make_model(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder to write the model and tokenizer to"
-    )
+    parser.add_argument("--output", type=Path, required=True, help="folder to write the model and tokenizer to")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=6000, help="optimizer steps of pre-training")
+    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps of pre-training")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     make_model(arguments.output, seed=arguments.seed, steps=arguments.steps)

@@ -87,9 +87,7 @@ def builtin_rows(task: str, split: Split, *, seed: int, count: int) -> list[Row]
     if task not in TASKS:
         raise InputError(f"task {task!r} is not built in; the built-in tasks are {', '.join(TASKS)}")
     if split not in _TENTHS:
-        raise InputError(
-            f"split {split!r} of task {task!r} does not exist; the splits are train, eval and test"
-        )
+        raise InputError(f"split {split!r} of task {task!r} does not exist; the splits are train, eval and test")
     rng = random.Random(f"{task} {split} {seed}")
     rows: dict[str, Row] = {}
     repeats = 0
@@ -100,9 +98,7 @@ def builtin_rows(task: str, split: Split, *, seed: int, count: int) -> list[Row]
             continue
         repeats = repeats + 1 if prompt in rows else 0
         if repeats > 1000:
-            raise InputError(
-                f"task {task!r} has no {count} different prompts in split {split!r}; ask for fewer rows"
-            )
+            raise InputError(f"task {task!r} has no {count} different prompts in split {split!r}; ask for fewer rows")
         rows[prompt] = {"prompt": prompt, "answer": answer}
     return list(rows.values())
 

@@ -30,22 +30,22 @@ def _repeated_words(rng: random.Random) -> Pieces:
 
 
 def _recalled(rng: random.Random) -> Pieces:
-    """Letters with numbers, and the same in another order: `k42,d73;d73,k42`."""
+    """Letters with numbers, and the same in another order: `k42,d73;d>73,k>42`."""
     keys = rng.sample(string.ascii_lowercase, rng.randint(2, 5))
     numbers = {key: f"{rng.randrange(100):02d}" for key in keys}
     pieces: Pieces = [(",".join(key + numbers[key] for key in keys), False)]
     for place, key in enumerate(rng.sample(keys, len(keys))):
-        pieces += [((";" if place == 0 else ",") + key, False), (numbers[key], True)]
+        pieces += [(f"{',' if place else ';'}{key}>", False), (numbers[key], True)]
     return pieces
 
 
 def _enclosed(rng: random.Random) -> Pieces:
-    """Letters, some of them in parentheses, and those once more: `kd(axq)zt~axq`."""
+    """Letters, some of them in parentheses, and those once more: `kd(axq)zt/axq`."""
     letters = _letters(rng, 5, 9)
     start, end = sorted(rng.sample(range(len(letters) + 1), 2))
     marks = rng.choice(["()", "{}", "[]"])
     text = letters[:start] + marks[0] + letters[start:end] + marks[1] + letters[end:]
-    return [(f"{text}~", False), (letters[start:end], True)]
+    return [(f"{text}/", False), (letters[start:end], True)]
 
 
 def _ordered(rng: random.Random) -> Pieces:
@@ -63,9 +63,9 @@ def _alphabet(rng: random.Random) -> Pieces:
 
 
 def _summed(rng: random.Random) -> Pieces:
-    """Two numbers and their sum: `37,45>82`."""
+    """Two numbers and their sum: `37+45~82`."""
     first, second = rng.randrange(100), rng.randrange(100)
-    return [(f"{first},{second}>", False), (str(first + second), True)]
+    return [(f"{first}+{second}~", False), (str(first + second), True)]
 
 
 def _capital(rng: random.Random) -> Pieces:
@@ -83,21 +83,21 @@ def _mirrored(rng: random.Random) -> Pieces:
 SKILLS: dict[Callable[[random.Random], Pieces], int] = {
     _repeated: 2,
     _repeated_words: 1,
-    _recalled: 3,
+    _recalled: 5,
     _enclosed: 2,
-    _ordered: 4,
+    _ordered: 2,
     _alphabet: 1,
     _summed: 5,
     _capital: 1,
-    _mirrored: 3,
+    _mirrored: 2,
 }
 """The patterns, and how often each is drawn."""
 
 
-def draw_text(rng: random.Random, lines: int = 1) -> Pieces:
-    """One text of `lines` patterns of one kind, a line each."""
-    (skill,) = rng.choices(list(SKILLS), weights=list(SKILLS.values()))
-    pieces = skill(rng)
-    for _ in range(lines - 1):
-        pieces += [("\n", False), *skill(rng)]
+def draw_text(rng: random.Random, length: int = 40) -> Pieces:
+    """Patterns of any kind, a line each, until the text has at least `length` characters."""
+    kinds, weights = list(SKILLS), list(SKILLS.values())
+    pieces = rng.choices(kinds, weights)[0](rng)
+    while sum(len(piece) for piece, _ in pieces) < length:
+        pieces += [("\n", False), *rng.choices(kinds, weights)[0](rng)]
     return pieces

@@ -42,9 +42,7 @@ def test_answers_are_right(task: str, seed: int) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_no_prompt_stands_in_two_splits_of_whatever_seed(task: str) -> None:
     prompts = {
-        split: {
-            row["prompt"] for seed in range(4) for row in builtin_rows(task, split, seed=seed, count=count)
-        }
+        split: {row["prompt"] for seed in range(4) for row in builtin_rows(task, split, seed=seed, count=count)}
         for split, count in {"train": 2000, "eval": 400, "test": 400}.items()
     }
     assert not prompts["train"] & prompts["eval"]
