@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from seekr.arguments import training_arguments
-from seekr.preparation import PlannedStage, Prepared, Request, prepare
+from seekr.preparation import Prepared, Request, prepare
 from seekr.report.terminal import readable_bytes
 from seekr.tables import console
+from seekr.task_data import PlannedStage
 from seekr.training.order import StepPlan
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -41,14 +42,14 @@ def print_plan(request: Request) -> None:
         out.print(f"lora        {_pairs(config.lora)}")
     out.print(f"output_dir  {prepared.run}")
     table = Table()
-    for heading in ("", "task", "rows", "test", "task steps", "replay steps", "kept", "prompts cut", "answers cut", ""):
+    for heading in ("", "task", "rows", "test", "task steps", "replay steps", "kept", "prompts cut", "answers cut"):
         table.add_column(heading, justify="left" if heading in ("", "task") else "right")
     for plan in plan_run(prepared):
         stage, summaries = plan.stage, [data.summary for data in plan.stage.data]
         done = stage.index < len(prepared.finished)
         table.add_row(
             str(stage.index),
-            stage.name,
+            stage.name + (" (done)" if done else "" if stage.learn else " (skill)"),
             str(plan.rows),
             str(sum(len(data.test) for data in stage.data)),
             str(plan.task_steps) if stage.learn else "–",
@@ -56,7 +57,6 @@ def print_plan(request: Request) -> None:
             str(plan.kept),
             str(sum(summary.cut_prompts for summary in summaries)),
             str(sum(summary.cut_answers for summary in summaries)),
-            "done" if done else "" if stage.learn else "a skill of the base model",
         )
     out.print(table)
     for data in prepared.tasks:

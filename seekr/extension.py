@@ -8,8 +8,9 @@ from typing import Any
 
 from seekr.config import parse_yaml
 from seekr.errors import InputError, nearest
-from seekr.preparation import JOINT, Request
+from seekr.preparation import Request
 from seekr.run import Run
+from seekr.task_data import JOINT
 
 
 def extend(source: Path, text: str, output_dir: Path | None) -> Request:

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from seekr.cells import ScoreBook
 from seekr.config import IN_MEMORY, make_config, resolve_paths
 from seekr.errors import InputError, RunError
@@ -112,6 +114,11 @@ def run_request(request: Request) -> Run:
         raise KeyboardInterrupt(
             f"interrupted; what was learned is kept in {prepared.run}, and the same command goes on from there"
         ) from None
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"out of memory ({str(error).splitlines()[0]}); what was finished is kept in {prepared.run}. A smaller "
+            "training.per_device_train_batch_size with a larger gradient_accumulation_steps is the same training"
+        ) from None
     return Run(prepared.run)
 
 
@@ -131,6 +138,8 @@ def begin(prepared: Prepared) -> None:
     write_json(prepared.run / "run.json", describe_run(prepared))
     if prepared.source is not None:
         copy_run(prepared.source, prepared.run)
+    for stage in prepared.finished:  # where a run was stopped between putting a stage in place and clearing up
+        shutil.rmtree(prepared.run / "working" / stage.name, ignore_errors=True)
 
 
 def copy_run(source: Path, run: Path) -> None:

@@ -7,15 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from seekr.arguments import training_arguments
-from seekr.errors import RunError
 from seekr.interruption import stopping_politely
 from seekr.methods import TaskContext
 from seekr.models import load_stage, save_model, with_adapter
-from seekr.preparation import PlannedStage, Prepared
+from seekr.preparation import Prepared
 from seekr.processes import is_main, wait_for_all
 from seekr.progress import bar
 from seekr.stages import (
@@ -27,6 +25,7 @@ from seekr.stages import (
     working_folder,
     write_json,
 )
+from seekr.task_data import PlannedStage
 from seekr.training.order import task_seed
 from seekr.training.trainer import ContinualTrainer
 
@@ -114,13 +113,7 @@ def learn_stage(
             pad_token_id=prepared.tokenizer.pad_token_id,
             callbacks=[interruption, *prepared.callbacks],
         )
-        try:
-            trainer.train(resume_from_checkpoint=True)
-        except torch.OutOfMemoryError as error:
-            raise RunError(
-                f"task {stage.name!r}: out of memory ({str(error).splitlines()[0]}); what was finished stays. "
-                "A smaller per_device_train_batch_size with a larger gradient_accumulation_steps is the same training"
-            ) from None
+        trainer.train(resume_from_checkpoint=True)
     # What accelerate wrapped around the forward (autocast) is for training only.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()

@@ -1,0 +1,122 @@
+"""Tasks as a run holds them: read, tokenized, in the order of their stages, and what may not change of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seekr.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from seekr.tasks import Encoded, EncodingSummary, Example, Task
+
+JOINT = "joint"
+"""The name of the one stage of a run that learns all tasks at once."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task, read and tokenized. `prompts` belong to `samples`, `test_prompts` are the tokens to generate from."""
+
+    task: Task
+    samples: list[Encoded]
+    prompts: list[str]
+    summary: EncodingSummary
+    test: list[Example]
+    test_prompts: list[np.ndarray]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What may not change once the task is learned; the hashes are of the tokens."""
+        task = self.task
+        rows = (part for sample in self.samples for part in (sample.input_ids, sample.labels))
+        answers = [repr(example.references).encode() for example in self.test]
+        return {
+            "learn": task.learn,
+            "rows": len(self.samples),
+            "train": _digest(rows),
+            "num_train_epochs": task.num_train_epochs,
+            "test": _digest(self.test_prompts, answers) if self.test else None,
+            "max_new_tokens": task.max_new_tokens,
+        }
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a run: one task, or with the method joint all tasks that are learned."""
+
+    index: int
+    name: str
+    learn: bool
+    data: list[TaskData]
+
+    @property
+    def samples(self) -> list[Encoded]:
+        return [sample for data in self.data for sample in data.samples]
+
+    @property
+    def prompts(self) -> list[str]:
+        return [prompt for data in self.data for prompt in data.prompts]
+
+    @property
+    def num_train_epochs(self) -> float | None:
+        return self.data[0].task.num_train_epochs
+
+    def identity(self) -> dict[str, Any]:
+        """What the finished stage keeps in stage.json, to be compared on every later start."""
+        return {"name": self.name, "tasks": {data.task.name: data.identity for data in self.data}}
+
+
+def order_tasks(tasks: list[Task], *, joint: bool) -> list[Task]:
+    """Skills come before everything that is trained: they are what the base model can do. Raises InputError."""
+    ordered = sorted(tasks, key=lambda task: task.learn)  # stable: the order given within both kinds
+    learned = [task for task in tasks if task.learn]
+    if joint and not learned:
+        raise InputError("method joint: no task is learned; set learn: true for at least one")
+    if joint and len({task.num_train_epochs for task in learned}) > 1:
+        raise InputError("method joint learns all tasks at once: num_train_epochs of its tasks must be the same")
+    return ordered
+
+
+def plan_stages(data: list[TaskData], *, joint: bool) -> list[PlannedStage]:
+    """One stage a task; with `joint` a single one for all tasks that are learned."""
+    if joint:
+        return [PlannedStage(0, JOINT, True, [item for item in data if item.task.learn])]
+    return [PlannedStage(index, item.task.name, item.task.learn, [item]) for index, item in enumerate(data)]
+
+
+def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *, seed: int) -> TaskData:
+    """Reads the splits of a task and tokenizes them. Raises InputError with file and row."""
+    from seekr.tasks import EncodingSummary, encode_all, encode_prompts, read_split
+
+    train = read_split(task, "train", seed=seed)
+    test = read_split(task, "test", seed=seed) if task.test is not None else []
+    if task.eval is not None:
+        read_split(task, "eval", seed=seed)  # a broken file is told now, not by the first thing that uses it
+    samples = encode_all(train, tokenizer, max_length)
+    return TaskData(
+        task=task,
+        samples=samples,
+        prompts=[example.prompt_text for example in train],
+        summary=EncodingSummary.of(train, samples),
+        test=test,
+        test_prompts=encode_prompts(test, tokenizer, max_length, task.max_new_tokens),
+    )
+
+
+def _digest(arrays: Iterable[np.ndarray], texts: Iterable[bytes] = ()) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(len(array).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(array, dtype="<i4").tobytes())
+    for text in texts:
+        digest.update(len(text).to_bytes(8, "little"))
+        digest.update(text)
+    return digest.hexdigest()[:32]
