@@ -140,6 +140,12 @@ def test_the_student_that_was_stored_is_at_the_least() -> None:
         assert (stored.cross_entropy(teacher.detach() + torch.randn(6, 40)) > loss).all()
 
 
+def test_a_teacher_rounded_above_one_has_no_rest() -> None:
+    stored = TopLogits(torch.tensor([[0, 1]]), torch.tensor([[0.501, 0.501]]).log())
+    loss = stored.cross_entropy(torch.tensor([[0.0, 0.0, -90.0]]))
+    assert loss.item() == pytest.approx(2 * 0.501 * 0.6931, rel=1e-3)
+
+
 def test_no_answer_tokens() -> None:
     stored = TopLogits.of_logits(torch.randn(0, 7), 3, torch.float16)
     assert stored.cross_entropy(torch.randn(0, 7)).shape == (0,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import attention_definitions as by_definition
 import pytest
@@ -81,6 +82,14 @@ def test_head_dimensions_and_precisions(form: Form, size: int, dtype: torch.dtyp
     expected, found = both(teacher, form)
     visible = seen(teacher)
     assert (found - expected)[:, visible].abs().max() <= {"exact": 0, "rows": 0.07, "query_key": 0.25}[form]
+
+
+def test_what_all_keys_share_costs_no_bits() -> None:
+    """Some models put a large constant into a few key channels; softmax ignores it, and so does the stored form."""
+    teacher = layer_teacher()
+    expected, _ = both(teacher, "query_key")
+    _, shifted = both(replace(teacher, key=teacher.key + 300 * torch.rand(8)), "query_key")
+    assert (shifted - expected)[:, seen(teacher)].abs().max() < 0.25
 
 
 @pytest.mark.parametrize("form", ["query_key", "rows"])

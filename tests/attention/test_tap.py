@@ -31,6 +31,16 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         assert torch.equal(one, two)
 
 
+def test_recomputation_is_not_recorded() -> None:
+    model = by_definition.tiny_llama().train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with Tap(model) as tap:
+        logits = model(**model_inputs(by_definition.make_batch((7,)))).logits
+        first = dict(tap.calls)
+        logits.sum().backward()
+    assert all(tap.calls[layer] is call for layer, call in first.items())
+
+
 def test_reentrant_checkpointing_is_refused() -> None:
     student = by_definition.tiny_llama().train()
     student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from toy_tasks import context, learn_stages, replay_batch, toy_samples
 
-from seekr import measure_sensitivity, select_heads
+from seekr import measure_change, measure_sensitivity, select_heads
 from seekr.attention import attention_distillation_loss
 from seekr.batches import MicroBatch, Row, collate
 from seekr.errors import InputError
@@ -311,8 +311,10 @@ def test_measures_are_means_over_the_kept_samples(tmp_path: Path) -> None:
     samples = toy_samples(6)
     method = make_method(exact(replay_ratio=1.0))
     learn_stages(method, tmp_path, [(before, after, samples)])
-    found = load_file(tmp_path / "00" / "importance.safetensors")["sensitivity"]
-    assert by_definition.relative_error(found, measure_sensitivity(after, collate(samples, 0))) < 1e-5
+    found = load_file(tmp_path / "00" / "importance.safetensors")
+    batch = collate(samples, 0)
+    assert by_definition.relative_error(found["sensitivity"], measure_sensitivity(after, batch)) < 1e-5
+    assert by_definition.relative_error(found["change"], measure_change(before, after, batch)) < 1e-5
 
 
 def test_a_skill_is_remembered_by_sensitivity_alone(tmp_path: Path) -> None:
@@ -362,7 +364,7 @@ def test_task_loss_is_the_share_of_the_step() -> None:
         labels = inputs.pop("labels")
         rows = [(-1, index) for index in range(len(part))]
         batch = MicroBatch("task", inputs, labels, torch.ones(len(part)), rows, int(counted.sum()), rows)
-        total += float(method.task_loss(model, batch)["task"])
+        total += method.task_loss(model, batch)["task"].item()
     assert total == pytest.approx(float(expected), rel=1e-5)
     with pytest.raises(NotImplementedError, match="sequential keeps nothing to replay"):
         method.replay_loss(model, batch)
