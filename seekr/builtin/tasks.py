@@ -48,7 +48,7 @@ def _sort(rng: random.Random) -> tuple[str, str]:
 
 def _add(rng: random.Random) -> tuple[str, str]:
     """The sum of two numbers of two digits."""
-    first, second = rng.randint(10, 99), rng.randint(10, 99)
+    first, second = rng.randint(10, 59), rng.randint(10, 59)
     return f"{first}+{second}", str(first + second)
 
 
