@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attention_definitions as by_definition
@@ -230,6 +231,19 @@ def test_a_step_is_the_definition_however_it_is_cut(
         assert parts == pytest.approx(whole, rel=1e-6)
         for one, two in zip(found, gradients, strict=True):
             assert by_definition.relative_error(one, two, 1e-3) < 1e-5
+
+
+def test_weights_of_layers_where_samples_use_different_ones() -> None:
+    """Three samples of a memory with layers 0 and 1, one sample of a memory with layer 1 alone."""
+    rows = [(0, 0), (0, 1), (0, 2), (1, 0)]
+    both = {0: torch.tensor([1]), 1: torch.tensor([0, 2])}
+    for reduction, expected in (
+        ("per_sample", {(0, 0): 1 / 8, (0, 1): 1 / 8, (1, 1): 1 / 4}),
+        ("per_layer", {(0, 0): 1 / 6, (0, 1): 1 / 8, (1, 1): 1 / 8}),
+    ):
+        method = Seekr(reduction=reduction)  # type: ignore[arg-type]
+        method.memories = [SimpleNamespace(heads=both), SimpleNamespace(heads={1: both[1]})]  # type: ignore[list-item]
+        assert method.layer_weights(rows) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["replay", "derpp", "seekr"])
