@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from seekr.attention.rows import MapRows
-from seekr.attention.stored import Form, LayerTeacher, TeacherForm, decode, encode, smallest_form
+from seekr.attention.stored import decode
 from seekr.attention.tap import Geometry
-from seekr.batches import TokenizedRow, answer_tokens
 from seekr.errors import InputError
 from seekr.fingerprints import hash_file
 from seekr.losses import TopLogits
 
-_VERSION = 1
-_SHARD_BYTES = 1 << 28
+VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,110 +57,6 @@ class SampleTeacherSignals:
     def rows(self, layer: int, device: torch.device) -> MapRows:
         """The stored rows of the chosen heads of `layer`, on `device`."""
         return self.memory.rows(self.sample, layer, device)
-
-
-class MemoryWriter:
-    """Writes a memory folder, sample after sample, so that one shard at most is in RAM.
-
-    Args:
-        folder: the folder to make; `close` writes its `memory.json` last.
-        task: the task's name.
-        tokenizer_fingerprint, model_fingerprint: what the memory belongs to.
-        heads: layer → chosen heads; None where no attention is kept.
-        form: how attention is kept.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        task: str,
-        tokenizer_fingerprint: str,
-        model_fingerprint: str,
-        heads: Mapping[int, Tensor] | None = None,
-        form: TeacherForm = "auto",
-        logit_shift: bool = True,
-    ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._form = form
-        self._heads = dict(heads or {})
-        self._samples: list[TokenizedRow] = []
-        self._pending: dict[str, Tensor] = {}
-        self._layers: dict[int, dict[str, Any]] = {}
-        self._shards: list[dict[str, Any]] = []
-        self._forms: list[dict[str, Form]] = []
-        self._about: dict[str, Any] = {
-            "version": _VERSION,
-            "task": task,
-            "tokenizer": tokenizer_fingerprint,
-            "model": model_fingerprint,
-            "heads": {str(layer): chosen.tolist() for layer, chosen in self._heads.items()},
-            "logit_shift": logit_shift,
-        }
-
-    def add(
-        self,
-        sample: TokenizedRow,
-        *,
-        attention: Mapping[int, LayerTeacher] | None = None,
-        positions: Tensor | None = None,
-        logits: TopLogits | None = None,
-    ) -> None:
-        """Adds a kept sample with what its teacher says; `positions` are the queries of `attention`, None = all."""
-        index = len(self._samples)
-        self._samples.append(sample)
-        forms: dict[str, Form] = {}
-        if positions is not None:
-            self._pending[f"{index}/positions"] = positions.to(torch.int32).cpu()
-        for layer, teacher in (attention or {}).items():
-            form = self._form if self._form != "auto" else _smallest(teacher)
-            forms[str(layer)] = form
-            for name, tensor in encode(teacher, form).items():
-                self._pending[f"{index}/{layer}/{name}"] = tensor.cpu().contiguous()
-            self._layers[layer] = {"size": teacher.query.shape[-1], "geometry": asdict(teacher.geometry)}
-        if logits is not None:
-            self._pending[f"{index}/logit_ids"] = logits.ids.cpu()
-            self._pending[f"{index}/logit_log_probs"] = logits.log_probs.cpu()
-        self._forms.append(forms)
-        if sum(tensor.nbytes for tensor in self._pending.values()) >= _SHARD_BYTES:
-            self._flush()
-
-    def close(self) -> None:
-        """Writes what is pending, the samples, and the index that makes the folder a memory."""
-        self._flush()
-        lengths = [len(sample.input_ids) for sample in self._samples]
-        samples = {
-            "input_ids": torch.from_numpy(_join([sample.input_ids for sample in self._samples])),
-            "labels": torch.from_numpy(_join([sample.labels for sample in self._samples])),
-            "ends": torch.tensor(lengths).cumsum(0),
-        }
-        save_file(samples, self._folder / "samples.safetensors")
-        self._about |= {
-            "samples": len(self._samples),
-            "answer_tokens": [answer_tokens(sample) for sample in self._samples],
-            "layers": {str(layer): known for layer, known in sorted(self._layers.items())},
-            "forms": self._forms,
-            "shards": self._shards,
-            "samples_sha256": hash_file(self._folder / "samples.safetensors"),
-            "facts": {},
-        }
-        self.note()
-
-    def note(self, **facts: Any) -> None:
-        """Keeps measured `facts` (such as the attention floor) with a closed memory."""
-        self._about["facts"] |= facts
-        (self._folder / "memory.json").write_text(json.dumps(self._about, indent=1) + "\n")
-
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        name = f"teacher-{len(self._shards):05d}.safetensors"
-        save_file(self._pending, self._folder / name)
-        first = self._shards[-1]["samples"][1] if self._shards else 0
-        digest = hash_file(self._folder / name)
-        self._shards.append({"file": name, "samples": [first, len(self._samples)], "sha256": digest})
-        self._pending = {}
 
 
 @dataclass
@@ -299,15 +192,6 @@ class Memory:
         return self._files[name]
 
 
-def _smallest(teacher: LayerTeacher) -> Form:
-    heads, queries, size = teacher.query.shape
-    return smallest_form(heads, len(teacher.key), size, queries, teacher.key.shape[1])
-
-
-def _join(rows: list[Any]) -> np.ndarray:
-    return np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
-
-
 def _read_about(folder: Path) -> dict[str, Any]:
     path = folder / "memory.json"
     if not path.is_file():
@@ -317,8 +201,8 @@ def _read_about(folder: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: broken JSON; restore it or learn the task again") from None
     version = about.get("version") if isinstance(about, dict) else None
-    if version != _VERSION:
-        raise InputError(f"{path}: version {version!r} of the memory format; this seekr reads {_VERSION}")
+    if version != VERSION:
+        raise InputError(f"{path}: version {version!r} of the memory format; this seekr reads {VERSION}")
     missing = {"tokenizer", "model", "heads", "samples", "samples_sha256", "shards", "layers", "forms"} - about.keys()
     if missing:
         raise InputError(f"{path}: {', '.join(sorted(missing))} missing; restore it or learn the task again")

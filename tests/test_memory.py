@@ -14,7 +14,8 @@ from torch import nn
 from toy_tasks import toy_samples
 from transformers import PreTrainedTokenizerFast
 
-from seekr import memory as memory_file
+from seekr import memory as memory_reader
+from seekr import memory_writer as memory_file
 from seekr.attention import Tap
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.stored import LayerTeacher
@@ -23,7 +24,8 @@ from seekr.batches import collate
 from seekr.errors import InputError
 from seekr.fingerprints import fingerprint_model, fingerprint_tokenizer
 from seekr.losses import TopLogits
-from seekr.memory import Memory, MemoryWriter
+from seekr.memory import Memory
+from seekr.memory_writer import MemoryWriter
 
 HEADS = {0: torch.tensor([1, 3]), 2: torch.tensor([0])}
 SAMPLES = toy_samples(7)
@@ -124,7 +126,7 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(memory_file, "_SHARD_BYTES", 1)
     write(tmp_path)
     read: list[str] = []
-    plain_open = memory_file.safe_open
+    plain_open = memory_reader.safe_open
 
     class Watched:
         def __init__(self, path: Path, framework: str) -> None:
@@ -137,7 +139,7 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.Monk
         def __getattr__(self, name: str) -> object:
             return getattr(self.inner, name)
 
-    monkeypatch.setattr(memory_file, "safe_open", Watched)
+    monkeypatch.setattr(memory_reader, "safe_open", Watched)
     memory = Memory.open(tmp_path, verify=False)
     assert read == ["ends"]
     read.clear()

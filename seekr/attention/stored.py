@@ -19,6 +19,7 @@ from seekr.attention.tap import AttentionCall, Geometry
 Form = Literal["exact", "query_key", "rows"]
 TeacherForm = Literal["auto", "exact", "query_key", "rows"]
 
+_TRIFLE = 1 << 16
 _RANGE = 16.0  # nats below a row's largest entry; what is smaller is kept as 0
 
 
@@ -101,6 +102,14 @@ def decode(tensors: Mapping[str, Tensor], form: Form, positions: Tensor, geometr
         key = _dequantize(key, tensors["key_scale"], size)
     sink = tensors["sink"].float() if "sink" in tensors else None
     return QueryKeyRows(query.float(), key.float()[tensors["key_of_head"].long()], positions, geometry, sink)
+
+
+def automatic_form(teacher: LayerTeacher) -> Form:
+    """The exact form where that is a trifle (64 KiB a layer of a sample), else the compact one of the fewest bytes."""
+    if teacher.query.nbytes + teacher.key.nbytes <= _TRIFLE:
+        return "exact"
+    heads, queries, size = teacher.query.shape
+    return smallest_form(heads, len(teacher.key), size, queries, teacher.key.shape[1])
 
 
 def smallest_form(heads: int, key_heads: int, size: int, queries: int, length: int) -> Form:

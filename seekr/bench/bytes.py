@@ -62,7 +62,8 @@ def _remember(folder: Path, form: Any, heads: dict[int, Any], teachers: dict[int
     import torch
 
     from seekr.losses import TopLogits
-    from seekr.memory import KeptSample, Memory, MemoryWriter
+    from seekr.memory import KeptSample, Memory
+    from seekr.memory_writer import MemoryWriter
     from seekr.methods import Seekr
 
     ids = torch.randint(3, VOCABULARY, (LENGTH,), dtype=torch.int32).numpy()

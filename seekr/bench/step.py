@@ -21,7 +21,7 @@ LENGTHS = (512, 1024, 2048)
 STEPS = 5
 SAMPLES = 2
 LAYERS, HEADS, WIDTH = 8, 8, 512
-CHOSEN = {layer: (0, 2, 4, 6) for layer in range(2, 8)}  # 24 heads in 6 layers
+CHOSEN = dict.fromkeys(range(2, 8), (0, 2, 4, 6))  # 24 heads in 6 layers
 PATHS: tuple[tuple[str, int | None], ...] = (("plain", None), ("seekr", None), ("seekr", 100), ("eager", None))
 
 
@@ -140,7 +140,7 @@ def _remember(folder: Path, length: int, queries: int | None) -> None:
     from seekr.attention.stored import LayerTeacher
     from seekr.attention.tap import Tap, model_inputs
     from seekr.batches import collate
-    from seekr.memory import MemoryWriter
+    from seekr.memory_writer import MemoryWriter
     from seekr.methods import Seekr
 
     method = Seekr(query_budget=queries)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seekr.attention.tap import model_inputs
 from seekr.batches import MicroBatch, TokenizedRow, collate
 from seekr.losses import TopLogits, answer_cross_entropy, answer_positions
-from seekr.memory import MemoryWriter
+from seekr.memory_writer import MemoryWriter
 from seekr.methods.base import TaskContext
 from seekr.methods.replay import Replay
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seekr.batches import MicroBatch, TokenizedRow
 from seekr.losses import answer_cross_entropy
-from seekr.memory import MemoryWriter
+from seekr.memory_writer import MemoryWriter
 from seekr.methods.base import Method, TaskContext
 
 Ratio = Annotated[float, Field(gt=0, le=1)]

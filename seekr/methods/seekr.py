@@ -22,7 +22,8 @@ from seekr.attention.support import check_attention
 from seekr.attention.tap import Tap, layers_and_heads, model_inputs, sample_spans
 from seekr.batches import MicroBatch, Row, TokenizedRow
 from seekr.heads import ImportanceForm, head_importance, resolve_budgets, select_heads
-from seekr.memory import Memory, MemoryWriter
+from seekr.memory import Memory
+from seekr.memory_writer import MemoryWriter
 from seekr.methods.base import TaskContext
 from seekr.methods.derpp import Derpp, batch_of
 
@@ -46,7 +47,8 @@ class Seekr(Derpp):
         entries: "visible" (the map's own) or "all" (also above the diagonal, released code), for sensitivity.
         reduction: "per_sample" = mean over each sample's layers, then over samples; "per_layer" = mean over the samples
             that use a layer, then over the layers that any sample of the step uses (released code).
-        teacher_form: how attention is kept: "exact", in few bits as "query_key" or "rows", or "auto" (the smaller one).
+        teacher_form: how attention is kept: "exact", in few bits as "query_key" or "rows", or "auto" (exact
+            where that is a trifle, else the smaller one).
 
     Source: SEEKR, arXiv 2411.06171.
     """
