@@ -142,6 +142,12 @@ def test_the_smallest_form_is_the_smallest(length: int, queries: int, size: int)
     assert nbytes[chosen] <= 1.05 * min(nbytes.values())
 
 
+def test_the_automatic_form_is_exact_where_that_is_a_trifle() -> None:
+    assert stored.automatic_form(layer_teacher()) == "exact"
+    large = layer_teacher(size=64, length=300)
+    assert stored.automatic_form(large) == smallest_form(3, 3, 64, 300, 300) != "exact"
+
+
 def test_only_the_keys_of_the_chosen_heads_are_kept() -> None:
     teacher = layer_teacher(heads=(2, 3))
     assert teacher.key.shape[0] == 1

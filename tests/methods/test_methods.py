@@ -209,7 +209,7 @@ def plain_parts(method: Seekr, model: nn.Module, rows: Sequence[Row]) -> dict[st
 
 
 @pytest.mark.parametrize("reduction", ["per_sample", "per_layer"])
-@pytest.mark.parametrize("form", ["exact", "auto"])
+@pytest.mark.parametrize("form", ["exact", "query_key"])
 @pytest.mark.parametrize("query_budget", [None, 5])
 def test_a_step_is_the_definition_however_it_is_cut(
     tmp_path: Path, reduction: str, form: str, query_budget: int | None
