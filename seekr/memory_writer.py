@@ -42,7 +42,6 @@ class MemoryWriter:
         model_fingerprint: str,
         heads: Mapping[int, Tensor] | None = None,
         form: TeacherForm = "auto",
-        logit_shift: bool = True,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -59,7 +58,6 @@ class MemoryWriter:
             "tokenizer": tokenizer_fingerprint,
             "model": model_fingerprint,
             "heads": {str(layer): chosen.tolist() for layer, chosen in self._heads.items()},
-            "logit_shift": logit_shift,
         }
 
     def add(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from seekr.arguments import training_arguments
@@ -47,7 +48,8 @@ def build_stage(prepared: Prepared, stage: PlannedStage) -> None:
         with stage_under_construction(stage_folder(prepared.run, stage.index, stage.name)) as folder:
             context.folder = folder
             seed_everything(task_seed(prepared.config.seed, stage.index))
-            prepared.method.after_task(context)
+            with training_precision(prepared, next(context.model.parameters()).device):
+                prepared.method.after_task(context)
             if stage.learn:
                 save_model(model, prepared.tokenizer, folder / "model")
                 shutil.copyfile(working / "log.jsonl", folder / "log.jsonl")
@@ -137,6 +139,13 @@ def _arguments(prepared: Prepared, stage: PlannedStage, working: Path) -> Any:
         output_dir=working,
         seed=prepared.config.seed,
     )
+
+
+def training_precision(prepared: Prepared, device: torch.device) -> torch.autocast:
+    """The autocast that training runs under: a teacher read in another precision would differ by its noise."""
+    arguments = training_arguments(prepared.training, output_dir=Path("unused"), seed=0)
+    dtype = torch.float16 if arguments.fp16 else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=arguments.bf16 or arguments.fp16)
 
 
 def seed_everything(seed: int) -> None:

@@ -61,7 +61,6 @@ class Derpp(Replay):
             task=context.task,
             tokenizer_fingerprint=context.tokenizer_fingerprint,
             model_fingerprint=context.model_fingerprint,
-            logit_shift=self.logit_shift,
         )
         context.model.eval()
         with torch.no_grad(), context.track(f"remembering {context.task}", len(samples)) as advance:

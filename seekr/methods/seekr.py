@@ -146,7 +146,6 @@ class Seekr(Derpp):
             model_fingerprint=context.model_fingerprint,
             heads=heads,
             form=self.teacher_form,
-            logit_shift=self.logit_shift,
         )
         draw = np.random.default_rng([context.seed, context.index, 1])
         with torch.no_grad(), context.track(f"remembering {context.task}", len(samples)) as advance:

@@ -114,3 +114,27 @@ def test_max_steps_wins_over_epochs_and_a_task_over_the_training(learn: Learn, t
     few = {"learning_rate": 1e-3, "per_device_train_batch_size": 7}
     assert steps(learn(tmp_path / "1", tasks, method="sequential", training={**few, "num_train_epochs": 1})) == [2, 4]
     assert steps(learn(tmp_path / "2", tasks, method="sequential", training={**few, "max_steps": 3})) == [3, 3]
+
+
+@pytest.mark.parametrize(("bf16", "noise"), [(False, 1e-6), (True, 2e-5)])
+def test_teachers_are_read_in_the_precision_of_training(learn: Learn, tmp_path: Path, bf16: bool, noise: float) -> None:
+    """A model that does not move has no attention loss; one remembered in float32 and replayed in bfloat16 had."""
+    method = {
+        "name": "seekr",
+        "replay_ratio": 0.2,
+        "attention_weight": 1.0,
+        "query_budget": None,
+        "teacher_form": "exact",
+    }
+    training = {
+        "learning_rate": 0.0,
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 1,
+        "bf16": bf16,
+        "use_cpu": True,
+    }
+    run = learn(tmp_path / "run", "ab", method=method, training=training)
+    lines = [json.loads(line) for line in (run.stages[1].folder / "log.jsonl").read_text().splitlines()]
+    attention = [line["attention"] for line in lines if line["kind"] == "replay"]
+    assert attention
+    assert max(attention) <= noise
