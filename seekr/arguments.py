@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -28,6 +29,11 @@ REFUSED = {
     "dataloader_drop_last": "every row is trained on; remove it",
     "eval_strategy": "tasks are scored after each stage, see the top-level key cells; remove it",
     "push_to_hub": "push a finished stage's model folder instead; remove it",
+    "eval_on_start": "the top-level key cells: all scores the model before its first task; remove it",
+    "eval_steps": "tasks are scored after each stage, see the top-level key cells; remove it",
+    "eval_delay": "tasks are scored after each stage, see the top-level key cells; remove it",
+    "metric_for_best_model": "a stage is the model after its last step; a task's metric is its own key; remove it",
+    "remove_unused_columns": "rows reach the model as tokens, without columns; remove it",
     "save_strategy": "a run is resumed from checkpoints in steps; set save_steps instead",
 }
 """Fields that would break a run or do nothing in it, and what to do instead."""
@@ -45,6 +51,8 @@ LOWEST = {
     "logging_steps": 1,
     "adam_beta1": 0,
     "adam_beta2": 0,
+    "adam_epsilon": 0,
+    "dataloader_num_workers": 0,
 }
 
 HARMLESS = frozenset(
@@ -100,8 +108,11 @@ def check_training(training: dict[str, Any]) -> dict[str, Any]:
             raise InputError(f"training.{key} must be at least {lowest}, not {checked[key]!r}")
     if "num_train_epochs" in checked and not checked["num_train_epochs"] > 0:
         raise InputError(f"training.num_train_epochs must be above 0, not {checked['num_train_epochs']!r}")
-    if checked.get("max_steps") == 0:
-        raise InputError("training.max_steps must be at least 1, not 0")
+    for key, value in checked.items():
+        if isinstance(value, float) and math.isinf(value):
+            raise InputError(f"training.{key} must be a finite number, not {value!r}")
+    if (steps := checked.get("max_steps", -1)) < 1 and steps != -1:  # -1 is the default: no limit
+        raise InputError(f"training.max_steps must be at least 1, not {steps!r}")
     for key in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
         if isinstance(checked.get(key), dict) and checked[key].get("use_reentrant"):
             raise InputError(f"training.{key}.use_reentrant must be false: reentrant checkpointing loses gradients")
@@ -109,7 +120,34 @@ def check_training(training: dict[str, Any]) -> dict[str, Any]:
     for name in arguments.report_to or []:
         if name not in get_available_reporting_integrations():
             raise InputError(f"training.report_to: {name!r} is unknown or not installed; install it, or say none")
+    _try_out(arguments)
     return checked
+
+
+def _try_out(arguments: TrainingArguments) -> None:
+    """Makes the optimizer and the schedule of one number: their settings are looked at nowhere else before training."""
+    import torch
+    from transformers import Trainer, get_scheduler
+    from transformers.utils import is_liger_kernel_available
+
+    if arguments.use_liger_kernel and not is_liger_kernel_available():
+        raise InputError("training.use_liger_kernel: liger-kernel is not installed; install it, or leave the key out")
+    if arguments.optim_target_modules:  # such an optimizer looks for these modules in the model
+        return
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, cast(Any, torch.nn.Identity()))
+        plain = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+        if not plain or options.keys() & {"params", "model", "optimizer_dict"}:
+            return
+        get_scheduler(
+            arguments.lr_scheduler_type,
+            kind([torch.nn.Parameter(torch.zeros(1))], **options),
+            num_warmup_steps=1,
+            num_training_steps=10,
+            scheduler_specific_kwargs=cast("dict[str, Any] | None", arguments.lr_scheduler_kwargs),
+        )
+    except (ValueError, TypeError, KeyError, ImportError) as error:
+        raise InputError(f"training: {' '.join(str(error).split())}") from None
 
 
 def training_arguments(training: dict[str, Any], *, output_dir: Path, seed: int, **more: Any) -> TrainingArguments:

@@ -28,10 +28,11 @@ def extend(source: Path, text: str, output_dir: Path | None) -> Request:
     if run.record["config"]["method"]["name"] == JOINT:
         raise InputError(f"{source}: its method joint learns all tasks at once; begin a new run with all of them")
     task = parse_task(text)
-    folder = output_dir if output_dir is not None else source.with_name(f"{source.resolve().name}-{task['name']}")
+    made = make_task(task)
+    here = source.resolve()
+    folder = output_dir if output_dir is not None else here.with_name(f"{here.name}-{made.name}")
     if folder.resolve() == source.resolve():
         raise InputError(f"--output-dir {folder}: is the run to go on from, which stays untouched; give another folder")
-    made = make_task(task)
     tasks = [*run.config.tasks, describe_task(made)]
     config = run.config.model_copy(update={"tasks": tasks, "output_dir": str(folder.absolute())})
     return Request(config, source=source.resolve())

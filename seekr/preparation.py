@@ -130,7 +130,7 @@ def _prepare(request: Request) -> Prepared:
         finished=finished_stages(home),
         callbacks=request.callbacks,
         source=request.source,
-        **check_model(config, method, lora, tokenizer),
+        **check_model(config, method, lora, tokenizer, max_length),
     )
     if (home / "run.json").exists():
         identity.compare(home, read_json(home / "run.json")["identity"], prepared.identity)
@@ -148,7 +148,7 @@ def check_folder(run: Path) -> None:
 
 
 def check_model(
-    config: Config, method: Method, lora: LoraConfig | None, tokenizer: PreTrainedTokenizerBase
+    config: Config, method: Method, lora: LoraConfig | None, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> dict[str, Any]:
     """Whether method and adapter fit the model, and the facts about it that a run needs. Raises InputError."""
     from seekr.fingerprints import fingerprint_model, fingerprint_tokenizer
@@ -160,7 +160,7 @@ def check_model(
         "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),
         "trained_parameters": parameter_count(model),
     }
-    method.check_model(model)
+    method.check_model(model, max_length)
     if lora is not None:
         facts["trained_parameters"] = parameter_count(with_adapter(model, lora), trainable_only=True)
     return facts
@@ -197,7 +197,7 @@ def check_memories(prepared: Prepared) -> None:
     if len(prepared.finished) == len(prepared.stages):
         return
     for folder in prepared.finished:
-        if (folder / "memory").is_dir():
+        if prepared.method.replays or (folder / "memory").is_dir():
             Memory.open(
                 folder / "memory",
                 tokenizer_fingerprint=prepared.tokenizer_fingerprint,

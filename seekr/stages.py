@@ -104,8 +104,12 @@ def read_json(path: Path) -> Any:
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keeps a second process out of the folder of a run. Raises InputError where one is at work already."""
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as file:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"output_dir: {run} cannot be written to: {error.strerror}; give another folder") from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -97,6 +97,16 @@ def edit(config: Config, key: str, value: Any) -> None:
         ("training.learning_rate", -1, "training.learning_rate must be at least 0, not -1"),
         ("training.learning_rate", float("nan"), "training.learning_rate must be at least 0"),
         ("training.learning_rate", "fast", "training.learning_rate"),
+        ("training.learning_rate", float("inf"), "training.learning_rate must be a finite number"),
+        ("training.num_train_epochs", float("inf"), "training.num_train_epochs must be a finite number"),
+        ("training.max_steps", -7, "training.max_steps must be at least 1, not -7"),
+        ("training.adam_beta1", 1.5, "training: Invalid beta parameter"),
+        ("training.adam_epsilon", -1, "training.adam_epsilon must be at least 0"),
+        ("training.dataloader_num_workers", -1, "training.dataloader_num_workers must be at least 0"),
+        ("training.optim", "galore_adamw", "training: "),
+        ("training.lr_scheduler_kwargs", {"x": 1}, "training: "),
+        ("training.lr_scheduler_type", "cosine_with_min_lr", "training: "),
+        ("training.eval_on_start", True, "training.eval_on_start cannot be set here"),
         ("training.per_device_train_batch_size", 0, "training.per_device_train_batch_size must be at least 1"),
         ("training.num_train_epochs", 0, "training.num_train_epochs must be above 0"),
         ("training.lr_scheduler_type", "zigzag", "zigzag"),
@@ -114,6 +124,7 @@ def edit(config: Config, key: str, value: Any) -> None:
         ("lora", {"r": 0}, "lora.r must be at least 1"),
         ("lora", {"target_modules": ["nowhere"]}, "lora: does not fit the model"),
         ("output_dir", "", "output_dir"),
+        ("output_dir", "/proc/none/run", "output_dir: /proc/none/run cannot be written to"),
     ],
 )
 def test_wrong_configuration(seekr: Any, config: Config, tmp_path: Path, key: str, value: Any, told: str) -> None:
@@ -197,6 +208,42 @@ def test_a_model_family_that_cannot_be_tapped(seekr: Any, config: Config, tmp_pa
     assert err.count("\n") == 1
     assert "bloom" in err.lower()
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_rotary_embedding_that_changes_with_the_length_is_refused_only_where_it_does(
+    seekr: Any, config: Config, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    rotary = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 32}
+    tiny = LlamaConfig(
+        vocab_size=259,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        rope_parameters=rotary,
+    )
+    LlamaForCausalLM(tiny).save_pretrained(tmp_path / "dynamic")
+    AutoTokenizer.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "dynamic")
+    config |= {"model": "dynamic"}
+    status, _, err = seekr("--dry-run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "set max_length=" in err
+    limit = err.partition("set max_length=")[2].split()[0]
+    assert seekr("--dry-run", f"max_length={limit}")[0] == 0
+
+
+@pytest.mark.parametrize("given", ["../x={data}", "x/y={data}", "a={data}"])
+def test_an_unsafe_or_doubled_name_behind_a_finished_run(
+    finished: Run, data_folder: Path, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    before = sorted(finished.folder.parent.iterdir())
+    capsys.readouterr()
+    assert main(["learn", "--from", str(finished.folder), "--task", given.format(data=data_folder / "c")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert sorted(finished.folder.parent.iterdir()) == before
 
 
 @pytest.mark.parametrize(
