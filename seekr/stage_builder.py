@@ -11,8 +11,12 @@ import torch
 from torch import nn
 
 from seekr.arguments import training_arguments
+from seekr.attention.tap import model_inputs
+from seekr.errors import RunError
 from seekr.interruption import stopping_politely
+from seekr.losses import answer_cross_entropy
 from seekr.methods import TaskContext
+from seekr.methods.derpp import batch_of
 from seekr.models import load_stage, save_model, with_adapter
 from seekr.preparation import Prepared
 from seekr.processes import is_main, wait_for_all
@@ -45,6 +49,8 @@ def build_stage(prepared: Prepared, stage: PlannedStage) -> None:
     else:
         context.model = load_stage(prepared.config.model, None, dtype=prepared.config.dtype).to(prepared.device)
     if is_main():
+        if stage.learn:
+            check_loss(prepared, context)
         with stage_under_construction(stage_folder(prepared.run, stage.index, stage.name)) as folder:
             context.folder = folder
             seed_everything(task_seed(prepared.config.seed, stage.index))
@@ -57,6 +63,19 @@ def build_stage(prepared: Prepared, stage: PlannedStage) -> None:
             write_json(folder / "stage.json", {"identity": stage.identity(), "rows": rows})
         shutil.rmtree(working.parent, ignore_errors=True)
     wait_for_all()
+
+
+def check_loss(prepared: Prepared, context: TaskContext) -> None:
+    """No step comes behind the last one to see what it did to the loss. Raises RunError where that is not finite."""
+    batch = batch_of([context.samples[0]], context)
+    with torch.no_grad(), training_precision(prepared, batch["labels"].device):
+        logits = context.model(**model_inputs(batch), use_cache=False).logits
+    loss = answer_cross_entropy(logits, batch["labels"], torch.ones(1, device=logits.device))
+    if not loss.isfinite():
+        raise RunError(
+            f"task {context.task!r}, behind its last step: the loss of row 0 (counted from 0) is not finite: {loss:g}; "
+            "the stage was not kept. A lower learning rate may mend it, or dtype float32 where it is float16"
+        )
 
 
 def newest_weights(stages: list[Path]) -> Path | None:

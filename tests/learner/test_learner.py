@@ -216,3 +216,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_finished(lear
     with pytest.raises(RunError, match="task 'b', step 1"):
         learn(tmp_path / "run", method=Bad())
     assert [stage.name for stage in Run(tmp_path / "run").stages] == ["a"]
+
+
+@pytest.mark.parametrize("method", ["sequential", "derpp", "seekr"])
+def test_a_loss_that_is_not_finite_behind_the_last_step_leaves_no_stage(
+    learn: Learn, tmp_path: Path, method: str
+) -> None:
+    training = {**TRAINING, "learning_rate": 1e30, "max_steps": 1}
+    with pytest.raises(RunError, match="task 'a', behind its last step: the loss"):
+        learn(tmp_path / "run", method=method, training=training)
+    assert Run(tmp_path / "run").stages == []
+
+
+def test_a_missing_memory_is_told_before_anything_is_written(finished: Run, learn: Learn, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder, run)
+    shutil.rmtree(run / "stages" / "00-a" / "memory")
+    record = (run / "run.json").read_bytes()
+    with pytest.raises(InputError, match=r"memory\.json: not found"):
+        learn(run, "abc")
+    assert (run / "run.json").read_bytes() == record
+    assert not (run / "working").exists()
