@@ -2,8 +2,7 @@
 
     python benchmarks/demo_seeds.py OUTPUT_DIR --json benchmarks/results/demo.json
 
-Each seed is `seekr demo --seed N` in `OUTPUT_DIR/seed-N`; stopped, it goes on where it was. `--only-table` reads
-the JSON.
+Each seed is `seekr demo --seed N` in `OUTPUT_DIR/seed-N`; stopped, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
+
+from tables import demo_table
 
 SEEDS = (10, 11, 12, 13, 14)
 
@@ -21,11 +21,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--only-table", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.only_table:
-        write_rows(arguments.output_dir, arguments.json)
-    print(table(json.loads(arguments.json.read_text())["rows"]))
+    write_rows(arguments.output_dir, arguments.json)
+    print(demo_table(json.loads(arguments.json.read_text())["rows"]))
 
 
 def write_rows(output_dir: Path, file: Path) -> None:
@@ -39,20 +37,6 @@ def write_rows(output_dir: Path, file: Path) -> None:
         found = json.loads(part.read_text())
         result = {"machine": found["machine"], "rows": result["rows"] + found["rows"]}
         file.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| method | overall performance | backward transfer |", "| --- | --- | --- |"]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        cells = [_spread([row[key] for row in own]) for key in ("overall_performance", "backward_transfer")]
-        lines.append(f"| `{method}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _spread(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{mean(known):.1f} ± {stdev(known):.1f}" if len(known) > 1 else ""
 
 
 if __name__ == "__main__":

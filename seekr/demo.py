@@ -48,6 +48,7 @@ def run_demo(output_dir: Path, *, seed: int = 0, json_file: Path | None = None, 
     Stopped, it goes on where it was, as any run does. `split` "eval" scores on rows that settings may be chosen on.
     Raises InputError where `output_dir` holds a demo of another seed, or something else.
     """
+    check_folder(output_dir, seed, json_file)
     out = console()
     tasks = write_tasks(output_dir, seed, split)
     runs = []
@@ -74,10 +75,27 @@ def run_demo(output_dir: Path, *, seed: int = 0, json_file: Path | None = None, 
     return runs
 
 
-def write_tasks(output_dir: Path, seed: int, split: Split) -> list[Task]:
-    """The built-in tasks as files that a person can look at, drawn by `seed`. Raises InputError."""
+def check_folder(output_dir: Path, seed: int, json_file: Path | None) -> None:
+    """Raises InputError for a folder that holds anything but a demo of this seed, or a JSON file that cannot be."""
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"--output-dir: {output_dir} is a file; give a folder")
+    found = {path.name for path in output_dir.glob("[!.]*")} if output_dir.is_dir() else set()
+    foreign = sorted(found - {*METHODS, "data", "seconds.json", "report.html"})
+    if foreign:
+        raise InputError(
+            f"--output-dir: {output_dir} holds {foreign[0]!r}, which is no part of a demo; give another folder"
+        )
+    seeds = {path.name for path in (output_dir / "data").glob("*")}
+    if seeds - {f"seed-{seed}"}:
+        raise InputError(
+            f"--output-dir: {output_dir} holds a demo of {min(seeds)}; give that --seed, or another folder"
+        )
+    if json_file is not None and (json_file.is_dir() or not json_file.resolve().parent.is_dir()):
+        raise InputError(f"--json: {json_file} cannot be written: its folder is missing, or it is a folder itself")
+
+
+def write_tasks(output_dir: Path, seed: int, split: Split) -> list[Task]:
+    """The built-in tasks as files that a person can look at, drawn by `seed`."""
     splits: tuple[Split, Split] = ("train", split)
     tasks = []
     for name in TASKS:

@@ -60,7 +60,7 @@ def print_plan(request: Request) -> None:
         )
     out.print(table)
     for data in prepared.tasks:
-        for warning in data.summary.warnings():
+        for warning in data.warnings():
             out.print(f"{data.task.name}: {warning}")
     stages, working = map(readable_bytes, disk(prepared))
     out.print(

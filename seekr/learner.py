@@ -126,7 +126,7 @@ def warn(prepared: Prepared) -> None:
     """Says on stderr what happened to the rows of tasks that are still to be learned: cut, or empty."""
     for stage in prepared.stages[len(prepared.finished) :]:
         for data in stage.data:
-            for warning in data.summary.warnings():
+            for warning in data.warnings():
                 print(f"seekr: task {data.task.name}: {warning}", file=sys.stderr)
 
 

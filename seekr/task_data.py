@@ -31,6 +31,12 @@ class TaskData:
     summary: EncodingSummary
     test: list[Example]
     test_prompts: list[np.ndarray]
+    cut_test_prompts: int
+
+    def warnings(self) -> list[str]:
+        """What a person should know of the rows, one line each: cut, or empty."""
+        cut = f"{self.cut_test_prompts} of {len(self.test)} test prompts were cut from the left to leave an answer room"
+        return [*self.summary.warnings(), *([cut] if self.cut_test_prompts else [])]
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -101,13 +107,22 @@ def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *
     if task.eval is not None:
         read_split(task, "eval", seed=seed)  # a broken file is told now, not by the first thing that uses it
     samples = encode_all(train, tokenizer, max_length)
+    room = max_length - task.max_new_tokens
+    if test and room < 1:
+        raise InputError(
+            f"task {task.name!r}: max_new_tokens {task.max_new_tokens} leaves no room for a prompt in the {max_length} "
+            "tokens of max_length; make it smaller"
+        )
+    test_prompts = encode_prompts(test, tokenizer, max_length, task.max_new_tokens)
+    full = [example for example, prompt in zip(test, test_prompts, strict=True) if len(prompt) == room]
     return TaskData(
         task=task,
         samples=samples,
         prompts=[example.prompt_text for example in train],
         summary=EncodingSummary.of(train, samples),
         test=test,
-        test_prompts=encode_prompts(test, tokenizer, max_length, task.max_new_tokens),
+        test_prompts=test_prompts,
+        cut_test_prompts=sum(len(whole) > room for whole in encode_prompts(full, tokenizer, None, task.max_new_tokens)),
     )
 
 

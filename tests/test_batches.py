@@ -61,8 +61,6 @@ def test_a_micro_batch_moves_with_all_its_tensors() -> None:
     labels = inputs.pop("labels")
     batch = MicroBatch("task", inputs, labels, torch.ones(1), [(-1, 0)], 1, [(-1, 0)])
     moved = batch.to("meta")
-    assert {tensor.device.type for tensor in (*moved.inputs.values(), moved.labels, moved.weights)} == {
-        "meta"
-    }
+    assert {tensor.device.type for tensor in (*moved.inputs.values(), moved.labels, moved.weights)} == {"meta"}
     assert (moved.kind, moved.rows, moved.step_tokens, moved.step_rows) == ("task", [(-1, 0)], 1, [(-1, 0)])
     assert batch.labels.device.type == "cpu"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,10 @@ def test_every_method_and_key_is_documented() -> None:
         assert f"`{name}`" in page
         for key in kind().settings():
             assert key == "name" or key in page, f"{name}.{key}"
+
+
+def test_tables_are_those_of_the_committed_measurements() -> None:
+    readme = (ROOT / "README.md").read_text()
+    listed = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))["tables"]()
+    for name, table in listed.items():
+        assert table in readme, f"the {name} table of the README is not that of benchmarks/results"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from seekr.attention.stored import LayerTeacher, TeacherForm
 from seekr.attention.support import check_attention
 from seekr.attention.tap import Tap, layers_and_heads, model_inputs, sample_spans
 from seekr.batches import MicroBatch, Row, TokenizedRow
+from seekr.errors import InputError
 from seekr.heads import ImportanceForm, head_importance, resolve_budgets, select_heads
 from seekr.memory import Memory
 from seekr.memory_writer import MemoryWriter
@@ -68,6 +68,12 @@ class Seekr(Derpp):
     def check_model(self, model: nn.Module, max_length: int | None = None) -> None:
         resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
         check_attention(model, max_length)
+
+    def before_task(self, context: TaskContext) -> None:
+        super().before_task(context)
+        for stage in context.stages:  # needed once the task is learned, and a loss is better told before
+            if not (stage / "importance.safetensors").is_file():
+                raise InputError(f"{stage / 'importance.safetensors'}: missing; restore it or learn the task again")
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         counted = {row: key for row, key in enumerate(batch.rows) if batch.weights[row]}
@@ -182,8 +188,3 @@ def attention_floor(model: nn.Module, memory: Memory, context: TaskContext) -> f
             for i in range(len(memory))
         ]
     return float(torch.stack(losses).mean())
-
-
-def read_importance(stage: Path) -> dict[str, Tensor]:
-    """sensitivity, change and importance of a finished stage, each [layers, heads]."""
-    return load_file(stage / "importance.safetensors")

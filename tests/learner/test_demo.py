@@ -40,4 +40,16 @@ def test_demo(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert json.loads((tmp_path / "demo.json").read_text())["rows"] == content["rows"]
     capsys.readouterr()
     assert main(["demo", "--output-dir", str(tmp_path / "demo"), "--seed", "8"]) == 2
-    assert "seed is 7 there and 8 here" in capsys.readouterr().err
+    assert "holds a demo of seed-7" in capsys.readouterr().err
+    assert not (tmp_path / "demo" / "data" / "seed-8").exists()
+
+
+def test_a_demo_does_not_write_into_a_folder_of_other_things(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    assert main(["demo", "--output-dir", str(tmp_path)]) == 2
+    assert "thesis.tex" in capsys.readouterr().err
+    assert main(["demo", "--output-dir", str(tmp_path / "new"), "--json", str(tmp_path / "no" / "x.json")]) == 2
+    assert "--json" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -382,3 +382,12 @@ def test_task_loss_is_the_share_of_the_step() -> None:
     assert total == pytest.approx(float(expected), rel=1e-5)
     with pytest.raises(NotImplementedError, match="sequential keeps nothing to replay"):
         method.replay_loss(model, batch)
+
+
+def test_lost_importance_is_told_before_the_next_task(tmp_path: Path) -> None:
+    method = make_method(exact())
+    model = two_tasks(method, tmp_path)
+    (tmp_path / "00" / "importance.safetensors").unlink()
+    stages = [tmp_path / "00", tmp_path / "01"]
+    with pytest.raises(InputError, match=r"importance\.safetensors: missing"):
+        method.before_task(context(tmp_path / "02", model, toy_samples(4), stages=stages))
