@@ -16,7 +16,7 @@ from seekr.report import read_runs, write_report
 from seekr.report.terminal import methods_table
 from seekr.run import Run
 from seekr.stages import read_json, write_json
-from seekr.tables import console
+from seekr.tables import console, print_table
 from seekr.tasks import Task
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -68,7 +68,7 @@ def run_demo(output_dir: Path, *, seed: int = 0, json_file: Path | None = None, 
         runs.append(run)
         out.print(f"  overall performance {run.scores.overall_performance:.1f}")
     folders = [run.folder for run in runs]
-    out.print(methods_table(read_runs(folders)))
+    print_table(methods_table(read_runs(folders)))
     out.print(f"page: {write_report(folders, output_dir / 'report.html')}")
     if json_file is not None:
         write_json(json_file, describe(runs, seed, read_json(output_dir / "seconds.json")))

@@ -10,7 +10,7 @@ from rich.table import Table
 from seekr.arguments import training_arguments
 from seekr.preparation import Prepared, Request, prepare
 from seekr.report.terminal import readable_bytes
-from seekr.tables import console
+from seekr.tables import console, print_table
 from seekr.task_data import PlannedStage
 from seekr.training.order import StepPlan
 
@@ -58,7 +58,7 @@ def print_plan(request: Request) -> None:
             str(sum(summary.cut_prompts for summary in summaries)),
             str(sum(summary.cut_answers for summary in summaries)),
         )
-    out.print(table)
+    print_table(table)
     for data in prepared.tasks:
         for warning in data.warnings():
             out.print(f"{data.task.name}: {warning}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from seekr.errors import InputError
@@ -23,9 +23,15 @@ def console() -> Console:
     return Console(highlight=False, markup=False, soft_wrap=True)
 
 
+def print_table(table: RenderableType) -> None:
+    """A table as wide as the terminal; whole lines where the output goes to a file or a script."""
+    out = console()
+    out.print(table, soft_wrap=not out.is_terminal)
+
+
 def print_scores(run: Run) -> None:
     """The score matrix and the numbers drawn from it."""
-    console().print(score_table(read_run(run.folder)))
+    print_table(score_table(read_run(run.folder)))
     scores = run.scores.to_json()
     found = [f"{label} {scores[key]:.1f}" for key, label in _MEASURES.items() if scores[key] is not None]
     if found:
@@ -39,7 +45,7 @@ def print_heads(run: Run) -> None:
     if not stages:
         raise InputError(f"{run.folder}: no heads were chosen here; the method seekr chooses some after each task")
     for stage in stages:
-        console().print(heads_table(stage))
+        print_table(heads_table(stage))
 
 
 def print_memory(run: Run) -> None:
@@ -47,7 +53,7 @@ def print_memory(run: Run) -> None:
     summaries = [stage.memory.summary() for stage in run.stages if stage.memory is not None]
     if not summaries:
         raise InputError(f"{run.folder}: nothing is kept here; the methods replay, derpp and seekr keep samples")
-    console().print(memory_table(summaries))
+    print_table(memory_table(summaries))
     floors = [f"{it['task']} {it['attention_floor']:.1e}" for it in summaries if it.get("attention_floor") is not None]
     if floors:
         console().print(f"attention loss of the very model that was remembered, in nats: {', '.join(floors)}")
@@ -60,7 +66,7 @@ def print_status(run: Run) -> None:
     for index, status in enumerate(statuses):
         state = f"stopped at step {status.step}" if status.state == "stopped" else status.state
         table.add_row(str(index), status.name, state)
-    console().print(table)
+    print_table(table)
     scores = run.scores if (run.folder / "scores.json").is_file() else None
     measured = 0 if scores is None else sum(score is not None for row in scores.matrix for score in row)
     console().print(f"{measured} cells of the score matrix are measured")
