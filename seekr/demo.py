@@ -28,7 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """In the order of the table; what keeps samples keeps the same number of them.
 
-Settings were chosen on seeds 0 and 1 and the eval split, by `benchmarks/demo_settings.py`.
+Settings were chosen on seeds 0 to 2 and the eval split, by `benchmarks/demo_settings.py`.
 """
 
 TRAINING = {
