@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seekr.disk import write_atomically, write_json
 from seekr.progress import bar
 from seekr.scoring import METRICS, ScoreMatrix
-from seekr.stages import has_weights, stage_folder, write_atomically, write_json
+from seekr.stages import has_weights, stage_folder
 
 if TYPE_CHECKING:
     from seekr.preparation import Prepared

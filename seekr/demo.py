@@ -10,12 +10,12 @@ from typing import Any
 
 from seekr.builtin import TASKS, builtin_model, builtin_rows
 from seekr.builtin.tasks import Split
+from seekr.disk import read_json, write_json
 from seekr.errors import InputError
 from seekr.learner import learn
 from seekr.report import read_runs, write_report
 from seekr.report.terminal import methods_table
 from seekr.run import Run
-from seekr.stages import read_json, write_json
 from seekr.tables import console, print_table
 from seekr.tasks import Task
 

@@ -15,12 +15,13 @@ import torch
 
 from seekr.cells import ScoreBook
 from seekr.config import IN_MEMORY, make_config, resolve_paths
+from seekr.disk import write_json
 from seekr.errors import InputError, RunError
 from seekr.models import one_kind_of_bar
 from seekr.preparation import Prepared, Request, prepare
 from seekr.processes import is_main, wait_for_all
 from seekr.run import Run
-from seekr.stages import copy_stage, drop_older_weights, finished_stages, locked, stage_folder, write_json
+from seekr.stages import copy_stage, drop_older_weights, finished_stages, locked, stage_folder
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from seekr import identity
 from seekr.arguments import check_lora, check_training, training_arguments, weight_changing
 from seekr.config import Config, make_tasks
+from seekr.disk import read_json
 from seekr.errors import InputError
 from seekr.progress import bar
-from seekr.stages import finished_stages, read_json
+from seekr.stages import finished_stages, stage_name
 from seekr.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def check_model(
 
 def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) -> None:
     """What is finished must be the beginning of what is asked for. Raises InputError naming the first difference."""
-    names = [folder.name.partition("-")[2] for folder in finished]
+    names = [stage_name(folder) for folder in finished]
     planned = [stage.name for stage in stages]
     late = [stage.name for stage in stages if not stage.learn and stage.name not in names]
     if late and any(stage.learn for stage in stages if stage.name in names):

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seekr.config import Config, make_config, resolve_paths
+from seekr.disk import read_json
 from seekr.errors import InputError
-from seekr.stages import finished_stages, has_weights, read_json
+from seekr.stages import finished_stages, has_weights, stage_name, working_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        return self.folder.name.partition("-")[2]
+        return stage_name(self.folder)
 
     @property
     def model(self) -> Path | None:
@@ -111,18 +112,19 @@ class Run:
 
     def status(self) -> list[TaskStatus]:
         """How far each stage is, in their order; `joint` has one stage for all tasks."""
-        from seekr.training.checkpoints import newest_complete_checkpoint
+        from seekr.task_data import JOINT
+        from seekr.training.checkpoints import checkpoint_step, newest_complete_checkpoint
 
         done = [stage.name for stage in self.stages]
-        joint = self.record["config"]["method"].get("name") == "joint"
+        joint = self.record["config"]["method"].get("name") == JOINT
         tasks = self.record["config"]["tasks"]
-        names = ["joint"] if joint else [t["name"] for t in sorted(tasks, key=lambda t: t.get("learn", True))]
+        names = [JOINT] if joint else [t["name"] for t in sorted(tasks, key=lambda t: t.get("learn", True))]
         result = []
         for index, name in enumerate(names):
             if name in done:
                 result.append(TaskStatus(name, "done"))
                 continue
-            checkpoint = newest_complete_checkpoint(self.folder / "working" / f"{index:02d}-{name}")
-            step = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else None
+            checkpoint = newest_complete_checkpoint(working_folder(self.folder, index, name))
+            step = checkpoint_step(checkpoint) if checkpoint else None
             result.append(TaskStatus(name, "stopped" if step is not None else "waiting", step))
         return result

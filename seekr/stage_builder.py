@@ -12,6 +12,7 @@ from torch import nn
 
 from seekr.arguments import training_arguments
 from seekr.attention.tap import model_inputs
+from seekr.disk import read_json, write_json
 from seekr.errors import RunError
 from seekr.interruption import stopping_politely
 from seekr.losses import answer_cross_entropy
@@ -21,15 +22,7 @@ from seekr.models import load_stage, save_model, with_adapter
 from seekr.preparation import Prepared
 from seekr.processes import is_main, wait_for_all
 from seekr.progress import bar
-from seekr.stages import (
-    finished_stages,
-    has_weights,
-    read_json,
-    stage_folder,
-    stage_under_construction,
-    working_folder,
-    write_json,
-)
+from seekr.stages import finished_stages, has_weights, stage_folder, stage_under_construction, working_folder
 from seekr.task_data import PlannedStage
 from seekr.training.order import task_seed
 from seekr.training.trainer import ContinualTrainer

@@ -1,17 +1,15 @@
-"""The folder of a run on disk: stages that appear whole or not at all, no file half written, one writer."""
+"""The folder of a run on disk: stages that appear whole or not at all, and one writer."""
 
 from __future__ import annotations
 
 import fcntl
-import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from seekr.disk import flush, sync
 from seekr.errors import InputError, RunError
 
 _STAGE = re.compile(r"^(\d{2,})-(.+)$")
@@ -25,6 +23,11 @@ def stage_folder(run: Path, index: int, name: str) -> Path:
 def working_folder(run: Path, index: int, name: str) -> Path:
     """Where the Trainer keeps its checkpoints while task `index` is being learned."""
     return run / "working" / f"{index:02d}-{name}"
+
+
+def stage_name(folder: Path) -> str:
+    """The task of a finished stage, from its folder's name."""
+    return folder.name.partition("-")[2]
 
 
 def finished_stages(run: Path) -> list[Path]:
@@ -53,7 +56,7 @@ def stage_under_construction(final: Path) -> Iterator[Path]:
     yield partial
     flush(partial)
     partial.replace(final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def drop_older_weights(stages: list[Path], keep: str | int) -> None:
@@ -76,31 +79,6 @@ def copy_stage(source: Path, final: Path, *, weights: bool) -> None:
         shutil.copytree(source, partial, dirs_exist_ok=True, ignore=ignore)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file; a reader, or a crash, sees the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    _sync(path.parent)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replaces a JSON file atomically."""
-    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file that a run has written. Raises RunError where it is broken or missing."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from None
-
-
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keeps a second process out of the folder of a run. Raises InputError where one is at work already."""
@@ -115,18 +93,3 @@ def locked(run: Path) -> Iterator[None]:
         except OSError:
             raise InputError(f"{run}: another process is at work in this folder; wait for it or stop it") from None
         yield
-
-
-def flush(folder: Path) -> None:
-    """Sees to it that every file and folder below `folder` is on the disk."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

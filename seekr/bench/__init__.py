@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Table
 from seekr.bench.bytes import bytes_rows
 from seekr.bench.sensitivity import sensitivity_rows
 from seekr.bench.step import step_rows
+from seekr.disk import write_json
 
 
 def run_bench(json_file: Path | None = None) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def run_bench(json_file: Path | None = None) -> dict[str, Any]:
     console.print(_sensitivity_table(timed))
     result = {"machine": machine, "rows": rows + timed}
     if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(json_file, result)
     return result
 
 

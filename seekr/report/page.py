@@ -10,12 +10,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from seekr.disk import write_atomically
 from seekr.errors import InputError
 from seekr.report import charts
 from seekr.report.data import RunData, StageData, read_runs
 from seekr.report.examples import TaskExamples, choose_examples
 from seekr.report.summary import MEASURES, Measure, MethodSummary, Spread, best, decimal, flatten, summarize
-from seekr.stages import write_atomically
 
 _OPEN_RUNS = 6
 _DARKEST_CELL = 55  # per cent of the heat colour behind a score of 100, so that the ink on it stays readable

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
+
+from seekr.disk import flush, sync, write_json
+from seekr.processes import wait_for_all
 
 MARKER = "complete.json"
 
@@ -25,7 +26,7 @@ def newest_complete_checkpoint(folder: Path) -> Path | None:
 def is_complete(checkpoint: Path) -> bool:
     """Whether the checkpoint carries the marker that is written last."""
     try:
-        return json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["step"] == _step(checkpoint)
+        return json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["step"] == checkpoint_step(checkpoint)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -46,28 +47,21 @@ class CheckpointKeeper(TrainerCallback):
         # What lies beyond the step that training goes on from would be taken for its future later on.
         if state.is_world_process_zero:
             for checkpoint in _checkpoints(Path(str(args.output_dir))):
-                if not is_complete(checkpoint) or _step(checkpoint) > state.global_step:
+                if not is_complete(checkpoint) or checkpoint_step(checkpoint) > state.global_step:
                     _remove(checkpoint)
 
     @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()  # every process has written its part
+        wait_for_all()  # every process has written its part
         if not state.is_world_process_zero:
             return
         folder = Path(str(args.output_dir))
         checkpoint = folder / f"checkpoint-{state.global_step}"
         if not checkpoint.is_dir():
             return
-        for path in sorted(checkpoint.rglob("*")):
-            _fsync(path)
-        _fsync(checkpoint)
-        partial = checkpoint / f"{MARKER}.part"
-        partial.write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
-        _fsync(partial)
-        partial.replace(checkpoint / MARKER)
-        _fsync(checkpoint)
-        _fsync(folder)
+        flush(checkpoint)
+        write_json(checkpoint / MARKER, {"step": state.global_step})
+        sync(folder)
         if self.limit is not None:
             for old in _checkpoints(folder)[: -self.limit]:
                 _remove(old)
@@ -75,21 +69,14 @@ class CheckpointKeeper(TrainerCallback):
 
 def _checkpoints(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and re.fullmatch(r"\d+", path.name[11:])]
-    return sorted(found, key=_step)
+    return sorted(found, key=checkpoint_step)
 
 
-def _step(checkpoint: Path) -> int:
+def checkpoint_step(checkpoint: Path) -> int:
+    """The optimizer step that a checkpoint folder was written after."""
     return int(checkpoint.name[11:])
 
 
 def _remove(checkpoint: Path) -> None:
     (checkpoint / MARKER).unlink(missing_ok=True)  # first, so that a half deleted checkpoint counts as torn
     shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
