@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from seekr.errors import InputError, nearest
+from seekr.errors import InputError, nearest, reason
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -210,8 +210,7 @@ def _check_fields(where: str, given: dict[str, Any], owner: type, refused: set[s
         try:
             checked[key] = TypeAdapter(hints[key]).validate_python(value)
         except ValidationError as error:
-            message = error.errors()[0]["msg"]
-            raise InputError(f"{where}.{key}: {message[0].lower()}{message[1:]}, not {value!r}") from None
+            raise InputError(f"{where}.{key}: {reason(error)}, not {value!r}") from None
     return checked
 
 

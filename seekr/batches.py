@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seekr.attention.tap import position_ids
+
 IGNORED = -100  # the label of a token that is no answer token, as in torch's cross_entropy
 
 StepKind = Literal["task", "replay"]
@@ -49,9 +51,7 @@ def collate(rows: Sequence[TokenizedRow], pad_token_id: int | None) -> dict[str,
         batch["input_ids"][i, :n] = torch.as_tensor(np.array(row.input_ids, dtype=np.int64))
         batch["labels"][i, :n] = torch.as_tensor(np.array(row.labels, dtype=np.int64))
         batch["attention_mask"][i, :n] = 1
-    # Models with learned positions (GPT-2) give other logits for a padded row unless they are told the
-    # positions.
-    batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    batch["position_ids"] = position_ids(batch["attention_mask"])
     return batch
 
 

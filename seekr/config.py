@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from seekr.errors import InputError, nearest
+from seekr.errors import InputError, nearest, reason
 
 if TYPE_CHECKING:
     from seekr.tasks import Task
@@ -116,7 +116,7 @@ def first_problem(error: ValidationError) -> str:
     if key == "keep_stages":
         return f"keep_stages must be all, last or a number of at least 1, not {problem['input']!r}"
     given = repr(problem["input"])
-    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {given[:80]}"
+    return f"{key}: {reason(error)}, not {given[:80]}"
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:

@@ -1,8 +1,14 @@
 """The two ways in which seekr gives up, and the hint about what was meant."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rapidfuzz import process
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class InputError(ValueError):
@@ -21,3 +27,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     best = process.extractOne(name, names, score_cutoff=60)
     return f"did you mean {best[0]!r}?" if best else f"valid are {', '.join(names)}"
+
+
+def reason(error: ValidationError) -> str:
+    """What the first finding of a pydantic error says is wrong, to stand behind the name of a key."""
+    message = error.errors()[0]["msg"]
+    return f"{message[0].lower()}{message[1:]}"

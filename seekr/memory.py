@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class Memory:
     def __post_init__(self) -> None:
         self.heads = {int(layer): torch.tensor(chosen) for layer, chosen in self.about["heads"].items()}
         self._files: dict[str, Any] = {}
+        self._positions: dict[int, Tensor | None] = {}
         samples = self._file("samples.safetensors")
         self._ends: list[int] = samples.get_tensor("ends").tolist()
 
@@ -119,7 +121,7 @@ class Memory:
 
     def encoded(self, sample: int) -> KeptSample:
         """The tokenized row of a kept sample."""
-        start, stop = ([0, *self._ends])[sample], self._ends[sample]
+        start, stop = self._span(sample)
         file = self._file("samples.safetensors")
         return KeptSample(*(file.get_slice(name)[start:stop].numpy() for name in ("input_ids", "labels")))
 
@@ -129,9 +131,11 @@ class Memory:
 
     def positions(self, sample: int) -> Tensor | None:
         """[queries] that the attention of a sample is kept for, ascending; None = every token."""
-        key = f"{sample}/positions"
-        shard = self._shard(sample)
-        return shard.get_tensor(key).long() if key in self._keys(sample) else None
+        if sample not in self._positions:  # every layer of a sample asks for them
+            key = f"{sample}/positions"
+            shard = self._shard(sample)
+            self._positions[sample] = shard.get_tensor(key).long() if key in self._keys.get(sample, ()) else None
+        return self._positions[sample]
 
     def rows(self, sample: int, layer: int, device: torch.device) -> MapRows:
         """The stored rows of the chosen heads of a layer."""
@@ -139,12 +143,13 @@ class Memory:
         shard = self._shard(sample)
         tensors = {
             key.removeprefix(prefix): shard.get_tensor(key).to(device)
-            for key in self._keys(sample)
+            for key in self._keys.get(sample, ())
             if key.startswith(prefix)
         }
         positions = self.positions(sample)
         if positions is None:
-            positions = torch.arange(len(self.encoded(sample).input_ids))
+            start, stop = self._span(sample)
+            positions = torch.arange(stop - start)
         layer_facts = self.about["layers"][str(layer)]
         form = self.about["forms"][sample][str(layer)]
         return decode(tensors, form, positions.to(device), Geometry(**layer_facts["geometry"]), layer_facts["size"])
@@ -172,19 +177,24 @@ class Memory:
             **self.about["facts"],
         }
 
+    def _span(self, sample: int) -> tuple[int, int]:
+        """Where the sample's tokens stand among those of all samples."""
+        return self._ends[sample - 1] if sample else 0, self._ends[sample]
+
     def _shard(self, sample: int) -> Any:
         for shard in self.about["shards"]:
             if sample < shard["samples"][1]:
                 return self._file(shard["file"])
         raise InputError(f"{self.folder}: sample {sample} has no teacher signals; its method keeps none")
 
-    def _keys(self, sample: int) -> list[str]:
-        keys = self.__dict__.setdefault("_keys_of_sample", {})
-        if not keys:
-            for shard in self.about["shards"]:
-                for key in self._file(shard["file"]).keys():  # noqa: SIM118 - not a dict
-                    keys.setdefault(int(key.split("/")[0]), []).append(key)
-        return keys.get(sample, [])
+    @cached_property
+    def _keys(self) -> dict[int, list[str]]:
+        """Names of the stored tensors, by sample."""
+        keys: dict[int, list[str]] = {}
+        for shard in self.about["shards"]:
+            for key in self._file(shard["file"]).keys():  # noqa: SIM118 - not a dict
+                keys.setdefault(int(key.split("/")[0]), []).append(key)
+        return keys
 
     def _file(self, name: str) -> Any:
         if name not in self._files:

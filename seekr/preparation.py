@@ -21,7 +21,7 @@ from seekr.task_data import PlannedStage, TaskData, order_tasks, plan_stages, re
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
-    from transformers import PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
     from seekr.methods import Method
     from seekr.tasks import Task
@@ -67,9 +67,14 @@ class Prepared:
         return self.method.joint
 
     @cached_property
+    def arguments(self) -> TrainingArguments:
+        """What transformers makes of the training settings that all tasks share."""
+        return training_arguments(self.training, output_dir=self.run, seed=self.config.seed)
+
+    @property
     def device(self) -> torch.device:
         """Where models go: what transformers chooses for these training settings."""
-        return training_arguments(self.training, output_dir=self.run, seed=self.config.seed).device
+        return self.arguments.device
 
     @cached_property
     def identity(self) -> dict[str, Any]:

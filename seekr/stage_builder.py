@@ -47,7 +47,7 @@ def build_stage(prepared: Prepared, stage: PlannedStage) -> None:
         with stage_under_construction(stage_folder(prepared.run, stage.index, stage.name)) as folder:
             context.folder = folder
             seed_everything(task_seed(prepared.config.seed, stage.index))
-            with training_precision(prepared, next(context.model.parameters()).device):
+            with training_precision(prepared):
                 prepared.method.after_task(context)
             if stage.learn:
                 save_model(model, prepared.tokenizer, folder / "model")
@@ -61,7 +61,7 @@ def build_stage(prepared: Prepared, stage: PlannedStage) -> None:
 def check_loss(prepared: Prepared, context: TaskContext) -> None:
     """No step comes behind the last one to see what it did to the loss. Raises RunError where that is not finite."""
     batch = batch_of([context.samples[0]], context)
-    with torch.no_grad(), training_precision(prepared, batch["labels"].device):
+    with torch.no_grad(), training_precision(prepared):
         logits = context.model(**model_inputs(batch), use_cache=False).logits
     loss = answer_cross_entropy(logits, batch["labels"], torch.ones(1, device=logits.device))
     if not loss.isfinite():
@@ -153,11 +153,11 @@ def _arguments(prepared: Prepared, stage: PlannedStage, working: Path) -> Any:
     )
 
 
-def training_precision(prepared: Prepared, device: torch.device) -> torch.autocast:
+def training_precision(prepared: Prepared) -> torch.autocast:
     """The autocast that training runs under: a teacher read in another precision would differ by its noise."""
-    arguments = training_arguments(prepared.training, output_dir=Path("unused"), seed=0)
+    arguments = prepared.arguments
     dtype = torch.float16 if arguments.fp16 else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=arguments.bf16 or arguments.fp16)
+    return torch.autocast(prepared.device.type, dtype=dtype, enabled=arguments.bf16 or arguments.fp16)
 
 
 def seed_everything(seed: int) -> None:

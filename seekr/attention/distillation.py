@@ -104,7 +104,7 @@ def weighted_attention_divergence(
     parts = []
     for layer, call in calls.items():
         device = call.query.device
-        rows = [row for row, teacher in teachers.items() if layer in teacher.heads and (row, layer) in weights]
+        rows = [row for row in teachers if (row, layer) in weights]
         if not rows:
             continue
         targets = [
@@ -120,7 +120,8 @@ def _stored(teacher: StoredAttention, sample: int, span: tuple[int, int], layer:
     if kept is None or kept.tolist() != heads.tolist():
         found = "nothing" if kept is None else f"heads {kept.tolist()}"
         raise InputError(f"layer {layer}: heads {heads.tolist()} were asked for, the memory keeps {found}")
-    positions = None if teacher.positions is None else teacher.positions.to(heads.device)
+    positions = teacher.positions
+    positions = None if positions is None else positions.to(heads.device)
     return SampleTeacher(sample, span, heads, positions, teacher.rows(layer, heads.device))
 
 

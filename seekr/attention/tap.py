@@ -229,9 +229,13 @@ def sample_spans(attention_mask: Tensor) -> list[tuple[int, int]]:
 
 
 def model_inputs(batch: dict[str, Tensor], device: torch.device | None = None) -> dict[str, Tensor]:
-    """The forward arguments of a batch: ids, mask, and positions made from the mask, so that padding on either side
-    gives every token the position it has without padding."""
+    """The forward arguments of a batch: ids, mask, and positions."""
     mask = batch["attention_mask"]
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": positions}
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": position_ids(mask)}
     return {name: tensor.to(device) for name, tensor in inputs.items()} if device is not None else inputs
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """[samples, length]: positions counted from each sample's first token, so that padding on either side changes
+    none. Models with learned positions (GPT-2) give other logits for a padded sample unless they are told."""
+    return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from seekr.batches import MicroBatch, TokenizedRow
-from seekr.errors import InputError
+from seekr.errors import InputError, reason
 from seekr.losses import answer_cross_entropy
 from seekr.memory import Memory
 
@@ -76,8 +76,7 @@ class Method:
             try:
                 setattr(self, key, adapter.validate_python(value))
             except ValidationError as error:
-                message = error.errors()[0]["msg"]
-                raise InputError(f"method.{key}: {message[0].lower()}{message[1:]}, not {value!r}") from None
+                raise InputError(f"method.{key}: {reason(error)}, not {value!r}") from None
 
     def settings(self) -> dict[str, Any]:
         """The method as `run.json` keeps it: its name and every setting."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from seekr.attention.tap import model_inputs
 from seekr.batches import MicroBatch, TokenizedRow, collate
 from seekr.losses import TopLogits, answer_cross_entropy, answer_positions
-from seekr.memory_writer import MemoryWriter
 from seekr.methods.base import TaskContext
 from seekr.methods.replay import Replay
 
@@ -56,12 +55,7 @@ class Derpp(Replay):
 
     def after_task(self, context: TaskContext) -> None:
         samples = self.kept_samples(context)
-        writer = MemoryWriter(
-            context.folder / "memory",
-            task=context.task,
-            tokenizer_fingerprint=context.tokenizer_fingerprint,
-            model_fingerprint=context.model_fingerprint,
-        )
+        writer = self.memory_writer(context)
         context.model.eval()
         with torch.no_grad(), context.track(f"remembering {context.task}", len(samples)) as advance:
             for sample in samples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -51,13 +51,18 @@ class Replay(Method):
         logits = model(**batch.inputs, use_cache=False).logits
         return {"replay": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
 
-    def after_task(self, context: TaskContext) -> None:
-        writer = MemoryWriter(
+    def memory_writer(self, context: TaskContext, **attention: Any) -> MemoryWriter:
+        """Writes the memory of the stage under construction; `attention` = heads and form where it is kept."""
+        return MemoryWriter(
             context.folder / "memory",
             task=context.task,
             tokenizer_fingerprint=context.tokenizer_fingerprint,
             model_fingerprint=context.model_fingerprint,
+            **attention,
         )
+
+    def after_task(self, context: TaskContext) -> None:
+        writer = self.memory_writer(context)
         for sample in self.kept_samples(context):
             writer.add(sample)
         writer.close()

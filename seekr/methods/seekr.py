@@ -23,7 +23,6 @@ from seekr.batches import MicroBatch, Row, TokenizedRow
 from seekr.errors import InputError
 from seekr.heads import ImportanceForm, head_importance, resolve_budgets, select_heads
 from seekr.memory import Memory
-from seekr.memory_writer import MemoryWriter
 from seekr.methods.base import TaskContext
 from seekr.methods.derpp import Derpp, batch_of
 
@@ -144,15 +143,7 @@ class Seekr(Derpp):
         return normalize_layers(sensitivity), change
 
     def _remember(self, samples: list[TokenizedRow], heads: dict[int, Tensor], context: TaskContext) -> None:
-        folder = context.folder / "memory"
-        writer = MemoryWriter(
-            folder,
-            task=context.task,
-            tokenizer_fingerprint=context.tokenizer_fingerprint,
-            model_fingerprint=context.model_fingerprint,
-            heads=heads,
-            form=self.teacher_form,
-        )
+        writer = self.memory_writer(context, heads=heads, form=self.teacher_form)
         draw = np.random.default_rng([context.seed, context.index, 1])
         with torch.no_grad(), context.track(f"remembering {context.task}", len(samples)) as advance:
             for sample in samples:
@@ -169,7 +160,8 @@ class Seekr(Derpp):
                 writer.add(sample, attention=attention, positions=positions, logits=stored)
                 advance(1)
         writer.close()
-        writer.note(attention_floor=attention_floor(context.model, Memory.open(folder, verify=False), context))
+        memory = Memory.open(context.folder / "memory", verify=False)
+        writer.note(attention_floor=attention_floor(context.model, memory, context))
 
     def drawn_queries(self, length: int, draw: np.random.Generator) -> Tensor | None:
         """The queries of a sample of `length` tokens that are distilled, ascending; None = every one."""
