@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seekr.attention.stored import Form, LayerTeacher, TeacherForm, automatic_form, encode
+from seekr.attention.rows import ChosenHeads
+from seekr.attention.stored import Form, TeacherForm, automatic_form, encode
 from seekr.batches import TokenizedRow, answer_tokens
 from seekr.fingerprints import hash_file
 from seekr.losses import TopLogits
@@ -64,7 +65,7 @@ class MemoryWriter:
         self,
         sample: TokenizedRow,
         *,
-        attention: Mapping[int, LayerTeacher] | None = None,
+        attention: Mapping[int, ChosenHeads] | None = None,
         positions: Tensor | None = None,
         logits: TopLogits | None = None,
     ) -> None:

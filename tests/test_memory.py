@@ -17,8 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from seekr import memory as memory_reader
 from seekr import memory_writer as memory_file
 from seekr.attention import Tap
-from seekr.attention.rows import QueryKeyRows
-from seekr.attention.stored import LayerTeacher
+from seekr.attention.rows import ChosenHeads, QueryKeyRows
 from seekr.attention.tap import model_inputs
 from seekr.batches import collate
 from seekr.errors import InputError
@@ -47,7 +46,7 @@ def write(folder: Path, *, form: str = "exact", attention: bool = True, logits: 
         positions = torch.tensor([0, 2, 3]) if index % 2 else None
         span = (0, len(sample.input_ids))
         layers = {
-            layer: LayerTeacher.of_call(tap.calls[layer], 0, span, kept, positions) for layer, kept in HEADS.items()
+            layer: ChosenHeads.of_call(tap.calls[layer], 0, span, kept, positions) for layer, kept in HEADS.items()
         }
         teachers.append({"layers": layers, "positions": positions, "logits": TopLogits.of_logits(found, 9, torch.half)})
         writer.add(

@@ -93,26 +93,60 @@ def block_size(heads: int, length: int, entries: int = 1 << 18) -> int:
     return max(16, min(entries // max(heads * length, 1), length))
 
 
+@dataclass(frozen=True, slots=True)
+class ChosenHeads:
+    """The chosen heads of one layer of one sample, as the tap saw them.
+
+    Attributes:
+        query: [heads, queries, head_dim].
+        key: [key_value_heads of these heads, length, head_dim].
+        key_of_head: [heads], index into `key`.
+        positions: [queries] ascending.
+        geometry: scaling, window, soft cap.
+        sink: [heads] or None.
+    """
+
+    query: Tensor
+    key: Tensor
+    key_of_head: Tensor
+    positions: Tensor
+    geometry: Geometry
+    sink: Tensor | None
+
+    @classmethod
+    def of_call(
+        cls, call: AttentionCall, sample: int, span: tuple[int, int], heads: Tensor, positions: Tensor | None
+    ) -> ChosenHeads:
+        """Reads one sample of a recorded call, without gradient.
+
+        Args:
+            call: what the tap recorded.
+            sample: row of the batch.
+            span: the sample's columns (start, stop).
+            heads: [heads], indices.
+            positions: [queries] ascending, from the sample's first token; None = every token.
+        """
+        start, stop = span
+        query = call.query.detach()[sample, heads, start:stop]
+        if positions is None:
+            positions = torch.arange(stop - start, device=query.device)
+        else:
+            query = query[:, positions]
+        group = call.query.shape[1] // call.key.shape[1]
+        key_heads, key_of_head = torch.unique(heads // group, return_inverse=True)
+        key = call.key.detach()[sample, key_heads, start:stop]
+        sink = None if call.sink is None else call.sink.detach()[heads]
+        return cls(query, key, key_of_head, positions, call.geometry, sink)
+
+    def rows(self) -> QueryKeyRows:
+        """The exact rows."""
+        sink = None if self.sink is None else self.sink.float()
+        key = self.key.float()[self.key_of_head]
+        return QueryKeyRows(self.query.float(), key, self.positions, self.geometry, sink)
+
+
 def rows_of_call(
     call: AttentionCall, sample: int, span: tuple[int, int], heads: Tensor, positions: Tensor | None = None
 ) -> QueryKeyRows:
-    """The rows of chosen heads of one sample of a recorded call, without gradient.
-
-    Args:
-        call: what the tap recorded.
-        sample: row of the batch.
-        span: the sample's columns (start, stop).
-        heads: [heads], indices.
-        positions: [queries] ascending, from the sample's first token; None = every token.
-    """
-    start, stop = span
-    query = call.query.detach()[sample, :, start:stop]
-    group = query.shape[0] // call.key.shape[1]
-    if positions is None:
-        positions = torch.arange(stop - start, device=query.device)
-        query = query[heads]
-    else:
-        query = query[heads][:, positions]
-    key = call.key.detach()[sample, :, start:stop][heads // group]
-    sink = None if call.sink is None else call.sink.detach()[heads].float()
-    return QueryKeyRows(query.float(), key.float(), positions, call.geometry, sink)
+    """The exact rows of chosen heads of one sample of a recorded call; see `ChosenHeads.of_call`."""
+    return ChosenHeads.of_call(call, sample, span, heads, positions).rows()

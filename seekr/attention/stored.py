@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seekr.attention.rows import LOG_ZERO, MapRows, QueryKeyRows, blocks, visible_columns
-from seekr.attention.tap import AttentionCall, Geometry
+from seekr.attention.rows import LOG_ZERO, ChosenHeads, MapRows, QueryKeyRows, blocks, visible_columns
+from seekr.attention.tap import Geometry
 
 Form = Literal["exact", "query_key", "rows"]
 TeacherForm = Literal["auto", "exact", "query_key", "rows"]
@@ -23,49 +23,7 @@ _TRIFLE = 1 << 16
 _RANGE = 16.0  # nats below a row's largest entry; what is smaller is kept as 0
 
 
-@dataclass(frozen=True, slots=True)
-class LayerTeacher:
-    """The chosen heads of one layer of one sample, as the tap saw them.
-
-    Attributes:
-        query: [heads, queries, head_dim].
-        key: [key_value_heads of these heads, length, head_dim].
-        key_of_head: [heads], index into `key`.
-        positions: [queries] ascending.
-        geometry: scaling, window, soft cap.
-        sink: [heads] or None.
-    """
-
-    query: Tensor
-    key: Tensor
-    key_of_head: Tensor
-    positions: Tensor
-    geometry: Geometry
-    sink: Tensor | None
-
-    @classmethod
-    def of_call(
-        cls, call: AttentionCall, sample: int, span: tuple[int, int], heads: Tensor, positions: Tensor | None
-    ) -> LayerTeacher:
-        """Reads `heads` at `positions` (None = every token) of one sample of a recorded call."""
-        start, stop = span
-        query = call.query.detach()[sample, heads, start:stop]
-        if positions is None:
-            positions = torch.arange(stop - start, device=query.device)
-        group = call.query.shape[1] // call.key.shape[1]
-        key_heads, key_of_head = torch.unique(heads // group, return_inverse=True)
-        key = call.key.detach()[sample, key_heads, start:stop]
-        sink = None if call.sink is None else call.sink.detach()[heads]
-        return cls(query[:, positions], key, key_of_head, positions, call.geometry, sink)
-
-    def rows(self) -> QueryKeyRows:
-        """The exact rows."""
-        sink = None if self.sink is None else self.sink.float()
-        key = self.key.float()[self.key_of_head]
-        return QueryKeyRows(self.query.float(), key, self.positions, self.geometry, sink)
-
-
-def encode(teacher: LayerTeacher, form: Form) -> dict[str, Tensor]:
+def encode(teacher: ChosenHeads, form: Form) -> dict[str, Tensor]:
     """The tensors that are kept of a layer in a form; see `decode`."""
     if form == "rows":
         return _encode_rows(teacher)
@@ -104,7 +62,7 @@ def decode(tensors: Mapping[str, Tensor], form: Form, positions: Tensor, geometr
     return QueryKeyRows(query.float(), key.float()[tensors["key_of_head"].long()], positions, geometry, sink)
 
 
-def automatic_form(teacher: LayerTeacher) -> Form:
+def automatic_form(teacher: ChosenHeads) -> Form:
     """The exact form where that is a trifle (64 KiB a layer of a sample), else the compact one of the fewest bytes."""
     if teacher.query.nbytes + teacher.key.nbytes <= _TRIFLE:
         return "exact"
@@ -156,7 +114,7 @@ class StoredRows:
         return logs.log_softmax(dim=-1)
 
 
-def _encode_rows(teacher: LayerTeacher) -> dict[str, Tensor]:
+def _encode_rows(teacher: ChosenHeads) -> dict[str, Tensor]:
     source = teacher.rows()
     window = teacher.geometry.window
     codes, steps = [], []

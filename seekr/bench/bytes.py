@@ -111,9 +111,9 @@ def _moved(call: Any) -> Any:
 
 
 def _teacher(call: Any, heads: Any, positions: Any) -> Any:
-    from seekr.attention.stored import LayerTeacher
+    from seekr.attention.rows import ChosenHeads
 
-    return LayerTeacher.of_call(call, 0, (0, LENGTH), heads, positions)
+    return ChosenHeads.of_call(call, 0, (0, LENGTH), heads, positions)
 
 
 def _gradient(student: Any, heads: Any, positions: Any, rows: Any) -> tuple[Any, Any]:

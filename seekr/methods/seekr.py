@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from seekr.attention.change import measure_change
 from seekr.attention.distillation import attention_distillation_loss, weighted_attention_divergence
+from seekr.attention.rows import ChosenHeads
 from seekr.attention.sensitivity import Entries, Norm, normalize_layers, sum_sensitivity
-from seekr.attention.stored import LayerTeacher, TeacherForm
+from seekr.attention.stored import TeacherForm
 from seekr.attention.support import check_attention
 from seekr.attention.tap import Tap, layers_and_heads, model_inputs, sample_spans
 from seekr.batches import MicroBatch, Row, TokenizedRow
@@ -153,7 +154,7 @@ class Seekr(Derpp):
                     logits = context.model(**model_inputs(batch), use_cache=False).logits
                 span = (0, len(sample.input_ids))
                 attention = {
-                    layer: LayerTeacher.of_call(tap.calls[layer], 0, span, chosen, positions)
+                    layer: ChosenHeads.of_call(tap.calls[layer], 0, span, chosen, positions)
                     for layer, chosen in heads.items()
                 }
                 stored = self.stored_logits(logits[0], batch["labels"])

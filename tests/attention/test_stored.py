@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from seekr.attention import stored
-from seekr.attention.rows import LOG_ZERO, visible_columns
-from seekr.attention.stored import Form, LayerTeacher, decode, encode, smallest_form
+from seekr.attention.rows import LOG_ZERO, ChosenHeads, visible_columns
+from seekr.attention.stored import Form, decode, encode, smallest_form
 from seekr.attention.tap import AttentionCall, Geometry
 
 LENGTH = 37
@@ -28,17 +28,17 @@ def layer_teacher(
     sink: bool = False,
     dtype: torch.dtype = torch.float32,
     heads: tuple[int, ...] = (0, 2, 5),
-) -> LayerTeacher:
+) -> ChosenHeads:
     query, key = torch.randn(2, 6, length, size).to(dtype), torch.randn(2, 3, length, size).to(dtype)
     key = key + 8 * (torch.arange(size) == 1).to(dtype)  # one large channel that all keys share
     sinks = torch.randn(6).to(dtype) if sink else None
     empty = torch.empty(0)
     call = AttentionCall(query, key, empty, empty, geometry or Geometry(size**-0.5), sinks, None)
     asked = None if positions is None else torch.tensor(positions)
-    return LayerTeacher.of_call(call, 1, (0, length), torch.tensor(heads), asked)
+    return ChosenHeads.of_call(call, 1, (0, length), torch.tensor(heads), asked)
 
 
-def both(teacher: LayerTeacher, form: Form) -> tuple[Tensor, Tensor]:
+def both(teacher: ChosenHeads, form: Form) -> tuple[Tensor, Tensor]:
     """Log-probabilities of all rows as they were and as they are read back, hidden entries at LOG_ZERO."""
     kept = encode(teacher, form)
     read = decode(kept, form, teacher.positions, teacher.geometry, teacher.query.shape[-1])
@@ -46,7 +46,7 @@ def both(teacher: LayerTeacher, form: Form) -> tuple[Tensor, Tensor]:
     return teacher.rows().log_probs(rows, columns), read.log_probs(rows, columns)
 
 
-def seen(teacher: LayerTeacher) -> Tensor:
+def seen(teacher: ChosenHeads) -> Tensor:
     mask = by_definition.visible(teacher.key.shape[1], teacher.geometry.window)[teacher.positions]
     return mask if teacher.sink is None else torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
 
