@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+
+from seekr.bench.tables import Cells, Rows, bytes_cells, sensitivity_cells, step_cells
 
 RESULTS = Path(__file__).parent / "results"
-
-Rows = list[dict[str, Any]]
 
 
 def tables() -> dict[str, str]:
@@ -22,9 +21,9 @@ def tables() -> dict[str, str]:
     by_kind = {kind: [row for row in bench if row["what"] == kind] for kind in ("step", "bytes", "sensitivity")}
     return {
         "demo": demo_table(demo),
-        "step": step_table(by_kind["step"]),
-        "bytes": bytes_table(by_kind["bytes"]),
-        "sensitivity": sensitivity_table(by_kind["sensitivity"]),
+        "step": _of_cells(step_cells(by_kind["step"])),
+        "bytes": _of_cells(bytes_cells(by_kind["bytes"])),
+        "sensitivity": _of_cells(sensitivity_cells(by_kind["sensitivity"])),
     }
 
 
@@ -37,47 +36,6 @@ def demo_table(rows: Rows) -> str:
     return _markdown(["method", "overall performance", "backward transfer"], found)
 
 
-def step_table(rows: Rows) -> str:
-    """Times and peaks of a replay step as ratios to the step without attention distillation."""
-    plain = {row["length"]: row for row in rows if row["path"] == "plain"}
-    found = []
-    for row in rows:
-        base = plain[row["length"]]
-        name = {"plain": "without", "eager": "by built maps"}.get(row["path"], "seekr, ")
-        queries = "" if row["path"] != "seekr" else "all queries" if row["queries"] is None else "100 queries"
-        ratios = [f"{row[key] / base[key]:.2f}" for key in ("seconds", "peak_bytes")]
-        found.append([str(row["length"]), name + queries, f"{row['seconds']:.2f} s", *ratios])
-    return _markdown(["tokens", "attention distillation", "a step", "× time", "× peak memory"], found)
-
-
-def bytes_table(rows: Rows) -> str:
-    """What is kept of one sample, beside the released code's form."""
-    return _markdown(
-        ["kept as", "queries", "MB", "released code, MB", "share", "error of the loss", "cosine of its gradient"],
-        [
-            [
-                f"`{row['form']}`",
-                "all" if row["queries"] is None else str(row["queries"]),
-                f"{row['bytes'] / 1e6:.1f}",
-                f"{row['released_bytes'] / 1e6:.1f}",
-                f"{row['bytes'] / row['released_bytes']:.3f}",
-                f"{row['loss_error']:.1e}",
-                f"{row['gradient_cosine']:.4f}",
-            ]
-            for row in rows
-        ],
-    )
-
-
-def sensitivity_table(rows: Rows) -> str:
-    """Time beyond forward and backward, for one layer of 8 heads."""
-    found = [
-        [str(row["length"]), f"{row['seconds'] * 1e3:.1f}", f"{row['seconds'] / row['length'] * 1e6:.1f}"]
-        for row in rows
-    ]
-    return _markdown(["tokens", "ms", "µs a token"], found)
-
-
 _SCORES = ("overall_performance", "backward_transfer")
 
 
@@ -88,6 +46,10 @@ def _rows(name: str) -> Rows:
 def _spread(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{mean(known):.1f} ± {stdev(known):.1f}" if len(known) > 1 else ""
+
+
+def _of_cells(cells: Cells) -> str:
+    return _markdown(cells.headings, cells.rows)
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:

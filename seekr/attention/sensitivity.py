@@ -43,7 +43,7 @@ def measure_sensitivity(
 
     Source: SEEKR, arXiv 2411.06171 (sensitivity).
     """
-    total = sum_sensitivity(model, batch, entries=entries, norm=norm)
+    total = unnormalized_sensitivity(model, batch, entries=entries, norm=norm)
     return normalize_layers(total)
 
 
@@ -52,7 +52,7 @@ def normalize_layers(sensitivity: Tensor) -> Tensor:
     return sensitivity / sensitivity.sum(dim=1, keepdim=True).clamp_min(torch.finfo(sensitivity.dtype).tiny)
 
 
-def sum_sensitivity(
+def unnormalized_sensitivity(
     model: nn.Module, batch: dict[str, Tensor], *, entries: Entries = "visible", norm: Norm = "frobenius"
 ) -> Tensor:
     """The mean over samples before the layers are normalized (see `measure_sensitivity`); [layers, heads]."""

@@ -53,7 +53,10 @@ def decode(tensors: Mapping[str, Tensor], form: Form, positions: Tensor, geometr
         size: the head dimension.
     """
     if form == "rows":
-        return StoredRows(tensors["codes"], tensors["step"].float(), positions, geometry, "sink" in tensors)
+        with_sink = "sink" in tensors
+        entries = _visible(positions, geometry.window)[1] + int(with_sink)
+        starts = entries.cumsum(0) - entries
+        return StoredRows(tensors["codes"], tensors["step"].float(), positions, starts, geometry, with_sink)
     query, key = tensors["query"], tensors["key"]
     if form == "query_key":
         query = _dequantize(query, tensors["query_scale"], size)
@@ -86,6 +89,7 @@ class StoredRows:
         codes: uint8 [heads, entries], the visible entries of row after row; 255 stands for 0.
         step: [heads, queries], nats a code.
         positions: [queries] ascending.
+        starts: [queries], where each row begins among the entries.
         geometry: for the window.
         sink: whether each row ends with the sink's entry.
     """
@@ -93,20 +97,20 @@ class StoredRows:
     codes: Tensor
     step: Tensor
     positions: Tensor
+    starts: Tensor
     geometry: Geometry
     sink: bool
 
     def log_probs(self, rows: slice, columns: slice) -> Tensor:
         positions = self.positions[rows]
         first, count = _visible(positions, self.geometry.window)
-        _, all_counts = _visible(self.positions, self.geometry.window)
-        offsets = (all_counts + int(self.sink)).cumsum(0)[rows] - (count + int(self.sink))
+        starts = self.starts[rows]
         keys = torch.arange(columns.start, columns.stop, device=positions.device)
         index = keys[None, :] - first[:, None]
         hidden = (index < 0) | (index >= count[:, None])
-        index = (offsets[:, None] + index).masked_fill_(hidden, 0)
+        index = (starts[:, None] + index).masked_fill_(hidden, 0)
         if self.sink:
-            index = torch.cat([index, (offsets + count)[:, None]], dim=1)
+            index = torch.cat([index, (starts + count)[:, None]], dim=1)
             hidden = torch.cat([hidden, hidden.new_zeros(len(hidden), 1)], dim=1)
         codes = self.codes[:, index]
         logs = codes.float().mul_(-self.step[:, rows, None])

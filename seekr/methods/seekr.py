@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seekr.attention.change import measure_change
 from seekr.attention.distillation import attention_distillation_loss, weighted_attention_divergence
 from seekr.attention.rows import ChosenHeads
-from seekr.attention.sensitivity import Entries, Norm, normalize_layers, sum_sensitivity
+from seekr.attention.sensitivity import Entries, Norm, normalize_layers, unnormalized_sensitivity
 from seekr.attention.stored import TeacherForm
 from seekr.attention.support import check_attention
 from seekr.attention.tap import Tap, layers_and_heads, model_inputs, sample_spans
@@ -136,7 +136,7 @@ class Seekr(Derpp):
                 some = samples[start : start + _MEASURED_TOGETHER]
                 batch = batch_of(some, context)
                 share = len(some) / len(samples)
-                found = sum_sensitivity(context.model, batch, entries=self.entries, norm=self.norm)
+                found = unnormalized_sensitivity(context.model, batch, entries=self.entries, norm=self.norm)
                 sensitivity += found.cpu() * share
                 if before is not None:
                     change += measure_change(before, context.model, batch, norm=self.norm).cpu() * share

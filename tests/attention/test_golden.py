@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import seekr
-from seekr.attention.sensitivity import sum_sensitivity
+from seekr.attention.sensitivity import unnormalized_sensitivity
 from seekr.heads import head_importance
 from seekr.losses import answer_cross_entropy
 
@@ -89,7 +89,7 @@ def test_attention_loss_left_padded(golden: Golden) -> None:
 def test_sensitivity(golden: Golden, name: str, entries: Any, norm: Any) -> None:
     golden.check(name, seekr.measure_sensitivity(golden.after, golden.batch, entries=entries, norm=norm))
     if norm == "mean_square":
-        unnormalized = sum_sensitivity(golden.after, golden.batch, entries=entries, norm=norm)
+        unnormalized = unnormalized_sensitivity(golden.after, golden.batch, entries=entries, norm=norm)
         golden.check(f"{name}_unnormalized", unnormalized)
 
 

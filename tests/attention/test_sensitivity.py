@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from seekr.attention import Tap, change, measure_change, measure_sensitivity, sensitivity
 from seekr.attention.divergence import SampleTeacher, attention_divergence
 from seekr.attention.rows import rows_of_call
-from seekr.attention.sensitivity import normalize_layers, squared_norm, sum_sensitivity
+from seekr.attention.sensitivity import normalize_layers, squared_norm, unnormalized_sensitivity
 from seekr.attention.tap import Geometry, model_inputs
 from seekr.errors import InputError
 
@@ -79,8 +79,8 @@ def test_padding_and_company_do_not_count(side: str) -> None:
         alone.append({name: tensor[row : row + 1, span] for name, tensor in batch.items()})
         batch["labels"][row, span.start] = 5
     batch["labels"][batch["attention_mask"] == 0] = 7
-    expected = torch.stack([sum_sensitivity(model, one) for one in alone]).mean(0)
-    assert by_definition.relative_error(sum_sensitivity(model, batch), expected) < 1e-5
+    expected = torch.stack([unnormalized_sensitivity(model, one) for one in alone]).mean(0)
+    assert by_definition.relative_error(unnormalized_sensitivity(model, batch), expected) < 1e-5
     expected = torch.stack([measure_change(other, model, one) for one in alone]).mean(0)
     assert by_definition.relative_error(measure_change(other, model, batch), expected) < 1e-5
 
