@@ -103,6 +103,7 @@ class ScoreBook:
 
         data = self.tasks[column]
         batch_size = self.prepared.training.get("per_device_eval_batch_size", 64)
+        self.prepared.method.tell_task(model, column)
         with bar(f"scoring {data.task.name} {self._after(row)}", len(data.test)) as advance:
             predictions = generate_answers(
                 model,
@@ -148,11 +149,9 @@ class ScoreBook:
         return "after all tasks" if self.prepared.joint else f"after {self.tasks[row].task.name}"
 
     def _load(self, row: int) -> Any:
-        from seekr.models import load_stage
-
         base, source = self.prepared.config.model, self._source(row)
         weights = None if source in (None, base) else Path(str(source))
-        return load_stage(base, weights, dtype=self.prepared.config.dtype).to(self.prepared.device)
+        return self.prepared.method.load(base, weights, dtype=self.prepared.config.dtype).to(self.prepared.device)
 
 
 def _line(example: Example, prediction: str) -> str:

@@ -34,7 +34,7 @@ class Config(BaseModel):
     tasks: list[dict[str, Any]] = Field(min_length=1)
     method: dict[str, Any] = Field(default_factory=lambda: {"name": "seekr"})
     training: dict[str, Any] = Field(default_factory=dict)
-    lora: dict[str, Any] | None = None
+    lora: dict[str, Any] | Literal[False] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_length: int | None = Field(default=None, ge=2)
     cells: Literal["paper", "seen", "all"] = "paper"
@@ -109,7 +109,9 @@ def make_config(raw: Mapping[str, Any], where: str) -> Config:
 def first_problem(error: ValidationError) -> str:
     """The first finding of a pydantic error in one line: key, what is wrong, what was given."""
     problem = error.errors()[0]
-    places = [part for part in problem["loc"] if part not in ("literal['all','last']", "constrained-int")]
+    places = [
+        part for part in problem["loc"] if part not in ("literal['all','last']", "constrained-int", "dict[str,any]")
+    ]
     key = ".".join(str(part) for part in places)
     if problem["type"] == "missing":
         return f"the key {key!r} is missing"

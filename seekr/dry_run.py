@@ -38,7 +38,7 @@ def print_plan(request: Request) -> None:
     settings = ", ".join(f"{key} {value}" for key, value in prepared.method.settings().items() if key != "name")
     out.print(f"method      {prepared.method.name}{': ' + settings if settings else ''}")
     out.print(f"training    {_pairs(prepared.training)}")
-    if config.lora is not None:
+    if config.lora:
         out.print(f"lora        {_pairs(config.lora)}")
     out.print(f"output_dir  {prepared.run}")
     table = Table()
@@ -77,7 +77,7 @@ def plan_run(prepared: Prepared) -> list[StagePlan]:
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     for stage in prepared.stages:
         rows = sum(len(data.samples) for data in stage.data)
-        memories = tuple(plan.kept for plan in plans if plan.kept)
+        memories = tuple(plan.kept for plan in plans if plan.kept and prepared.method.replays)
         steps = StepPlan(rows, memories, batch, prepared.config.seed, stage.index)
         epochs = stage.num_train_epochs or arguments.num_train_epochs
         total = arguments.max_steps if arguments.max_steps > 0 else math.ceil(epochs * len(steps))
@@ -94,11 +94,14 @@ def plan_run(prepared: Prepared) -> list[StagePlan]:
 
 def disk(prepared: Prepared) -> tuple[int, int]:
     """Bytes of the weights of all stages that are kept, and of the checkpoints while a task is learned."""
-    weights = prepared.trained_parameters * _BYTES[prepared.config.dtype]
+    trained, stored = (
+        parameters * _BYTES[prepared.config.dtype]
+        for parameters in (prepared.trained_parameters, prepared.stored_parameters)
+    )
     learned = sum(stage.learn for stage in prepared.stages)
     keep = prepared.config.keep_stages
     kept = learned if keep == "all" else min(learned, 1 if keep == "last" else int(keep))
-    return kept * weights, 3 * weights * _CHECKPOINTS  # AdamW keeps two numbers beside each weight
+    return kept * stored, (stored + 2 * trained) * _CHECKPOINTS  # AdamW keeps two numbers beside each trained weight
 
 
 def _pairs(settings: dict[str, object]) -> str:

@@ -59,6 +59,7 @@ class Prepared:
     model_fingerprint: str
     tokenizer_fingerprint: str
     trained_parameters: int
+    stored_parameters: int
     callbacks: Sequence[TrainerCallback] = ()
     source: Path | None = None
 
@@ -112,7 +113,7 @@ def _prepare(request: Request) -> Prepared:
     check_tasks(tasks)
     method = request.method or make_method(config.method)
     training = check_training(config.training)
-    lora = check_lora(config.lora)
+    lora = check_lora(method.lora_settings(config.lora))
     tasks = order_tasks(tasks, joint=method.joint)
     model_config = load_config_of(config.model)
     tokenizer = load_tokenizer(config.model)
@@ -136,7 +137,7 @@ def _prepare(request: Request) -> Prepared:
         finished=finished_stages(home),
         callbacks=request.callbacks,
         source=request.source,
-        **check_model(config, method, lora, tokenizer, max_length),
+        **check_model(config, method, lora, tokenizer, max_length, sum(task.learn for task in tasks)),
     )
     if (home / "run.json").exists():
         identity.compare(home, read_json(home / "run.json")["identity"], prepared.identity)
@@ -154,22 +155,26 @@ def check_folder(run: Path) -> None:
 
 
 def check_model(
-    config: Config, method: Method, lora: LoraConfig | None, tokenizer: PreTrainedTokenizerBase, max_length: int
+    config: Config,
+    method: Method,
+    lora: LoraConfig | None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    tasks: int,
 ) -> dict[str, Any]:
     """Whether method and adapter fit the model, and the facts about it that a run needs. Raises InputError."""
     from seekr.fingerprints import fingerprint_model, fingerprint_tokenizer
-    from seekr.models import load_model, parameter_count, with_adapter
+    from seekr.models import load_model, parameter_count
 
     model = load_model(config.model, dtype=config.dtype)
     facts: dict[str, Any] = {
         "model_fingerprint": fingerprint_model(model),
         "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),
-        "trained_parameters": parameter_count(model),
     }
-    method.check_model(model, max_length)
-    if lora is not None:
-        facts["trained_parameters"] = parameter_count(with_adapter(model, lora), trainable_only=True)
-    return facts
+    method.check_model(model, max_length, tasks)
+    adapted = method.adapt(model.requires_grad_(True), lora)
+    trained = parameter_count(adapted, trainable_only=True)
+    return facts | {"trained_parameters": trained, "stored_parameters": method.stored_parameters(adapted, trained)}
 
 
 def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) -> None:
@@ -203,7 +208,7 @@ def check_memories(prepared: Prepared) -> None:
     if len(prepared.finished) == len(prepared.stages):
         return
     for folder in prepared.finished:
-        if prepared.method.replays or (folder / "memory").is_dir():
+        if prepared.method.keeps or (folder / "memory").is_dir():
             Memory.open(
                 folder / "memory",
                 tokenizer_fingerprint=prepared.tokenizer_fingerprint,

@@ -18,7 +18,7 @@ from seekr.interruption import stopping_politely
 from seekr.losses import answer_cross_entropy
 from seekr.methods import TaskContext
 from seekr.methods.derpp import batch_of
-from seekr.models import load_stage, save_model, with_adapter
+from seekr.models import load_stage
 from seekr.preparation import Prepared
 from seekr.processes import is_main, wait_for_all
 from seekr.progress import bar
@@ -38,7 +38,7 @@ def build_stage(prepared: Prepared, stage: PlannedStage) -> None:
     working = working_folder(prepared.run, stage.index, stage.name)
     context = make_context(prepared, stage, earlier, start)
     if stage.learn:
-        model = learn_stage(prepared, stage, context, start, working)
+        learn_stage(prepared, stage, context, start, working)
     else:
         context.model = load_stage(prepared.config.model, None, dtype=prepared.config.dtype).to(prepared.device)
     if is_main():
@@ -50,7 +50,7 @@ def build_stage(prepared: Prepared, stage: PlannedStage) -> None:
             with training_precision(prepared):
                 prepared.method.after_task(context)
             if stage.learn:
-                save_model(model, prepared.tokenizer, folder / "model")
+                prepared.method.save(context.model, prepared.tokenizer, folder / "model")
                 shutil.copyfile(working / "log.jsonl", folder / "log.jsonl")
             rows = {data.task.name: asdict(data.summary) for data in stage.data}
             write_json(folder / "stage.json", {"identity": stage.identity(), "rows": rows})
@@ -78,7 +78,7 @@ def newest_weights(stages: list[Path]) -> Path | None:
 
 def make_context(prepared: Prepared, stage: PlannedStage, earlier: list[Path], start: Path | None) -> TaskContext:
     """What the method is told about a task; the model and the folder to write into come later."""
-    base, dtype = prepared.config.model, prepared.config.dtype
+    base, dtype, task = prepared.config.model, prepared.config.dtype, stage.data[0].task
     context = TaskContext(
         task=stage.name,
         index=stage.index,
@@ -88,39 +88,46 @@ def make_context(prepared: Prepared, stage: PlannedStage, earlier: list[Path], s
         before=None,
         tokenizer_fingerprint=prepared.tokenizer_fingerprint,
         model_fingerprint=prepared.model_fingerprint,
+        tokenizer=prepared.tokenizer,
         pad_token_id=prepared.tokenizer.pad_token_id,
         samples=stage.samples,
+        prompts=stage.prompts,
+        references=[references for data in stage.data for references in data.references],
+        metric=task.metric,
+        max_new_tokens=task.max_new_tokens,
+        micro_batch_rows=prepared.arguments.per_device_train_batch_size,
+        device=prepared.device,
         stages=earlier,
+        working=working_folder(prepared.run, stage.index, stage.name),
         folder=Path(),
         track=bar,
     )
     if stage.learn:
-        context.before = lambda: load_stage(base, start, dtype=dtype).to(next(context.model.parameters()).device)
+        context.before = lambda: prepared.method.load(base, start, dtype=dtype).to(prepared.device)
     return context
 
 
 def learn_stage(
     prepared: Prepared, stage: PlannedStage, context: TaskContext, start: Path | None, working: Path
-) -> Any:
-    """Trains on a stage's rows; returns the model, also as `context.model`, ready to be measured and saved."""
+) -> None:
+    """Trains on a stage's rows; `context.model` is then ready to be measured and saved."""
     config = prepared.config
     if is_main():
         claim(working, prepared, stage)
     wait_for_all()
     arguments = _arguments(prepared, stage, working)
     seed_everything(task_seed(config.seed, stage.index))
-    model = load_stage(config.model, start, dtype=config.dtype, trainable=True)
-    if prepared.lora is not None and start is None:
-        model = with_adapter(model, prepared.lora)
+    method = prepared.method
+    model = method.load_trainable(config.model, start, dtype=config.dtype, lora=prepared.lora)
     context.model = model
-    prepared.method.before_task(context)
+    method.before_task(context)
     with stopping_politely() as interruption:
         trainer = ContinualTrainer(
             model,
             arguments,
-            method=prepared.method,
+            method=method,
             train_samples=stage.samples,
-            memories=prepared.method.memories,
+            memories=method.replayed,
             task_name=stage.name,
             task_index=stage.index,
             log_path=working / "log.jsonl",
@@ -131,8 +138,7 @@ def learn_stage(
     # What accelerate wrapped around the forward (autocast) is for training only.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
-    context.model = model.eval()
-    return model
+    context.model = method.trained(model).eval()
 
 
 def claim(working: Path, prepared: Prepared, stage: PlannedStage) -> None:

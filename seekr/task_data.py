@@ -23,11 +23,12 @@ JOINT = "joint"
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task, read and tokenized. `prompts` belong to `samples`, `test_prompts` are the tokens to generate from."""
+    """A task, read and tokenized. `prompts` and `references` belong to `samples`, `test_prompts` to `test`."""
 
     task: Task
     samples: list[Encoded]
     prompts: list[str]
+    references: list[list[str]]
     summary: EncodingSummary
     test: list[Example]
     test_prompts: list[np.ndarray]
@@ -119,6 +120,7 @@ def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *
         task=task,
         samples=samples,
         prompts=[example.prompt_text for example in train],
+        references=[example.references for example in train],
         summary=EncodingSummary.of(train, samples),
         test=test,
         test_prompts=test_prompts,

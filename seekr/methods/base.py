@@ -1,4 +1,4 @@
-"""What every continual-learning method is: its settings, and three moments at which the run asks it."""
+"""What every continual-learning method is: its settings, the moments at which a run asks it, and its form of model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_type_hints
 
+import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
@@ -16,7 +17,13 @@ from seekr.batches import MicroBatch, TokenizedRow
 from seekr.errors import InputError, reason
 from seekr.losses import answer_cross_entropy
 from seekr.memory import Memory
+from seekr.models import load_stage, save_model, with_adapter
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedTokenizerBase
+
+Adapter = Literal["any", "none", "lora", "own"]
 Track = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -32,9 +39,15 @@ class TaskContext:
         model: the model, before or after the task's training.
         before: loads the model as it was before the task; None for a skill.
         tokenizer_fingerprint, model_fingerprint: what a memory of this run belongs to.
+        tokenizer: of the model.
         pad_token_id: fills batches; masked.
         samples: the task's tokenized training rows.
+        prompts, references: the text of each row's prompt, and what counts as a right answer to it.
+        metric, max_new_tokens: how the task's answers are scored, and how long they are.
+        micro_batch_rows: rows of one forward in training.
+        device: where the model is trained.
         stages: folders of the finished stages before this one, in order.
+        working: a folder that is there while the task is trained, and gone behind it.
         folder: the stage under construction.
         track: opens a progress bar: `with track("measuring", 20) as advance: advance(1)`.
     """
@@ -47,9 +60,17 @@ class TaskContext:
     before: Callable[[], nn.Module] | None
     tokenizer_fingerprint: str
     model_fingerprint: str
+    tokenizer: PreTrainedTokenizerBase
     pad_token_id: int | None
     samples: Sequence[TokenizedRow]
+    prompts: Sequence[str]
+    references: Sequence[Sequence[str]]
+    metric: str
+    max_new_tokens: int
+    micro_batch_rows: int
+    device: torch.device
     stages: Sequence[Path]
+    working: Path
     folder: Path
     track: Track
 
@@ -61,12 +82,18 @@ class Method:
     Class attributes:
         name: what `method.name` says.
         joint: whether all tasks are trained as one.
-        replays: whether past tasks are kept and replayed.
+        keeps: whether rows of past tasks are kept.
+        replays: whether they are trained on in steps of their own.
+        adapter: which weights are trained: "any" = all of them or the LoRA adapter that a run asks for, "none" = of
+            the model itself alone, "lora" = a LoRA adapter, peft's default one if the run says nothing, "own" = an
+            adapter or prompts that the method makes itself.
     """
 
     name: ClassVar[str]
     joint: ClassVar[bool] = False
+    keeps: ClassVar[bool] = False
     replays: ClassVar[bool] = False
+    adapter: ClassVar[Adapter] = "any"
 
     memories: list[Memory] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -82,15 +109,66 @@ class Method:
         """The method as `run.json` keeps it: its name and every setting."""
         return {"name": self.name} | {item.name: getattr(self, item.name) for item in fields(self) if item.init}
 
-    def check_model(self, model: nn.Module, max_length: int | None = None) -> None:
-        """Raises InputError where the method cannot work on this model with samples of up to `max_length` tokens."""
+    def lora_settings(self, lora: dict[str, Any] | Literal[False] | None) -> dict[str, Any] | None:
+        """The fields of the LoRA adapter that is trained, None = no such adapter, given the key `lora` of a run.
 
-    def kept_rows(self, rows: int) -> int:  # noqa: ARG002
+        False says that there shall be no adapter, None nothing. Raises InputError where the method cannot do so.
+        """
+        if self.adapter == "none" and lora not in (None, False):
+            raise InputError(f"lora: {self.name} trains the weights of the model itself; leave lora out")
+        if self.adapter == "own" and lora is not None:
+            raise InputError(f"lora: {self.name} brings an adapter of its own and takes no other one; leave lora out")
+        if self.adapter == "lora" and lora is False:
+            raise InputError(f"lora: false cannot be with {self.name}, which trains LoRA adapters; leave lora out")
+        if lora is None and self.adapter == "lora":
+            return {}
+        return None if lora is False else lora
+
+    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
+        """Raises InputError where the method cannot learn `tasks` tasks of up to `max_length` tokens on this model."""
+
+    def adapt(self, model: Any, lora: LoraConfig | None) -> Any:
+        """Makes the base model what is trained on the first task. Weights are drawn from torch's random state."""
+        return model if lora is None else with_adapter(model, lora)
+
+    def load_trainable(self, base: str, weights: Path | None, *, dtype: str, lora: LoraConfig | None) -> Any:
+        """The model that is trained on the next task; `weights` = the newest stage's, None = `base` itself."""
+        model = load_stage(base, weights, dtype=dtype, trainable=True)
+        return self.adapt(model, lora) if weights is None else model
+
+    def trained(self, model: Any) -> Any:
+        """What stays of a model once its task is learned: what is measured, saved and loaded again."""
+        return model
+
+    def save(self, model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+        """Writes a stage's `model` folder."""
+        save_model(model, tokenizer, folder)
+
+    def load(self, base: str, weights: Path | None, *, dtype: str) -> Any:
+        """The model of a stage's `model` folder as it answers, frozen; None = `base` itself."""
+        return load_stage(base, weights, dtype=dtype)
+
+    def tell_task(self, model: nn.Module, task: int) -> None:
+        """Tells a loaded model the place (from 0, skills included) of the task whose prompts come next.
+
+        Most methods have no use for it; a method that has one says so in its docstring.
+        """
+
+    def stored_parameters(self, model: nn.Module, trained: int) -> int:
+        """Parameters in a stage's `model` folder: all those of an adapted `model`, or the `trained` ones alone."""
+        return trained if hasattr(model, "peft_config") else sum(p.numel() for p in model.parameters())
+
+    def kept_rows(self, rows: int) -> int:
         """How many of a task's rows are kept once it is learned."""
         return 0
 
+    @property
+    def replayed(self) -> list[Memory]:
+        """The memories that get replay steps."""
+        return self.memories if self.replays else []
+
     def before_task(self, context: TaskContext) -> None:
-        """Asked before a task is trained: opens what earlier stages kept."""
+        """Asked before a task is trained: opens what earlier stages kept, and may freeze weights."""
         self.memories = [
             Memory.open(
                 stage / "memory",
@@ -98,7 +176,7 @@ class Method:
                 model_fingerprint=context.model_fingerprint,
             )
             for stage in context.stages
-            if self.replays
+            if self.keeps
         ]
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
@@ -109,6 +187,9 @@ class Method:
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         """This micro-batch's share of each part of the loss of a replay step, already weighted."""
         raise NotImplementedError(f"{self.name} keeps nothing to replay")
+
+    def after_backward(self, model: nn.Module, step: int) -> None:
+        """Asked in each optimizer step (counted from 0 in the task), its gradients whole and not yet clipped."""
 
     def after_task(self, context: TaskContext) -> None:
         """Asked after a task is trained, or to be remembered: writes what is kept into `context.folder`."""

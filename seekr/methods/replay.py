@@ -29,6 +29,7 @@ class Replay(Method):
     """
 
     name: ClassVar[str] = "replay"
+    keeps: ClassVar[bool] = True
     replays: ClassVar[bool] = True
 
     replay_ratio: Ratio = 0.01

@@ -65,7 +65,7 @@ class Seekr(Derpp):
     reduction: Literal["per_sample", "per_layer"] = "per_sample"
     teacher_form: TeacherForm = "auto"
 
-    def check_model(self, model: nn.Module, max_length: int | None = None) -> None:
+    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
         check_attention(model, max_length)
 

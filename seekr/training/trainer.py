@@ -41,12 +41,15 @@ class Losses(Protocol):
 
     The sum of a part over all micro-batches and ranks of a step is the part's loss of the step. All
     micro-batches of a kind have the same parts. `model` is what the Trainer trains: call it, and unwrap it
-    only to look at it.
+    only to look at it. `after_backward` may change the gradients of a step, counted from 0, before they are
+    clipped.
     """
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
+
+    def after_backward(self, model: nn.Module, step: int) -> None: ...
 
 
 class ContinualTrainer(Trainer):
@@ -169,6 +172,7 @@ class ContinualTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
         if self.accelerator.sync_gradients:
             self._end_step(inputs.kind)
+            self.method.after_backward(model, self.state.global_step)
         return loss
 
     @override

@@ -123,6 +123,27 @@ def test_budgets_and_family_are_checked_before_training() -> None:
     Derpp().check_model(nn.Linear(1, 1))
 
 
+@pytest.mark.parametrize(
+    ("adapter", "lora", "found"),
+    [
+        ("any", None, None), ("any", False, None), ("any", {}, {}), ("any", {"r": 4}, {"r": 4}),
+        ("none", None, None), ("none", False, None), ("none", {}, "trains the weights of the model itself"),
+        ("lora", None, {}), ("lora", {"r": 4}, {"r": 4}), ("lora", False, "lora: false cannot be with other"),
+        ("own", None, None), ("own", False, "brings an adapter of its own"), ("own", {"r": 4}, "takes no other one"),
+    ],
+)  # fmt: skip
+def test_which_adapter_a_method_trains(adapter: Any, lora: Any, found: Any) -> None:
+    class Other(Sequential):
+        name = "other"
+
+    Other.adapter = adapter
+    if isinstance(found, str):
+        with pytest.raises(InputError, match=found):
+            Other().lora_settings(lora)
+    else:
+        assert Other().lora_settings(lora) == found
+
+
 # What is kept ------------------------------------------------------------------------------------------------------
 
 

@@ -251,3 +251,29 @@ def test_a_method_that_forgets_a_part_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="spread"):
         toy_trainer(tmp_path, method=Forgetful(), kept=(1,), gradient_accumulation_steps=2).train()
+
+
+def test_a_method_sees_the_whole_gradient_of_each_step_before_it_is_clipped(tmp_path: Path) -> None:
+    class Stopping(ToyMethod):
+        def after_backward(self, model: nn.Module, step: int) -> None:
+            found.append((step, torch.cat([p.grad.flatten().clone() for p in model.parameters()])))
+            for p in model.parameters():
+                p.grad.mul_(0)
+
+    gradients, ends = [], []
+    for accumulation in (1, 2):
+        found: list[tuple[int, Tensor]] = []
+        trainer = toy_trainer(
+            tmp_path / str(accumulation),
+            method=Stopping(),
+            per_device_train_batch_size=4 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            max_grad_norm=1e-3,
+        )
+        trainer.train()
+        assert [step for step, _ in found] == list(range(trainer.state.global_step))
+        gradients.append(torch.stack([gradient for _, gradient in found]))
+        ends.append(weights(trainer.model))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)
+    assert gradients[0].norm(dim=1).max() > 1e-2
+    assert torch.equal(ends[0], ends[1])

@@ -71,6 +71,9 @@ class ToyMethod:
         self.seen.append(batch)
         return {"task": self._cross_entropy(model(**batch.inputs).logits, batch)}
 
+    def after_backward(self, model: nn.Module, step: int) -> None:
+        """Nothing: the gradients stay as they are."""
+
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         self.seen.append(batch)
         logits = model(**batch.inputs).logits
