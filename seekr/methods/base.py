@@ -87,6 +87,7 @@ class Method:
         adapter: which weights are trained: "any" = all of them or the LoRA adapter that a run asks for, "none" = of
             the model itself alone, "lora" = a LoRA adapter, peft's default one if the run says nothing, "own" = an
             adapter or prompts that the method makes itself.
+        shards: whether parameters may be spread over processes, as FSDP and ZeRO-3 do.
     """
 
     name: ClassVar[str]
@@ -94,6 +95,7 @@ class Method:
     keeps: ClassVar[bool] = False
     replays: ClassVar[bool] = False
     adapter: ClassVar[Adapter] = "any"
+    shards: ClassVar[bool] = True
 
     memories: list[Memory] = field(default_factory=list, init=False, repr=False, compare=False)
 
