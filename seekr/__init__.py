@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from seekr.learner import learn
     from seekr.losses import logit_distillation_loss
     from seekr.run import Run
+    from seekr.scoring import trace_metrics
     from seekr.tasks import Task
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "measure_sensitivity",
     "methods",
     "select_heads",
+    "trace_metrics",
 ]
 
 _HOMES = {
@@ -40,6 +42,7 @@ _HOMES = {
     "measure_change": "seekr.attention",
     "measure_sensitivity": "seekr.attention",
     "select_heads": "seekr.heads",
+    "trace_metrics": "seekr.scoring",
 }
 
 try:

@@ -121,7 +121,8 @@ class ScoreBook:
     def _keep_score(self, row: int, column: int, predictions: list[str]) -> None:
         data = self.tasks[column]
         references = [example.references for example in data.test]
-        self.scores[row, column] = METRICS[data.task.metric](predictions, references)
+        prompts = [example.prompt_text for example in data.test]
+        self.scores[row, column] = METRICS[data.task.metric](predictions, references, prompts)
 
     def _copy_from_same_model(self, row: int, column: int) -> bool:
         """Skills train nothing: the rows after them are the base model's, whose answers may be there already."""

@@ -1,6 +1,17 @@
 """Answers to numbers, and numbers to what was kept and what was lost."""
 
 from seekr.scoring.matrix import ScoreMatrix
-from seekr.scoring.metrics import METRICS, Metric, accuracy, edit_similarity, rouge_l
+from seekr.scoring.metrics import METRICS, accuracy, edit_similarity, rouge_l, row_scores
+from seekr.scoring.rows import Metric
+from seekr.scoring.trace import trace_metrics
 
-__all__ = ["METRICS", "Metric", "ScoreMatrix", "accuracy", "edit_similarity", "rouge_l"]
+__all__ = [
+    "METRICS",
+    "Metric",
+    "ScoreMatrix",
+    "accuracy",
+    "edit_similarity",
+    "rouge_l",
+    "row_scores",
+    "trace_metrics",
+]

@@ -1,12 +1,19 @@
-"""How right the answers of one task are, 0 to 100. Where a row has several references, the best one counts."""
+"""How right the answers of one task are, 0 to 100: the metrics that a task can name, and those of no benchmark.
+
+Where a row has several references, the best one counts (SARI: all together).
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
+from seekr.errors import InputError, nearest
+from seekr.scoring.rows import Metric, check_rows, mean_of_best
+from seekr.scoring.sari import sari
+from seekr.scoring.superni import superni_accuracy, superni_rouge_l
+from seekr.scoring.trace import TRACE_METRICS
 
 _WORD = re.compile(r"[a-z0-9]+")
 # Scripts that are written without spaces between words: Thai to Lao, Myanmar, Khmer, kana, Han with its
@@ -16,12 +23,18 @@ _UNSPACED = re.compile(
 )
 
 
-def accuracy(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def accuracy(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
+) -> float:
     """Share of answers that equal a reference, white space at both ends aside."""
-    return _mean(lambda prediction, right: 100.0 * (prediction.strip() == right.strip()), predictions, references)
+    return mean_of_best(
+        lambda prediction, right: 100.0 * (prediction.strip() == right.strip()), predictions, references, prompts
+    )
 
 
-def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def rouge_l(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
+) -> float:
     """ROUGE-L, the F-measure of the longest common subsequence of words (Lin 2004), by rouge_score without
     its stemmer.
 
@@ -32,24 +45,53 @@ def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
     from rouge_score.rouge_scorer import RougeScorer  # imports nltk, which takes its time
 
     scorer = RougeScorer(["rougeL"], use_stemmer=False, tokenizer=_Words())
-    return _mean(
+    return mean_of_best(
         lambda prediction, right: 100.0 * scorer.score(right, prediction)["rougeL"].fmeasure,
         predictions,
         references,
+        prompts,
     )
 
 
-def edit_similarity(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def edit_similarity(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
+) -> float:
     """1 - (insertions + deletions) / (both lengths), by characters, white space at both ends aside.
 
     The `fuzz.ratio` of code completion benchmarks (CodeXGLUE), here not rounded. Two empty texts are equal: 100.
     """
     from rapidfuzz import fuzz
 
-    return _mean(lambda prediction, right: fuzz.ratio(prediction.strip(), right.strip()), predictions, references)
+    return mean_of_best(
+        lambda prediction, right: fuzz.ratio(prediction.strip(), right.strip()), predictions, references, prompts
+    )
 
 
-METRICS: dict[str, Metric] = {"accuracy": accuracy, "rouge_l": rouge_l, "edit_similarity": edit_similarity}
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "rouge_l": rouge_l,
+    "edit_similarity": edit_similarity,
+    "sari": sari,
+    "superni_accuracy": superni_accuracy,
+    "superni_rouge_l": superni_rouge_l,
+    **TRACE_METRICS,
+}
+
+
+def row_scores(
+    metric: str,
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    prompts: Sequence[str] | None = None,
+) -> list[float]:
+    """What each row scores by itself, 0..100; their mean is the metric. Raises InputError as the metric does, and for
+    an unknown one."""
+    if metric not in METRICS:
+        raise InputError(f"row_scores: unknown metric {metric!r}; {nearest(str(metric), METRICS)}")
+    check_rows(predictions, references, prompts)
+    sources = [None] * len(predictions) if prompts is None else [[prompt] for prompt in prompts]
+    rows = zip(predictions, references, sources, strict=True)
+    return [METRICS[metric]([prediction], [rights], source) for prediction, rights, source in rows]
 
 
 class _Words:
@@ -66,14 +108,3 @@ class _Words:
         if not (char.isalnum() or unicodedata.category(char).startswith("M")):
             return " "
         return f" {char} " if _UNSPACED.match(char) else char
-
-
-def _mean(score: Callable[[str, str], float], predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    if not predictions or len(predictions) != len(references):
-        raise ValueError(
-            f"{len(predictions)} predictions and {len(references)} references: as many, and some, are needed"
-        )
-    return sum(
-        max(score(prediction, right) for right in rights)
-        for prediction, rights in zip(predictions, references, strict=True)
-    ) / len(predictions)
