@@ -1,8 +1,10 @@
-"""One candidate for the demo's settings, scored on the eval split: how the settings in `seekr/demo.py` were chosen.
+"""One candidate for a method's settings in the demo, scored on the eval split: how they were chosen.
 
     python benchmarks/demo_settings.py OUTPUT_DIR seekr attention_weight=10 head_budget=8 --seeds 0 1 2
+    python benchmarks/demo_settings.py OUTPUT_DIR olora training.learning_rate=0.005 --seeds 0
 
-Prints one line of JSON a seed. Seeds 10 to 14 and the test split are for what is reported, see `demo_seeds.py`.
+Prints one line of JSON a seed. Seeds 10 to 14 and the test split are for what is reported (`demo_seeds.py`,
+`demo_methods.py`).
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ import json
 from pathlib import Path
 
 import yaml
+from demo_methods import split_settings
 
 from seekr.builtin import builtin_model
-from seekr.demo import TRAINING, write_tasks
+from seekr.demo import write_tasks
 from seekr.learner import learn
 
 
@@ -32,10 +35,9 @@ def main() -> None:
             model=builtin_model(),
             tasks=write_tasks(arguments.output_dir, seed, "eval"),
             output_dir=arguments.output_dir / name,
-            method={"name": arguments.method, **settings},
-            training=TRAINING,
             keep_stages="last",
             seed=seed,
+            **split_settings(arguments.method, settings),
         )
         scores = run.scores
         row = {"method": arguments.method, **settings, "seed": seed}

@@ -51,9 +51,20 @@ def main() -> None:
     rows = []
     for method in methods:
         row = {"method": method} | {key: median(run[key] for run in runs[method]) for key in MEASURED}
-        row |= {key: runs[method][0][key] for key in ("kept_bytes", "model_bytes", "trained_parameters")}
+        row |= {key: runs[method][0][key] for key in ("kept_bytes", "model_bytes")} | facts(METHODS[method])
         rows.append(row | {name: checks[name][method] for name in checks})
     arguments.json.write_text(json.dumps({"machine": describe_machine(), "rows": rows}, indent=1) + "\n")
+
+
+def facts(kind: Any) -> dict[str, Any]:
+    """What a method's class says of it."""
+    from seekr.methods import Method
+
+    return {
+        "adapter": kind.adapter,
+        "old_data": "all" if kind.joint else "generated" if kind.generates else "rows" if kind.keeps else "none",
+        "told_task": kind.tell_task is not Method.tell_task,
+    }
 
 
 def make_model(folder: Path) -> None:
@@ -97,7 +108,6 @@ def measure(method: str, folder: Path) -> dict[str, Any]:
     import seekr
     from seekr.builtin import builtin_rows
     from seekr.methods import METHODS
-    from seekr.models import load_model, parameter_count
 
     class Clock(TrainerCallback):
         """When the steps of the task in training began and ended."""
@@ -140,14 +150,12 @@ def measure(method: str, folder: Path) -> dict[str, Any]:
     stages = [stage.folder for stage in run.stages]
     weights = sum(path.stat().st_size for path in (stages[-1] / "model").glob("*model*.safetensors"))
     everything = sum(path.stat().st_size for path in stages[-1].rglob("*.safetensors"))
-    base = load_model(str(folder / "model"), dtype="float32")
     return {
         "step_seconds": mean(end - begin for begin, end in zip(clock.starts[1:], clock.ends[1:], strict=True)),
         "task_seconds": seconds,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "kept_bytes": everything - weights,
-        "model_bytes": 4 * parameter_count(base),
-        "trained_parameters": 0 if method == "joint" else json.loads((output / "run.json").read_text()).get("trained"),
+        "model_bytes": (folder / "model" / "model.safetensors").stat().st_size,
     }
 
 

@@ -83,6 +83,7 @@ class Method:
         name: what `method.name` says.
         joint: whether all tasks are trained as one.
         keeps: whether rows of past tasks are kept.
+        generates: whether these rows are the model's own inventions, so that no old data is needed.
         replays: whether they are trained on in steps of their own.
         adapter: which weights are trained: "any" = all of them or the LoRA adapter that a run asks for, "none" = of
             the model itself alone, "lora" = a LoRA adapter, peft's default one if the run says nothing, "own" = an
@@ -93,6 +94,7 @@ class Method:
     name: ClassVar[str]
     joint: ClassVar[bool] = False
     keeps: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     replays: ClassVar[bool] = False
     adapter: ClassVar[Adapter] = "any"
     shards: ClassVar[bool] = True

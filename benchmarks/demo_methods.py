@@ -1,0 +1,76 @@
+"""Every method on the demo's suite: seeds 10 to 14, test split.
+
+    python benchmarks/demo_methods.py OUTPUT_DIR --json benchmarks/results/demo_methods.json [--methods NAME ...]
+
+Settings were chosen on seeds 0 to 2 and the eval split, by `demo_settings.py`: what was tried stands in
+`results/demo_settings.jsonl`. Methods that keep rows keep 2% of them. Finished runs are not run again, and rows of
+methods that are not asked for stay in the JSON as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from seekr.bench import describe_machine
+from seekr.builtin import builtin_model
+from seekr.demo import METHODS, TRAINING, write_tasks
+from seekr.learner import learn
+
+SEEDS = (10, 11, 12, 13, 14)
+OTHERS: dict[str, dict[str, Any]] = {}
+"""Settings of the methods that the demo leaves out; `training.KEY` and `max_length` are keys of the run."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output_dir", type=Path)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, *OTHERS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    arguments = parser.parse_args()
+    for seed in arguments.seeds:
+        for method in arguments.methods:
+            row = run_one(method, seed, arguments.output_dir)
+            keep(row, arguments.json)
+            print(json.dumps(row), flush=True)
+
+
+def run_one(method: str, seed: int, folder: Path) -> dict[str, Any]:
+    """One run, as a row of the result."""
+    start = time.monotonic()
+    run = learn(
+        model=builtin_model(),
+        tasks=write_tasks(folder, seed, "test"),
+        output_dir=folder / f"{method}-{seed}",
+        keep_stages="last",
+        seed=seed,
+        **split_settings(method, METHODS.get(method) or OTHERS.get(method, {})),
+    )
+    scores = run.scores
+    row = {"method": method, "seed": seed, "overall_performance": scores.overall_performance}
+    row |= {"backward_transfer": scores.backward_transfer, "last_row": scores.matrix[-1]}
+    learned = [None if scores.matrix[i][i] is None else scores.matrix[i][i] for i in range(len(scores.tasks))]
+    return row | {"when_learned": learned, "seconds": round(time.monotonic() - start, 1)}
+
+
+def split_settings(method: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `learn` from settings of a method, of training, and of the run."""
+    training = {key.removeprefix("training."): value for key, value in settings.items() if key.startswith("training.")}
+    run = {key: settings[key] for key in ("max_length", "lora") if key in settings}
+    own = {key: value for key, value in settings.items() if not key.startswith("training.") and key not in run}
+    return {"method": {"name": method, **own}, "training": {**TRAINING, **training}, **run}
+
+
+def keep(row: dict[str, Any], file: Path) -> None:
+    """Puts a row in the place of an older one of the same method and seed."""
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    others = [other for other in rows if (other["method"], other["seed"]) != (row["method"], row["seed"])]
+    file.write_text(json.dumps({"machine": describe_machine(), "rows": [*others, row]}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
