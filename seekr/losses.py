@@ -96,3 +96,12 @@ class TopLogits:
         # The student's rest is summed over its own entries: 1 − Σ top would cancel to nothing in float32.
         rest = logits.scatter(-1, ids, float("-inf")).logsumexp(dim=-1) - normalizer.squeeze(-1)
         return loss - (1 - teacher.exp().sum(dim=-1)).clamp(min=0) * rest
+
+    def divergence(self, logits: Tensor) -> Tensor:
+        """KL(teacher || student) over (k entries + rest), [answer tokens], 0 to rounding where both agree."""
+        teacher = self.log_probs.to(logits.device).float()
+        entropy = -(teacher.exp() * teacher).sum(dim=-1)
+        if teacher.shape[-1] < logits.shape[-1]:
+            rest = (1 - teacher.exp().sum(dim=-1)).clamp(min=0)
+            entropy -= rest.xlogy(rest)
+        return self.cross_entropy(logits) - entropy

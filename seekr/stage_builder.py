@@ -120,7 +120,8 @@ def learn_stage(
     method = prepared.method
     model = method.load_trainable(config.model, start, dtype=config.dtype, lora=prepared.lora)
     context.model = model
-    method.before_task(context)
+    with training_precision(prepared):
+        method.before_task(context)
     with stopping_politely() as interruption:
         trainer = ContinualTrainer(
             model,

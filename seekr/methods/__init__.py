@@ -7,19 +7,29 @@ from dataclasses import fields
 from typing import Any
 
 from seekr.errors import InputError, nearest
+from seekr.methods.agem import AGem
 from seekr.methods.base import Method, TaskContext
 from seekr.methods.derpp import Derpp
+from seekr.methods.ewc import Ewc
+from seekr.methods.hft import Hft
 from seekr.methods.joint import Joint
+from seekr.methods.lwf import Lwf
 from seekr.methods.replay import Replay
 from seekr.methods.seekr import Seekr
 from seekr.methods.sequential import Sequential
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Sequential, Joint, Replay, Derpp, Seekr)}
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (Sequential, Joint, Replay, Derpp, Seekr, Ewc, Lwf, AGem, Hft)
+}
 
 __all__ = [
     "METHODS",
+    "AGem",
     "Derpp",
+    "Ewc",
+    "Hft",
     "Joint",
+    "Lwf",
     "Method",
     "Replay",
     "Seekr",

@@ -1,0 +1,121 @@
+"""Averaged gradient episodic memory: no step goes against the gradient of what is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from seekr.batches import MicroBatch, Row, collate
+from seekr.methods.base import TaskContext
+from seekr.methods.replay import Replay
+from seekr.processes import refuse_sharding
+
+
+@dataclass(kw_only=True)
+class AGem(Replay):
+    """Keeps rows as `Replay` does, and where a step's gradient g is against theirs, takes that part out of it:
+    g ← g − (g·g_ref / g_ref·g_ref) g_ref if g·g_ref < 0 (eq. 11 of the paper).
+
+    g_ref is the gradient of the answer loss of rows drawn anew for every step out of all kept ones.
+
+    Args:
+        reference_rows: kept rows of which g_ref is taken in each step; all where fewer are kept.
+
+    Source: Chaudhry et al., Efficient Lifelong Learning with A-GEM, arXiv 1812.00420.
+    """
+
+    name: ClassVar[str] = "agem"
+    replays: ClassVar[bool] = False
+
+    reference_rows: Annotated[int, Field(ge=1)] = 16
+
+    _context: TaskContext | None = field(default=None, init=False, repr=False, compare=False)
+
+    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
+        refuse_sharding(self.name)
+
+    def before_task(self, context: TaskContext) -> None:
+        super().before_task(context)
+        self._context = context
+
+    def after_backward(self, model: nn.Module, step: int) -> None:
+        refuse_sharding(self.name)
+        if not self.memories:
+            return
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gradients = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        batches = list(self._reference_batches(step))
+        for number, batch in enumerate(batches, start=1):
+            parallel = isinstance(model, DistributedDataParallel) and number < len(batches)
+            with model.no_sync() if parallel else nullcontext():  # type: ignore[operator]
+                self.replay_loss(model, batch)["replay"].backward()
+        references = [parameter.grad for parameter in parameters]
+        pairs = zip(gradients, references, strict=True)
+        project([(one, other) for one, other in pairs if one is not None and other is not None])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+    def after_task(self, context: TaskContext) -> None:
+        super().after_task(context)
+        self._context = None
+
+    def reference(self, step: int) -> list[Row]:
+        """The kept rows (memory, sample) of which a step's reference gradient is taken."""
+        assert self._context is not None
+        kept = [(memory, sample) for memory, rows in enumerate(self.memories) for sample in range(len(rows))]
+        draw = np.random.default_rng([self._context.seed, self._context.index, step])
+        chosen = draw.choice(len(kept), size=min(self.reference_rows, len(kept)), replace=False)
+        return [kept[index] for index in chosen]
+
+    def _reference_batches(self, step: int) -> Iterator[MicroBatch]:
+        """This process's share of the reference rows; every process has equally many micro-batches."""
+        assert self._context is not None
+        chosen = self.reference(step)
+        processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        share = -(-len(chosen) // processes)
+        own = chosen[rank::processes]
+        weights = [1.0] * len(own) + [0.0] * (share - len(own))
+        own += [chosen[0]] * (share - len(own))
+        for start in range(0, share, self._context.micro_batch_rows):
+            rows = own[start : start + self._context.micro_batch_rows]
+            inputs = collate([self.memories[m].encoded(i) for m, i in rows], self._context.pad_token_id)
+            yield MicroBatch(
+                kind="replay",
+                labels=inputs.pop("labels"),
+                inputs=inputs,
+                weights=torch.tensor(weights[start : start + len(rows)]),
+                rows=rows,
+                # The sum in place of the mean: its scale does not matter, and float16 loses less of it.
+                step_tokens=1,
+                step_rows=chosen,
+            ).to(self._context.device)
+
+
+def project(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Takes out of the first tensors, in place, what goes against the second ones: eq. 11 over all pairs together.
+
+    Returns whether there was anything to take out. A reference that is not finite changes nothing.
+    """
+    against = sum(_dot(gradient, reference) for gradient, reference in pairs)
+    length = sum(_dot(reference, reference) for _, reference in pairs)
+    factor = float(against) / float(length) if float(length) else 0.0
+    if not factor < 0 or not np.isfinite(float(length)):
+        return False
+    for gradient, reference in pairs:
+        gradient.sub_(reference.to(gradient.dtype), alpha=factor)
+    return True
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    return (one.float() * other.float()).sum(dtype=torch.float64)

@@ -1,0 +1,107 @@
+"""Learning without forgetting: on the new task's rows the model is held to what it would have answered before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from seekr.attention.tap import model_inputs
+from seekr.batches import MicroBatch, collate
+from seekr.losses import TopLogits, answer_cross_entropy, answer_positions
+from seekr.memory import Memory
+from seekr.memory_writer import MemoryWriter
+from seekr.methods.base import Method, TaskContext
+from seekr.processes import wait_for_all
+
+
+@dataclass(kw_only=True)
+class Lwf(Method):
+    """Distils the old model on the rows of the task at hand; nothing is kept of a task once it is learned.
+
+    Before a task is trained, the model's distributions at the answer tokens of its rows are written to the disk. A task
+    step's loss is the task's cross-entropy + distillation_weight · mean over answer tokens of KL(old || new), both
+    softened by the temperature (eq. 2-4 of the paper; its cross-entropy is this plus a constant). The first task that
+    is learned has nothing before it that was learned, and is trained plainly, unless a skill stands before it.
+
+    Args:
+        distillation_weight: λ_o of the paper.
+        temperature: what logits are divided by.
+        logit_top_k: recorded entries of each distribution; the rest is one bucket. null = all entries.
+
+    Source: Li and Hoiem, Learning without Forgetting, arXiv 1606.09282.
+    """
+
+    name: ClassVar[str] = "lwf"
+
+    distillation_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    logit_top_k: Annotated[int, Field(ge=1)] | None = 128
+
+    _responses: list[Memory] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def before_task(self, context: TaskContext) -> None:
+        super().before_task(context)
+        self._responses = []
+        if not context.stages or not self.distillation_weight:
+            return
+        # Each process records every n-th row; an interrupted recording is begun again, the old weights being there.
+        processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        folders = [context.working / "responses" / str(n) for n in range(min(processes, len(context.samples)))]
+        if rank < len(folders):
+            shutil.rmtree(folders[rank], ignore_errors=True)
+            writer = MemoryWriter(
+                folders[rank],
+                task=context.task,
+                tokenizer_fingerprint=context.tokenizer_fingerprint,
+                model_fingerprint=context.model_fingerprint,
+            )
+            self._record(writer, range(rank, len(context.samples), processes), context)
+            writer.close()
+        wait_for_all()
+        self._responses = [Memory.open(folder, verify=False) for folder in folders]
+
+    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        logits = model(**batch.inputs, use_cache=False).logits
+        parts = {"task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
+        if not self._responses:
+            return parts
+        rows, positions = answer_positions(batch.labels)
+        chosen = logits[rows, positions].float() / self.temperature
+        losses = [
+            weight * self.response(sample).divergence(chosen[rows == row]).sum()
+            for row, ((_, sample), weight) in enumerate(zip(batch.rows, batch.weights, strict=True))
+        ]
+        parts["distillation"] = self.distillation_weight * torch.stack(losses).sum() / batch.step_tokens
+        return parts
+
+    def after_task(self, context: TaskContext) -> None:
+        self._responses = []
+
+    def response(self, sample: int) -> TopLogits:
+        """What the old model says at the answer tokens of a row of the task, softened by the temperature."""
+        return self._responses[sample % len(self._responses)].logits(sample // len(self._responses))
+
+    def _record(self, writer: MemoryWriter, indices: range, context: TaskContext) -> None:
+        model = context.model.to(context.device)
+        was_training = model.training
+        model.eval()
+        with torch.no_grad(), context.track(f"recording {context.task}", len(indices)) as advance:
+            for start in range(0, len(indices), context.micro_batch_rows):
+                samples = [context.samples[index] for index in indices[start : start + context.micro_batch_rows]]
+                batch = {
+                    name: tensor.to(context.device) for name, tensor in collate(samples, context.pad_token_id).items()
+                }
+                logits = model(**model_inputs(batch), use_cache=False).logits
+                rows, positions = answer_positions(batch["labels"])
+                chosen = logits[rows, positions].float() / self.temperature
+                k = self.logit_top_k or logits.shape[-1]
+                for row, sample in enumerate(samples):
+                    writer.add(sample, logits=TopLogits.of_logits(chosen[rows == row], k, torch.float32))
+                advance(len(samples))
+        model.train(was_training)
