@@ -10,17 +10,25 @@ from seekr.errors import InputError, nearest
 from seekr.methods.base import Method, TaskContext
 from seekr.methods.derpp import Derpp
 from seekr.methods.joint import Joint
+from seekr.methods.l2p import L2p
+from seekr.methods.lfpt5 import Lfpt5
+from seekr.methods.progressive_prompts import ProgressivePrompts
 from seekr.methods.replay import Replay
 from seekr.methods.seekr import Seekr
 from seekr.methods.sequential import Sequential
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Sequential, Joint, Replay, Derpp, Seekr)}
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (Sequential, Joint, Replay, Derpp, Seekr, L2p, ProgressivePrompts, Lfpt5)
+}
 
 __all__ = [
     "METHODS",
     "Derpp",
     "Joint",
+    "L2p",
+    "Lfpt5",
     "Method",
+    "ProgressivePrompts",
     "Replay",
     "Seekr",
     "Sequential",

@@ -71,7 +71,9 @@ def step(method: Method, model: nn.Module, cuts: Sequence[Sequence[Row]]) -> tup
 
 
 def test_methods_by_name_and_settings() -> None:
-    assert list(METHODS) == ["sequential", "joint", "replay", "derpp", "seekr"]
+    assert list(METHODS) == [
+        "sequential", "joint", "replay", "derpp", "seekr", "l2p", "progressive_prompts", "lfpt5",
+    ]  # fmt: skip
     for name, kind in METHODS.items():
         assert type(make_method(name)) is kind
         method = make_method({"name": name})
