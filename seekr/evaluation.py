@@ -59,10 +59,10 @@ def generate_answers(
     )
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     answers = [""] * len(prompts)
-    with _only_asked(model):
+    with only_asked(model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            ids, mask = _pad_left([prompts[i] for i in rows], pad, model.device)
+            ids, mask = pad_left([prompts[i] for i in rows], pad, model.device)
             # Positions are counted from the mask by generate() itself: peft's wrappers take none.
             generated: torch.Tensor = model.generate(  # type: ignore[operator]
                 input_ids=ids, attention_mask=mask, generation_config=settings
@@ -84,7 +84,7 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     return list(dict.fromkeys(int(token) for token in (tokenizer.eos_token_id, *others) if token is not None))
 
 
-def _pad_left(prompts: Sequence[np.ndarray], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_left(prompts: Sequence[np.ndarray], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and mask (1 = token), int64 `[prompts, length]`: every prompt ends in the last column."""
     length = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), length), pad)
@@ -101,7 +101,7 @@ def _until_end(answer: list[int], ends: list[int]) -> list[int]:
 
 
 @contextmanager
-def _only_asked(model: PreTrainedModel) -> Iterator[None]:
+def only_asked(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode, no gradients, no generation settings but those handed over; everything as before on leaving."""
     flags = {module: module.training for module in model.modules()}
     owners = {module: module.generation_config for module in flags if "generation_config" in vars(module)}

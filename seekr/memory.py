@@ -167,7 +167,7 @@ class Memory:
         return {
             "task": self.about["task"],
             "samples": len(self),
-            "tokens": self._ends[-1],
+            "tokens": self._ends[-1] if self._ends else 0,
             "answer_tokens": sum(self.about["answer_tokens"]),
             "heads": sum(len(chosen) for chosen in self.heads.values()),
             "layers": len(self.heads),

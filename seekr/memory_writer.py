@@ -95,7 +95,7 @@ class MemoryWriter:
         samples = {
             "input_ids": torch.from_numpy(_join([sample.input_ids for sample in self._samples])),
             "labels": torch.from_numpy(_join([sample.labels for sample in self._samples])),
-            "ends": torch.tensor(lengths).cumsum(0),
+            "ends": torch.tensor(lengths, dtype=torch.long).cumsum(0),
         }
         save_file(samples, self._folder / "samples.safetensors")
         self._about |= {
@@ -126,4 +126,4 @@ class MemoryWriter:
 
 
 def _join(rows: list[Any]) -> np.ndarray:
-    return np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
+    return np.concatenate([np.empty(0, np.int32), *(np.asarray(row, dtype=np.int32) for row in rows)])

@@ -13,13 +13,20 @@ from seekr.methods.derpp import Derpp
 from seekr.methods.ewc import Ewc
 from seekr.methods.hft import Hft
 from seekr.methods.joint import Joint
+from seekr.methods.l2p import L2p
+from seekr.methods.lfpt5 import Lfpt5
 from seekr.methods.lwf import Lwf
+from seekr.methods.progressive_prompts import ProgressivePrompts
 from seekr.methods.replay import Replay
 from seekr.methods.seekr import Seekr
 from seekr.methods.sequential import Sequential
 
 METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (Sequential, Joint, Replay, Derpp, Seekr, Ewc, Lwf, AGem, Hft)
+    kind.name: kind
+    for kind in (
+        *(Sequential, Joint, Replay, Derpp, Seekr),
+        *(Ewc, Lwf, L2p, ProgressivePrompts, Lfpt5, Hft, AGem),
+    )
 }
 
 __all__ = [
@@ -29,8 +36,11 @@ __all__ = [
     "Ewc",
     "Hft",
     "Joint",
+    "L2p",
+    "Lfpt5",
     "Lwf",
     "Method",
+    "ProgressivePrompts",
     "Replay",
     "Seekr",
     "Sequential",

@@ -9,8 +9,8 @@ from typing import Any
 import attention_definitions as by_definition
 import numpy as np
 import pytest
-from toy_tasks import context
 from torch import nn
+from toy_tasks import context
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, OPTConfig, Qwen3Config
 
 from seekr.errors import InputError

@@ -90,7 +90,9 @@ def test_the_divergence_of_stored_entries_and_their_rest() -> None:
         for row in range(4):
             kept = p[row].argsort(descending=True)[:k]
             rest = [i for i in range(11) if i not in kept.tolist()]
-            cells = [(p[row, i], q[row, i]) for i in kept] + ([(p[row, rest].sum(), q[row, rest].sum())] if rest else [])
+            cells = [(p[row, i], q[row, i]) for i in kept] + (
+                [(p[row, rest].sum(), q[row, rest].sum())] if rest else []
+            )
             expected.append(float(sum(one * (one / two).log() for one, two in cells)))
         assert stored.divergence(student).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
         assert stored.divergence(teacher).abs().max() < 1e-6

@@ -71,7 +71,22 @@ def step(method: Method, model: nn.Module, cuts: Sequence[Sequence[Row]]) -> tup
 
 
 def test_methods_by_name_and_settings() -> None:
-    assert list(METHODS) == ["sequential", "joint", "replay", "derpp", "seekr", "ewc", "lwf", "agem", "hft"]
+    assert list(METHODS) == (
+        [
+            "sequential",
+            "joint",
+            "replay",
+            "derpp",
+            "seekr",
+            "ewc",
+            "lwf",
+            "l2p",
+            "progressive_prompts",
+            "lfpt5",
+            "hft",
+            "agem",
+        ]
+    )
     for name, kind in METHODS.items():
         assert type(make_method(name)) is kind
         method = make_method({"name": name})

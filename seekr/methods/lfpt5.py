@@ -1,0 +1,195 @@
+"""LFPT5: one soft prompt solves the tasks and generates rows of them, which are replayed in place of stored ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from seekr.batches import MicroBatch, TokenizedRow, collate
+from seekr.evaluation import only_asked, pad_left
+from seekr.losses import answer_cross_entropy
+from seekr.memory import KeptSample
+from seekr.methods.base import TaskContext
+from seekr.methods.derpp import Derpp
+from seekr.methods.replay import Ratio
+from seekr.methods.soft_prompts import SoftPromptModel, SoftPrompts, answer_starts
+
+ROUNDS = 8
+"""How often as many rows are drawn as are missing."""
+
+BATCH = 64
+"""Rows that are drawn together."""
+
+
+@dataclass(kw_only=True)
+class Lfpt5(SoftPrompts, Derpp):
+    """One prompt P is tuned through all tasks on a frozen model, as task solver and as generator of rows.
+
+    A task step's loss is the answers' cross-entropy on [P, x, y] plus `lm_weight` times that of all tokens of
+    [P, g, x, g, y], where g is the generation token: the tokenizer's end token, or the first special token, else the
+    first token at all, that is in no prompt of the task. When the task is learned, pseudo-samples are drawn: x from
+    [P, g] up to the next g, then y from [P, g, x, g] up to its end token. They are kept with the model's distributions
+    at their answers and replayed in the tasks that follow, with the loss of `derpp`; no row of the data is kept.
+    The paper draws from all earlier tasks anew before each task, with a generation token for each; here a task's rows
+    are drawn once, while the model knows it best.
+
+    What is drawn is dropped if it does not end within the longest prompt or answer of the task's rows, if prompt or
+    answer is empty, or if both together are longer than the longest row; the rest is drawn again, up to 8 times. A run
+    goes on with what there is, none included, and says so. A skill (learn: false) is not remembered: the base model
+    never learned to generate it. A stage's `model` folder loads with plain peft.
+
+    Args:
+        prompt_tokens: virtual tokens of P. The released code has 300 for T5-large; more cost time and positions.
+        lm_weight: λ_lm; 0.25 is the released code's for classification.
+        pseudo_ratio: pseudo-samples as a share of the task's rows; at least one is wanted. 0.2 is LAMOL's
+            (arXiv 1909.03329); the paper, with 16 rows a class, has a fixed number.
+        top_k: a token is drawn from the likeliest `top_k`; 64 as in the released code.
+        logit_weight, logit_shift, logit_top_k: as of `derpp`: the paper's KL term for consistency. 0.01 is the released
+            code's weight, there on a sum over the vocabulary's entries.
+
+    Source: Qin & Joty, arXiv 2110.07298, section 3; from an encoder-decoder carried over to a decoder.
+    """
+
+    name: ClassVar[str] = "lfpt5"
+
+    prompt_tokens: Annotated[int, Field(ge=1)] = 20
+    lm_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.25
+    pseudo_ratio: Ratio = 0.2
+    top_k: Annotated[int, Field(ge=1)] = 64
+    logit_weight: Annotated[float, Field(ge=0, le=1)] = 0.01
+    replay_ratio: Ratio = field(default=1.0, init=False, repr=False)  # of rows that are stored: none is
+    replay_choice: Literal["random", "first"] = field(default="random", init=False, repr=False)
+
+    generator_rows: Sequence[KeptSample] = field(default=(), init=False, repr=False, compare=False)
+
+    def make_model(self, base: Any) -> SoftPromptModel:
+        return SoftPromptModel(base, self.prompt_tokens)
+
+    def virtual_tokens(self, tasks: int) -> int:
+        return self.prompt_tokens + 2  # the generation token, twice
+
+    def kept_rows(self, rows: int) -> int:
+        """max(1, round(pseudo_ratio × rows)), if the model generates as many."""
+        return max(1, round(self.pseudo_ratio * rows))
+
+    def before_task(self, context: TaskContext) -> None:
+        super().before_task(context)
+        token = generation_token(context)
+        self.generator_rows = [generator_row(sample, token) for sample in context.samples]
+
+    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        if not self.lm_weight:
+            return super().task_loss(model, batch)
+        form = collate([self.generator_rows[i] for _, i in batch.rows], None)
+        form = {name: tensor.to(batch.labels.device) for name, tensor in form.items()}
+        longer = form["labels"].shape[1] - batch.labels.shape[1]
+        # One forward for both forms: data-parallel training expects one a step.
+        inputs = {
+            name: torch.cat([nn.functional.pad(batch.inputs[name], (0, longer)), form[name]])
+            for name in ("input_ids", "attention_mask")
+        }
+        solved, generated = model(**inputs, use_cache=False).logits.chunk(2)
+        tokens = sum(len(self.generator_rows[i].input_ids) - 1 for _, i in batch.step_rows)
+        return {
+            "task": answer_cross_entropy(solved, batch.labels, batch.weights) / batch.step_tokens,
+            "lm": self.lm_weight * answer_cross_entropy(generated, form["labels"], batch.weights) / tokens,
+        }
+
+    def kept_samples(self, context: TaskContext) -> list[TokenizedRow]:
+        """The pseudo-samples of the task."""
+        wanted = self.kept_rows(len(context.samples)) if context.learn else 0
+        drawing = RowDrawing(context, self.top_k)
+        kept: list[TokenizedRow] = []
+        with only_asked(drawing.model), context.track(f"generating {context.task}", wanted) as advance:
+            torch.manual_seed(int(np.random.SeedSequence([context.seed, context.index]).generate_state(1)[0]))
+            for _ in range(ROUNDS):
+                found = drawing.rows(wanted - len(kept)) if len(kept) < wanted else []
+                kept += found
+                advance(len(found))
+        if len(kept) < max(wanted, 1):
+            why = "were usable" if context.learn else "are drawn of a skill: the base model never learned to"
+            print(f"seekr: task {context.task}: {len(kept)} of {wanted} pseudo-samples {why}", file=sys.stderr)
+        return kept
+
+
+class RowDrawing:
+    """Draws rows of a task from the model that has just learned it."""
+
+    def __init__(self, context: TaskContext, top_k: int) -> None:
+        self.model: Any = context.model
+        self.tokenizer = context.tokenizer
+        self.top_k = top_k
+        self.token = generation_token(context)
+        starts = [answer_start(sample) for sample in context.samples]
+        self.longest = max(len(sample.input_ids) for sample in context.samples)
+        self.longest_prompt = max(starts)
+        self.longest_answer = max(
+            len(sample.input_ids) - start for sample, start in zip(context.samples, starts, strict=True)
+        )
+
+    def rows(self, count: int) -> list[KeptSample]:
+        """As many rows as are usable of `count` that are drawn."""
+        drawn = self._continue([[self.token]] * count, self.longest_prompt + 1, self.token)
+        prompts = sorted(filter(self._says_something, drawn), key=len, reverse=True)
+        rows = []
+        for start in range(0, len(prompts), BATCH):
+            some = prompts[start : start + BATCH]
+            room = min(self.longest_answer, self.longest - len(some[0]))
+            end = int(self.tokenizer.eos_token_id)
+            answers = self._continue([[self.token, *prompt, self.token] for prompt in some], room, end)
+            rows += [
+                pseudo_sample(prompt, [*answer, end])
+                for prompt, answer in zip(some, answers, strict=True)
+                if self._says_something(answer)
+            ]
+        return rows
+
+    def _says_something(self, ids: list[int]) -> bool:
+        return bool(str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip())
+
+    def _continue(self, starts: list[list[int]], most: int, end: int) -> list[list[int]]:
+        """What is drawn behind each start, up to the token `end`; nothing where that does not come."""
+        settings = GenerationConfig(
+            do_sample=True, top_k=self.top_k, max_new_tokens=most, eos_token_id=end, pad_token_id=end
+        )
+        found = []
+        for first in range(0, len(starts), BATCH):
+            ids, mask = pad_left([np.array(ids) for ids in starts[first : first + BATCH]], end, self.model.device)
+            drawn = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            found += drawn[:, ids.shape[1] :].tolist()
+        return [ids[: ids.index(end)] if end in ids else [] for ids in found]
+
+
+def generation_token(context: TaskContext) -> int:
+    """g: the end token, or the first of the special tokens, else of all, that no prompt of the task has in it."""
+    taken = {int(token) for sample in context.samples for token in sample.input_ids[: answer_start(sample)]}
+    tokenizer = context.tokenizer
+    candidates = [tokenizer.eos_token_id, *tokenizer.all_special_ids, *range(len(tokenizer))]
+    return int(next((token for token in candidates if token not in taken), candidates[0]))
+
+
+def generator_row(sample: TokenizedRow, token: int) -> KeptSample:
+    """[g, x, g, y] of a row [x, y], every token but the first to be predicted."""
+    ids, start = np.asarray(sample.input_ids, dtype=np.int32), answer_start(sample)
+    mark = np.array([token], dtype=np.int32)
+    ids = np.concatenate([mark, ids[:start], mark, ids[start:]])
+    return KeptSample(ids, ids)
+
+
+def pseudo_sample(prompt: list[int], answer: list[int]) -> KeptSample:
+    """A drawn row, its answer labelled."""
+    ids = np.array([*prompt, *answer], dtype=np.int32)
+    return KeptSample(ids, np.where(np.arange(len(ids)) < len(prompt), -100, ids).astype(np.int32))
+
+
+def answer_start(sample: TokenizedRow) -> int:
+    """Where the last answer of a row begins."""
+    return int(answer_starts(torch.as_tensor(np.asarray(sample.labels))[None]))
