@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from seekr import __version__
 from seekr.errors import InputError, RunError
+from seekr.recipes import recipe_names
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
@@ -43,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
+    # Beside a recipe there is no CONFIG.yaml, and the first key=value word stands where it would.
+    if getattr(parsed, "recipes", None) and parsed.config is not None and "=" in parsed.config:
+        parsed.overrides, parsed.config = [parsed.config, *parsed.overrides], None
     # argparse takes no more positional words behind an option, as in `learn CONFIG.yaml --dry-run seed=1`.
     if rest and hasattr(parsed, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
         parsed.overrides += rest
@@ -94,11 +98,20 @@ def _parser() -> argparse.ArgumentParser:
         _learn,
         "learn a sequence of tasks; the same command again goes on where it stopped",
         usage="seekr learn CONFIG.yaml [key=value ...] [--dry-run]\n"
+        "       seekr learn --recipe NAME [--recipe NAME ...] [key=value ...] [--dry-run]\n"
         "       seekr learn --from RUN --task NAME=PATH[,key=value,...] [--output-dir DIR] [--dry-run]",
     )
-    sub.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml")
+    sub.add_argument("config", nargs="?", metavar="CONFIG.yaml")
     sub.add_argument(
         "overrides", nargs="*", metavar="key=value", help="dotted, e.g. method.name=derpp tasks.0.train_limit=9"
+    )
+    sub.add_argument(
+        "--recipe",
+        dest="recipes",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"a shipped configuration, may repeat, later ones win: {', '.join(recipe_names())}",
     )
     sub.add_argument(
         "--from", dest="source", type=Path, metavar="RUN", help="a finished run to go on from; it stays untouched"
@@ -124,6 +137,14 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command(name, run, text).add_argument("run", type=Path, metavar="RUN")
 
+    sub = command("tasks", _tasks, "look at the data of tasks", usage="seekr tasks check FOLDER [options]")
+    sub.add_argument("action", choices=("check",), help="say what is there, what is missing, and what is wrong with it")
+    sub.add_argument("folder", type=Path, metavar="FOLDER", help="of task folders, each with train, eval, test")
+    sub.add_argument("--tokenizer", metavar="MODEL", help="count tokens: a folder or hub name of a model")
+    sub.add_argument("--max-length", type=_natural, metavar="N", help="count the rows that this limit would cut")
+    sub.add_argument("--preset", metavar="NAME", help="what should be there, such as trace-order-1")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write what was found as JSON too")
+
     sub = command("bench", _bench, "measure time, memory and bytes of the attention work on this machine")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")
     return parser
@@ -136,13 +157,14 @@ def _natural(text: str) -> int:
 
 
 def _learn(arguments: argparse.Namespace) -> None:
-    from seekr.config import load_config
+    from seekr.config import load_config, load_recipes
 
     if arguments.source is not None:
         from seekr.extension import extend
 
-        if arguments.config is not None:
-            raise InputError(f"{arguments.config}: --from takes its configuration from the run; leave it out")
+        if arguments.config is not None or arguments.recipes:
+            given = arguments.config or f"--recipe {arguments.recipes[0]}"
+            raise InputError(f"{given}: --from takes its configuration from the run; leave it out")
         if arguments.task is None:
             raise InputError("--from needs the task to add: --task NAME=PATH")
         request = extend(arguments.source, arguments.task, arguments.output_dir)
@@ -151,9 +173,14 @@ def _learn(arguments: argparse.Namespace) -> None:
 
         if arguments.task is not None or arguments.output_dir is not None:
             raise InputError("--task and --output-dir go with --from RUN; in CONFIG.yaml they are tasks and output_dir")
-        if arguments.config is None:
-            raise InputError("which configuration? seekr learn CONFIG.yaml")
-        request = Request(load_config(arguments.config, arguments.overrides))
+        if arguments.recipes:
+            if arguments.config is not None:
+                raise InputError(f"{arguments.config}: a configuration file and --recipe do not go together; give one")
+            request = Request(load_recipes(arguments.recipes, arguments.overrides))
+        elif arguments.config is None:
+            raise InputError("which configuration? seekr learn CONFIG.yaml, or seekr learn --recipe NAME")
+        else:
+            request = Request(load_config(arguments.config, arguments.overrides))
     if arguments.dry_run:
         from seekr.dry_run import print_plan
 
@@ -206,6 +233,29 @@ def _status(arguments: argparse.Namespace) -> None:
     from seekr.tables import print_status
 
     print_status(Run(arguments.run))
+
+
+def _tasks(arguments: argparse.Namespace) -> None:
+    from seekr.disk import write_json
+    from seekr.tables import print_check
+    from seekr.tasks.checking import check_folder
+
+    limit, file = arguments.max_length, arguments.json
+    if limit is not None and arguments.tokenizer is None:
+        raise InputError("--max-length counts tokens; say whose: --tokenizer MODEL")
+    if limit is not None and limit < 2:
+        raise InputError(f"--max-length: {limit} leaves no room for a prompt and an answer; give 2 or more")
+    if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
+        raise InputError(f"--json: {file} cannot be written: its folder is missing, or it is a folder itself")
+    tokenizer = None
+    if arguments.tokenizer is not None and arguments.folder.is_dir():
+        from seekr.models import load_tokenizer
+
+        tokenizer = load_tokenizer(arguments.tokenizer)
+    check = check_folder(arguments.folder, preset=arguments.preset, tokenizer=tokenizer, max_length=limit)
+    print_check(check)
+    if file is not None:
+        write_json(file, check.to_json())
 
 
 def _bench(arguments: argparse.Namespace) -> None:

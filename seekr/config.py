@@ -76,6 +76,33 @@ def parse_yaml(text: str, where: str) -> Any:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a YAML file, applies `key=value` overrides and makes paths absolute. Raises InputError in one line."""
     path = Path(path)
+    raw = read_yaml(path)
+    apply_overrides(raw, overrides)
+    return resolve(raw, str(path), path.resolve().parent)
+
+
+def load_recipes(names: Sequence[str], overrides: Sequence[str] = ()) -> Config:
+    """Shipped recipes, later ones over earlier ones, and `key=value` overrides over all of them.
+
+    Relative paths are looked up from the current folder. Raises InputError in one line.
+    """
+    from seekr.recipes import default_output_dir, read_recipes
+
+    raw, where = read_recipes(names), f"recipe {' + '.join(names)}"
+    apply_overrides(raw, overrides)
+    for key, mend in (
+        ("model", "say model=FOLDER, or a name on the hub"),
+        ("tasks", "add the recipe of a benchmark, or say tasks.preset=NAME tasks.data=FOLDER"),
+    ):
+        if raw.get(key) is None:
+            raise InputError(f"{where}: the key {key!r} is missing; {mend}")
+    if raw.get("output_dir") is None:
+        raw["output_dir"] = default_output_dir(names, method_name(raw))
+    return resolve(raw, where, Path.cwd())
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises InputError."""
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file")
     try:
@@ -85,10 +112,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise InputError(f"{path}: the file must hold keys and values, such as `model: FOLDER`")
-    # The method's name first: it decides which of the file's settings still mean something.
-    for override in sorted(overrides, key=lambda item: not item.startswith("method.name=")):
-        apply_override(raw, override)
-    return resolve_paths(make_config(raw, str(path)), path.resolve().parent)
+    return raw
+
+
+def resolve(raw: dict[str, Any], where: str, folder: Path) -> Config:
+    """The configuration of keys and values: a preset as its tasks, relative paths from `folder`. Raises InputError."""
+    if isinstance(raw.get("tasks"), dict):
+        from seekr.tasks.presets import preset_tasks
+
+        raw = {**raw, "tasks": preset_tasks(raw["tasks"], folder, joint=method_name(raw) == "joint")}
+    return resolve_paths(make_config(raw, where), folder)
+
+
+def method_name(raw: Mapping[str, Any]) -> str:
+    """What `method` or `method.name` says, before anything of it was checked."""
+    method = raw.get("method") or {}
+    return str(method if isinstance(method, str) else method.get("name", "seekr") if isinstance(method, dict) else "")
 
 
 def make_config(raw: Mapping[str, Any], where: str) -> Config:
@@ -119,6 +158,12 @@ def first_problem(error: ValidationError) -> str:
         return f"keep_stages must be all, last or a number of at least 1, not {problem['input']!r}"
     given = repr(problem["input"])
     return f"{key}: {reason(error)}, not {given[:80]}"
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Sets several dotted keys in place, the method's name first: it decides which of the others mean something."""
+    for override in sorted(overrides, key=lambda item: not item.startswith("method.name=")):
+        apply_override(raw, override)
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:

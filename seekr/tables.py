@@ -6,9 +6,11 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from seekr.errors import InputError
+from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.data import read_run
 from seekr.report.terminal import heads_table, memory_table, score_table
 from seekr.run import Run
+from seekr.tasks.checking import FolderCheck
 
 _MEASURES = {
     "overall_performance": "OP",
@@ -72,3 +74,13 @@ def print_status(run: Run) -> None:
     console().print(f"{measured} cells of the score matrix are measured")
     if any(status.state != "done" for status in statuses):
         console().print("the `seekr learn` command of this run goes on from here")
+
+
+def print_check(check: FolderCheck) -> None:
+    """What a folder of tasks holds, and what is wrong with it."""
+    if check.tasks:
+        print_table(rows_table(check))
+    if any(split.tokens for task in check.tasks for split in task.splits.values()):
+        print_table(tokens_table(check))
+    for line in findings(check):
+        console().print(line)

@@ -68,7 +68,7 @@ def task_from_folder(name: str, path: str | Path, **fields: Any) -> Task:
     if path.is_file():
         return Task(**{"name": name, "train": path, **fields})
     if _split_files(path):
-        found = {split: file for split in NAMES if (file := _split_file(path, split))}
+        found = {split: file for split in NAMES if (file := split_file(path, split))}
     else:
         data = _load_folder(path)
         found = {split: path for split in NAMES if _pick(data, split) is not None}
@@ -105,32 +105,39 @@ def _numbered(where: str, rows: Iterable[Any]) -> Iterator[NumberedRow]:
 
 
 def _rows_of_file(path: Path) -> Iterable[NumberedRow]:
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: rows are read from .json (one list) or .jsonl (one row a line), not {path.suffix!r}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    text = text_of_rows(path)
     if path.suffix == ".jsonl":
-        return _json_lines(text, path)
-    rows = _parse_json(text, path)
+        return ((where, parse_json(line, path, number)) for where, line, number in numbered_lines(text, path))
+    rows = parse_json(text, path)
     if not isinstance(rows, list):
         raise InputError(f"{path}: a .json file must hold one list of rows, not {type(rows).__name__}")
     return _numbered(str(path), rows)
 
 
-def _json_lines(text: str, path: Path) -> Iterator[NumberedRow]:
-    number = 0
+def text_of_rows(path: Path) -> str:
+    """The text of a .json or .jsonl file. Raises InputError."""
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path}: rows are read from .json (one list) or .jsonl (one row a line), not {path.suffix!r}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def numbered_lines(text: str, path: Path) -> Iterator[tuple[str, str, int]]:
+    """Of JSON Lines: where a row stands, for messages; its text; the number of its line."""
+    row = 0
     # Not splitlines(): JSON strings may hold line separators of Unicode as they are.
-    for line_number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            number += 1
-            yield f"{path}, row {number} (line {line_number})", _parse_json(line, path, line_number)
+            row += 1
+            yield f"{path}, row {row} (line {number})", line, number
 
 
-def _parse_json(text: str, path: Path, line: int = 1) -> Any:
+def parse_json(text: str, path: Path, line: int = 1) -> Any:
+    """The value of a text that begins in this line of the file. Raises InputError with the line of the mistake."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -143,17 +150,18 @@ def _parse_json(text: str, path: Path, line: int = 1) -> Any:
         raise InputError(f"{path}, line {line}: broken JSON: nested too deeply") from None
 
 
-def _split_file(folder: Path, split: str) -> Path | None:
+def split_file(folder: Path, split: str) -> Path | None:
+    """The .json or .jsonl file of a split in a folder, by any of the split's names; None if there is none."""
     files = (folder / f"{name}{suffix}" for name in NAMES[split] for suffix in SUFFIXES)
     return next((file for file in files if file.is_file()), None)
 
 
 def _split_files(folder: Path) -> list[Path]:
-    return [file for split in NAMES if (file := _split_file(folder, split))]
+    return [file for split in NAMES if (file := split_file(folder, split))]
 
 
 def _rows_of_folder(folder: Path, split: Split) -> Iterable[NumberedRow]:
-    if file := _split_file(folder, split):
+    if file := split_file(folder, split):
         return _rows_of_file(file)
     if files := _split_files(folder):
         held = ", ".join(file.name for file in files)

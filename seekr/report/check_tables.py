@@ -1,0 +1,115 @@
+"""What `seekr tasks check` shows: rows, tokens, and what a person should know of them in a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from seekr.tasks.checking import FolderCheck, Lengths, SplitCheck, TaskCheck
+
+_SHOWN = 3  # of a long list, before "and 97 more"
+
+
+def rows_table(check: FolderCheck) -> Table:
+    """A line a split: its rows and their faults; a blank cell is a zero."""
+    table = _table(
+        "Rows",
+        "twice: the same row again; other answer: the same prompt again, with another answer; in train, in test: rows "
+        "whose prompt stands there too, and in brackets those whose answer does as well",
+    )
+    table.add_column("task", overflow="fold")
+    table.add_column("split", no_wrap=True)
+    for heading in ("rows", "broken", "empty\nanswer", "twice", "other\nanswer", "in train", "in test"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for task, name, split in _splits(check):
+        counts = (len(split.broken), split.empty_answers, split.repeated, split.contradicting)
+        shared = [split.shared.get(other) for other in ("train", "test")]
+        table.add_row(
+            task,
+            name,
+            f"{split.rows:,}",
+            *(f"{count:,}" if count else "" for count in counts),
+            *(f"{both.prompts:,} ({both.rows:,})" if both is not None and both.prompts else "" for both in shared),
+        )
+    return table
+
+
+def tokens_table(check: FolderCheck) -> Table:
+    """A line a split: lengths of prompts and answers in tokens, and how many the limits cut."""
+    table = _table(
+        "Tokens", "answers with their end token; 95%: so many rows are no longer; cut: – where no limit is given"
+    )
+    table.add_column("task", overflow="fold")
+    table.add_column("split", no_wrap=True)
+    for kind in ("prompt", "answer"):
+        for heading in (f"{kind}\nmedian", "\n95%", "\nmax", "\ncut"):
+            table.add_column(heading, justify="right", no_wrap=True)
+    for task, name, split in _splits(check):
+        if (tokens := split.tokens) is not None:
+            table.add_row(
+                task,
+                name,
+                *_lengths(tokens.prompts, tokens.cut_prompts),
+                *_lengths(tokens.answers, tokens.cut_answers),
+            )
+    return table
+
+
+def findings(check: FolderCheck) -> Iterator[str]:
+    """What the tables cannot show: what is missing, which eval is test, which rows are broken and why."""
+    if check.missing:
+        yield f"missing: {', '.join(check.missing)}"
+    if check.others:
+        yield f"not of the preset {check.preset}: {_some(check.others)}"
+    if same := [task.name for task in check.tasks if task.eval_is_test]:
+        yield f"eval is test, row by row: {', '.join(same)}"
+    for task in check.tasks:
+        for split in task.splits.values():
+            yield from split.broken[:_SHOWN]
+            if len(split.broken) > _SHOWN:
+                yield f"… and {len(split.broken) - _SHOWN:,} more broken rows of this split"
+    if not any(_faults(task) for task in check.tasks) and not check.missing:
+        yield "no fault found"
+
+
+def _faults(task: TaskCheck) -> bool:
+    return task.eval_is_test or any(
+        split.broken
+        or split.empty_answers
+        or split.repeated
+        or split.contradicting
+        or any(both.prompts for both in split.shared.values())
+        for split in task.splits.values()
+    )
+
+
+def _splits(check: FolderCheck) -> Iterator[tuple[str, str, SplitCheck]]:
+    """Task (beside its first split only), split, what was found."""
+    for task in check.tasks:
+        for position, (name, split) in enumerate(task.splits.items()):
+            yield "" if position else task.name, name, split
+
+
+def _lengths(lengths: Lengths, cut: int | None) -> list[str]:
+    numbers = (lengths.median, lengths.p95, lengths.longest)
+    return [*(f"{number:,}" for number in numbers), "–" if cut is None else f"{cut:,}" if cut else ""]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - 2 * _SHOWN
+    return ", ".join(names[: 2 * _SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _table(title: str, caption: str) -> Table:
+    return Table(
+        title=Text(title),
+        caption=Text(caption),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        title_justify="left",
+        caption_justify="left",
+    )
