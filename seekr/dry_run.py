@@ -42,8 +42,10 @@ def print_plan(request: Request) -> None:
         out.print(f"lora        {_pairs(config.lora)}")
     out.print(f"output_dir  {prepared.run}")
     table = Table()
-    for heading in ("", "task", "rows", "test", "task steps", "replay steps", "kept", "prompts cut", "answers cut"):
-        table.add_column(heading, justify="left" if heading in ("", "task") else "right")
+    table.add_column("")
+    table.add_column("task", overflow="fold")
+    for heading in ("rows", "test", "task\nsteps", "replay\nsteps", "kept", "prompts\ncut", "answers\ncut"):
+        table.add_column(heading, justify="right")
     for plan in plan_run(prepared):
         stage, summaries = plan.stage, [data.summary for data in plan.stage.data]
         done = stage.index < len(prepared.finished)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from seekr.errors import InputError
 from seekr.report.check_tables import findings, rows_table, tokens_table
@@ -83,4 +84,4 @@ def print_check(check: FolderCheck) -> None:
     if any(split.tokens for task in check.tasks for split in task.splits.values()):
         print_table(tokens_table(check))
     for line in findings(check):
-        console().print(line)
+        print_table(Text(line))

@@ -127,7 +127,7 @@ def check_folder(
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    fields = {} if preset is None else {task["name"]: task for task in find_preset(preset).tasks}
+    fields = {} if preset is None else {task["name"]: task for task in find_preset(preset, "--preset").tasks}
     here = folder.resolve()
     if fields or not _splits_of(here):
         root, found = here, sorted(path.name for path in here.iterdir() if path.is_dir() and _splits_of(path))

@@ -118,10 +118,10 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def find_preset(name: Any) -> Preset:
-    """A preset by its name. Raises InputError that names the nearest one."""
+def find_preset(name: Any, where: str) -> Preset:
+    """A preset by its name. Raises InputError that begins with `where` and names the nearest one."""
     if not isinstance(name, str) or name not in PRESETS:
-        raise InputError(f"preset {name!r} is unknown; {nearest(str(name), PRESETS)}")
+        raise InputError(f"{where}: there is no preset {name!r}; {nearest(str(name), PRESETS)}")
     return PRESETS[name]
 
 
@@ -147,7 +147,7 @@ def preset_tasks(settings: Mapping[str, Any], folder: Path, *, joint: bool = Fal
             )
     if settings.get("preset") is None:
         raise InputError("tasks: neither a list of tasks nor a preset; say tasks.preset=NAME, or give a list")
-    preset = find_preset(settings["preset"])
+    preset = find_preset(settings["preset"], "tasks.preset")
     chosen = _only(settings, preset)
     data = settings.get("data")
     if not isinstance(data, str | Path) or not str(data):

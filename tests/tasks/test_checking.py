@@ -1,0 +1,241 @@
+"""Looking through data folders: every kind of fault, put there on purpose and counted; and those of published files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from benchmark_folders import write_tasks
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from toy_tokenizers import sentence_piece
+
+from seekr.cli import main
+from seekr.errors import InputError
+from seekr.report.check_tables import findings, rows_table, tokens_table
+from seekr.tasks import Example, encode_all
+from seekr.tasks.checking import Lengths, Shared, check_folder
+from seekr.tasks.presets import PRESETS
+
+Write = Callable[..., Path]
+
+
+def row(prompt: str, answer: str) -> dict[str, str]:
+    return {"prompt": prompt, "answer": answer}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(task: str = "t", **splits: list[object] | str) -> Path:
+        for split, content in splits.items():
+            path = tmp_path / "data" / task / f"{split}.{'json' if isinstance(content, list) else 'jsonl'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content) if isinstance(content, list) else content, encoding="utf-8")
+        return tmp_path / "data"
+
+    return write
+
+
+def test_repeated_contradicting_and_empty_rows(write: Write) -> None:
+    train = [row("a", "1"), row("a", "1"), row(" a\n", "1 "), row("a", "2"), row("b", ""), row("c", " ")]
+    test = [row("d", ""), {"prompt": "e", "answer": ["x", ""]}, {"prompt": "f", "answer": "", "references": ["y"]}]
+    (task,) = check_folder(write(train=train, test=test)).tasks
+    split = task.splits["train"]
+    assert (split.rows, split.repeated, split.contradicting, split.empty_answers) == (6, 2, 1, 2)
+    assert task.splits["test"].empty_answers == 2  # of test rows the references count, of training rows the answer
+    assert split.shared == {}
+
+
+def test_rows_that_stand_in_several_splits(write: Write) -> None:
+    train = [row("a", "1"), row("b", "1"), row("c", "1")]
+    held = [row("a", "1"), row("a", "1"), row("b", "2"), row("z", "1")]
+    folder = write(train=train, eval=[row("b", "2"), row("c", "1")], test=held)
+    (task,) = check_folder(folder).tasks
+    assert task.splits["test"].shared == {"train": Shared(prompts=3, rows=2)}
+    assert task.splits["eval"].shared == {"train": Shared(prompts=2, rows=1), "test": Shared(prompts=1, rows=1)}
+    assert not task.eval_is_test
+    assert check_folder(write(eval=held[::-1])).tasks[0].eval_is_test
+    assert not check_folder(write(eval=held[1:])).tasks[0].eval_is_test  # one of two equal rows is gone
+
+
+def test_broken_rows_are_named_and_the_others_are_read(write: Write) -> None:
+    lines = [
+        '{"prompt": "a", "answer": "1"}',
+        '{"prompt": "a" "answer"}',
+        "",
+        "[1]",
+        '{"prompt": "b"}',
+        '{"answer": "1"}',
+    ]
+    folder = write(train="\n".join(lines), test=[row("x", "y"), {"prompt": "x", "references": []}, row("", "y"), "z"])
+    (task,) = check_folder(folder).tasks
+    assert task.splits["train"].rows == 1
+    assert [reason.split(":")[0] for reason in task.splits["train"].broken] == [
+        "t/train.jsonl, line 2",
+        "t/train.jsonl, row 3 (line 4)",
+        "t/train.jsonl, row 4 (line 5)",
+        "t/train.jsonl, row 5 (line 6)",
+    ]
+    assert "'answer' is missing" in task.splits["train"].broken[2]
+    assert [reason.split(":")[0] for reason in task.splits["test"].broken] == [
+        "t/test.json, row 2",
+        "t/test.json, row 3",
+        "t/test.json, row 4",
+    ]
+
+
+@pytest.mark.parametrize("content", ["[{", '{"prompt": "a", "answer": "b"}', "\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_a_finding_too(write: Write, tmp_path: Path, content: str) -> None:
+    folder = write(test=[row("a", "b")])
+    (folder / "t" / "train.json").write_bytes(content.encode("latin-1"))
+    (task,) = check_folder(folder).tasks
+    assert task.splits["train"].rows == 0
+    (reason,) = task.splits["train"].broken
+    assert reason.startswith("t/train.json")
+
+
+@pytest.mark.parametrize("limit", [None, 7, 12, 20])
+def test_lengths_and_cuts_are_those_of_training(write: Write, limit: int | None) -> None:
+    tokenizer = sentence_piece()
+    train = [row("the cat sat on " * i, "le chat " * (10 - i)) for i in range(1, 10)]
+    (task,) = check_folder(write(train=train), tokenizer=tokenizer, max_length=limit).tasks
+    tokens = task.splits["train"].tokens
+    assert tokens is not None
+    examples = [Example(item["prompt"], item["answer"], [item["answer"]], "") for item in train]
+    whole = encode_all(examples, tokenizer, None)
+    answers = sorted(sum(label >= 0 for label in encoded.labels) for encoded in whole)
+    prompts = sorted(sum(label < 0 for label in encoded.labels) for encoded in whole)
+    assert (tokens.answers.median, tokens.answers.longest) == (answers[4], answers[-1])
+    assert (tokens.prompts.median, tokens.prompts.longest) == (prompts[4], prompts[-1])
+    if limit is None:
+        assert tokens.cut_prompts is tokens.cut_answers is None
+    else:
+        cut = encode_all(examples, tokenizer, limit)
+        assert tokens.cut_prompts == sum(encoded.prompt_cut for encoded in cut)
+        assert tokens.cut_answers == sum(encoded.answer_cut for encoded in cut)
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=60))
+def test_the_95th_of_a_hundred(counts: list[int]) -> None:
+    lengths = Lengths.of(counts)
+    assert lengths.longest == max(counts)
+    for value, share in ((lengths.median, 0.5), (lengths.p95, 0.95)):
+        assert value in counts
+        assert sum(count <= value for count in counts) >= share * len(counts) - 1e-9
+        assert sum(count < value for count in counts) < share * len(counts) + 1e-9
+
+
+def test_a_preset_says_what_should_be_there_and_how_long_answers_may_be(tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path / "data", [*PRESETS["superni-order-1"].names, "Lima"])
+    (folder / "task195" / "test.json").unlink()
+    (folder / "task363" / "eval.json").unlink()
+    (folder / "task002").rename(folder / "other")
+    long = [row("say", "x y " * 40), row("say it", "x")]
+    (folder / "task875" / "test.json").write_text(json.dumps(long))
+    check = check_folder(folder, preset="superni-order-1", tokenizer=sentence_piece(), max_length=18)
+    assert check.missing == ["task363/eval", "task002", "task195/test"]
+    assert check.others == ["Lima", "other"]
+    assert [task.name for task in check.tasks] == [n for n in PRESETS["superni-order-1"].names if n != "task002"]
+    tokens = check.tasks[-1].splits["test"].tokens
+    assert tokens is not None
+    assert (tokens.cut_prompts, tokens.cut_answers) == (2, 1)  # 16 tokens are generated: 2 are left for a prompt
+
+
+def test_without_a_preset_a_task_should_have_what_its_siblings_have(write: Write) -> None:
+    write("a", train=[row("a", "1")], eval=[row("b", "1")], test=[row("c", "1")])
+    folder = write("b", train=[row("a", "1")], test=[row("b", "1")])
+    (folder / "notes").mkdir()
+    assert check_folder(folder).missing == ["b/eval"]
+    assert check_folder(folder / "b").missing == []
+    assert [task.name for task in check_folder(folder / "b").tasks] == ["b"]
+
+
+def test_no_folder_and_no_task(tmp_path: Path) -> None:
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(InputError, match=str(folder)):
+            check_folder(folder)
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_tables_fit_the_terminal(write: Write, width: int) -> None:
+    rows = [row(f"the cat {i}", "le chat") for i in range(1500)]
+    folder = write("a_task_with_a_rather_long_name_answer_generation", train=[*rows, *rows], eval=rows, test=rows)
+    write("b", train="\n".join(["{"] * 9), test=rows)
+    check = check_folder(folder, tokenizer=sentence_piece(), max_length=8)
+    console = Console(width=width, record=True, force_terminal=True, file=StringIO())
+    console.print(rows_table(check))
+    console.print(tokens_table(check))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    for cell in ("3,000", "1,500 (1,500)", "9"):
+        assert cell in text
+    told = list(findings(check))
+    assert "eval is test, row by row: a_task_with_a_rather_long_name_answer_generation" in told
+    assert "… and 6 more broken rows of this split" in told
+    assert len(told) == 6  # missing, eval, three broken rows, and how many more
+
+
+def test_the_command(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_model_folder: Path) -> None:
+    folder = write(train=[row("a", "1"), row("a", "1")], test=[row("a", "1")])
+    file = tmp_path / "found.json"
+    options = ["--tokenizer", str(tiny_model_folder), "--max-length", "8", "--json", str(file)]
+    assert main(["tasks", "check", str(folder), *options]) == 0
+    out, _ = capsys.readouterr()
+    assert "1 (1)" in out
+    found = json.loads(file.read_text())
+    assert found == check_folder(folder, tokenizer=_tokenizer(tiny_model_folder), max_length=8).to_json()
+    assert found["tasks"][0]["splits"]["train"]["repeated"] == 1
+    assert main(["tasks", "check", str(write_tasks(tmp_path / "clean", ["x"]))]) == 0
+    assert capsys.readouterr().out.endswith("no fault found\n")
+
+
+def _tokenizer(folder: Path) -> object:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere"], "nowhere: no such folder"),
+        ([".."], "no task in it"),
+        (["."], "no task in it"),
+        (["data", "--preset", "trace-order-9"], "did you mean 'trace-order-"),
+        (["data", "--max-length", "9"], "--tokenizer MODEL"),
+        (["data", "--max-length", "1", "--tokenizer", "x"], "leaves no room"),
+        (["data", "--max-length", "-1"], "-1"),
+        (["data", "--tokenizer", "./nowhere"], "no tokenizer"),
+        (["data", "--json", "nowhere/x.json"], "cannot be written"),
+    ],
+)
+def test_wrong_input(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = tmp_path / "here"
+    (here / "empty").mkdir(parents=True)
+    if arguments[0] == "data":
+        write_tasks(here / "data", ["a"])
+    monkeypatch.chdir(here if arguments[0] != ".." else here / "empty")
+    assert main(["tasks", "check", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
+    assert err.count("\n") == 1
+
+
+def test_the_faults_of_published_files_are_shown(shared: Path) -> None:
+    reasoning = check_folder(shared / "data" / "trace_reasoning", preset="trace-order-1")
+    assert [task.name for task in reasoning.tasks if not task.eval_is_test] == ["C-STANCE"]
+    assert reasoning.missing == []
+    plain = check_folder(shared / "data" / "trace_500", preset="trace-order-1")
+    assert (plain.missing, plain.others) == (["MeetingBank/train"], ["Lima"])
+    assert not any(task.eval_is_test for task in plain.tasks)
+    superni = {task.name: task for task in check_folder(shared / "data" / "superni").tasks}
+    assert superni["task511"].splits["train"].empty_answers == 6
+    everything = [*reasoning.tasks, *plain.tasks, *superni.values()]
+    assert not any(split.broken for task in everything for split in task.splits.values())
