@@ -12,6 +12,8 @@ import pytest
 from seekr.builtin import builtin_model, builtin_rows
 from seekr.cli import main
 from seekr.methods import METHODS
+from seekr.recipes import recipe_names
+from seekr.tasks.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,7 +34,7 @@ def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_yaml_example_and_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command of the README's second shell block, on rows and a model that stand where the YAML looks."""
+    """Every command of the README's shell blocks, on rows and a model where it looks; recipes as dry runs."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "my-llama").symlink_to(builtin_model())
     work = tmp_path / "work"
@@ -42,18 +44,25 @@ def test_yaml_example_and_its_commands(tmp_path: Path, monkeypatch: pytest.Monke
             path = work / "data" / name if name.endswith(".jsonl") else work / "data" / name / f"{split}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in PRESETS["trace-order-1"].names:
+        for split in ("train", "eval", "test"):
+            path = work / "data" / "TRACE" / name / f"{split}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(builtin_rows("upper", split, seed=0, count=4)))
     (work / "config.yaml").write_text(_block("yaml"))
     monkeypatch.chdir(work)
     commands = re.findall(
-        r"^seekr ((?:learn|status|heads|memory|report) .*?)(?:\s+#.*)?$",
+        r"^seekr ((?:learn|tasks|status|heads|memory|report) .*?)(?:\s+#.*)?$",
         (ROOT / "README.md").read_text(),
         flags=re.MULTILINE,
     )
-    assert len(commands) >= 7
+    assert len(commands) >= 10
     for command in commands:
         words = command.split()
         if words[:2] == ["learn", "config.yaml"]:
             words.append("training.num_train_epochs=1")
+        if "--recipe" in words:
+            words += ["tasks.max_new_tokens=4", "--dry-run"]
         assert main(words) == 0, command
     assert (work / "report.html").is_file()
 
@@ -64,6 +73,16 @@ def test_every_method_and_key_is_documented() -> None:
         assert f"`{name}`" in page
         for key in kind().settings():
             assert key == "name" or key in page, f"{name}.{key}"
+
+
+def test_every_preset_is_documented_as_it_is() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    for name, preset in PRESETS.items():
+        tasks = ", ".join(task.removeprefix("task") for task in preset.names)
+        epochs = list(dict.fromkeys(task["num_train_epochs"] for task in preset.tasks))
+        shown = epochs if len(epochs) == 1 else [task["num_train_epochs"] for task in preset.tasks]
+        assert f"| `{name}` | {tasks} | {' '.join(map(str, shown))} |" in page
+    assert all(f"`{name}`" in page for name in recipe_names())
 
 
 def test_tables_are_those_of_the_committed_measurements() -> None:

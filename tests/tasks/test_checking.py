@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from toy_tokenizers import sentence_piece
 
+from seekr.builtin import builtin_model, builtin_rows
 from seekr.cli import main
 from seekr.errors import InputError
 from seekr.report.check_tables import findings, rows_table, tokens_table
@@ -226,6 +227,18 @@ def test_wrong_input(
     assert out == ""
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_the_example_of_the_docs(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """Built-in rows with faults put into them; what the command prints of them stands in docs/benchmarks.md."""
+    upper, back = (builtin_rows(task, "train", seed=0, count=60) for task in ("upper", "reverse"))
+    write("upper", train=[*upper[:40], *upper[:3], {"prompt": "x"}], eval=upper[40:50], test=upper[40:50])
+    blank = [{**row, "answer": ""} for row in back[:2]]
+    folder = write("reverse", train=[*back[:40], *blank], test=[*back[50:], back[7]])
+    assert main(["tasks", "check", str(folder), "--tokenizer", str(builtin_model()), "--max-length", "16"]) == 0
+    shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert "\n".join(shown) in "\n".join(line.rstrip() for line in page.splitlines())
 
 
 def test_the_faults_of_published_files_are_shown(shared: Path) -> None:
