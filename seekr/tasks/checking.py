@@ -6,9 +6,8 @@ Nothing is mended and nothing refused: published files have such faults, and a s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from seekr.progress import bar
 from seekr.tasks.encoding import IGNORED, encode_all
 from seekr.tasks.example import Example, parse_row
 from seekr.tasks.presets import NEEDED, find_preset, missing
-from seekr.tasks.reading import NAMES, numbered_lines, parse_json, split_file, text_of_rows
+from seekr.tasks.reading import NAMES, json_rows, numbered_lines, parse_json, split_file, text_of_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,7 +69,7 @@ class SplitCheck:
         repeated: rows that stand earlier in the split too, prompt and answer.
         contradicting: rows whose prompt stands earlier in the split, only with other answers.
         empty_answers: of training rows the answer, of others a reference that is empty.
-        shared: by the name of an earlier split: what stands there too. Of eval: train, test. Of test: train.
+        shared: by the name of another split: what stands there too. Of eval: train, test. Of test: train.
         tokens: None without a tokenizer, or without rows.
     """
 
@@ -193,9 +192,11 @@ def _read(path: Path, root: Path, separator: str) -> tuple[list[Example], list[s
     """The rows that can be read, and why the others cannot be."""
     examples, broken = [], []
     try:
-        for where, load in _rows(path):
+        for where, row in _rows(path):
             try:
-                examples.append(parse_row(load(), where, separator=separator))
+                if isinstance(row, InputError):
+                    raise row
+                examples.append(parse_row(row, where, separator=separator))
             except InputError as error:
                 broken.append(str(error))
     except InputError as error:  # the whole file
@@ -203,17 +204,17 @@ def _read(path: Path, root: Path, separator: str) -> tuple[list[Example], list[s
     return examples, [reason.replace(f"{root}/", "") for reason in broken]
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Every row, in JSON Lines with the error in place of a broken one: the lines behind it can still be read."""
     text = text_of_rows(path)
-    if path.suffix == ".jsonl":
-        for where, line, number in numbered_lines(text, path):
-            yield where, partial(parse_json, line, path, number)
+    if path.suffix == ".json":
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(json_rows(text, path), start=1))
         return
-    rows = parse_json(text, path)
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: a .json file must hold one list of rows, not {type(rows).__name__}")
-    for number, row in enumerate(rows, start=1):
-        yield f"{path}, row {number}", partial(lambda given: given, row)
+    for where, line, number in numbered_lines(text, path):
+        try:
+            yield where, parse_json(line, path, number)
+        except InputError as error:
+            yield where, error
 
 
 def _row(example: Example) -> Row:

@@ -49,10 +49,10 @@ _TRACE_SOURCE = (
     "TRACE, arXiv 2310.06762; orders and epochs of jinghan1he/SEEKR, scripts/exp_seq_seekr.sh (reasoning version)"
 )
 
-# Longest references: 5 tokens of a vocabulary of 4096 where the answer is a label, 34 to 49, and 66 to 167.
+# Each holds every test reference even in a vocabulary of 512: they have up to 8, 70 and 254 tokens there.
 _SUPERNI_ANSWER = {
     16: ("task073", "task195", "task363", "task875"),
-    64: ("task002", "task1510", "task591", "task748"),
+    96: ("task002", "task1510", "task591", "task748"),
     256: ("task1290", "task1572", "task1590", "task1729", "task181", "task511", "task639"),
 }
 _SUPERNI_LABELS = ("task195", "task363", "task875")  # what SEEKR scores by accuracy, inference/infer_single.py

@@ -108,10 +108,7 @@ def _rows_of_file(path: Path) -> Iterable[NumberedRow]:
     text = text_of_rows(path)
     if path.suffix == ".jsonl":
         return ((where, parse_json(line, path, number)) for where, line, number in numbered_lines(text, path))
-    rows = parse_json(text, path)
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: a .json file must hold one list of rows, not {type(rows).__name__}")
-    return _numbered(str(path), rows)
+    return _numbered(str(path), json_rows(text, path))
 
 
 def text_of_rows(path: Path) -> str:
@@ -124,6 +121,14 @@ def text_of_rows(path: Path) -> str:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def json_rows(text: str, path: Path) -> list[Any]:
+    """The rows of a .json file. Raises InputError."""
+    rows = parse_json(text, path)
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: a .json file must hold one list of rows, not {type(rows).__name__}")
+    return rows
 
 
 def numbered_lines(text: str, path: Path) -> Iterator[tuple[str, str, int]]:
