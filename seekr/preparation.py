@@ -114,6 +114,7 @@ def _prepare(request: Request) -> Prepared:
     method = request.method or make_method(config.method)
     training = check_training(config.training)
     lora = check_lora(method.lora_settings(config.lora))
+    check_sharding(method, training)
     tasks = order_tasks(tasks, joint=method.joint)
     model_config = load_config_of(config.model)
     tokenizer = load_tokenizer(config.model)
@@ -152,6 +153,17 @@ def check_folder(run: Path) -> None:
         raise InputError(f"output_dir: {run} is a file; give a folder")
     if run.is_dir() and not (run / "run.json").exists() and any(path.name not in OWN for path in run.iterdir()):
         raise InputError(f"output_dir: {run} holds files, but no run of seekr; give an empty or a new folder")
+
+
+def check_sharding(method: Method, training: dict[str, Any]) -> None:
+    """A method that needs parameters and gradients whole is not trained in parts. Raises InputError."""
+    for name in () if method.shards else ("FSDP", "DeepSpeed"):
+        launched = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true"
+        if launched or training.get(name.lower()):
+            raise InputError(
+                f"method {method.name}: it needs parameters and gradients whole, and {name} cuts them up; "
+                "use plain data parallelism, or another method"
+            )
 
 
 def check_model(

@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from seekr.errors import InputError
-
 
 def is_main() -> bool:
     """Whether this process is the one that writes."""
@@ -31,13 +29,3 @@ def main_first() -> Iterator[bool]:
     else:
         wait_for_all()
         yield False
-
-
-def refuse_sharding(method: str) -> None:
-    """Raises InputError where each process holds only a part of the model, as accelerate says in the environment."""
-    for key, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
-        if os.environ.get(key, "false").lower() == "true":
-            raise InputError(
-                f"method {method}: it needs whole weights and gradients, and {name} cuts them up; "
-                "use data parallelism (plain `accelerate launch`), or another method"
-            )

@@ -17,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 from seekr.batches import MicroBatch, Row, collate
 from seekr.methods.base import TaskContext
 from seekr.methods.replay import Replay
-from seekr.processes import refuse_sharding
 
 
 @dataclass(kw_only=True)
@@ -35,20 +34,17 @@ class AGem(Replay):
 
     name: ClassVar[str] = "agem"
     replays: ClassVar[bool] = False
+    shards: ClassVar[bool] = False
 
     reference_rows: Annotated[int, Field(ge=1)] = 16
 
     _context: TaskContext | None = field(default=None, init=False, repr=False, compare=False)
-
-    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
-        refuse_sharding(self.name)
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
         self._context = context
 
     def after_backward(self, model: nn.Module, step: int) -> None:
-        refuse_sharding(self.name)
         if not self.memories:
             return
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

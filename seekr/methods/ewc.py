@@ -22,7 +22,6 @@ from seekr.errors import InputError
 from seekr.losses import answer_cross_entropy
 from seekr.methods.base import Method, TaskContext
 from seekr.methods.derpp import batch_of
-from seekr.processes import refuse_sharding
 
 FILE = "ewc.safetensors"
 
@@ -50,6 +49,7 @@ class Ewc(Method):
     """
 
     name: ClassVar[str] = "ewc"
+    shards: ClassVar[bool] = False
 
     penalty_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1000.0
     fisher_samples: Annotated[int, Field(ge=1)] = 100
@@ -57,12 +57,8 @@ class Ewc(Method):
     _kept: Quadratic | None = field(default=None, init=False, repr=False, compare=False)
     _held: list[tuple[str, Parameter]] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
-        refuse_sharding(self.name)
-
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
-        refuse_sharding(self.name)
         self._kept = newest_quadratic(context)
         self._held = trained_parameters(context.model)
         if self._kept is not None and self._kept.names != {name for name, _ in self._held}:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from toy_tasks import context, learn_stages, toy_samples
 
 from seekr.batches import collate
-from seekr.errors import InputError
 from seekr.losses import answer_cross_entropy
 from seekr.methods import AGem
 from seekr.methods.agem import project
@@ -145,16 +144,3 @@ def test_the_first_task_has_nothing_to_be_against(tmp_path: Path) -> None:
     parameter.grad = torch.ones_like(parameter)
     method.after_backward(model, 0)
     assert parameter.grad.eq(1).all()
-
-
-@pytest.mark.parametrize("key", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
-@pytest.mark.parametrize("name", ["agem", "ewc"])
-def test_a_model_that_is_cut_up_is_refused(monkeypatch: pytest.MonkeyPatch, key: str, name: str) -> None:
-    from seekr.methods import make_method
-
-    method = make_method(name)
-    method.check_model(nn.Linear(1, 1))
-    monkeypatch.setenv(key, "true")
-    with pytest.raises(InputError, match=f"method {name}: it needs whole weights") as caught:
-        method.check_model(nn.Linear(1, 1))
-    assert "\n" not in str(caught.value)
