@@ -221,7 +221,7 @@ def test_prompts_must_fit_the_models_positions(method: Any, tasks: int, virtual:
 
 
 def test_more_prompts_than_the_pool_has() -> None:
-    with pytest.raises(InputError, match="method.prompts_per_input: 5 of a pool of 4"):
+    with pytest.raises(InputError, match=r"method\.prompts_per_input: 5 of a pool of 4"):
         make_method({"name": "l2p", "pool_size": 4})
 
 
