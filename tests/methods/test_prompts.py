@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from toy_tasks import toy_samples
+from toy_tasks import context, toy_samples
 from transformers import (
     GenerationConfig,
     GPT2Config,
@@ -19,8 +20,11 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from seekr.batches import MicroBatch, answer_tokens, collate
 from seekr.errors import InputError
+from seekr.memory import KeptSample, Memory
 from seekr.methods import L2p, Lfpt5, ProgressivePrompts, make_method
+from seekr.methods.lfpt5 import generation_token
 from seekr.methods.soft_prompts import SoftPromptModel, answer_starts, prompt_mask
 
 WIDE = {"initializer_range": 0.4, "vocab_size": 96}
@@ -212,12 +216,231 @@ def test_prompts_must_fit_the_models_positions(method: Any, tasks: int, virtual:
     model.config.max_position_embeddings = 10
     with pytest.raises(InputError, match="make the prompts shorter"):
         method.check_model(model, 10, tasks)
-    model.config.max_position_embeddings = None
-    method.check_model(model, 1000, tasks)
     with pytest.raises(InputError, match="takes no embeddings"):
         method.check_model(torch.nn.Linear(1, 1), 1000, tasks)
 
 
 def test_more_prompts_than_the_pool_has() -> None:
-    with pytest.raises(InputError, match="method.prompts_per_input: 5 of a pool of 4"):
+    with pytest.raises(InputError, match=r"method\.prompts_per_input: 5 of a pool of 4"):
         make_method({"name": "l2p", "pool_size": 4})
+
+
+# A step's loss ------------------------------------------------------------------------------------------------------
+
+
+def task_batch(
+    samples: list[Any], places: list[int], step: list[int], weights: list[float] | None = None
+) -> MicroBatch:
+    inputs = collate([samples[i] for i in places], 0)
+    labels = inputs.pop("labels")
+    tokens = sum(answer_tokens(samples[i]) for i in step)
+    counted = torch.tensor(weights or [1.0] * len(places))
+    return MicroBatch("task", inputs, labels, counted, [(-1, i) for i in places], tokens, [(-1, i) for i in step])
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Σ over tokens, logits [tokens, vocabulary] being those of the positions before."""
+    return -logits.log_softmax(-1)[torch.arange(len(targets)), targets].sum()
+
+
+@torch.no_grad()
+def test_l2p_loss_is_equation_5_however_it_is_cut() -> None:
+    model: Any = prompted("l2p", base_model())
+    method, samples = L2p(pool_size=6, prompt_tokens=2, prompts_per_input=2, key_weight=0.3), toy_samples(6)
+    model.encoder.counts[:] = torch.tensor([9, 0, 3, 0, 0, 12])
+    answer, key, chosen = 0.0, 0.0, []
+    for sample in samples:
+        ids, start = torch.tensor(sample.input_ids).long(), len(sample.input_ids) // 2
+        query = model.get_base_model().get_input_embeddings()(ids[:start]).mean(dim=0)
+        distances = [1 - float(torch.cosine_similarity(query, one, dim=0)) for one in model.encoder.keys]
+        penalty = [9 / 24, 1e-6, 3 / 24, 1e-6, 1e-6, 12 / 24]
+        ranks = [distance * share for distance, share in zip(distances, penalty, strict=True)]
+        mine = sorted(sorted(range(6), key=lambda i: ranks[i])[:2])
+        chosen.append(mine)
+        key += sum(distances[i] for i in mine)
+        prefix = model.encoder.embedding.weight.view(6, 2, -1)[mine].flatten(0, 1)
+        rows = torch.cat([prefix, model.get_base_model().get_input_embeddings()(ids)])[None]
+        logits = model.get_base_model()(inputs_embeds=rows).logits[0, 4:]
+        answer += float(cross_entropy(logits[start - 1 : -1], ids[start:]))
+    assert {1, 3, 4} >= {i for mine in chosen for i in mine}  # those that were never chosen come first
+    step = list(range(6))
+    expected = {"task": answer / sum(map(answer_tokens, samples)), "key": 0.3 * key / 6}
+    for cuts in ([step], [[0, 3], [5], [1, 2, 4]]):
+        parts: dict[str, float] = {}
+        for cut in cuts:
+            # A filler weighs nothing.
+            batch = task_batch(samples, [*cut, 0], step, [1.0] * len(cut) + [0.0])
+            for name, value in method.task_loss(model, batch).items():
+                parts[name] = parts.get(name, 0.0) + float(value)
+        assert parts == pytest.approx(expected, rel=1e-5)
+
+
+def test_l2p_gradients_reach_chosen_prompts_and_keys_alone() -> None:
+    model: Any = prompted("l2p", base_model())
+    samples = toy_samples(3)
+    method = L2p(pool_size=6, prompt_tokens=2, prompts_per_input=2)
+    torch.stack(list(method.task_loss(model, task_batch(samples, [0, 1, 2], [0, 1, 2])).values())).sum().backward()
+    inputs = collate(samples, 0)
+    chosen, _ = model.choose(
+        inputs["input_ids"], prompt_mask(inputs["attention_mask"], inputs["labels"]), penalized=True
+    )
+    reached = torch.zeros(6, dtype=torch.bool)
+    reached[chosen] = True
+    assert 0 < int(reached.sum()) < 6
+    assert torch.equal(model.encoder.embedding.weight.grad.view(6, -1).any(dim=1), reached)
+    assert torch.equal(model.encoder.keys.grad.any(dim=1), reached)
+
+
+@torch.no_grad()
+def test_l2p_chooses_in_training_what_it_chooses_in_generation() -> None:
+    """Labels tell the prompt in training; when an answer is generated, all that is there is the prompt."""
+    model: Any = prompted("l2p", base_model())
+    samples = toy_samples(40)
+    inputs = collate(samples, 0)
+    mask = prompt_mask(inputs["attention_mask"], inputs["labels"])
+    in_training, distances = model.choose(inputs["input_ids"], mask, penalized=False)
+    assert len({tuple(row.tolist()) for row in in_training}) > 5
+    with_answers, _ = model.choose(inputs["input_ids"], inputs["attention_mask"], penalized=False)
+    assert not torch.equal(in_training, with_answers)
+    for sample, row, distance in zip(samples, in_training, distances, strict=True):
+        prompt = torch.tensor(sample.input_ids[: len(sample.input_ids) // 2])[None].long()
+        padded = torch.nn.functional.pad(prompt, (3, 0))
+        chosen, found = model.choose(padded, (torch.arange(padded.shape[1]) >= 3).long()[None], penalized=False)
+        assert torch.equal(chosen[0], row)
+        torch.testing.assert_close(found[0], distance)
+
+
+def make_lfpt5(tmp_path: Path, model: Any, samples: list[Any], **settings: Any) -> tuple[Lfpt5, Any]:
+    method = Lfpt5(prompt_tokens=5, **settings)
+    about = context(tmp_path, model, samples, tokenizer=Words())
+    method.before_task(about)
+    return method, about
+
+
+class Words:
+    """As much of a tokenizer as the drawing of rows needs: the end token is 2, the special ones 0 to 2."""
+
+    eos_token_id = 2
+    all_special_ids = (2, 0, 1)
+
+    def __len__(self) -> int:
+        return 96
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
+        return " ".join(f"w{i}" for i in ids if i > 2)
+
+
+@torch.no_grad()
+def test_lfpt5_loss_is_of_the_answers_and_of_whole_rows(tmp_path: Path) -> None:
+    model = prompted("lfpt5", base_model())
+    samples = toy_samples(5)
+    method, _ = make_lfpt5(tmp_path, model, samples, lm_weight=0.3)
+    answer, whole, tokens = 0.0, 0.0, 0
+    for sample in samples:
+        ids, start = torch.tensor(sample.input_ids).long(), len(sample.input_ids) // 2
+        answer += float(cross_entropy(behind(model, ids)[start - 1 : -1], ids[start:]))
+        form = torch.cat([torch.tensor([2]), ids[:start], torch.tensor([2]), ids[start:]])
+        whole += float(cross_entropy(behind(model, form)[:-1], form[1:]))
+        tokens += len(form) - 1
+    expected = {"task": answer / sum(map(answer_tokens, samples)), "lm": 0.3 * whole / tokens}
+    for cuts in ([[0, 1, 2, 3, 4]], [[4], [0, 3], [2, 1]]):
+        parts: dict[str, float] = {}
+        for cut in cuts:
+            batch = task_batch(samples, [*cut, 1], list(range(5)), [1.0] * len(cut) + [0.0])
+            for name, value in method.task_loss(model, batch).items():
+                parts[name] = parts.get(name, 0.0) + float(value)
+        assert parts == pytest.approx(expected, rel=1e-5)
+    plain, _ = make_lfpt5(tmp_path / "plain", model, samples, lm_weight=0.0)
+    assert set(plain.task_loss(model, task_batch(samples, [0, 1], [0, 1]))) == {"task"}
+
+
+def test_the_generation_token_is_in_no_prompt(tmp_path: Path) -> None:
+    def row(*ids: int) -> KeptSample:
+        array = np.array(ids, dtype=np.int32)
+        return KeptSample(array, np.where(np.arange(len(ids)) < 3, -100, array).astype(np.int32))
+
+    for samples, token in (
+        ([row(5, 6, 7, 2)], 2),
+        ([row(5, 2, 7, 8, 2)], 0),  # a chat's turns end with the end token
+        ([row(5, 2, 7, 2), row(0, 1, 4, 2)], 3),
+    ):
+        assert generation_token(context(tmp_path, base_model(), samples, tokenizer=Words())) == token
+
+
+class Script:
+    """Stands in for the model: the rows that `generate` gives, call by call."""
+
+    device = torch.device("cpu")
+    generation_config = None
+
+    def __init__(self, *calls: list[list[int]]) -> None:
+        self.calls, self.asked = list(calls), []
+
+    def modules(self) -> list[Any]:
+        return []
+
+    def eval(self) -> None:
+        pass
+
+    def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: Any) -> torch.Tensor:
+        starts = [ids[mask > 0].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        self.asked.append((starts, generation_config.max_new_tokens, generation_config.eos_token_id))
+        rows = self.calls.pop(0) if self.calls else [[9]] * len(starts)
+        assert len(rows) == len(starts)
+        length = max(map(len, rows))
+        return torch.cat([input_ids, torch.tensor([row + [0] * (length - len(row)) for row in rows])], dim=1)
+
+
+def test_pseudo_samples_are_what_was_drawn_and_usable(tmp_path: Path) -> None:
+    """Seven are wanted: of the first seven one prompt does not end, one is empty, two answers are of no use."""
+    samples = [KeptSample(*(np.array(a, dtype=np.int32) for a in pair)) for pair in (
+        ([5, 6, 7, 8, 2], [-100, -100, -100, 8, 2]), ([5, 6, 7, 8, 9, 2], [-100, -100, 7, 8, 9, 2]),
+    )]  # fmt: skip
+    script = Script(
+        [[11, 12, 2], [13, 2], [14, 15, 16, 17], [2], [18, 19, 20, 2], [21, 2, 30], [0, 1, 2]],
+        [[40, 41, 2], [42, 2], [43, 2], [2, 44]],  # longest prompt first: 18 19 20, 11 12, 13, 21
+        [[22, 23, 2], [24, 2], [25, 2], [26, 2]],
+        [[50, 2], [51, 52, 53], [54, 2], [55, 56, 2]],
+    )
+    method = Lfpt5(prompt_tokens=5, pseudo_ratio=1.0)
+    about = context(tmp_path, script, samples * 4, tokenizer=Words())  # type: ignore[arg-type]
+    method.pseudo_ratio = 7 / 8
+    found = [sample.input_ids.tolist() for sample in method.kept_samples(about)]
+    assert found == [
+        [18, 19, 20, 40, 41, 2], [11, 12, 42, 2], [13, 43, 2],
+        [22, 23, 50, 2], [25, 54, 2], [26, 55, 56, 2],
+    ]  # fmt: skip
+    assert script.asked[0] == ([[2]] * 7, 4, 2)
+    assert script.asked[1] == ([[2, 18, 19, 20, 2], [2, 11, 12, 2], [2, 13, 2], [2, 21, 2]], 3, 2)
+    assert script.asked[2] == ([[2]] * 4, 4, 2)
+    assert [len(starts) for starts, _, _ in script.asked[4:]] == [1] * 6  # one is missing, in 6 rounds more
+    method.pseudo_ratio = 0.25
+    kept = method.kept_samples(
+        context(tmp_path, Script([[11, 2], [12, 2]], [[3, 2], [4, 2]]), samples * 4, tokenizer=Words())
+    )  # type: ignore[arg-type]
+    assert [sample.labels.tolist() for sample in kept] == [[-100, 3, 2], [-100, 4, 2]]
+
+
+def test_a_task_is_remembered_by_the_same_draws(tmp_path: Path) -> None:
+    model = prompted("lfpt5", base_model())
+    for attempt in range(2):
+        torch.manual_seed(attempt)
+        method, about = make_lfpt5(tmp_path / str(attempt), model, toy_samples(20), pseudo_ratio=1.0)
+        state = torch.get_rng_state()
+        method.after_task(about)
+        assert torch.equal(torch.get_rng_state(), state)
+    files = [{p.name: p.read_bytes() for p in (tmp_path / str(i) / "memory").iterdir()} for i in range(2)]
+    assert files[0] == files[1]
+    assert len(Memory.open(tmp_path / "0" / "memory")) > 0
+    other = context(tmp_path / "other", model, toy_samples(20), tokenizer=Words(), index=1)
+    assert [s.input_ids.tolist() for s in method.kept_samples(other)] != [
+        s.input_ids.tolist() for s in method.kept_samples(about)
+    ]
+
+
+def test_a_skill_has_no_pseudo_samples(tmp_path: Path) -> None:
+    method = Lfpt5(prompt_tokens=5)
+    about = context(tmp_path, base_model(), toy_samples(4), tokenizer=Words(), learn=False)
+    method.after_task(about)
+    assert len(Memory.open(tmp_path / "memory")) == 0
