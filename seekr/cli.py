@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from seekr import __version__
 from seekr.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from seekr.preparation import Request
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
@@ -109,6 +113,32 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--output-dir", type=Path, metavar="DIR", help="of the new run; default: RUN-NAME")
     sub.add_argument("--dry-run", action="store_true", help="resolve and print everything, touch nothing")
 
+    sub = command("compare", _compare, "put runs in one table; those that differ in their seed only are one row")
+    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, the folder of its seeds, or of several")
+    sub.add_argument("--csv", type=Path, metavar="FILE", help="write unrounded numbers; - is stdout, without the table")
+    sub.add_argument("--markdown", type=Path, metavar="FILE", help="write a table to paste; - is stdout")
+
+    sub = command(
+        "tune",
+        _tune,
+        "choose settings on eval splits only: a grid over a few keys, in one table",
+        usage="seekr tune CONFIG.yaml 'key=[v1,v2]' ['key=[...]' ...] [key=value ...] [--holdout N] [--output-dir DIR]",
+    )
+    sub.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    sub.add_argument(
+        "overrides", nargs="*", metavar="key=[v1,v2]", help="values to try; key=value sets a key for all candidates"
+    )
+    sub.add_argument(
+        "--holdout",
+        type=_share_or_rows,
+        metavar="N",
+        help="score on N rows of each task's train (0.1: a tenth), which are not trained on, instead of eval",
+    )
+    sub.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="one folder a candidate below it; default: output_dir-tune"
+    )
+    sub.add_argument("--dry-run", action="store_true", help="print the candidates and the first one's plan, no more")
+
     sub = command("evaluate", _evaluate, "fill in what is missing of a run's score matrix")
     sub.add_argument("run", type=Path, metavar="RUN")
     sub.add_argument("--cells", choices=("paper", "seen", "all"), help="which scores; default: those of the run")
@@ -135,37 +165,56 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _share_or_rows(text: str) -> float | int:
+    value = float(text) if re.fullmatch(r"\d*\.\d+", text) else int(text) if text.isdecimal() else 0
+    if value <= 0 or (isinstance(value, float) and value >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a share such as 0.1 nor a number of rows such as 100")
+    return value
+
+
 def _learn(arguments: argparse.Namespace) -> None:
+    requests, several = _requests(arguments)
+    from seekr.learner import run_request
+    from seekr.processes import is_main
+    from seekr.seeds import check_seeds, run_seeds
+    from seekr.tables import print_scores, print_seeds
+
+    if arguments.dry_run:
+        from seekr.dry_run import print_plan
+        from seekr.preparation import prepare
+
+        checked = check_seeds(requests) if several else prepare(requests[0])
+        print_plan(checked, [request.config.output_dir for request in requests])
+        return
+    runs = run_seeds(requests) if several else [run_request(requests[0])]
+    if is_main():
+        print_seeds(runs) if several else print_scores(runs[0])
+
+
+def _requests(arguments: argparse.Namespace) -> tuple[list[Request], bool]:
+    """What `seekr learn` is asked for: one request a run, and whether they are seeds of one."""
     from seekr.config import load_config
 
     if arguments.source is not None:
-        from seekr.extension import extend
+        from seekr.extension import extend, extend_seeds
+        from seekr.run import open_runs
 
         if arguments.config is not None:
             raise InputError(f"{arguments.config}: --from takes its configuration from the run; leave it out")
         if arguments.task is None:
             raise InputError("--from needs the task to add: --task NAME=PATH")
-        request = extend(arguments.source, arguments.task, arguments.output_dir)
-    else:
-        from seekr.preparation import Request
+        wanted = arguments.source, arguments.task, arguments.output_dir
+        several = open_runs(arguments.source)[0].folder != arguments.source
+        return extend_seeds(*wanted) if several else [extend(*wanted)], several
+    if arguments.task is not None or arguments.output_dir is not None:
+        raise InputError("--task and --output-dir go with --from RUN; in CONFIG.yaml they are tasks and output_dir")
+    if arguments.config is None:
+        raise InputError("which configuration? seekr learn CONFIG.yaml")
+    config = load_config(arguments.config, arguments.overrides)
+    from seekr.preparation import Request
+    from seekr.seeds import seed_requests
 
-        if arguments.task is not None or arguments.output_dir is not None:
-            raise InputError("--task and --output-dir go with --from RUN; in CONFIG.yaml they are tasks and output_dir")
-        if arguments.config is None:
-            raise InputError("which configuration? seekr learn CONFIG.yaml")
-        request = Request(load_config(arguments.config, arguments.overrides))
-    if arguments.dry_run:
-        from seekr.dry_run import print_plan
-
-        print_plan(request)
-        return
-    from seekr.learner import run_request
-    from seekr.processes import is_main
-    from seekr.tables import print_scores
-
-    run = run_request(request)
-    if is_main():
-        print_scores(run)
+    return seed_requests(Request(config)), config.seeds is not None
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -176,9 +225,11 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from seekr.learner import evaluate
-    from seekr.tables import print_scores
+    from seekr.run import open_runs
+    from seekr.tables import print_scores, print_seeds
 
-    print_scores(evaluate(arguments.run, cells=arguments.cells))
+    runs = [evaluate(run.folder, cells=arguments.cells) for run in open_runs(arguments.run)]
+    print_scores(runs[0]) if runs[0].folder == arguments.run else print_seeds(runs)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -202,10 +253,28 @@ def _memory(arguments: argparse.Namespace) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from seekr.run import Run
-    from seekr.tables import print_status
+    from seekr.run import open_runs
+    from seekr.tables import print_status, print_status_of_seeds
 
-    print_status(Run(arguments.run))
+    runs = open_runs(arguments.run)
+    print_status(runs[0]) if runs[0].folder == arguments.run else print_status_of_seeds(arguments.run, runs)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from seekr.report.comparison import compare
+    from seekr.tables import print_comparison
+
+    print_comparison(compare(arguments.runs), csv=arguments.csv, markdown=arguments.markdown)
+
+
+def _tune(arguments: argparse.Namespace) -> None:
+    from functools import partial
+
+    from seekr.config import load_config
+    from seekr.tuning import tune
+
+    load = partial(load_config, arguments.config)
+    tune(load, arguments.overrides, arguments.output_dir, arguments.holdout, dry_run=arguments.dry_run)
 
 
 def _bench(arguments: argparse.Namespace) -> None:
