@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_yaml_example_and_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command of the README's second shell block, on rows and a model that stand where the YAML looks."""
+    """Every command on the README's configuration, on rows and a model that stand where the YAML looks."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "my-llama").symlink_to(builtin_model())
     work = tmp_path / "work"
@@ -45,14 +46,14 @@ def test_yaml_example_and_its_commands(tmp_path: Path, monkeypatch: pytest.Monke
     (work / "config.yaml").write_text(_block("yaml"))
     monkeypatch.chdir(work)
     commands = re.findall(
-        r"^seekr ((?:learn|status|heads|memory|report) .*?)(?:\s+#.*)?$",
+        r"^seekr ((?:learn|status|heads|memory|report|tune|compare) .*?)(?:\s+#.*)?$",
         (ROOT / "README.md").read_text(),
         flags=re.MULTILINE,
     )
-    assert len(commands) >= 7
+    assert len(commands) >= 10
     for command in commands:
-        words = command.split()
-        if words[:2] == ["learn", "config.yaml"]:
+        words = shlex.split(command)
+        if words[1] == "config.yaml":
             words.append("training.num_train_epochs=1")
         assert main(words) == 0, command
     assert (work / "report.html").is_file()

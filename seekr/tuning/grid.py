@@ -63,16 +63,18 @@ def words_of(settings: Settings) -> list[str]:
     return [f"{key}={text_of(value)}" for key, value in settings.items()]
 
 
+def short_keys(settings: Settings) -> list[str]:
+    """The last part of each key where that tells it apart, else all of it."""
+    lasts = [key.rpartition(".")[2] for key in settings]
+    return [last if lasts.count(last) == 1 else key for key, last in zip(settings, lasts, strict=True)]
+
+
 def folder_name(settings: Settings) -> str:
     """A name for a candidate that reads as its settings, with no character that a file system could dislike."""
-    lasts = [key.rpartition(".")[2] for key in settings]
-    parts = []
-    for (key, value), last in zip(settings.items(), lasts, strict=True):
-        told = re.sub(r"[^\w.+-]+", "-", text_of(value)).strip("-")
-        parts.append(f"{last if lasts.count(last) == 1 else key}={told}")
-    name = ",".join(parts)
-    plain = all(re.fullmatch(r"[\w.+-]+", text_of(value)) for value in settings.values())
-    if plain and len(name) <= _LONGEST_NAME:
+    texts = [text_of(value) for value in settings.values()]
+    told = [re.sub(r"[^\w.+-]+", "-", text) for text in texts]
+    name = ",".join(f"{key}={value}" for key, value in zip(short_keys(settings), told, strict=True))
+    if told == texts and len(name) <= _LONGEST_NAME:
         return name
     return f"{name[:_LONGEST_NAME]}~{zlib.crc32(json.dumps(settings).encode()):08x}"
 

@@ -148,4 +148,4 @@ def announce(candidates: Sequence[Candidate], rows: dict[str, TuningRows], holdo
     out.print(f"scored on   {where}, never on test")
     for name, found in rows.items():
         if found.left_out:
-            out.print(f"{name}: {found.left_out} rows of that stand in test too, and are left out")
+            out.print(f"{name}: {found.left_out} rows stand in test too; none of them is scored")

@@ -13,7 +13,7 @@ from seekr.report.comparison import HEADINGS, Row
 from seekr.report.side_by_side import SPREAD, Blocks, Column, cell
 from seekr.report.summary import standard_error
 from seekr.tables import console, print_table
-from seekr.tuning.grid import Settings, text_of, words_of
+from seekr.tuning.grid import Settings, short_keys, text_of, words_of
 
 Result = tuple[Settings, Row | str]
 """A candidate and its runs, or why it failed."""
@@ -52,15 +52,18 @@ def print_results(results: Sequence[Result], fixed: Sequence[str], file: Path) -
     rows = [row if isinstance(row, Row) else Row("", "", ()) for _, row in order]
     columns = [
         Column("", [str(number) for number in range(1, len(order) + 1)]),
-        *(Column(key, [text_of(settings[key]) for settings, _ in order]) for key in order[0][0]),
         *(
-            Column(f"eval {heading}", [cell(row.measure(field)) for row in rows])
+            Column(short, [text_of(settings[key]) for settings, _ in order])
+            for short, key in zip(short_keys(order[0][0]), order[0][0], strict=True)
+        ),
+        *(
+            Column(heading, [cell(row.measure(field)) for row in rows])
             for field, heading in HEADINGS.items()
             if any(row.measure(field) for row in rows)
         ),
     ]
     out = console()
-    print_table(Blocks(columns, caption=SPREAD if len(rows[0].runs) > 1 else ""))
+    print_table(Blocks(columns, title="scores on the eval split", caption=SPREAD if len(rows[0].runs) > 1 else ""))
     for number, (_, row) in enumerate(order, start=1):
         if isinstance(row, str):
             out.print(f"{number} failed: {row}")
