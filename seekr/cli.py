@@ -7,27 +7,25 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from seekr import __version__
+from seekr.command_line import parse
 from seekr.errors import InputError, RunError
-from seekr.recipes import recipe_names
+
+if TYPE_CHECKING:
+    from seekr.config import Config
+    from seekr.preparation import Request
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see `{self.prog} --help`")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status; what went wrong is one line on stderr."""
     try:
-        parsed = _parse(arguments)
+        parsed = parse(arguments)
         _quiet_libraries()
-        return int(parsed.command(parsed) or DONE)
+        return int(_COMMANDS[parsed.command](parsed) or DONE)
     except InputError as error:
         return _give_up(str(error), WRONG_INPUT)
     except RunError as error:
@@ -39,20 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     except OSError as error:  # a full disk, a folder that cannot be written to
         return _give_up(f"{type(error).__name__}: {error}", FAILED)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
-    parsed, rest = parser.parse_known_args(arguments)
-    # Beside a recipe there is no CONFIG.yaml, and the first key=value word stands where it would.
-    if getattr(parsed, "recipes", None) and parsed.config is not None and "=" in parsed.config:
-        parsed.overrides, parsed.config = [parsed.config, *parsed.overrides], None
-    # argparse takes no more positional words behind an option, as in `learn CONFIG.yaml --dry-run seed=1`.
-    if rest and hasattr(parsed, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
-        parsed.overrides += rest
-    elif rest:
-        parser.error(f"unknown argument {rest[0]!r}")
-    return parsed
 
 
 def _give_up(message: str, status: int) -> int:
@@ -70,129 +54,59 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="seekr",
-        description="Fine-tune a language model on tasks that arrive one after another, without losing earlier ones.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"seekr {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-
-    def command(name: str, run: Callable[[argparse.Namespace], Any], text: str, **more: Any) -> argparse.ArgumentParser:
-        sub: argparse.ArgumentParser = commands.add_parser(
-            name, help=text, description=more.pop("description", None) or text, allow_abbrev=False, **more
-        )
-        sub.set_defaults(command=run)
-        return sub
-
-    sub = command("demo", _demo, "learn the built-in tasks with several methods side by side: a table and a page")
-    sub.add_argument(
-        "--output-dir", type=Path, default=Path("demo-run"), metavar="DIR", help="one run a method below it"
-    )
-    sub.add_argument("--seed", type=_natural, default=0, metavar="N")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON too")
-
-    sub = command(
-        "learn",
-        _learn,
-        "learn a sequence of tasks; the same command again goes on where it stopped",
-        usage="seekr learn CONFIG.yaml [key=value ...] [--dry-run]\n"
-        "       seekr learn --recipe NAME [--recipe NAME ...] [key=value ...] [--dry-run]\n"
-        "       seekr learn --from RUN --task NAME=PATH[,key=value,...] [--output-dir DIR] [--dry-run]",
-    )
-    sub.add_argument("config", nargs="?", metavar="CONFIG.yaml")
-    sub.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="dotted, e.g. method.name=derpp tasks.0.train_limit=9"
-    )
-    sub.add_argument(
-        "--recipe",
-        dest="recipes",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help=f"a shipped configuration, may repeat, later ones win: {', '.join(recipe_names())}",
-    )
-    sub.add_argument(
-        "--from", dest="source", type=Path, metavar="RUN", help="a finished run to go on from; it stays untouched"
-    )
-    sub.add_argument(
-        "--task", metavar="NAME=PATH[,key=value,...]", help="the one more task: a file or a folder of splits"
-    )
-    sub.add_argument("--output-dir", type=Path, metavar="DIR", help="of the new run; default: RUN-NAME")
-    sub.add_argument("--dry-run", action="store_true", help="resolve and print everything, touch nothing")
-
-    sub = command("evaluate", _evaluate, "fill in what is missing of a run's score matrix")
-    sub.add_argument("run", type=Path, metavar="RUN")
-    sub.add_argument("--cells", choices=("paper", "seen", "all"), help="which scores; default: those of the run")
-
-    sub = command("report", _report, "write one self-contained page about runs")
-    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    sub.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE")
-
-    for name, run, text in (
-        ("heads", _heads, "show which heads were chosen after each task, and their importance"),
-        ("memory", _memory, "show what a run keeps of its tasks"),
-        ("status", _status, "show where a run stands"),
-    ):
-        command(name, run, text).add_argument("run", type=Path, metavar="RUN")
-
-    sub = command("tasks", _tasks, "look at the data of tasks", usage="seekr tasks check FOLDER [options]")
-    sub.add_argument("action", choices=("check",), help="say what is there, what is missing, and what is wrong with it")
-    sub.add_argument("folder", type=Path, metavar="FOLDER", help="of task folders, each with train, eval, test")
-    sub.add_argument("--tokenizer", metavar="MODEL", help="count tokens: a folder or hub name of a model")
-    sub.add_argument("--max-length", type=_natural, metavar="N", help="count the rows that this limit would cut")
-    sub.add_argument("--preset", metavar="NAME", help="what should be there, such as trace-order-1")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write what was found as JSON too")
-
-    sub = command("bench", _bench, "measure time, memory and bytes of the attention work on this machine")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")
-    return parser
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
-    return int(text)
-
-
 def _learn(arguments: argparse.Namespace) -> None:
-    from seekr.config import load_config, load_recipes
+    requests, several = _requests(arguments)
+    from seekr.learner import run_request
+    from seekr.processes import is_main
+    from seekr.seeds import check_seeds, run_seeds
+    from seekr.tables import print_scores, print_seeds
 
+    if arguments.dry_run:
+        from seekr.dry_run import print_plan
+        from seekr.preparation import prepare
+
+        checked = check_seeds(requests) if several else prepare(requests[0])
+        print_plan(checked, [request.config.output_dir for request in requests])
+        return
+    runs = run_seeds(requests) if several else [run_request(requests[0])]
+    if is_main():
+        print_seeds(runs) if several else print_scores(runs[0])
+
+
+def _requests(arguments: argparse.Namespace) -> tuple[list[Request], bool]:
+    """What `seekr learn` is asked for: one request a run, and whether they are seeds of one."""
     if arguments.source is not None:
-        from seekr.extension import extend
+        from seekr.extension import extend, extend_seeds
+        from seekr.run import open_runs
 
         if arguments.config is not None or arguments.recipes:
             given = arguments.config or f"--recipe {arguments.recipes[0]}"
             raise InputError(f"{given}: --from takes its configuration from the run; leave it out")
         if arguments.task is None:
             raise InputError("--from needs the task to add: --task NAME=PATH")
-        request = extend(arguments.source, arguments.task, arguments.output_dir)
-    else:
-        from seekr.preparation import Request
+        wanted = arguments.source, arguments.task, arguments.output_dir
+        several = open_runs(arguments.source)[0].folder != arguments.source
+        return extend_seeds(*wanted) if several else [extend(*wanted)], several
+    if arguments.task is not None or arguments.output_dir is not None:
+        raise InputError("--task and --output-dir go with --from RUN; in CONFIG.yaml they are tasks and output_dir")
+    config = _loader(arguments)(arguments.overrides)
+    from seekr.preparation import Request
+    from seekr.seeds import seed_requests
 
-        if arguments.task is not None or arguments.output_dir is not None:
-            raise InputError("--task and --output-dir go with --from RUN; in CONFIG.yaml they are tasks and output_dir")
-        if arguments.recipes:
-            if arguments.config is not None:
-                raise InputError(f"{arguments.config}: a configuration file and --recipe do not go together; give one")
-            request = Request(load_recipes(arguments.recipes, arguments.overrides))
-        elif arguments.config is None:
-            raise InputError("which configuration? seekr learn CONFIG.yaml, or seekr learn --recipe NAME")
-        else:
-            request = Request(load_config(arguments.config, arguments.overrides))
-    if arguments.dry_run:
-        from seekr.dry_run import print_plan
+    return seed_requests(Request(config)), config.seeds is not None
 
-        print_plan(request)
-        return
-    from seekr.learner import run_request
-    from seekr.processes import is_main
-    from seekr.tables import print_scores
 
-    run = run_request(request)
-    if is_main():
-        print_scores(run)
+def _loader(arguments: argparse.Namespace) -> Callable[[Sequence[str]], Config]:
+    """How a configuration file, or recipes in its place, become a configuration with `key=value` overrides."""
+    from seekr.config import load_config, load_recipes
+
+    if arguments.recipes and arguments.config is not None:
+        raise InputError(f"{arguments.config}: a configuration file and --recipe do not go together; give one")
+    if arguments.recipes:
+        return partial(load_recipes, arguments.recipes)
+    if arguments.config is None:
+        raise InputError(f"which configuration? seekr {arguments.command} CONFIG.yaml, or --recipe NAME")
+    return partial(load_config, arguments.config)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -203,9 +117,11 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from seekr.learner import evaluate
-    from seekr.tables import print_scores
+    from seekr.run import open_runs
+    from seekr.tables import print_scores, print_seeds
 
-    print_scores(evaluate(arguments.run, cells=arguments.cells))
+    runs = [evaluate(run.folder, cells=arguments.cells) for run in open_runs(arguments.run)]
+    print_scores(runs[0]) if runs[0].folder == arguments.run else print_seeds(runs)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -229,10 +145,25 @@ def _memory(arguments: argparse.Namespace) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from seekr.run import Run
-    from seekr.tables import print_status
+    from seekr.run import open_runs
+    from seekr.tables import print_status, print_status_of_seeds
 
-    print_status(Run(arguments.run))
+    runs = open_runs(arguments.run)
+    print_status(runs[0]) if runs[0].folder == arguments.run else print_status_of_seeds(arguments.run, runs)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from seekr.report.comparison import compare
+    from seekr.tables import print_comparison
+
+    print_comparison(compare(arguments.runs), csv=arguments.csv, markdown=arguments.markdown)
+
+
+def _tune(arguments: argparse.Namespace) -> None:
+    from seekr.tuning import tune
+
+    load = _loader(arguments)
+    tune(load, arguments.overrides, arguments.output_dir, arguments.holdout, dry_run=arguments.dry_run)
 
 
 def _tasks(arguments: argparse.Namespace) -> None:
@@ -262,3 +193,18 @@ def _bench(arguments: argparse.Namespace) -> None:
     from seekr.bench import run_bench
 
     run_bench(arguments.json)
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "bench": _bench,
+    "compare": _compare,
+    "demo": _demo,
+    "evaluate": _evaluate,
+    "heads": _heads,
+    "learn": _learn,
+    "memory": _memory,
+    "report": _report,
+    "status": _status,
+    "tasks": _tasks,
+    "tune": _tune,
+}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 IN_MEMORY = "rows in memory>"
 """How run.json says that rows came from Python; the end of a name that no file has."""
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Config(BaseModel):
@@ -39,7 +42,8 @@ class Config(BaseModel):
     max_length: int | None = Field(default=None, ge=2)
     cells: Literal["paper", "seen", "all"] = "paper"
     keep_stages: Literal["all", "last"] | PositiveInt = "all"
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: Seed = 0
+    seeds: list[Seed] | None = None
     output_dir: str = Field(min_length=1)
 
 
@@ -140,9 +144,23 @@ def make_config(raw: Mapping[str, Any], where: str) -> Config:
         raw = {**raw, "method": {"name": raw["method"]}}
     try:
         # A key without a value means its default, as in `lora:` or `training:`.
-        return Config.model_validate({key: value for key, value in raw.items() if value is not None})
+        config = Config.model_validate({key: value for key, value in raw.items() if value is not None})
     except ValidationError as error:
         raise InputError(f"{where}: {first_problem(error)}") from None
+    if config.seeds is not None:
+        check_seeds(config.seeds, config.seed, where)
+    return config
+
+
+def check_seeds(seeds: Sequence[int], seed: int, where: str) -> None:
+    """Raises InputError where `seeds` is empty or names one twice, or another `seed` is given beside it."""
+    if not seeds:
+        raise InputError(f"{where}: seeds is empty; name at least one, such as seeds: [0, 1, 2]")
+    for value in seeds:
+        if seeds.count(value) > 1:
+            raise InputError(f"{where}: seeds names {value} twice; the same seed is the same run")
+    if seed != 0:
+        raise InputError(f"{where}: seed {seed} and seeds {list(seeds)} are both given; leave one out, or make it null")
 
 
 def first_problem(error: ValidationError) -> str:

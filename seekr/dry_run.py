@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
 from seekr.arguments import training_arguments
-from seekr.preparation import Prepared, Request, prepare
+from seekr.preparation import Prepared
 from seekr.report.terminal import readable_bytes
 from seekr.tables import console, print_table
 from seekr.task_data import PlannedStage
@@ -29,9 +30,11 @@ class StagePlan:
     kept: int
 
 
-def print_plan(request: Request) -> None:
-    """Resolves and checks a request as `seekr learn` does, and prints what it would do. Touches nothing."""
-    prepared = prepare(request)
+def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
+    """Prints what `seekr learn` would do for a checked request. Touches nothing.
+
+    `folders`: of all its seeds, which differ in nothing else that is shown.
+    """
     out = console()
     config = prepared.config
     out.print(f"model       {config.model}, {config.dtype}, {prepared.max_length} tokens at most")
@@ -40,7 +43,8 @@ def print_plan(request: Request) -> None:
     out.print(f"training    {_pairs(prepared.training)}")
     if config.lora:
         out.print(f"lora        {_pairs(config.lora)}")
-    out.print(f"output_dir  {prepared.run}")
+    for folder in folders:
+        out.print(f"output_dir  {folder}")
     table = Table()
     table.add_column("")
     table.add_column("task", overflow="fold")
@@ -67,7 +71,7 @@ def print_plan(request: Request) -> None:
     stages, working = map(readable_bytes, disk(prepared))
     out.print(
         f"disk        {stages} for the weights of the stages, {working} more while a task is learned, "
-        "besides what is kept of the tasks",
+        "besides what is kept of the tasks" + (f"; for each of {len(folders)} folders" if len(folders) > 1 else ""),
     )
     out.print("nothing was written (--dry-run)")
 

@@ -9,7 +9,7 @@ from typing import Any
 from seekr.config import parse_yaml
 from seekr.errors import InputError, nearest
 from seekr.preparation import Request
-from seekr.run import Run
+from seekr.run import Run, seed_folders
 from seekr.task_data import JOINT
 
 
@@ -36,6 +36,18 @@ def extend(source: Path, text: str, output_dir: Path | None) -> Request:
     tasks = [*run.config.tasks, describe_task(made)]
     config = run.config.model_copy(update={"tasks": tasks, "output_dir": str(folder.absolute())})
     return Request(config, source=source.resolve())
+
+
+def extend_seeds(source: Path, text: str, output_dir: Path | None) -> list[Request]:
+    """The same for each run in a folder of seeds: they go on in a folder of seeds. Raises InputError."""
+    name = parse_task(text)["name"]
+    here = source.resolve()
+    root = output_dir if output_dir is not None else here.with_name(f"{here.name}-{name}")
+    if root.resolve() == here:
+        raise InputError(
+            f"--output-dir {root}: holds the runs to go on from, which stay untouched; give another folder"
+        )
+    return [extend(folder, text, root / folder.name) for folder in seed_folders(source)]
 
 
 def parse_task(text: str) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,25 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs share that differ only in their seed: the identity in run.json and the settings of the tasks.
+
+    A folder "seed-N" in the path of rows drawn by the run's own seed N counts as the same in all of them. Where the
+    eval rows are is left out: a run does not use them.
+    """
+    from seekr.tasks import Task
+
+    seed = record["identity"]["seed"]
+    defaults = {field.name: field.default for field in fields(Task)}
+    tasks = {}
+    for task in record["config"]["tasks"]:
+        given = {key: value for key, value in task.items() if key != "eval" and value != defaults.get(key, MISSING)}
+        for split in {"train", "test"} & given.keys():
+            given[split] = re.sub(rf"(?<=/)seed-{seed}(?=/)", "seed-*", str(given[split]))
+        tasks[task["name"]] = given
+    return {**{key: value for key, value in record["identity"].items() if key != "seed"}, "tasks": tasks}
 
 
 def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[str, Any, Any] | None:

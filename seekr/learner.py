@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
@@ -32,6 +32,43 @@ if TYPE_CHECKING:
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors", "numpy")
 
 
+@overload
+def learn(
+    *,
+    model: str | Path,
+    tasks: Sequence[Task],
+    output_dir: str | Path,
+    method: str | Mapping[str, Any] | Method = ...,
+    training: Mapping[str, Any] | None = ...,
+    lora: Mapping[str, Any] | None = ...,
+    dtype: str = ...,
+    max_length: int | None = ...,
+    cells: str = ...,
+    keep_stages: str | int = ...,
+    seed: int = ...,
+    seeds: None = ...,
+    callbacks: Sequence[TrainerCallback] = ...,
+) -> Run: ...
+
+
+@overload
+def learn(
+    *,
+    model: str | Path,
+    tasks: Sequence[Task],
+    output_dir: str | Path,
+    method: str | Mapping[str, Any] | Method = ...,
+    training: Mapping[str, Any] | None = ...,
+    lora: Mapping[str, Any] | None = ...,
+    dtype: str = ...,
+    max_length: int | None = ...,
+    cells: str = ...,
+    keep_stages: str | int = ...,
+    seeds: Sequence[int],
+    callbacks: Sequence[TrainerCallback] = ...,
+) -> list[Run]: ...
+
+
 def learn(
     *,
     model: str | Path,
@@ -45,9 +82,12 @@ def learn(
     cells: str = "paper",
     keep_stages: str | int = "all",
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-) -> Run:
+) -> Run | list[Run]:
     """Learns a sequence of tasks; called again with the same arguments it goes on where it stopped.
+
+    Returns the run; with `seeds` the list of their runs, in the order given.
 
     Args:
         model: folder or hub name of a causal language model of transformers, with its tokenizer.
@@ -61,6 +101,7 @@ def learn(
         cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all".
         keep_stages: whose weights stay on disk: "all", "last", or a number of stages.
         seed: of everything that is drawn.
+        seeds: instead of `seed`: a run of each, in output_dir/seed-N.
         callbacks: for transformers' Trainer, task after task.
 
     Raises:
@@ -86,10 +127,16 @@ def learn(
         "cells": cells,
         "keep_stages": keep_stages,
         "seed": seed,
+        "seeds": list(seeds) if isinstance(seeds, Sequence) else seeds,
         "output_dir": str(output_dir),
     }
     config = resolve_paths(make_config(raw, "learn"), Path.cwd())
-    return run_request(Request(config, tasks=list(tasks), method=chosen, callbacks=callbacks))
+    request = Request(config, tasks=list(tasks), method=chosen, callbacks=callbacks)
+    if seeds is None:
+        return run_request(request)
+    from seekr.seeds import run_seeds, seed_requests
+
+    return run_seeds(seed_requests(request))
 
 
 def run_request(request: Request) -> Run:

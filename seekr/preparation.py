@@ -15,6 +15,7 @@ from seekr.config import Config, make_tasks
 from seekr.disk import read_json
 from seekr.errors import InputError
 from seekr.progress import bar
+from seekr.run import seed_folders
 from seekr.stages import finished_stages, stage_name
 from seekr.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
 
@@ -151,6 +152,9 @@ def check_folder(run: Path) -> None:
     """An output folder is new, empty, or holds a run. Raises InputError."""
     if run.exists() and not run.is_dir():
         raise InputError(f"output_dir: {run} is a file; give a folder")
+    if not (run / "run.json").exists() and (seeds := seed_folders(run)):
+        names = ", ".join(folder.name for folder in seeds)
+        raise InputError(f"output_dir: {run} holds {names}: go on with them by `seeds`, or give another folder")
     if run.is_dir() and not (run / "run.json").exists() and any(path.name not in OWN for path in run.iterdir()):
         raise InputError(f"output_dir: {run} holds files, but no run of seekr; give an empty or a new folder")
 

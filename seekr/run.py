@@ -66,6 +66,21 @@ class TaskStatus:
     state: Literal["done", "stopped", "waiting"]
     step: int | None = None
 
+    def __str__(self) -> str:
+        return f"stopped at step {self.step}" if self.state == "stopped" else self.state
+
+
+def seed_folders(folder: Path) -> list[Path]:
+    """The runs that `seeds` left in a folder: seed-0, seed-1, ..., in the order of their numbers."""
+    numbers = {path.parent: path.parent.name.removeprefix("seed-") for path in folder.glob("seed-*/run.json")}
+    return sorted((path for path, number in numbers.items() if number.isdecimal()), key=lambda it: int(numbers[it]))
+
+
+def open_runs(folder: Path) -> list[Run]:
+    """The run in a folder, or those of its seeds. Raises InputError where there is none."""
+    own = (folder / "run.json").is_file()
+    return [Run(path) for path in ([] if own else seed_folders(folder)) or [folder]]
+
 
 class Run:
     """A run folder. Raises InputError where there is none."""
@@ -73,6 +88,9 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not (self.folder / "run.json").is_file():
+            if seeds := seed_folders(self.folder):
+                names = ", ".join(map(str, seeds))
+                raise InputError(f"{self.folder}: holds a run of each of several seeds; give one of {names}")
             raise InputError(f"{self.folder}: no run here (run.json is missing); give the output_dir of `seekr learn`")
 
     def __repr__(self) -> str:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seekr.disk import write_atomically
 from seekr.errors import InputError
 from seekr.report.check_tables import findings, rows_table, tokens_table
+from seekr.report.comparison import HEADINGS, Comparison
 from seekr.report.data import read_run
+from seekr.report.exports import csv_text, markdown_text
+from seekr.report.side_by_side import comparison_table, seeds_table, status_table
 from seekr.report.terminal import heads_table, memory_table, score_table
 from seekr.run import Run
 from seekr.tasks.checking import FolderCheck
-
-_MEASURES = {
-    "overall_performance": "OP",
-    "backward_transfer": "BWT",
-    "forgetting": "forgetting",
-    "forward_transfer": "forward transfer",
-}
 
 
 def console() -> Console:
@@ -36,10 +37,35 @@ def print_scores(run: Run) -> None:
     """The score matrix and the numbers drawn from it."""
     print_table(score_table(read_run(run.folder)))
     scores = run.scores.to_json()
-    found = [f"{label} {scores[key]:.1f}" for key, label in _MEASURES.items() if scores[key] is not None]
+    found = [f"{label} {scores[key]:.1f}" for key, label in HEADINGS.items() if scores[key] is not None]
     if found:
         console().print("   ".join(found))
     console().print(f"run: {run.folder}")
+
+
+def print_seeds(runs: Sequence[Run]) -> None:
+    """The measures and the last row of each seed, with mean and standard deviation."""
+    found = [read_run(run.folder) for run in runs]
+    print_table(seeds_table(found))
+    console().print(f"runs: {', '.join(str(run.folder) for run in runs)}")
+
+
+def print_comparison(comparison: Comparison, *, csv: Path | None = None, markdown: Path | None = None) -> None:
+    """Runs in one table, on the terminal and in files; a file named - is stdout, and takes the table's place."""
+    texts = [(path, form(comparison)) for path, form in ((csv, csv_text), (markdown, markdown_text)) if path]
+    piped = any(str(path) == "-" for path, _ in texts)
+    for path, _ in texts:
+        if path.is_dir() or not path.resolve().parent.is_dir():
+            raise InputError(f"{path}: cannot be written: its folder is missing, or it is a folder itself")
+    for path, text in texts:
+        if str(path) == "-":
+            sys.stdout.write(text)
+        else:
+            write_atomically(path, text)
+    if not piped:
+        print_table(comparison_table(comparison))
+    for note in comparison.notes:
+        print(f"note: {note}", file=sys.stderr if piped else sys.stdout)
 
 
 def print_heads(run: Run) -> None:
@@ -67,8 +93,7 @@ def print_status(run: Run) -> None:
     statuses = run.status()
     table = Table("", "task", "state", title=str(run.folder), title_justify="left")
     for index, status in enumerate(statuses):
-        state = f"stopped at step {status.step}" if status.state == "stopped" else status.state
-        table.add_row(str(index), status.name, state)
+        table.add_row(str(index), status.name, str(status))
     print_table(table)
     scores = run.scores if (run.folder / "scores.json").is_file() else None
     measured = 0 if scores is None else sum(score is not None for row in scores.matrix for score in row)
@@ -85,3 +110,11 @@ def print_check(check: FolderCheck) -> None:
         print_table(tokens_table(check))
     for line in findings(check):
         print_table(Text(line))
+
+
+def print_status_of_seeds(folder: Path, runs: Sequence[Run]) -> None:
+    """How far each task of each seed is; a seed that was not begun has no folder to be seen from."""
+    statuses = {run.folder.name: run.status() for run in runs}
+    print_table(status_table(str(folder), statuses))
+    if any(status.state != "done" for found in statuses.values() for status in found):
+        console().print("the `seekr learn` command of these runs goes on from here")

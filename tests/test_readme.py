@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -52,14 +53,14 @@ def test_yaml_example_and_its_commands(tmp_path: Path, monkeypatch: pytest.Monke
     (work / "config.yaml").write_text(_block("yaml"))
     monkeypatch.chdir(work)
     commands = re.findall(
-        r"^seekr ((?:learn|tasks|status|heads|memory|report) .*?)(?:\s+#.*)?$",
+        r"^seekr ((?:learn|tasks|status|heads|memory|report|tune|compare) .*?)(?:\s+#.*)?$",
         (ROOT / "README.md").read_text(),
         flags=re.MULTILINE,
     )
     assert len(commands) >= 10
     for command in commands:
-        words = command.split()
-        if words[:2] == ["learn", "config.yaml"]:
+        words = shlex.split(command)
+        if words[1] == "config.yaml":
             words.append("training.num_train_epochs=1")
         if "--recipe" in words:
             words += ["tasks.max_new_tokens=4", "--dry-run"]

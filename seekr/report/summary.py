@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from seekr.identity import beside_seed
 from seekr.report.data import RunData
 
 
@@ -117,12 +118,12 @@ def best(summaries: Sequence[MethodSummary], measure: Measure) -> MethodSummary 
         if summary is leader:
             continue
         lead = sign * (first.mean - other.mean)
-        if decimal(first.mean) == decimal(other.mean) or lead <= 2 * _standard_error(first, other):
+        if decimal(first.mean) == decimal(other.mean) or lead <= 2 * standard_error(first, other):
             return None
     return leader
 
 
-def _standard_error(one: Spread, other: Spread) -> float:
+def standard_error(one: Spread, other: Spread) -> float:
     """Of the difference of two means; 0 where one of them is a single run, whose spread nobody knows."""
     if one.deviation is None or other.deviation is None:
         return 0.0
@@ -135,10 +136,10 @@ def _spread(values: Iterable[float | None]) -> Spread | None:
 
 
 def _identity(run: RunData) -> dict[str, Any]:
-    """What is the same in runs of one method: the identity that the learner keeps, all but the seed."""
-    flat = flatten(run.record["identity"])
-    settings = {key: value for key, value in flat.items() if key != "seed"}
-    return {"method": run.method, "tasks": run.tasks, "settings": settings}
+    """What is the same in runs of one method: all but the seed; `settings` are those that a label may tell."""
+    shared = beside_seed(run.record)
+    tasks = shared.pop("tasks")
+    return {"method": run.method, "tasks": list(tasks.items()), "settings": flatten(shared)}
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -153,7 +154,10 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _labels(runs: Sequence[RunData]) -> list[str]:
-    """The method's name; where groups share it, with up to three of the settings that tell them apart."""
+    """The method's name; where groups share it, with up to three of the settings that tell them apart, or the folder.
+
+    The folder tells groups apart whose tasks alone differ.
+    """
     labels = []
     for run in runs:
         peers = [_identity(peer)["settings"] for peer in runs if peer.method == run.method]
@@ -162,4 +166,8 @@ def _labels(runs: Sequence[RunData]) -> list[str]:
         keys.sort(key=lambda key: not key.startswith("method."))
         told = [f"{key.removeprefix('method.')}={own.get(key)}" for key in keys[:3]] + ["…"] * (len(keys) > 3)
         labels.append(f"{run.method} ({', '.join(told)})" if told else run.method)
-    return labels
+    homes = [run.folder.parent if run.folder.name == f"seed-{run.seed}" else run.folder for run in runs]
+    return [
+        f"{label} ({home.name})" if labels.count(label) > 1 else label
+        for label, home in zip(labels, homes, strict=True)
+    ]

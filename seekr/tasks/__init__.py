@@ -10,7 +10,7 @@ from seekr.tasks.encoding import (
     max_length_of,
 )
 from seekr.tasks.example import Example, Message
-from seekr.tasks.reading import Split, read_split, task_from_folder
+from seekr.tasks.reading import Split, read_rows, read_split, task_from_folder
 from seekr.tasks.task import Task, check_tasks
 from seekr.tasks.tokenizing import check_tokenizer
 
@@ -28,6 +28,7 @@ __all__ = [
     "encode_prompt",
     "encode_prompts",
     "max_length_of",
+    "read_rows",
     "read_split",
     "task_from_folder",
 ]

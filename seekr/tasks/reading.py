@@ -37,22 +37,31 @@ def read_split(task: Task, split: Split, *, seed: int, base_folder: str | Path |
     Raises:
         InputError: with file and row (counted from 1), for a source that is missing, broken or empty.
     """
-    source = getattr(task, split)
-    if source is None:
-        raise InputError(f"task {task.name!r} has no {split} rows; give it {split}: FILE")
-    examples = [
-        parse_row(row, where, answers=task.answers, separator=task.separator)
-        for where, row in _rows(source, split, f"task {task.name!r}, {split}", Path(base_folder or "."))
-    ]
-    if not examples:
-        place = f", {source}" if isinstance(source, str | Path) else ""
-        raise InputError(f"task {task.name!r}, {split}{place}: there are no rows")
+    examples = [example for _, example in read_rows(task, split, base_folder=base_folder)]
     limit = task.train_limit if split == "train" else task.test_limit
     if limit is None or limit >= len(examples):
         return examples
     names = [zlib.crc32(text.encode()) for text in (task.name, split)]
     order = np.random.default_rng([seed, *names]).permutation(len(examples))
     return [examples[i] for i in order[:limit]]
+
+
+def read_rows(task: Task, split: Split, *, base_folder: str | Path | None = None) -> list[tuple[Any, Example]]:
+    """Every row of a split as its source has it, beside what is read from it; no limit is looked at.
+
+    Raises InputError as `read_split`.
+    """
+    source = getattr(task, split)
+    if source is None:
+        raise InputError(f"task {task.name!r} has no {split} rows; give it {split}: FILE")
+    rows = [
+        (row, parse_row(row, where, answers=task.answers, separator=task.separator))
+        for where, row in _rows(source, split, f"task {task.name!r}, {split}", Path(base_folder or "."))
+    ]
+    if not rows:
+        place = f", {source}" if isinstance(source, str | Path) else ""
+        raise InputError(f"task {task.name!r}, {split}{place}: there are no rows")
+    return rows
 
 
 def task_from_folder(name: str, path: str | Path, **fields: Any) -> Task:

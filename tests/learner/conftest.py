@@ -61,3 +61,15 @@ def learn(tiny_model_folder: Path, task: Callable[..., Task]) -> Callable[..., R
 def finished(learn: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of seekr on tasks a and b that was never stopped. Not to be written to."""
     return learn(tmp_path_factory.mktemp("finished") / "run")
+
+
+@pytest.fixture
+def config(tiny_model_folder: Path, data_folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """A configuration with relative paths, as it would be written down."""
+    (tmp_path / "data").symlink_to(data_folder)
+    (tmp_path / "model").symlink_to(tiny_model_folder)
+    tasks = [
+        {"name": n, "train": f"data/{n}/train.json", "test": f"data/{n}/test.json", "max_new_tokens": 3} for n in "ab"
+    ]
+    method = {**SEEKR}
+    return {"model": "model", "tasks": tasks, "method": method, "training": {**TRAINING}, "output_dir": "runs/x"}

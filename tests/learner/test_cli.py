@@ -15,24 +15,12 @@ from typing import Any
 
 import pytest
 import yaml
-from small_runs import SEEKR, TRAINING, digests
+from small_runs import TRAINING, digests
 
 from seekr import Run
 from seekr.cli import main
 
 Config = dict[str, Any]
-
-
-@pytest.fixture
-def config(tiny_model_folder: Path, data_folder: Path, tmp_path: Path) -> Config:
-    """A configuration with relative paths, as it would be written down."""
-    (tmp_path / "data").symlink_to(data_folder)
-    (tmp_path / "model").symlink_to(tiny_model_folder)
-    tasks = [
-        {"name": n, "train": f"data/{n}/train.json", "test": f"data/{n}/test.json", "max_new_tokens": 3} for n in "ab"
-    ]
-    method = {**SEEKR}
-    return {"model": "model", "tasks": tasks, "method": method, "training": {**TRAINING}, "output_dir": "runs/x"}
 
 
 @pytest.fixture
@@ -76,7 +64,13 @@ def edit(config: Config, key: str, value: Any) -> None:
         ("tasks", {"preset": "x"}, "tasks"),
         ("tasks.0", {"name": "a"}, "tasks.0: the key 'train' is missing"),
         ("metod", {}, "unknown key 'metod'; did you mean 'method'?"),
-        ("seeds", [0, 1], "unknown key 'seeds'; did you mean 'seed'?"),
+        ("seeds", [], "seeds is empty; name at least one"),
+        ("seeds", [0, 1, 0], "seeds names 0 twice"),
+        ("seeds", [0, -1], "seeds.1: input should be greater than or equal to 0, not -1"),
+        ("seeds", [0, 1.5], "seeds.1: input should be a valid integer, not 1.5"),
+        ("seeds", [True], "seeds.0: input should be a valid integer, not True"),
+        ("seeds", 3, "seeds: input should be a valid list, not 3"),
+        ("seeeds", [0, 1], "unknown key 'seeeds'; did you mean 'seeds'?"),
         ("seed", -1, "seed: input should be greater than or equal to 0, not -1"),
         ("seed", "one", "seed: input should be a valid integer, not 'one'"),
         ("seed", True, "seed"),
@@ -262,6 +256,14 @@ def test_an_unsafe_or_doubled_name_behind_a_finished_run(
         ["evaluate", "nowhere"],
         ["report", "nowhere"],
         ["demo", "--seed", "-1"],
+        ["compare"],
+        ["compare", "nowhere"],
+        ["tune"],
+        ["tune", "nowhere.yaml", "seed=[1]"],
+        ["tune", "nowhere.yaml", "method.replay_ratio=[0.1]"],
+        ["tune", "nowhere.yaml", "method.replay_ratio=[0.1]", "--holdout", "0"],
+        ["tune", "nowhere.yaml", "method.replay_ratio=[0.1]", "--holdout", "1.5"],
+        ["tune", "nowhere.yaml", "method.replay_ratio=[0.1]", "--holdout", "-3"],
     ],
 )
 def test_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,7 @@ def test_the_frozen_half_is_left_bit_for_bit(learn: Learn, tiny_model_folder: Pa
     run = learn(tmp_path / "run", method="hft", training={**TRAINING, "weight_decay": 0.1})
     states = [load_file(tiny_model_folder / "model.safetensors"), weights(run, 0), weights(run, 1)]
     halves = []
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         halves.append({name for name in before if torch.equal(before[name], after[name])})
         sizes = {name: tensor.numel() for name, tensor in before.items() if ".layers." in name}
         assert halves[-1] <= sizes.keys()

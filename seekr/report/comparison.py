@@ -1,0 +1,159 @@
+"""Runs beside each other in one table: those that differ only in their seed are one row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seekr.identity import beside_seed
+from seekr.report.data import RunData, read_runs
+from seekr.report.summary import Spread, summarize
+
+HEADINGS = {
+    "overall_performance": "OP",
+    "backward_transfer": "BWT",
+    "forgetting": "forgetting",
+    "forward_transfer": "forward transfer",
+}
+"""The numbers drawn from a score matrix, by their fields in scores.json, as tables name them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs of one configuration. `runs` are counted: finished, their last row scored, each seed once."""
+
+    name: str
+    method: str
+    runs: tuple[RunData, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted(run.seed for run in self.runs))
+
+    def measure(self, field: str) -> Spread | None:
+        """One of `HEADINGS` over the seeds; None where a run has not measured it."""
+        return _spread([run.measure(field) for run in self.runs])
+
+    def task(self, name: str) -> Spread | None:
+        """The score of a task after the last one, over the seeds."""
+        return _spread([run.final.get(name) for run in self.runs])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table of runs. `tasks` have a column each: those that every row has scored. `notes` are for a person."""
+
+    rows: tuple[Row, ...]
+    tasks: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Fields of scores.json that have a column; forward transfer where a run has measured it."""
+        found = any(row.measure("forward_transfer") for row in self.rows)
+        return tuple(field for field in HEADINGS if field != "forward_transfer" or found)
+
+
+def compare(paths: Sequence[Path]) -> Comparison:
+    """Reads the runs in `paths` (each a run, or a folder of runs) and groups them by all but their seed.
+
+    A run that is not finished or whose last row is not scored counts in no mean, and a note says so. A second run of
+    a seed has a row of its own: it would make the spread look smaller than it is. Raises InputError where a path
+    holds no run, or a file of one is torn.
+    """
+    rows, notes = [], []
+    for summary in summarize(read_runs(paths)):
+        counted = []
+        for run in summary.runs:
+            why = _not_counted(run)
+            notes.extend([why] if why else [])
+            counted.extend([] if why else [run])
+        for runs in _each_seed_once(counted) or [[]]:
+            folders = [run.folder for run in runs or summary.runs]
+            rows.append(Row(common_name(folders), summary.label, tuple(runs)))
+        again = [run for runs in _each_seed_once(counted)[1:] for run in runs]
+        notes += [
+            f"{run.folder}: its settings and seed are another run's too, so it has a row of its own" for run in again
+        ]
+    runs = [run for row in rows for run in row.runs]
+    return Comparison(tuple(rows), _shared_tasks(runs), tuple(notes + _differences(runs)))
+
+
+def common_name(folders: Sequence[Path]) -> str:
+    """One name for the folders of a row: what differs in numbers only becomes a *, and /seed-* goes."""
+    first = folders[0]
+    if len(folders) == 1:
+        return str(first) if first.name else first.resolve().name
+    if len({len(folder.parts) for folder in folders}) > 1:
+        return f"{first} and {len(folders) - 1} more"
+    parts = []
+    for names in zip(*(folder.parts for folder in folders), strict=True):
+        stems = {re.sub(r"\d+$", "", name) for name in names}
+        parts.append(names[0] if len(set(names)) == 1 else f"{stems.pop() if len(stems) == 1 else ''}*")
+    if parts[-1] == "seed-*" and len(parts) > 1:
+        parts.pop()
+    return str(Path(*parts))
+
+
+def _not_counted(run: RunData) -> str | None:
+    """Why a run counts in no mean; None where it does."""
+    if not run.finished:
+        return f"{run.folder}: not counted, {len(run.stages)} of its {run.planned} tasks are learned"
+    if run.measure("overall_performance") is None:
+        return f"{run.folder}: not counted, its last row is not scored; `seekr evaluate {run.folder}` does it"
+    return None
+
+
+def _each_seed_once(runs: Sequence[RunData]) -> list[list[RunData]]:
+    """As few groups as let no seed stand in one of them twice."""
+    groups: list[list[RunData]] = []
+    for run in runs:
+        free = (group for group in groups if run.seed not in {other.seed for other in group})
+        group = next(free, None)
+        if group is None:
+            groups.append(group := [])
+        group.append(run)
+    return groups
+
+
+def _scored(run: RunData) -> list[str]:
+    return [name for name, score in run.final.items() if score is not None]
+
+
+def _shared_tasks(runs: Sequence[RunData]) -> tuple[str, ...]:
+    """Tasks that all runs have scored, in the order of the first."""
+    return tuple(name for name in (_scored(runs[0]) if runs else []) if all(name in _scored(run) for run in runs))
+
+
+def _differences(runs: Sequence[RunData]) -> list[str]:
+    """What makes numbers of these runs not quite comparable, a line each."""
+    orders = {tuple(_scored(run)) for run in runs}
+    shared = _shared_tasks(runs)
+    notes = []
+    if len({frozenset(order) for order in orders}) > 1:
+        others = sorted({name for order in orders for name in order} - set(shared))
+        notes.append(
+            "the runs are not of the same tasks: OP, BWT and forgetting are over each run's own, and there is no "
+            f"column for {', '.join(others)}"
+        )
+    elif len(orders) > 1:
+        notes.append("the runs are of the same tasks in different orders")
+    told = [name for name in shared if len({_scored_how(run, name) for run in runs}) > 1]
+    if told:
+        notes.append(
+            f"not scored alike in all runs (test rows, test_limit, metric or max_new_tokens): {', '.join(told)}"
+        )
+    return notes
+
+
+def _scored_how(run: RunData, task: str) -> str:
+    given: dict[str, Any] = beside_seed(run.record)["tasks"].get(task, {})
+    return repr([given.get(key) for key in ("test", "test_limit", "metric", "max_new_tokens")])
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    known = tuple(value for value in values if value is not None)
+    return Spread(known) if known and len(known) == len(values) else None

@@ -1,0 +1,58 @@
+"""A comparison of runs for other programs and for papers: CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+from seekr.report.comparison import HEADINGS, Comparison, Row
+from seekr.report.side_by_side import cell
+from seekr.report.summary import Spread
+
+
+def csv_text(comparison: Comparison) -> str:
+    """One header line, a line a row: unrounded means and standard deviations in columns of their own.
+
+    What was not measured is empty, and so is the standard deviation of one seed.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = [*comparison.measures, *comparison.tasks]
+    writer.writerow(
+        ["run", "method", "seeds", "seed_list", *(f"{name}_{it}" for name in names for it in ("mean", "sd"))]
+    )
+    for row in comparison.rows:
+        numbers = [number for spread in _spreads(comparison, row) for number in _numbers(spread)]
+        writer.writerow([row.name, row.method, len(row.runs), " ".join(map(str, row.seeds)), *numbers])
+    return out.getvalue()
+
+
+def markdown_text(comparison: Comparison) -> str:
+    """A table whose columns are aligned in the text too, rounded as on the terminal."""
+    head = ["run", "method", "seeds", *(HEADINGS[field] for field in comparison.measures), *comparison.tasks]
+    rows = [
+        [row.name, row.method, str(len(row.runs)), *map(cell, _spreads(comparison, row))] for row in comparison.rows
+    ]
+    return markdown_table(head, rows, words=2)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
+    """A Markdown table; the first `words` columns stand to the left, the numbers behind them to the right."""
+    lines = [[text.replace("\\", "\\\\").replace("|", "\\|") for text in line] for line in (head, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    sides = ["<" if number < words else ">" for number in range(len(head))]
+    texts = [[f"{text:{side}{width}}" for text, side, width in zip(line, sides, widths, strict=True)] for line in lines]
+    rule = ["-" * width if side == "<" else "-" * (width - 1) + ":" for side, width in zip(sides, widths, strict=True)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (texts[0], rule, *texts[1:]))
+
+
+def _spreads(comparison: Comparison, row: Row) -> Iterator[Spread | None]:
+    yield from map(row.measure, comparison.measures)
+    yield from map(row.task, comparison.tasks)
+
+
+def _numbers(spread: Spread | None) -> tuple[float | str, float | str]:
+    if spread is None:
+        return "", ""
+    return spread.mean, "" if spread.deviation is None else spread.deviation

@@ -1,0 +1,117 @@
+"""Runs side by side on a terminal: tables with more columns than fit come in blocks of the columns that do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from seekr.report.comparison import HEADINGS, Comparison, Row
+from seekr.report.data import RunData
+from seekr.report.summary import Spread, decimal
+
+if TYPE_CHECKING:
+    from seekr.run import TaskStatus
+
+NOTHING = "–"
+SPREAD = "± is the sample standard deviation over the seeds"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and a cell for each row; numbers stand to the right."""
+
+    heading: str
+    cells: Sequence[str]
+    number: bool = True
+
+
+class Blocks:
+    """A table whose first column begins every block; a block holds as many of the others as the width allows."""
+
+    def __init__(self, columns: Sequence[Column], *, title: str = "", caption: str = "") -> None:
+        self.first, *self.others = columns
+        self.title, self.caption = title, caption
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.title:
+            yield Text(self.title, "italic")
+        unlimited = options.update(width=10_000)
+        block: list[Column] = []
+        for column in self.others:
+            wider = self._table([*block, column], options.max_width)
+            if block and Measurement.get(console, unlimited, wider).maximum > options.max_width:
+                yield self._table(block, options.max_width)
+                block = []
+            block.append(column)
+        yield self._table(block, options.max_width)
+        if self.caption:
+            yield Text(self.caption, "dim italic")
+
+    def _table(self, columns: Sequence[Column], width: int) -> Table:
+        table = Table()
+        table.add_column(Text(self.first.heading), overflow="fold", max_width=max(16, width // 3))
+        for column in columns:
+            table.add_column(
+                Text(column.heading),
+                justify="right" if column.number else "left",
+                no_wrap=column.number,
+                overflow="ellipsis" if column.number else "fold",
+                max_width=None if column.number else max(16, width // 3),
+            )
+        for cells in zip(self.first.cells, *(column.cells for column in columns), strict=True):
+            table.add_row(*map(Text, cells))
+        return table
+
+
+def comparison_table(comparison: Comparison) -> Blocks:
+    """A row for each configuration: its measures, and the score of each task after the last one."""
+    rows = comparison.rows
+    columns = [
+        Column("run", [row.name for row in rows], number=False),
+        Column("method", [row.method for row in rows], number=False),
+        Column("seeds", [str(len(row.runs)) for row in rows]),
+        *(Column(HEADINGS[field], [cell(row.measure(field)) for row in rows]) for field in comparison.measures),
+        *(Column(task, [cell(row.task(task)) for row in rows]) for task in comparison.tasks),
+    ]
+    return Blocks(columns, caption=SPREAD if any(len(row.runs) > 1 for row in rows) else "")
+
+
+def seeds_table(runs: Sequence[RunData]) -> Blocks:
+    """The seeds of one run: measures, then the last row of the matrix, down; the mean, then each seed, across."""
+    every = Row("", "", tuple(runs))
+    tasks = list(dict.fromkeys(task for run in runs for task in run.final))
+    fields = [field for field in HEADINGS if any(run.measure(field) is not None for run in runs)]
+    columns = [
+        Column("", [*(HEADINGS[field] for field in fields), *tasks], number=False),
+        Column("mean ± sd" if len(runs) > 1 else "mean", [cell(it) for it in _values(every, fields, tasks)]),
+    ]
+    for run in runs:
+        values = [*(run.measure(field) for field in fields), *(run.final.get(task) for task in tasks)]
+        columns.append(Column(f"seed {run.seed}", [NOTHING if value is None else decimal(value) for value in values]))
+    title = f"{runs[0].method}: after the last task" if runs[0].scores else f"{runs[0].method}: nothing scored yet"
+    return Blocks(columns, title=title, caption=SPREAD if len(runs) > 1 else "")
+
+
+def status_table(title: str, statuses: Mapping[str, Sequence[TaskStatus]]) -> Blocks:
+    """How far each task is, down, in each run, across; `statuses` are those of `Run.status()` by the run's name."""
+    names = list(dict.fromkeys(status.name for found in statuses.values() for status in found))
+    columns = [Column("task", names, number=False)]
+    for run, found in statuses.items():
+        by_name = {status.name: str(status) for status in found}
+        columns.append(Column(run, [by_name.get(name, NOTHING) for name in names], number=False))
+    return Blocks(columns, title=title)
+
+
+def cell(spread: Spread | None) -> str:
+    """Mean ± standard deviation, rounded to a decimal; a dash where nothing was measured."""
+    return NOTHING if spread is None else str(spread)
+
+
+def _values(row: Row, fields: Sequence[str], tasks: Sequence[str]) -> list[Spread | None]:
+    return [*(row.measure(field) for field in fields), *(row.task(task) for task in tasks)]
