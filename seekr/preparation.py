@@ -119,7 +119,8 @@ def _prepare(request: Request) -> Prepared:
     tasks = order_tasks(tasks, joint=method.joint)
     model_config = load_config_of(config.model)
     tokenizer = load_tokenizer(config.model)
-    max_length = max_length_of(model_config, tokenizer, config.max_length)
+    learned = sum(task.learn for task in tasks)
+    max_length = max_length_of(model_config, tokenizer, config.max_length, method.virtual_tokens(learned))
     data = []
     with bar("reading tasks", len(tasks)) as advance:
         for task in tasks:
@@ -139,7 +140,7 @@ def _prepare(request: Request) -> Prepared:
         finished=finished_stages(home),
         callbacks=request.callbacks,
         source=request.source,
-        **check_model(config, method, lora, tokenizer, max_length, sum(task.learn for task in tasks)),
+        **check_model(config, method, lora, tokenizer, max_length, learned),
     )
     if (home / "run.json").exists():
         identity.compare(home, read_json(home / "run.json")["identity"], prepared.identity)

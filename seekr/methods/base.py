@@ -128,6 +128,10 @@ class Method:
             return {}
         return None if lora is False else lora
 
+    def virtual_tokens(self, tasks: int) -> int:
+        """Positions of the model that are taken beside a row's own tokens once `tasks` tasks are learned."""
+        return 0
+
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         """Raises InputError where the method cannot learn `tasks` tasks of up to `max_length` tokens on this model."""
 

@@ -145,10 +145,6 @@ class SoftPrompts(Method):
     def make_model(self, base: Any) -> SoftPromptModel:
         """The base model with new prompts, drawn from torch's random state."""
 
-    @abstractmethod
-    def virtual_tokens(self, tasks: int) -> int:
-        """Tokens beside those of a row that stand in the model's positions once `tasks` tasks are learned."""
-
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         if "inputs_embeds" not in signature(model.forward).parameters:
             raise InputError(f"model: {type(model).__name__} takes no embeddings, so {self.name} cannot learn prompts")

@@ -67,8 +67,12 @@ class EncodingSummary:
         return [f"{count} of {self.rows} {what}" for what, count in lines.items() if count]
 
 
-def max_length_of(model_config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int:
+def max_length_of(
+    model_config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int | None, reserved: int = 0
+) -> int:
     """Tokens of prompt and answer that a row may have: `max_length`, or what model and tokenizer allow.
+
+    `reserved` positions of the model are taken by other tokens where `max_length` is None.
 
     Raises:
         InputError: if `max_length` is below 2 or above the model's positions, or nothing says a length.
@@ -80,6 +84,8 @@ def max_length_of(model_config: PretrainedConfig, tokenizer: PreTrainedTokenizer
         if positions is not None and max_length > positions:
             raise InputError(f"max_length: {max_length} is more than the {positions} positions of the model")
         return max_length
+    if positions is not None:
+        positions = max(positions - reserved, 2)
     limits = [n for n in (positions, tokenizer.model_max_length) if n is not None and n < _NO_LIMIT]
     if not limits:
         raise InputError("max_length: neither the model's configuration nor its tokenizer names a length; give one")
