@@ -18,7 +18,7 @@ from seekr.tasks.task import Task
 NEEDED = ("train", "test")
 """The splits that a preset cannot do without; eval is taken along where it is there."""
 
-_OWN_KEYS = ("preset", "data", "only")
+_OWN_KEYS = ("preset", "data", "only", "scores")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ _SUPERNI_ANSWER = {
     256: ("task1290", "task1572", "task1590", "task1729", "task181", "task511", "task639"),
 }
 _SUPERNI_LABELS = ("task195", "task363", "task875")  # what SEEKR scores by accuracy, inference/infer_single.py
+# SEEKR's released evaluation scores SuperNI by the same code as TRACE's summaries and numbers (re_eval.py).
+_RELEASED = {"superni_rouge_l": "trace_meetingbank", "superni_accuracy": "trace_numglue_cm"}
 _SUPERNI_SOURCE = "SEEKR, arXiv 2411.06171; orders, epochs and metrics of jinghan1he/SEEKR"
 _SUPERNI_15_SOURCE = (
     "SAPT, arXiv 2401.08295; orders and epochs of gen_script_superni_llama.py, circle-hit/SAPT, where task1687 stands "
@@ -129,8 +131,9 @@ def preset_tasks(settings: Mapping[str, Any], folder: Path, *, joint: bool = Fal
     """The tasks that `{preset: NAME, data: FOLDER}` stands for, as a configuration lists them.
 
     Args:
-        settings: `preset` and `data`; `only`, a list of the tasks to take, in the preset's order; and further fields
-            of `Task`, which hold for every task and win over the preset's.
+        settings: `preset` and `data`; `only`, a list of the tasks to take, in the preset's order; `scores`:
+            "released", for SuperNI as SEEKR's released evaluation scores it; and further fields of `Task`, which
+            hold for every task and win over the preset's.
         folder: what a relative `data` starts from.
         joint: whether all tasks are trained as one, where epochs of their own mean nothing: they are left out, and
             those of the training settings apply.
@@ -148,7 +151,7 @@ def preset_tasks(settings: Mapping[str, Any], folder: Path, *, joint: bool = Fal
     if settings.get("preset") is None:
         raise InputError("tasks: neither a list of tasks nor a preset; say tasks.preset=NAME, or give a list")
     preset = find_preset(settings["preset"], "tasks.preset")
-    chosen = _only(settings, preset)
+    chosen = _scored(settings, _only(settings, preset))
     data = settings.get("data")
     if not isinstance(data, str | Path) or not str(data):
         raise InputError(
@@ -193,3 +196,15 @@ def _only(settings: Mapping[str, Any], preset: Preset) -> list[dict[str, Any]]:
                 f"tasks.only: {settings['preset']} has no task {name!r}; {nearest(str(name), preset.names)}"
             )
     return [task for task in preset.tasks if task["name"] in names]
+
+
+def _scored(settings: Mapping[str, Any], tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    scores = settings.get("scores")
+    if scores is None:
+        return tasks
+    if scores != "released" or not all(task["metric"] in _RELEASED for task in tasks):
+        raise InputError(
+            f"tasks.scores: {scores!r} is not known for {settings['preset']}; a superni preset takes `released`, "
+            "others leave it out"
+        )
+    return [{**task, "metric": _RELEASED[task["metric"]]} for task in tasks]

@@ -92,6 +92,15 @@ def test_fields_beside_the_preset_hold_for_every_task(trace: Path) -> None:
     assert len(tasks) == 8
 
 
+def test_superni_as_the_released_evaluation_scores_it(tmp_path: Path) -> None:
+    data = write_tasks(tmp_path, PRESETS["superni-order-1"].names)
+    plain, released = expand("superni-order-1", data), expand("superni-order-1", data, scores="released")
+    metrics = {"superni_rouge_l": "trace_meetingbank", "superni_accuracy": "trace_numglue_cm"}
+    assert released == [{**task, "metric": metrics[task["metric"]]} for task in plain]
+    labels = {task["name"] for task in released if task["metric"] == "trace_numglue_cm"}
+    assert labels == {"task195", "task363", "task875"}
+
+
 def test_only_keeps_the_order_of_the_preset(trace: Path) -> None:
     tasks = expand("trace-order-2", trace, only=["FOMC", "NumGLUE-cm"])
     assert [task["name"] for task in tasks] == ["NumGLUE-cm", "FOMC"]
@@ -140,6 +149,8 @@ def test_all_that_is_missing_is_told_in_one_line(trace: Path) -> None:
         ({"preset": "trace-order-1", "data": ""}, "say tasks.data=FOLDER"),
         ({"preset": "trace-order-1", "data": "nowhere"}, "nowhere: no such folder"),
         ({"preset": "trace-order-1", "data": ".", "only": ["FOMD"]}, "has no task 'FOMD'; did you mean 'FOMC'?"),
+        ({"preset": "trace-order-1", "data": ".", "scores": "released"}, "tasks.scores: 'released' is not known for"),
+        ({"preset": "superni-order-1", "data": ".", "scores": "mine"}, "a superni preset takes `released`"),
         ({"preset": "trace-order-1", "data": ".", "only": []}, "tasks.only must be a list"),
         ({"preset": "trace-order-1", "data": ".", "only": 4}, "tasks.only must be a list"),
         ({"preset": "trace-order-1", "data": ".", "train_limt": 4}, "did you mean 'train_limit'?"),
