@@ -62,7 +62,7 @@ class Blocks:
                 justify="right" if column.number else "left",
                 no_wrap=column.number,
                 overflow="ellipsis" if column.number else "fold",
-                max_width=None if column.number else max(16, width // 3),
+                max_width=None if column.number else max(16, width // 5),
             )
         for cells in zip(self.first.cells, *(column.cells for column in columns), strict=True):
             table.add_row(*map(Text, cells))
