@@ -25,6 +25,9 @@ MakeTask = Callable[..., Task]
 
 OWN = {"name": "on_policy_replay", "replay_ratio": 0.3, "correct_from": 0}  # an answer that ends is taken
 OWN_TRAINING = {**TRAINING, "num_train_epochs": 6}
+OWN_LORA = {  # and that learns enough for answers to end
+    "r": 8, "lora_alpha": 64, "target_modules": ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj", "lm_head"],
+}  # fmt: skip
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj", "down_proj"], "lora_dropout": 0.1}
 RUNS: dict[str, dict[str, Any]] = {
     "olora": {"method": {"name": "olora", "orthogonality_weight": 2.0}, "lora": LORA},
@@ -33,7 +36,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "method": {**OWN, "attempts": 2, "attention_weight": 10.0, "query_budget": 4}, "training": OWN_TRAINING,
     },
     "on_policy_replay-lora": {
-        "method": {**OWN, "attempts": 2, "logit_weight": 0.5}, "training": OWN_TRAINING, "lora": {"r": 8},
+        "method": {**OWN, "attempts": 2, "logit_weight": 0.5}, "training": OWN_TRAINING, "lora": OWN_LORA,
     },
 }  # fmt: skip
 
