@@ -1,10 +1,10 @@
-"""Answers of a model, generated greedily and many at a time."""
+"""Answers of a model, generated many at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +23,40 @@ def generate_answers(
     batch_size: int = 64,
     advance: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """The greedy answer to each prompt, as text without special tokens.
+    """The greedy answer to each prompt, as text without special tokens: `generate_tokens`, decoded."""
+    generated = generate_tokens(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, advance=advance
+    )
+    return [answer_text(answer, tokenizer) for answer in generated]
 
-    Only the likeliest token counts: sampling, penalties and whatever else the model's generation settings
-    hold is left aside, apart from their end tokens. Random state, training flags and generation settings of
-    the model stay as they were.
+
+class Generated(NamedTuple):
+    """A generated answer: the token ids before its end, and the end token, None where `max_new_tokens` cut it."""
+
+    ids: list[int]
+    end: int | None
+
+
+def answer_text(answer: Generated, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A generated answer without special tokens."""
+    return str(tokenizer.decode(answer.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def generate_tokens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[np.ndarray],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    temperature: float | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> list[Generated]:
+    """An answer to each prompt as token ids: greedy, or drawn where there is a `temperature`.
+
+    Penalties and whatever else the model's generation settings hold are left aside, apart from their end tokens.
+    Random state (which answers are drawn by), training flags and generation settings of the model stay as they
+    were.
 
     Args:
         model: a causal language model of transformers, or peft's wrapping of one.
@@ -35,11 +64,12 @@ def generate_answers(
             positions.
         max_new_tokens: the end token included.
         batch_size: prompts per forward. They are sorted by length, the longest first, so that what does not
-            fit into memory shows at once; the answers do not depend on it, but for rounding.
+            fit into memory shows at once; greedy answers do not depend on it, but for rounding.
+        temperature: by which logits are divided before a token is drawn from all of them; None = the likeliest.
         advance: called with the number of answers that each batch adds.
 
     Returns:
-        One text per prompt, in their order.
+        One answer per prompt, in their order.
 
     Raises:
         ValueError: if a prompt has no token.
@@ -48,17 +78,19 @@ def generate_answers(
         raise ValueError("a prompt without tokens cannot be answered")
     ends = _end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    drawn = {} if temperature is None else {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     settings = GenerationConfig(
-        do_sample=False,
+        do_sample=temperature is not None,
         num_beams=1,
         use_cache=True,
         max_new_tokens=max_new_tokens,
         eos_token_id=ends,
         pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
+        **drawn,
     )
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    answers = [""] * len(prompts)
+    answers = [Generated([], None)] * len(prompts)
     with only_asked(model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -68,10 +100,7 @@ def generate_answers(
                 input_ids=ids, attention_mask=mask, generation_config=settings
             )
             for i, answer in zip(rows, generated[:, ids.shape[1] :].tolist(), strict=True):
-                text = tokenizer.decode(
-                    _until_end(answer, ends), skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
-                answers[i] = str(text)
+                answers[i] = _until_end(answer, ends)
             if advance is not None:
                 advance(len(rows))
     return answers
@@ -95,9 +124,9 @@ def pad_left(prompts: Sequence[np.ndarray], pad: int, device: torch.device) -> t
     return ids.to(device), mask.to(device)
 
 
-def _until_end(answer: list[int], ends: list[int]) -> list[int]:
-    stop = next((position for position, token in enumerate(answer) if token in ends), len(answer))
-    return answer[:stop]
+def _until_end(answer: list[int], ends: list[int]) -> Generated:
+    stop = next((position for position, token in enumerate(answer) if token in ends), None)
+    return Generated(answer, None) if stop is None else Generated(answer[:stop], answer[stop])
 
 
 @contextmanager

@@ -32,6 +32,7 @@ class MemoryWriter:
         tokenizer_fingerprint, model_fingerprint: what the memory belongs to.
         heads: layer → chosen heads; None where no attention is kept.
         form: how attention is kept.
+        facts: what is known of the memory from the beginning, as for `note`.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class MemoryWriter:
         model_fingerprint: str,
         heads: Mapping[int, Tensor] | None = None,
         form: TeacherForm = "auto",
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -59,6 +61,7 @@ class MemoryWriter:
             "tokenizer": tokenizer_fingerprint,
             "model": model_fingerprint,
             "heads": {str(layer): chosen.tolist() for layer, chosen in self._heads.items()},
+            "facts": dict(facts or {}),
         }
 
     def add(
@@ -105,7 +108,6 @@ class MemoryWriter:
             "forms": self._forms,
             "shards": self._shards,
             "samples_sha256": hash_file(self._folder / "samples.safetensors"),
-            "facts": {},
         }
         self.note()
 

@@ -95,6 +95,7 @@ def make_context(prepared: Prepared, stage: PlannedStage, earlier: list[Path], s
         references=[references for data in stage.data for references in data.references],
         metric=task.metric,
         max_new_tokens=task.max_new_tokens,
+        max_length=prepared.max_length,
         micro_batch_rows=prepared.arguments.per_device_train_batch_size,
         device=prepared.device,
         stages=earlier,

@@ -86,6 +86,9 @@ def print_memory(run: Run) -> None:
     floors = [f"{it['task']} {it['attention_floor']:.1e}" for it in summaries if it.get("attention_floor") is not None]
     if floors:
         console().print(f"attention loss of the very model that was remembered, in nats: {', '.join(floors)}")
+    own = [f"{it['task']} {it['own_answers']} of {it['samples']}" for it in summaries if "own_answers" in it]
+    if own:
+        console().print(f"the model's own answers stand in place of stored ones: {', '.join(own)}")
 
 
 def print_status(run: Run) -> None:

@@ -16,6 +16,9 @@ from seekr.methods.joint import Joint
 from seekr.methods.l2p import L2p
 from seekr.methods.lfpt5 import Lfpt5
 from seekr.methods.lwf import Lwf
+from seekr.methods.olora import Olora
+from seekr.methods.on_policy_replay import OnPolicyReplay
+from seekr.methods.osf import Osf
 from seekr.methods.progressive_prompts import ProgressivePrompts
 from seekr.methods.replay import Replay
 from seekr.methods.seekr import Seekr
@@ -26,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     for kind in (
         *(Sequential, Joint, Replay, Derpp, Seekr),
         *(Ewc, Lwf, L2p, ProgressivePrompts, Lfpt5, Hft, AGem),
+        *(Olora, Osf, OnPolicyReplay),
     )
 }
 
@@ -40,6 +44,9 @@ __all__ = [
     "Lfpt5",
     "Lwf",
     "Method",
+    "Olora",
+    "OnPolicyReplay",
+    "Osf",
     "ProgressivePrompts",
     "Replay",
     "Seekr",

@@ -44,6 +44,7 @@ class TaskContext:
         samples: the task's tokenized training rows.
         prompts, references: the text of each row's prompt, and what counts as a right answer to it.
         metric, max_new_tokens: how the task's answers are scored, and how long they are.
+        max_length: tokens that a prompt and its answer have together at most.
         micro_batch_rows: rows of one forward in training.
         device: where the model is trained.
         stages: folders of the finished stages before this one, in order.
@@ -67,6 +68,7 @@ class TaskContext:
     references: Sequence[Sequence[str]]
     metric: str
     max_new_tokens: int
+    max_length: int
     micro_batch_rows: int
     device: torch.device
     stages: Sequence[Path]

@@ -39,31 +39,36 @@ class Replay(Method):
         """max(1, round(ratio × rows))."""
         return max(1, round(self.replay_ratio * rows))
 
-    def kept_samples(self, context: TaskContext) -> list[TokenizedRow]:
-        """The rows of the task that are kept, in the order of the data."""
+    def kept_places(self, context: TaskContext) -> list[int]:
+        """Where in the task's data the rows stand that are kept, ascending."""
         rows = len(context.samples)
         count = self.kept_rows(rows)
         if self.replay_choice == "first":
-            return list(context.samples[:count])
+            return list(range(count))
         chosen = np.random.default_rng([context.seed, context.index]).choice(rows, size=count, replace=False)
-        return [context.samples[index] for index in np.sort(chosen)]
+        return [int(place) for place in np.sort(chosen)]
+
+    def kept_samples(self, context: TaskContext) -> list[TokenizedRow]:
+        """The rows of the task that are kept, in the order of the data."""
+        return [context.samples[place] for place in self.kept_places(context)]
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         logits = model(**batch.inputs, use_cache=False).logits
         return {"replay": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
 
-    def memory_writer(self, context: TaskContext, **attention: Any) -> MemoryWriter:
-        """Writes the memory of the stage under construction; `attention` = heads and form where it is kept."""
+    def memory_writer(self, context: TaskContext, **options: Any) -> MemoryWriter:
+        """Writes the memory of the stage under construction; `options` = heads and form of attention, facts."""
         return MemoryWriter(
             context.folder / "memory",
             task=context.task,
             tokenizer_fingerprint=context.tokenizer_fingerprint,
             model_fingerprint=context.model_fingerprint,
-            **attention,
+            **options,
         )
 
     def after_task(self, context: TaskContext) -> None:
+        samples = self.kept_samples(context)
         writer = self.memory_writer(context)
-        for sample in self.kept_samples(context):
+        for sample in samples:
             writer.add(sample)
         writer.close()

@@ -85,6 +85,9 @@ def test_methods_by_name_and_settings() -> None:
             "lfpt5",
             "hft",
             "agem",
+            "olora",
+            "osf",
+            "on_policy_replay",
         ]
     )
     for name, kind in METHODS.items():

@@ -1,0 +1,133 @@
+"""O-LoRA: each task learns a LoRA adapter of its own, in a subspace that is kept orthogonal to those before it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from pydantic import Field
+from torch import Tensor, nn
+
+from seekr.batches import MicroBatch
+from seekr.errors import InputError
+from seekr.methods.base import Adapter, Method
+from seekr.models import load_model, with_adapter
+
+_NEW = "default"  # the name under which peft writes an adapter into a folder itself, not into a subfolder
+_PAST = "past"
+_LORA_KEYS = (  # all others change what an adapter computes, so that two of them are no longer one of their joint rank
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+)
+
+
+@dataclass(kw_only=True)
+class Olora(Method):
+    """Fine-tuning of a new LoRA adapter a task; the earlier ones stay active and frozen.
+
+    The loss of a task step gets orthogonality_weight · Σ over modules and past tasks i of ‖A_i Aᵀ‖², the squares of
+    all entries summed, with A = `lora_A` of the new adapter, [r, inputs]. A stage's model is one adapter of peft
+    whose rank is r · tasks: its rows and columns are those of the tasks, one task after another.
+
+    Args:
+        orthogonality_weight: λ1 of the paper. The rank times the tasks has to be below the inputs of the narrowest
+            module, else no subspace is left for a new task.
+
+    Source: O-LoRA, Wang et al., arXiv 2310.14152, its loss as the paper has it: the squares of the entries of
+        A_i Aᵀ, where the released code sums their absolute values. 0.5 is the released scripts' weight.
+    """
+
+    name: ClassVar[str] = "olora"
+    adapter: ClassVar[Adapter] = "lora"
+    shards: ClassVar[bool] = False
+
+    orthogonality_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+
+    tasks: int = field(default=1, init=False, repr=False, compare=False)
+
+    def lora_settings(self, lora: dict[str, Any] | Literal[False] | None) -> dict[str, Any] | None:
+        settings = super().lora_settings(lora)
+        for key in settings or {}:
+            if key in LoraConfig.__dataclass_fields__ and key not in _LORA_KEYS:
+                raise InputError(f"lora.{key}: olora joins plain LoRA adapters; it takes {', '.join(_LORA_KEYS)} alone")
+        return settings
+
+    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
+        self.tasks = tasks
+
+    def adapt(self, model: Any, lora: LoraConfig | None) -> PeftModel:
+        adapted: PeftModel = super().adapt(model, lora)
+        if any(len(layer.lora_A) == 0 for layer in _layers(adapted)):
+            raise InputError("lora.target_modules: olora adapts linear layers, no embeddings; leave those out")
+        return adapted
+
+    def load_trainable(self, base: str, weights: Path | None, *, dtype: str, lora: LoraConfig | None) -> PeftModel:
+        model = self.adapt(load_model(base, dtype=dtype, trainable=True), lora)
+        if weights is not None:
+            model.load_adapter(str(weights), _PAST, is_trainable=False)
+            _activate(model)
+        return model
+
+    def stored_parameters(self, model: nn.Module, trained: int) -> int:
+        """Parameters of the last stage's adapter, the largest one."""
+        return trained * self.tasks
+
+    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        _activate(model)
+        parts = super().task_loss(model, batch)
+        overlap = _overlap(model) if self.orthogonality_weight else None
+        if overlap is not None:
+            share = batch.weights.sum() / len(batch.step_rows)
+            parts["orthogonality"] = self.orthogonality_weight * share * overlap
+        return parts
+
+    def trained(self, model: PeftModel) -> PeftModel:
+        """All adapters as one, which any LoRA code can load."""
+        new = get_peft_model_state_dict(model, adapter_name=_NEW, save_embedding_layers=False)
+        past, ranks = {}, 1
+        lora = cast(LoraConfig, copy.deepcopy(model.peft_config[_NEW]))
+        if _PAST in model.peft_config:
+            past = get_peft_model_state_dict(model, adapter_name=_PAST, save_embedding_layers=False)
+            ranks += cast(LoraConfig, model.peft_config[_PAST]).r // lora.r
+        # Scaling is alpha / r, and stays what it is; dropout was for the task's own training.
+        lora.r, lora.lora_alpha, lora.lora_dropout = lora.r * ranks, lora.lora_alpha * ranks, 0.0
+        joined = with_adapter(model.unload(), lora)
+        set_peft_model_state_dict(joined, {key: _join(key, past.get(key), value) for key, value in new.items()})
+        return joined
+
+
+def _layers(model: nn.Module) -> list[LoraLayer]:
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def _activate(model: nn.Module) -> None:
+    """Past adapters add to the output and do not learn; a Trainer that resumes leaves the new one active alone."""
+    for layer in _layers(model):
+        if _PAST in layer.lora_A and layer.active_adapters != [_NEW, _PAST]:
+            layer.set_adapter([_NEW, _PAST])
+            layer.lora_A[_PAST].requires_grad_(False)
+            layer.lora_B[_PAST].requires_grad_(False)
+
+
+def _overlap(model: nn.Module) -> Tensor | None:
+    """Σ over modules of the squared entries of A_past A_newᵀ, float32; None where there is no past."""
+    layers = [layer.lora_A for layer in _layers(model) if _PAST in layer.lora_A]
+    pairs = [(cast(Tensor, one[_PAST].weight), cast(Tensor, one[_NEW].weight)) for one in layers]
+    if not pairs:
+        return None
+    with torch.autocast(pairs[0][0].device.type, enabled=False):
+        return torch.stack([(past.float() @ new.float().T).square().sum() for past, new in pairs]).sum()
+
+
+def _join(key: str, past: Tensor | None, new: Tensor) -> Tensor:
+    return new if past is None else torch.cat([past, new], dim=0 if "lora_A" in key else 1)

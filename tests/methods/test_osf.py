@@ -1,0 +1,137 @@
+"""What orthogonal subspace fine-tuning keeps, against numpy's singular vectors of the old weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_tasks import toy_samples
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+import seekr.methods.osf
+from seekr.batches import MicroBatch, answer_tokens, collate
+from seekr.errors import InputError
+from seekr.methods import Osf
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that are wide, high and square: peft keeps another basis for each."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def learn_task(method: Osf, base: Path, weights: Path | None, folder: Path, steps: int = 30) -> Path:
+    """AdamW with weight decay on random rows, as the Trainer asks the method; the stage's model folder."""
+    model = method.load_trainable(str(base), weights, dtype="float32", lora=None)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    samples = toy_samples(4)
+    inputs = collate(samples, 0)
+    labels = inputs.pop("labels")
+    rows = [(-1, index) for index in range(4)]
+    batch = MicroBatch("task", inputs, labels, torch.ones(4), rows, sum(map(answer_tokens, samples)), rows)
+    for step in range(steps):
+        method.task_loss(model, batch)["task"].backward()
+        method.after_backward(model, step)
+        optimizer.step()
+        optimizer.zero_grad()
+    merged = method.trained(model)
+    merged.save_pretrained(folder)
+    return folder
+
+
+def leaks(old: Path, new: Path, share: float) -> np.ndarray:
+    """‖U_highᵀ ΔW‖ / ‖ΔW‖ and ‖ΔW V_highᵀ‖ / ‖ΔW‖ of every weight that was decomposed, [weights, 2]."""
+    before, after = (dict(AutoModelForCausalLM.from_pretrained(path).named_parameters()) for path in (old, new))
+    found = []
+    for name, weight in before.items():
+        was, now = (one.detach().numpy().astype(np.float64) for one in (weight, after[name]))
+        if not name.endswith("_proj.weight"):
+            assert np.array_equal(was, now)
+            continue
+        left, _, right = np.linalg.svd(was)
+        kept = int(min(was.shape) * share)
+        assert 0 < kept < min(was.shape)
+        change = now - was
+        assert np.linalg.norm(change) > 0.01 * np.linalg.norm(was)
+        found.append(
+            [np.linalg.norm(left[:, :kept].T @ change), np.linalg.norm(change @ right[:kept].T)]
+            / np.linalg.norm(change)
+        )
+    assert len(found) == 14
+    return np.array(found)
+
+
+def test_updates_are_orthogonal_to_the_kept_directions(base: Path, tmp_path: Path) -> None:
+    method = Osf()
+    first = learn_task(method, base, None, tmp_path / "1")
+    assert leaks(base, first, 1 / 2).max() < 1e-5
+    second = learn_task(method, base, first, tmp_path / "2")  # decomposed anew, a larger share of it kept
+    assert leaks(first, second, 2 / 3).max() < 1e-5
+
+
+def test_peft_alone_leaves_the_subspace_under_adamw(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why factors are projected: a step is rescaled entry by entry, though its gradient was orthogonal."""
+    monkeypatch.setattr(seekr.methods.osf, "project", lambda model: None)
+    assert leaks(base, learn_task(Osf(), base, None, tmp_path / "1"), 1 / 2).max() > 0.02
+
+
+def test_kept_directions_answer_as_before(base: Path, tmp_path: Path) -> None:
+    """A weight does to its kept directions, and they to its output, just what the old one did."""
+    new = learn_task(Osf(kept_rank=0.3), base, None, tmp_path / "1")
+    name = "model.layers.1.mlp.up_proj.weight"
+    was, now = (AutoModelForCausalLM.from_pretrained(path).get_parameter(name).detach().numpy() for path in (base, new))
+    left, values, right = np.linalg.svd(was)
+    kept = int(0.3 * 32)
+    assert np.allclose(now @ right[:kept].T, left[:, :kept] * values[:kept], atol=1e-6)
+    assert np.allclose(left[:, :kept].T @ now, values[:kept, None] * right[:kept], atol=1e-6)
+    assert not np.allclose(now @ right[kept:].T, was @ right[kept:].T, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("kept_rank", "shares"),
+    [(None, [1 / 2, 2 / 3, 3 / 4, 4 / 5]), (0.25, [0.25] * 4), ([0.3, 0.5, 0.7], [0.3, 0.5, 0.7, 0.7])],
+)
+def test_kept_shares(kept_rank: float | list[float] | None, shares: list[float]) -> None:
+    assert [Osf(kept_rank=kept_rank).kept_share(task) for task in range(4)] == pytest.approx(shares)
+
+
+def test_training_begins_where_the_model_stands_and_counts_its_tasks(base: Path, tmp_path: Path) -> None:
+    method = Osf()
+    ids = torch.arange(3, 30)[None]
+    weights: Path | None = None
+    for task in range(3):
+        before = method.load(str(base), weights, dtype="float32")
+        model = method.load_trainable(str(base), weights, dtype="float32", lora=None)
+        assert torch.allclose(model(ids).logits, before(ids).logits, atol=1e-6)
+        kept = {layer.effective_rank["default"] for layer in seekr.methods.osf._layers(model)}
+        assert kept == {int(size * (task + 1) / (task + 2)) for size in (16, 32)}
+        weights = tmp_path / str(task)
+        method.trained(model).save_pretrained(weights)
+
+
+def test_parameters_of_a_stage_are_those_of_the_model(base: Path) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    whole = sum(parameter.numel() for parameter in plain.parameters())
+    model = Osf().adapt(plain, None)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert Osf().stored_parameters(model, trained) == whole
+    assert 0 < trained < whole
+
+
+def test_layers_that_peft_passes_over_are_refused() -> None:
+    """All projections of GPT-2 are Conv1D."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=16, n_embd=8, n_layer=2, n_head=2))
+    with pytest.raises(InputError, match=r"none of its projections is a torch\.nn\.Linear"):
+        Osf().adapt(model, None)
