@@ -41,8 +41,9 @@ class OnPolicyReplay(Seekr):
     All other settings are those of `Seekr`; the two weights are 0 unless they are given.
 
     Source: Chen et al., arXiv 2605.29495: answers of the newest model to past prompts, filtered by the task's reward,
-        are trained on as any other row. There the prompts with the best answers are replayed, here those kept by
-        `replay_choice`, and a wrong answer costs no prompt. Why own answers forget less: Chen et al., arXiv 2510.18874.
+        are trained on as any other row. There they are made anew before each task, here once, when the task has just
+        been learned; there the prompts with the best answers are replayed, here those kept by `replay_choice`, and
+        a wrong answer costs no prompt. Why own answers forget less: Chen et al., arXiv 2510.18874.
     """
 
     name: ClassVar[str] = "on_policy_replay"
