@@ -129,8 +129,8 @@ def fsdp(method: str, folder: Path) -> float:
         raise InputError(f"{asked.name} needs its parameters whole")
     start = newest_weights(prepared.finished[:1])
     context = make_context(prepared, stage, prepared.finished[:1], start)
-    context.working = folder / "working" / method  # one for all processes, as in a run
-    context.working.mkdir(parents=True, exist_ok=True)
+    context.working = folder / "working" / f"{method}-{torch.distributed.get_rank()}"
+    context.working.mkdir(parents=True)
     torch.manual_seed(0)
     model = asked.load_trainable(prepared.config.model, start, dtype="float32", lora=prepared.lora)
     context.model = model

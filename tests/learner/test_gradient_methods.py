@@ -24,7 +24,7 @@ from seekr import Run, Task
 from seekr.batches import collate
 from seekr.errors import InputError
 from seekr.losses import answer_cross_entropy
-from seekr.methods import AGem, make_method
+from seekr.methods import AGem
 
 Learn = Callable[..., Run]
 MakeTask = Callable[..., Task]
@@ -37,6 +37,22 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
 PLAIN = {"optim": "sgd", "learning_rate": 0.1, "num_train_epochs": 1, "max_grad_norm": 0, "save_steps": 100}
+TRAINED = {**TRAINING, "num_train_epochs": 3}
+LONGER = {"num_train_epochs": 4, "learning_rate": 0.2}  # PLAIN steps that learn a task, so that the next one's conflict
+ROUNDING = {"agem": 2e-4}  # of weights: over these steps that of sequential training grows as far
+
+
+def contradicting() -> list[Task]:
+    """Two tasks that give every prompt another answer: gradients of the second go against the first."""
+    return [
+        Task(name, train=[{"prompt": f"{i * 7 % 10}=", "answer": name * 2} for i in range(14)], max_new_tokens=3)
+        for name in "pq"
+    ]
+
+
+def plain(name: str) -> dict[str, Any]:
+    """Training without what would blow up rounding: plain gradient steps."""
+    return PLAIN | LONGER if name == "agem" else PLAIN
 
 
 def log(run: Run, stage: int) -> list[dict[str, Any]]:
@@ -57,25 +73,33 @@ def assert_close(one: dict[str, Tensor], two: dict[str, Tensor], atol: float = 1
 
 @pytest.fixture(scope="module")
 def whole(learn: Learn, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """Runs on tasks a and b that were never stopped, one a method. Not to be written to."""
+    """Runs on the contradicting tasks that were never stopped, one a method. Not to be written to."""
     runs: dict[str, Run] = {}
 
     def run(name: str) -> Run:
         if name not in runs:
-            runs[name] = learn(tmp_path_factory.mktemp(name) / "run", method=METHODS[name])
+            runs[name] = learn(
+                tmp_path_factory.mktemp(name) / "run", contradicting(), method=METHODS[name], training=TRAINED
+            )
         return runs[name]
 
     return run
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("task_and_step", [(0, 3), (1, 3)])
+@pytest.mark.parametrize("task_and_step", [(0, 3), (1, 7)])
 def test_stopped_and_resumed_is_never_stopped(
     whole: Callable[[str], Run], learn: Learn, tmp_path: Path, name: str, task_and_step: tuple[int, int]
 ) -> None:
     with pytest.raises(Stop):
-        learn(tmp_path / "run", method=METHODS[name], callbacks=[StopAt(*task_and_step)])
-    run = learn(tmp_path / "run", method=METHODS[name])
+        learn(
+            tmp_path / "run",
+            contradicting(),
+            method=METHODS[name],
+            training=TRAINED,
+            callbacks=[StopAt(*task_and_step)],
+        )
+    run = learn(tmp_path / "run", contradicting(), method=METHODS[name], training=TRAINED)
     assert digests(run.folder) == digests(whole(name).folder)
     assert digests(run.folder, "stages/*/log.jsonl") == digests(whole(name).folder, "stages/*/log.jsonl")
 
@@ -84,13 +108,13 @@ def test_stopped_and_resumed_is_never_stopped(
 def test_accumulating_is_a_bigger_batch(learn: Learn, tmp_path: Path, name: str) -> None:
     runs = []
     for size, steps in ((4, 1), (1, 4), (2, 2)):
-        training = {**PLAIN, "per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
-        runs.append(learn(tmp_path / f"{size}", method=METHODS[name], training=training))
+        training = {**plain(name), "per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+        runs.append(learn(tmp_path / f"{size}", contradicting(), method=METHODS[name], training=training))
     for other in runs[1:]:
-        assert_close(weights(runs[0]), weights(other))
+        assert_close(weights(runs[0]), weights(other), ROUNDING.get(name, 1e-5))
         for one, two in zip(log(runs[0], 1), log(other, 1), strict=True):
             for part in one.keys() - {"kind", "gradient_share"}:
-                assert one[part] == pytest.approx(two[part], rel=1e-3, abs=1e-5)
+                assert one[part] == pytest.approx(two[part], rel=1e-3, abs=ROUNDING.get(name, 1e-5))
 
 
 @pytest.mark.parametrize("name", ["ewc", "lwf", "agem"])
@@ -109,7 +133,7 @@ def test_the_method_changes_what_is_learned(
     whole: Callable[[str], Run], learn: Learn, tmp_path: Path, name: str
 ) -> None:
     run = whole(name)
-    plain = learn(tmp_path / "run", method="sequential")
+    plain = learn(tmp_path / "run", contradicting(), method="sequential", training=TRAINED)
     assert any(not torch.equal(one, weights(plain)[key]) for key, one in weights(run).items())
     if name != "hft":  # the first task has nothing before it
         assert all(torch.equal(one, weights(plain, 0)[key]) for key, one in weights(run, 0).items())
@@ -163,6 +187,9 @@ def test_a_skill_before_the_first_task(learn: Learn, task: MakeTask, tmp_path: P
     assert run.stages[0].model is None
     parts = log(run, 1)[-1]
     assert {"ewc": "ewc", "lwf": "distillation"}.get(name, "task") in parts
+    if name == "agem":  # here the skill's gradients are never against the task's
+        assert run.stages[0].memory is not None
+        return
     plain = learn(tmp_path / "plain", ["b", task("c", learn=False)], method="sequential")
     assert any(not torch.equal(one, weights(plain)[key]) for key, one in weights(run).items())
 
@@ -192,7 +219,8 @@ def test_no_step_of_a_real_run_goes_against_the_kept_rows(learn: Learn, tmp_path
             if angles[-1][0] >= 0:
                 assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
 
-    learn(tmp_path / "run", "abc", method=Watched(replay_ratio=0.5, reference_rows=6))
+    training = {**PLAIN, **LONGER, "per_device_train_batch_size": 4}
+    learn(tmp_path / "run", contradicting(), method=Watched(replay_ratio=0.5, reference_rows=6), training=training)
     assert min(before for before, _ in angles) < -0.01
     assert max(before for before, _ in angles) > 0.01
     assert min(after for _, after in angles) > -1e-5
@@ -262,24 +290,21 @@ def test_parts_of_a_model_are_refused_by_what_needs_it_whole(
 # Two data-parallel processes (gloo) -----------------------------------------------------------------------------
 
 
-def work(folder: Path, model: Path, data: Path) -> None:
+def work(folder: Path, model: Path) -> None:
     """What each process does."""
-    tasks = [Task(name, train=data / name / "train.json", max_new_tokens=3) for name in "ab"]
     for name, settings in METHODS.items():
-        training = {**PLAIN, "per_device_train_batch_size": 2, "use_cpu": True}
-        seekr.learn(model=model, tasks=tasks, output_dir=folder / name, method=make_method(settings), training=training)
+        training = {**plain(name), "per_device_train_batch_size": 2, "use_cpu": True}
+        seekr.learn(model=model, tasks=contradicting(), output_dir=folder / name, method=settings, training=training)
 
 
-def test_two_processes_learn_what_one_learns(
-    learn: Learn, tiny_model_folder: Path, data_folder: Path, tmp_path: Path
-) -> None:
+def test_two_processes_learn_what_one_learns(learn: Learn, tiny_model_folder: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / "two"), str(tiny_model_folder), str(data_folder)],
+            [sys.executable, __file__, str(tmp_path / "two"), str(tiny_model_folder)],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
             stderr=subprocess.PIPE,
             text=True,
@@ -289,9 +314,9 @@ def test_two_processes_learn_what_one_learns(
     errors = [process.communicate(timeout=240)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     for name, settings in METHODS.items():
-        training = {**PLAIN, "per_device_train_batch_size": 4}
-        one = learn(tmp_path / name, method=settings, training=training)
-        assert_close(weights(Run(tmp_path / "two" / name)), weights(one))
+        training = {**plain(name), "per_device_train_batch_size": 4}
+        one = learn(tmp_path / name, contradicting(), method=settings, training=training)
+        assert_close(weights(Run(tmp_path / "two" / name)), weights(one), ROUNDING.get(name, 1e-5))
         for line, wanted in zip(log(Run(tmp_path / "two" / name), 1), log(one, 1), strict=True):
             assert line.keys() == wanted.keys()
             assert line["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
