@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
@@ -40,7 +40,7 @@ def learn(
     output_dir: str | Path,
     method: str | Mapping[str, Any] | Method = ...,
     training: Mapping[str, Any] | None = ...,
-    lora: Mapping[str, Any] | None = ...,
+    lora: Mapping[str, Any] | Literal[False] | None = ...,
     dtype: str = ...,
     max_length: int | None = ...,
     cells: str = ...,
@@ -59,7 +59,7 @@ def learn(
     output_dir: str | Path,
     method: str | Mapping[str, Any] | Method = ...,
     training: Mapping[str, Any] | None = ...,
-    lora: Mapping[str, Any] | None = ...,
+    lora: Mapping[str, Any] | Literal[False] | None = ...,
     dtype: str = ...,
     max_length: int | None = ...,
     cells: str = ...,
@@ -76,7 +76,7 @@ def learn(
     output_dir: str | Path,
     method: str | Mapping[str, Any] | Method = "seekr",
     training: Mapping[str, Any] | None = None,
-    lora: Mapping[str, Any] | None = None,
+    lora: Mapping[str, Any] | Literal[False] | None = None,
     dtype: str = "float32",
     max_length: int | None = None,
     cells: str = "paper",
@@ -95,7 +95,8 @@ def learn(
         output_dir: the folder of the run. Relative paths are looked up from the current folder.
         method: name, name and settings, or an object such as `seekr.methods.Seekr(replay_ratio=0.02)`.
         training: fields of transformers' `TrainingArguments`.
-        lora: fields of peft's `LoraConfig`; None = all weights are trained.
+        lora: fields of peft's `LoraConfig`; None = all weights are trained, or the adapter that the method trains by
+            itself; False = no adapter, which such a method refuses.
         dtype: of the weights while they are trained: float32, bfloat16 or float16.
         max_length: tokens of prompt and answer; None = what model and tokenizer allow.
         cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all".
@@ -121,7 +122,7 @@ def learn(
         "tasks": [describe_task(task) for task in tasks],
         "method": chosen.settings(),
         "training": dict(training or {}),
-        "lora": None if lora is None else dict(lora),
+        "lora": dict(lora) if isinstance(lora, Mapping) else lora,
         "dtype": dtype,
         "max_length": max_length,
         "cells": cells,

@@ -115,6 +115,7 @@ def _prepare(request: Request) -> Prepared:
     method = request.method or make_method(config.method)
     training = check_training(config.training)
     lora = check_lora(method.lora_settings(config.lora))
+    method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
     check_sharding(method, training)
     tasks = order_tasks(tasks, joint=method.joint)
     model_config = load_config_of(config.model)

@@ -130,6 +130,12 @@ class Method:
             return {}
         return None if lora is False else lora
 
+    def check_run(self, *, dtype: str, lora: bool, skills: bool) -> None:
+        """Raises InputError where the method cannot be with what else a run asks for; no model is loaded yet.
+
+        `lora` says whether a LoRA adapter is trained, `skills` whether there is a task with learn: false.
+        """
+
     def virtual_tokens(self, tasks: int) -> int:
         """Positions of the model that are taken beside a row's own tokens once `tasks` tasks are learned."""
         return 0

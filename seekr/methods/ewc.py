@@ -39,7 +39,8 @@ class Ewc(Method):
     The quadratics of all tasks are one quadratic, so that what is kept, two float32 numbers a trained weight, does not
     grow. It lies on the disk beside the stage's weights and comes to the device one parameter at a time.
 
-    A skill is held on to as well, unless the run trains an adapter: that has no weights yet when the skill is measured.
+    A skill is held on to as well. A run that trains an adapter cannot have one: when the skill is measured, the adapter
+    has no weights yet.
 
     Args:
         penalty_weight: λ of the paper.
@@ -57,15 +58,19 @@ class Ewc(Method):
     _kept: Quadratic | None = field(default=None, init=False, repr=False, compare=False)
     _held: list[tuple[str, Parameter]] = field(default_factory=list, init=False, repr=False, compare=False)
 
+    def check_run(self, *, dtype: str, lora: bool, skills: bool) -> None:
+        if lora and skills:
+            raise InputError(
+                "method ewc: a skill (learn: false) cannot be held on to by an adapter, which has no weights yet when the "
+                "skill is measured: leave lora out, or the skill"
+            )
+
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
         self._kept = newest_quadratic(context)
         self._held = trained_parameters(context.model)
         if self._kept is not None and self._kept.names != {name for name, _ in self._held}:
-            raise InputError(
-                "method ewc: the weights that are trained now are not those that were measured before; a skill "
-                "(learn: false) cannot be held on to by an adapter: leave lora out, or the skill"
-            )
+            raise InputError("method ewc: the weights that are trained now are not those that were measured before")
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         if self._kept is None or not self.penalty_weight:
@@ -114,7 +119,7 @@ def measure_fisher(
             logits = context.model(**model_inputs(batch), use_cache=False).logits
             answer_cross_entropy(logits, batch["labels"], torch.ones(1, device=logits.device)).backward()
             advance(1)
-    return {name: total / len(rows) for name, total in sums.items()}
+    return {name: total.div_(len(rows)) for name, total in sums.items()}
 
 
 @contextmanager

@@ -61,12 +61,14 @@ class Osf(Method):
             return self.kept_rank[min(task, len(self.kept_rank) - 1)]
         return self.kept_rank
 
-    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
-        if next(model.parameters()).dtype != torch.float32:
+    def check_run(self, *, dtype: str, lora: bool, skills: bool) -> None:
+        if dtype != "float32":
             raise InputError(
                 "dtype: osf needs float32, singular directions are not orthogonal in 16 bits; for faster training set "
                 "training.bf16"
             )
+
+    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         smallest = min((min(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear)), default=0)
         for share in {self.kept_share(task) for task in range(tasks)}:
             if smallest and int(smallest * share) < 1:

@@ -131,7 +131,9 @@ def test_gone_on_from_with_one_more_task(never_stopped: Any, learn: Learn, data_
         ({"method": "olora", "lora": {"bias": "all"}}, r"lora\.bias: olora joins plain LoRA adapters"),
         ({"method": "olora", "lora": {"modules_to_save": ["lm_head"]}}, r"lora\.modules_to_save: olora joins plain"),
         ({"method": "olora", "lora": {"target_module": ["x"]}}, "did you mean 'target_modules'"),
+        ({"method": "olora", "lora": False}, "lora: false cannot be with olora"),  # in Python as in a configuration
         ({"method": "osf", "lora": {"r": 2}}, "lora: osf brings an adapter of its own"),
+        ({"method": "osf", "dtype": "bfloat16"}, "dtype: osf needs float32"),  # known without the model
         ({"method": {"name": "osf", "kept_rank": 1.0}}, r"method\.kept_rank: input should be less than 1"),
         ({"method": {"name": "osf", "kept_rank": []}}, r"method\.kept_rank"),
         ({"method": {"name": "on_policy_replay", "attempts": 0}}, r"method\.attempts"),
@@ -168,7 +170,6 @@ def test_lora_false_is_refused_by_the_command_line(
             {"method": "olora", "lora": {"target_modules": ["embed_tokens"]}},
             r"lora\.target_modules: olora adapts linear",
         ),
-        ({"method": "osf", "dtype": "bfloat16"}, "dtype: osf needs float32"),
         ({"method": {"name": "osf", "kept_rank": [0.5, 0.01]}}, r"method\.kept_rank: 0\.01 of 16 directions is less"),
     ],
 )

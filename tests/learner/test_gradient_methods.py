@@ -194,10 +194,15 @@ def test_a_skill_before_the_first_task(learn: Learn, task: MakeTask, tmp_path: P
     assert any(not torch.equal(one, weights(plain)[key]) for key, one in weights(run).items())
 
 
-def test_a_skill_cannot_be_held_on_to_by_an_adapter(learn: Learn, task: MakeTask, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="leave lora out, or the skill") as caught:
-        learn(tmp_path / "run", ["b", task("c", learn=False)], method="ewc", lora=LORA)
+def test_a_skill_that_an_adapter_cannot_hold_on_to_is_refused_before_it_is_measured(
+    learn: Learn, task: MakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("seekr.models.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+        with pytest.raises(InputError, match="leave lora out, or the skill") as caught:
+            learn(tmp_path / "run", ["b", task("c", learn=False)], method="ewc", lora=LORA)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
     learn(tmp_path / "lwf", ["b", task("c", learn=False)], method="lwf", lora=LORA)
 
 
