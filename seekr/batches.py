@@ -71,6 +71,11 @@ class MicroBatch:
     step_tokens: int  # answer tokens of the whole optimizer step, fillers not counted, at least 1: a divisor
     step_rows: list[Row]  # the counted rows of the whole optimizer step
 
+    @property
+    def share(self) -> Tensor:
+        """The counted rows of this micro-batch over those of its step, Tensor[]: what of the step it weighs."""
+        return self.weights.sum() / len(self.step_rows)
+
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same micro-batch with its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

@@ -14,6 +14,7 @@ from seekr.arguments import check_lora, check_training, training_arguments, weig
 from seekr.config import Config, make_tasks
 from seekr.disk import read_json
 from seekr.errors import InputError
+from seekr.processes import process_count
 from seekr.progress import bar
 from seekr.run import seed_folders
 from seekr.stages import finished_stages, stage_name
@@ -88,7 +89,7 @@ class Prepared:
             "method": self.method.settings(),
             "lora": self.config.lora or {},
             "training": weight_changing(self.training),
-            "processes": int(os.environ.get("WORLD_SIZE", "1")),  # they all add rows to a step
+            "processes": process_count(),  # they all add rows to a step
             "tokenizer": self.tokenizer_fingerprint,
             "model": self.model_fingerprint,  # last: another dtype changes it too, and is the better answer
         }

@@ -7,9 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def process_count() -> int:
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_index() -> int:
+    """Which of them this one is, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_main() -> bool:
     """Whether this process is the one that writes."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return process_index() == 0
 
 
 def wait_for_all() -> None:

@@ -17,7 +17,7 @@ from seekr.errors import RunError
 from seekr.interruption import stopping_politely
 from seekr.losses import answer_cross_entropy
 from seekr.methods import TaskContext
-from seekr.methods.derpp import batch_of
+from seekr.methods.base import batch_of
 from seekr.models import load_stage
 from seekr.preparation import Prepared
 from seekr.processes import is_main, wait_for_all

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from seekr.batches import MicroBatch, Row, collate
 from seekr.methods.base import TaskContext
 from seekr.methods.replay import Replay
+from seekr.processes import process_count, process_index
 
 
 @dataclass(kw_only=True)
@@ -78,7 +78,7 @@ class AGem(Replay):
         """This process's share of the reference rows; every process has equally many micro-batches."""
         assert self._context is not None
         chosen = self.reference(step)
-        processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        processes, rank = process_count(), process_index()
         share = -(-len(chosen) // processes)
         own = chosen[rank::processes]
         weights = [1.0] * len(own) + [0.0] * (share - len(own))

@@ -13,7 +13,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from seekr.batches import MicroBatch, TokenizedRow
+from seekr.batches import MicroBatch, TokenizedRow, collate
 from seekr.errors import InputError, reason
 from seekr.losses import answer_cross_entropy
 from seekr.memory import Memory
@@ -209,6 +209,12 @@ class Method:
 
     def after_task(self, context: TaskContext) -> None:
         """Asked after a task is trained, or to be remembered: writes what is kept into `context.folder`."""
+
+
+def batch_of(samples: Sequence[TokenizedRow], context: TaskContext) -> dict[str, Tensor]:
+    """Samples as one batch on the model's device."""
+    device = next(context.model.parameters()).device
+    return {name: tensor.to(device) for name, tensor in collate(samples, context.pad_token_id).items()}
 
 
 @cache

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seekr.attention.tap import model_inputs
-from seekr.batches import MicroBatch, TokenizedRow, collate
+from seekr.batches import MicroBatch
 from seekr.losses import TopLogits, answer_cross_entropy, answer_positions
-from seekr.methods.base import TaskContext
+from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.replay import Replay
 
 
@@ -71,9 +71,3 @@ class Derpp(Replay):
         exact = self.logit_top_k is None
         k = logits.shape[-1] if self.logit_top_k is None else self.logit_top_k
         return TopLogits.of_logits(logits[positions], k, torch.float32 if exact else torch.float16)
-
-
-def batch_of(samples: list[TokenizedRow], context: TaskContext) -> dict[str, Tensor]:
-    """Samples as one batch on the model's device."""
-    device = next(context.model.parameters()).device
-    return {name: tensor.to(device) for name, tensor in collate(samples, context.pad_token_id).items()}

@@ -20,8 +20,7 @@ from seekr.attention.tap import model_inputs
 from seekr.batches import MicroBatch, TokenizedRow
 from seekr.errors import InputError
 from seekr.losses import answer_cross_entropy
-from seekr.methods.base import Method, TaskContext
-from seekr.methods.derpp import batch_of
+from seekr.methods.base import Method, TaskContext, batch_of
 
 FILE = "ewc.safetensors"
 
@@ -61,8 +60,8 @@ class Ewc(Method):
     def check_run(self, *, dtype: str, lora: bool, skills: bool) -> None:
         if lora and skills:
             raise InputError(
-                "method ewc: a skill (learn: false) cannot be held on to by an adapter, which has no weights yet when the "
-                "skill is measured: leave lora out, or the skill"
+                "method ewc: a skill (learn: false) cannot be held on to by an adapter, which has no weights yet when "
+                "the skill is measured; leave lora out, or the skill"
             )
 
     def before_task(self, context: TaskContext) -> None:
@@ -75,7 +74,7 @@ class Ewc(Method):
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         if self._kept is None or not self.penalty_weight:
             return super().task_loss(model, batch)
-        share = float(batch.weights.sum()) / len(batch.step_rows)
+        share = float(batch.share)
         # Before the forward: the backward then comes to it last, when the activations are gone.
         penalty = self._kept.penalty(self._held) * (self.penalty_weight * share) if share else None
         parts = super().task_loss(model, batch)

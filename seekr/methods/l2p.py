@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.utils import ModelOutput
 
-from seekr.batches import MicroBatch, collate
+from seekr.batches import MicroBatch
 from seekr.errors import InputError
 from seekr.losses import answer_cross_entropy
-from seekr.methods.base import TaskContext
+from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.soft_prompts import SoftPromptModel, SoftPrompts, prompt_mask
 
 _LEAST_FREQUENCY = 1e-6
@@ -83,9 +83,9 @@ class L2p(SoftPrompts):
         model: Any = context.model
         counts = torch.zeros_like(model.encoder.counts)
         for start in range(0, len(context.samples), context.micro_batch_rows):
-            batch = collate(context.samples[start : start + context.micro_batch_rows], context.pad_token_id)
-            prompts = prompt_mask(batch["attention_mask"], batch["labels"]).to(counts.device)
-            chosen, _ = model.choose(batch["input_ids"].to(counts.device), prompts, penalized=self.frequency_penalty)
+            batch = batch_of(context.samples[start : start + context.micro_batch_rows], context)
+            prompts = prompt_mask(batch["attention_mask"], batch["labels"])
+            chosen, _ = model.choose(batch["input_ids"], prompts, penalized=self.frequency_penalty)
             counts += chosen.flatten().bincount(minlength=len(counts))
         model.encoder.counts += counts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
@@ -12,12 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seekr.attention.tap import model_inputs
-from seekr.batches import MicroBatch, collate
+from seekr.batches import MicroBatch
 from seekr.losses import TopLogits, answer_cross_entropy, answer_positions
 from seekr.memory import Memory
 from seekr.memory_writer import MemoryWriter
-from seekr.methods.base import Method, TaskContext
-from seekr.processes import wait_for_all
+from seekr.methods.base import Method, TaskContext, batch_of
+from seekr.processes import process_count, process_index, wait_for_all
 
 
 @dataclass(kw_only=True)
@@ -51,7 +50,7 @@ class Lwf(Method):
         if not context.stages or not self.distillation_weight:
             return
         # Each process records every n-th row; an interrupted recording is begun again, the old weights being there.
-        processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        processes, rank = process_count(), process_index()
         folders = [context.working / "responses" / str(n) for n in range(min(processes, len(context.samples)))]
         if rank < len(folders):
             shutil.rmtree(folders[rank], ignore_errors=True)
@@ -94,9 +93,7 @@ class Lwf(Method):
         with torch.no_grad(), context.track(f"recording {context.task}", len(indices)) as advance:
             for start in range(0, len(indices), context.micro_batch_rows):
                 samples = [context.samples[index] for index in indices[start : start + context.micro_batch_rows]]
-                batch = {
-                    name: tensor.to(context.device) for name, tensor in collate(samples, context.pad_token_id).items()
-                }
+                batch = batch_of(samples, context)
                 logits = model(**model_inputs(batch), use_cache=False).logits
                 rows, positions = answer_positions(batch["labels"])
                 chosen = logits[rows, positions].float() / self.temperature

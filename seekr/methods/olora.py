@@ -87,8 +87,7 @@ class Olora(Method):
         parts = super().task_loss(model, batch)
         overlap = _overlap(model) if self.orthogonality_weight else None
         if overlap is not None:
-            share = batch.weights.sum() / len(batch.step_rows)
-            parts["orthogonality"] = self.orthogonality_weight * share * overlap
+            parts["orthogonality"] = self.orthogonality_weight * batch.share * overlap
         return parts
 
     def trained(self, model: PeftModel) -> PeftModel:

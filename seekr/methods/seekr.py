@@ -24,8 +24,8 @@ from seekr.batches import MicroBatch, Row, TokenizedRow
 from seekr.errors import InputError
 from seekr.heads import ImportanceForm, head_importance, resolve_budgets, select_heads
 from seekr.memory import Memory
-from seekr.methods.base import TaskContext
-from seekr.methods.derpp import Derpp, batch_of
+from seekr.methods.base import TaskContext, batch_of
+from seekr.methods.derpp import Derpp
 
 _MEASURED_TOGETHER = 4  # samples in one forward while measuring: the activations of a training step at most
 

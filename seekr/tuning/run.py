@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from seekr.dry_run import print_plan
 from seekr.errors import InputError, RunError
 from seekr.learner import run_request
 from seekr.preparation import Prepared, Request, prepare
-from seekr.processes import is_main, wait_for_all
+from seekr.processes import is_main, process_count, wait_for_all
 from seekr.report import read_run
 from seekr.report.comparison import Row
 from seekr.seeds import check_other_seeds, check_root, seed_requests
@@ -133,7 +132,7 @@ def learn_candidate(candidate: Candidate) -> Row | str:
         try:
             runs.append(read_run(run_request(request).folder))
         except RunError as error:
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # the other processes would wait for this one
+            if process_count() > 1:  # the other processes would wait for this one
                 raise
             return f"seed {request.config.seed}: {error}"
     return Row(candidate.folder.name, runs[0].method, tuple(runs))

@@ -199,7 +199,7 @@ def test_a_skill_that_an_adapter_cannot_hold_on_to_is_refused_before_it_is_measu
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr("seekr.models.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
-        with pytest.raises(InputError, match="leave lora out, or the skill") as caught:
+        with pytest.raises(InputError, match="; leave lora out, or the skill") as caught:
             learn(tmp_path / "run", ["b", task("c", learn=False)], method="ewc", lora=LORA)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
