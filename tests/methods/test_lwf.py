@@ -75,7 +75,9 @@ def test_the_loss_and_its_gradient_by_definition(tmp_path: Path, temperature: fl
             part = method.task_loss(new, task_batch(SAMPLES, cut, len(cut) - len(set(cut))))["distillation"]
             part.backward()
             total += part.item()
-        assert total == pytest.approx(expected.item(), rel=1e-5)
+        # A cross-entropy less an entropy, nats both: float32 leaves some 1e-7 of them.
+        assert total == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+        assert expected.item() > 5e-3
         for parameter, gradient in zip(new.parameters(), wanted, strict=True):
             assert parameter.grad is not None
             assert by_definition.relative_error(parameter.grad, gradient, 1e-6) < 1e-4

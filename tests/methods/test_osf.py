@@ -74,9 +74,10 @@ def leaks(old: Path, new: Path, share: float) -> np.ndarray:
 def test_updates_are_orthogonal_to_the_kept_directions(base: Path, tmp_path: Path) -> None:
     method = Osf()
     first = learn_task(method, base, None, tmp_path / "1")
-    assert leaks(base, first, 1 / 2).max() < 1e-5
+    # Weights are float32 and move by little: 1e-5 of a change is rounding. Without projection it is a tenth.
+    assert leaks(base, first, 1 / 2).max() < 1e-4
     second = learn_task(method, base, first, tmp_path / "2")  # decomposed anew, a larger share of it kept
-    assert leaks(first, second, 2 / 3).max() < 1e-5
+    assert leaks(first, second, 2 / 3).max() < 1e-4
 
 
 def test_peft_alone_leaves_the_subspace_under_adamw(
