@@ -192,6 +192,22 @@ def test_a_progressive_task_is_answered_as_on_the_day_it_was_learned(learn: Lear
     assert run.scores.backward_transfer == 0
 
 
+def test_a_task_is_answered_behind_its_own_prompt_and_the_earlier_ones(
+    runs: dict[str, Run], tiny_model_folder: Path
+) -> None:
+    """Told its task, the last stage is what stood at the end of that task: one prompt less would be constant too."""
+    method = make_method(SETTINGS["progressive_prompts"])
+    first, second = (stage.model for stage in runs["progressive_prompts"].stages)
+    ids = torch.tensor([[5, 9, 17, 4]])
+    last = method.load(str(tiny_model_folder), second, dtype="float32")
+    for task, folder in enumerate((first, second)):
+        assert folder is not None
+        then = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model_folder), folder)
+        method.tell_task(last, task)
+        with torch.no_grad():
+            assert torch.equal(last(input_ids=ids).logits, then(input_ids=ids).logits[:, -4:])
+
+
 def test_all_prompts_of_a_stage_are_those_of_plain_peft(runs: dict[str, Run], tiny_model_folder: Path) -> None:
     ids = torch.tensor([[5, 9, 17, 4]])
     for name in ("progressive_prompts", "lfpt5"):
