@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 import seekr
 from seekr import Run, Task
 from seekr.batches import collate
+from seekr.cli import main
 from seekr.errors import InputError
 from seekr.losses import answer_cross_entropy
 from seekr.methods import AGem
@@ -179,6 +180,17 @@ def test_older_fisher_information_goes_with_its_weights(
     assert len(set(kept)) == 1
     model = AutoModelForCausalLM.from_pretrained(straight.stages[0].model)
     assert 8 <= kept[0] / sum(p.numel() for p in model.parameters()) < 8.5  # two float32 a weight
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_more_task_on_top_of_a_finished_run(learn: Learn, data_folder: Path, tmp_path: Path, name: str) -> None:
+    """`--from` copies the newest weights alone, and what a method keeps beside them."""
+    straight = learn(tmp_path / "straight", "abc", method=METHODS[name])
+    first = learn(tmp_path / "run", "ab", method=METHODS[name])
+    assert main(["learn", "--from", str(first.folder), "--task", f"c={data_folder / 'c'},max_new_tokens=3"]) == 0
+    copied, expected = digests(tmp_path / "run-c"), digests(straight.folder)
+    assert copied == {path: expected[path] for path in copied}
+    assert any(path.startswith("stages/02-c/model") for path in copied)
 
 
 @pytest.mark.parametrize("name", METHODS)

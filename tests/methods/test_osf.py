@@ -30,15 +30,19 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def learn_task(method: Osf, base: Path, weights: Path | None, folder: Path, steps: int = 30) -> Path:
-    """AdamW with weight decay on random rows, as the Trainer asks the method; the stage's model folder."""
-    model = method.load_trainable(str(base), weights, dtype="float32", lora=None)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+def toy_batch() -> MicroBatch:
     samples = toy_samples(4)
     inputs = collate(samples, 0)
     labels = inputs.pop("labels")
     rows = [(-1, index) for index in range(4)]
-    batch = MicroBatch("task", inputs, labels, torch.ones(4), rows, sum(map(answer_tokens, samples)), rows)
+    return MicroBatch("task", inputs, labels, torch.ones(4), rows, sum(map(answer_tokens, samples)), rows)
+
+
+def learn_task(method: Osf, base: Path, weights: Path | None, folder: Path, steps: int = 30) -> Path:
+    """AdamW with weight decay on random rows, as the Trainer asks the method; the stage's model folder."""
+    model = method.load_trainable(str(base), weights, dtype="float32", lora=None)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    batch = toy_batch()
     for step in range(steps):
         method.task_loss(model, batch)["task"].backward()
         method.after_backward(model, step)
@@ -86,6 +90,25 @@ def test_peft_alone_leaves_the_subspace_under_adamw(
     """Why factors are projected: a step is rescaled entry by entry, though its gradient was orthogonal."""
     monkeypatch.setattr(seekr.methods.osf, "project", lambda model: None)
     assert leaks(base, learn_task(Osf(), base, None, tmp_path / "1"), 1 / 2).max() > 0.02
+
+
+def test_every_loss_is_of_the_weights_that_would_be_kept(base: Path) -> None:
+    """Projected behind each step, not only behind the last: else what is trained is not what is saved."""
+    method, batch = Osf(), toy_batch()
+    model = method.load_trainable(str(base), None, dtype="float32", lora=None)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    kept = dict(AutoModelForCausalLM.from_pretrained(base).named_parameters())["model.layers.0.mlp.up_proj.weight"]
+    left = torch.linalg.svd(kept.detach())[0][:, : 32 // 2]
+    layer = model.get_submodule("base_model.model.model.layers.0.mlp.up_proj")
+    leaks = []
+    for step in range(4):
+        method.task_loss(model, batch)["task"].backward()
+        leaks.append(float((left.T @ layer.osf_svd_params["default"]["U_low"].detach()).abs().max()))
+        method.after_backward(model, step)
+        optimizer.step()
+        optimizer.zero_grad()
+    stepped = float((left.T @ layer.osf_svd_params["default"]["U_low"].detach()).abs().max())
+    assert max(leaks) < 1e-5 < 1e-3 < stepped
 
 
 def test_kept_directions_answer_as_before(base: Path, tmp_path: Path) -> None:
