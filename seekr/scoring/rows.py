@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from seekr.errors import InputError
 
@@ -25,6 +26,19 @@ def check_rows(
             raise InputError(f"predictions[{index}]: must be a text, not {prediction!r}")
         if isinstance(rights, str) or not rights or not all(isinstance(right, str) for right in rights):
             raise InputError(f"references[{index}]: must be a list of one text or more, not {rights!r}")
+    for index, prompt in enumerate(prompts or ()):
+        if not isinstance(prompt, str):
+            raise InputError(f"prompts[{index}]: must be a text, not {prompt!r}")
+
+
+def list_of_rows(name: str, rows: Any) -> list[Any]:
+    """What a user gives as `name`, as a list: an array, a column of a table or a generator holds rows too.
+
+    Raises InputError for a single text, whose characters would be taken for rows, and for what holds none.
+    """
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        raise InputError(f"{name}: must be a list of texts, not {repr(rows)[:60]}")
+    return list(rows)
 
 
 def mean_of_best(

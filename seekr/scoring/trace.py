@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from seekr.errors import InputError, nearest
-from seekr.scoring.rows import Metric, check_rows, mean_of_best
+from seekr.scoring.rows import Metric, check_rows, list_of_rows, mean_of_best
 from seekr.scoring.sari import sari
 
 Score = Callable[[str, str], float]
@@ -46,11 +46,16 @@ def trace_metrics(
         prompts: The whole prompts, one a row; only 20Minuten's SARI reads them.
 
     Raises:
-        InputError: for an unknown task, unequal or empty lists, or 20Minuten without prompts.
+        InputError: for an unknown task, what is no list of texts, unequal or empty lists, or 20Minuten without prompts.
     """
-    if task not in _NUMBERS:
+    if not isinstance(task, str) or task not in _NUMBERS:
         raise InputError(f"trace_metrics: unknown task {task!r}; {nearest(str(task), _NUMBERS)}")
-    rights = [[right] if isinstance(right, str) else right for right in references]
+    predictions = list_of_rows("predictions", predictions)
+    rights = [
+        [right] if isinstance(right, str) else list_of_rows(f"references[{index}]", right)
+        for index, right in enumerate(list_of_rows("references", references))
+    ]
+    prompts = None if prompts is None else list_of_rows("prompts", prompts)
     check_rows(predictions, rights, prompts)
     answers = [extract_answer(task, prediction) for prediction in predictions]
     return {name: number(answers, rights, prompts) for name, number in _NUMBERS[task].items()}

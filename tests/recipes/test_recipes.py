@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,13 @@ def test_every_recipe_on_small_rows(learn: Learn, tmp_path: Path, benchmark: str
         assert f"│ {name} " in out
     assert str(tmp_path / "runs" / f"{'-'.join(recipes)}-seekr") in out
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_joint_trains_for_as_long_as_the_other_methods(benchmark: str) -> None:
+    """It takes the epochs of `training`: where a recipe named none, it had transformers' 3 beside SuperNI's 10."""
+    epochs = [task["num_train_epochs"] for task in PRESETS[benchmark].tasks]
+    assert read_recipe(benchmark)["training"]["num_train_epochs"] == statistics.mode(epochs)
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)

@@ -4,8 +4,11 @@ import itertools
 import json
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -219,3 +222,32 @@ def test_what_does_not_fit_is_one_clear_error() -> None:
         trace_metrics("FOMC", ["A", None], ["A", "B"])  # type: ignore[list-item]
     with pytest.raises(InputError, match=r"references\[0\]: must be a list of one text or more"):
         trace_metrics("FOMC", ["A"], [[]])
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array, iter], ids=["list", "tuple", "array", "generator"])
+def test_rows_need_not_be_lists(make: Callable[[list[str]], Any]) -> None:
+    # Arrays ended in "truth value is ambiguous", generators in "has no len()".
+    numbers = trace_metrics("20Minuten", make(["a b", "c d"]), make(["a b", "x"]), make(["a b c", "c d"]))
+    assert numbers == trace_metrics("20Minuten", ["a b", "c d"], ["a b", "x"], ["a b c", "c d"])
+    several = trace_metrics("FOMC", make(["A", "B"]), [make(["C", "A"]), make(["C"])])
+    assert several == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("FOMC", "AB", ["A", "B"]), "predictions"),  # its characters were taken for rows
+        (("FOMC", ["A", "B"], "AB"), "references"),
+        (("FOMC", None, ["A"]), "predictions"),
+        (("FOMC", ["A"], None), "references"),
+        (("FOMC", ["A"], [5]), r"references\[0\]"),
+        (("FOMC", ["A"], [None]), r"references\[0\]"),
+        (("20Minuten", ["A"], ["A"], [None]), r"prompts\[0\]"),
+        (("20Minuten", ["A"], ["A"], "A"), "prompts"),
+        ((["FOMC"], ["A"], ["A"]), "unknown task"),
+    ],
+)
+def test_what_holds_no_texts_is_one_clear_error(arguments: tuple[Any, ...], named: str) -> None:
+    with pytest.raises(InputError, match=named) as caught:
+        trace_metrics(*arguments)
+    assert "\n" not in str(caught.value)
