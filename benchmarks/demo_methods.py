@@ -2,9 +2,9 @@
 
     python benchmarks/demo_methods.py OUTPUT_DIR --json benchmarks/results/demo_methods.json [--methods NAME ...]
 
-The demo's own five were chosen on seeds 0 to 2 and the eval split, the others on seed 0 of it, by `demo_settings.py`:
-what was tried stands in `results/demo_settings.jsonl`. Methods that keep rows keep 2% of them. Finished runs are not run again, and rows of
-methods that are not asked for stay in the JSON as they are.
+The demo's own five were chosen on seeds 0 to 2 of the eval split, the others on seed 0, by `demo_settings.py`: what was
+tried stands in `results/demo_settings.jsonl`. Methods that keep rows keep 2% of them. Finished runs are not run
+again, and rows of methods that are not asked for stay in the JSON as they are.
 """
 
 from __future__ import annotations
