@@ -3,8 +3,8 @@
     python benchmarks/demo_methods.py OUTPUT_DIR --json benchmarks/results/demo_methods.json [--methods NAME ...]
 
 The demo's own five were chosen on seeds 0 to 2 of the eval split, the others on seed 0, by `demo_settings.py`: what was
-tried stands in `results/demo_settings.jsonl`. Methods that keep rows keep 2% of them. Finished runs are not run
-again, and rows of methods that are not asked for stay in the JSON as they are.
+tried stands in `results/demo_settings.jsonl`. Methods that keep rows keep 2% of them. What stands in the JSON is not
+measured again: to do so, take its rows out.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for seed in arguments.seeds:
         for method in arguments.methods:
-            row = run_one(method, seed, arguments.output_dir)
-            keep(row, arguments.json)
-            print(json.dumps(row), flush=True)
+            if not is_there({"method": method, "seed": seed}, arguments.json):
+                add(run_one(method, seed, arguments.output_dir), arguments.json)
 
 
 def run_one(method: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -78,11 +77,17 @@ def split_settings(method: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"method": {"name": method, **own}, "training": {**TRAINING, **training}, **run}
 
 
-def keep(row: dict[str, Any], file: Path) -> None:
-    """Puts a row in the place of an older one of the same method and seed."""
+def is_there(known: dict[str, Any], file: Path) -> bool:
+    """Whether the JSON has a row with these values."""
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
-    others = [other for other in rows if (other["method"], other["seed"]) != (row["method"], row["seed"])]
-    file.write_text(json.dumps({"machine": describe_machine(), "rows": [*others, row]}, indent=1) + "\n")
+    return any(known.items() <= row.items() for row in rows)
+
+
+def add(row: dict[str, Any], file: Path) -> None:
+    """Prints a row and puts it behind those of the JSON."""
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    file.write_text(json.dumps({"machine": describe_machine(), "rows": [*rows, row]}, indent=1) + "\n")
+    print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

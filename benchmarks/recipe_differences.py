@@ -3,17 +3,18 @@
     python benchmarks/recipe_differences.py OUTPUT_DIR --json benchmarks/results/recipes.json --seeds 10 11 12 13 14
 
 The demo's SEEKR follows the paper; each row changes one key to what the released code does, the last one all of them.
-Finished runs are not run again. Queries are no row: a row of the demo has fewer than 100 tokens, so both take all.
+What stands in the JSON is not measured again. Queries are no row: a row of the demo has fewer than 100 tokens, so that
+both forms take all of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from seekr.bench import describe_machine
+from demo_methods import add, is_there
+
 from seekr.builtin import builtin_model
 from seekr.demo import METHODS, TRAINING, write_tasks
 from seekr.learner import learn
@@ -39,31 +40,32 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
     arguments = parser.parse_args()
-    rows = []
     for seed in arguments.seeds:
-        for name, change in VARIANTS.items():
-            run = learn(
-                model=builtin_model(),
-                tasks=write_tasks(arguments.output_dir, seed, "test"),
-                output_dir=arguments.output_dir / f"{name.replace(' ', '-')}-{seed}",
-                method={"name": "seekr", **METHODS["seekr"], **change},
-                training=TRAINING,
-                keep_stages="last",
-                seed=seed,
-            )
-            scores = run.scores
-            rows.append(
-                {
-                    "variant": name,
-                    "change": change,
-                    "seed": seed,
-                    "overall_performance": scores.overall_performance,
-                    "backward_transfer": scores.backward_transfer,
-                    "backward_transfer_over_all_tasks": scores.backward_transfer_over_all_tasks,
-                }
-            )
-            arguments.json.write_text(json.dumps({"machine": describe_machine(), "rows": rows}, indent=1) + "\n")
-            print(json.dumps(rows[-1]), flush=True)
+        for name in VARIANTS:
+            if not is_there({"variant": name, "seed": seed}, arguments.json):
+                add(run_one(name, seed, arguments.output_dir), arguments.json)
+
+
+def run_one(name: str, seed: int, folder: Path) -> dict[str, Any]:
+    """One run, as a row of the result."""
+    run = learn(
+        model=builtin_model(),
+        tasks=write_tasks(folder, seed, "test"),
+        output_dir=folder / f"{name.replace(' ', '-')}-{seed}",
+        method={"name": "seekr", **METHODS["seekr"], **VARIANTS[name]},
+        training=TRAINING,
+        keep_stages="last",
+        seed=seed,
+    )
+    scores = run.scores
+    return {
+        "variant": name,
+        "change": VARIANTS[name],
+        "seed": seed,
+        "overall_performance": scores.overall_performance,
+        "backward_transfer": scores.backward_transfer,
+        "backward_transfer_over_all_tasks": scores.backward_transfer_over_all_tasks,
+    }
 
 
 if __name__ == "__main__":
