@@ -338,7 +338,10 @@ def test_method_name_on_the_command_line_drops_what_only_the_other_knows(seekr: 
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, seekr.cli; from seekr.command_line import make_parser; make_parser().format_help(); print([m for m in sys.modules if m in %r])"
+    code = (
+        "import sys, seekr.cli; from seekr.command_line import make_parser; make_parser().format_help(); "
+        "print([m for m in sys.modules if m in %r])"
+    )
     heavy = ["torch", "transformers", "datasets", "peft", "pydantic", "numpy"]
     result = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
