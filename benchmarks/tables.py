@@ -1,4 +1,4 @@
-"""The tables of the README, from the JSON in `benchmarks/results`: no figure there is typed by hand.
+"""The measured tables of README and docs, from the JSON in `benchmarks/results`: no figure there is typed by hand.
 
 python benchmarks/tables.py
 """
@@ -24,6 +24,14 @@ def tables() -> dict[str, str]:
         "step": _of_cells(step_cells(by_kind["step"])),
         "bytes": _of_cells(bytes_cells(by_kind["bytes"])),
         "sensitivity": _of_cells(sensitivity_cells(by_kind["sensitivity"])),
+    } | {
+        name: table(_rows(file))
+        for name, file, table in (
+            ("methods", "methods.json", method_table),
+            ("all methods", "demo_methods.json", all_methods_table),
+            ("recipes", "recipes.json", recipe_table),
+        )
+        if (RESULTS / file).exists()
     }
 
 
@@ -36,6 +44,60 @@ def demo_table(rows: Rows) -> str:
     return _markdown(["method", "overall performance", "backward transfer"], found)
 
 
+def all_methods_table(rows: Rows) -> str:
+    """The best first; a task's score when it was learned tells what a method can learn at all."""
+    methods = dict.fromkeys(row["method"] for row in rows)
+    found = []
+    for method in methods:
+        own = [row for row in rows if row["method"] == method]
+        learned = [mean(row["when_learned"]) for row in own if None not in row["when_learned"]]
+        scores = [_spread([row[key] for row in own]) for key in _SCORES]
+        order = mean(row["overall_performance"] for row in own)
+        found.append((order, [f"`{method}`", *scores, _spread(learned)]))
+    head = ["method", "overall performance", "backward transfer", "a task when it was learned"]
+    return _markdown(head, [line for _, line in sorted(found, key=lambda item: -item[0])])
+
+
+def recipe_table(rows: Rows) -> str:
+    """One difference a row, with the paired difference in overall performance to the paper's form."""
+    base = {row["seed"]: row["overall_performance"] for row in rows if row["variant"] == "paper"}
+    found = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        own = [row for row in rows if row["variant"] == variant]
+        change = ", ".join(f"`{key}: {_yaml(value)}`" for key, value in own[0]["change"].items()) or "–"
+        paired = [row["overall_performance"] - base[row["seed"]] for row in own]
+        scores = [_spread([row[key] for row in own]) for key in (*_SCORES, "backward_transfer_over_all_tasks")]
+        found.append([variant, change, *scores, "" if variant == "paper" else _spread(paired, signed=True)])
+    head = ["form", "what changes", "overall performance", "backward transfer", "the same, divided by T", "difference"]
+    return _markdown(head, found)
+
+
+def method_table(rows: Rows) -> str:
+    """What a method needs and what it costs, over plain fine-tuning in the same run."""
+    plain = next(row for row in rows if row["method"] == "sequential")
+    trains = {"any": "all, or a LoRA adapter", "none": "all", "lora": "LoRA adapters", "own": "its own adapter"}
+    found = []
+    for row in rows:
+        ratios = [f"{row[key] / plain[key]:.2f}" for key in ("step_seconds", "task_seconds", "peak_bytes")]
+        kept = f"{100 * row['kept_bytes'] / row['model_bytes']:.1f}%"
+        runs = [_where(row[check]) for check in ("gradient_checkpointing", "ddp", "fsdp")]
+        told = "yes" if row["told_task"] else "no"
+        found.append([f"`{row['method']}`", trains[row["adapter"]], row["old_data"], told, kept, *ratios, *runs])
+    costs = ["kept a task", "× step", "× task", "× peak"]
+    head = ["method", "trains", "old data", "told the task", *costs, "checkpointing", "DDP", "FSDP2"]
+    return _markdown(head, found)
+
+
+def _where(distance: float | str) -> str:
+    if isinstance(distance, str):
+        return "refused"
+    return "yes" if distance < 1e-4 else f"no ({distance:.0e})"
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 _SCORES = ("overall_performance", "backward_transfer")
 
 
@@ -43,9 +105,9 @@ def _rows(name: str) -> Rows:
     return list(json.loads((RESULTS / name).read_text())["rows"])
 
 
-def _spread(values: list[float | None]) -> str:
+def _spread(values: list[float | None], *, signed: bool = False) -> str:
     known = [value for value in values if value is not None]
-    return f"{mean(known):.1f} ± {stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{mean(known):{'+' if signed else ''}.1f} ± {stdev(known):.1f}" if len(known) > 1 else ""
 
 
 def _of_cells(cells: Cells) -> str:

@@ -129,7 +129,7 @@ def test_too_little_room_is_told_before_anything_is_written(learn: Learn, tmp_pa
     with pytest.raises(
         InputError, match=r"max_length: 64 and the \d+ virtual tokens .* give max_length [56]\d or less"
     ):
-        prompt_run(learn, tmp_path / "run", name, max_length=None)
+        prompt_run(learn, tmp_path / "run", name, max_length=64)
     assert not (tmp_path / "run").exists()
 
 
