@@ -20,26 +20,28 @@ _FIXED = {
     "output_dir": "give --output-dir DIR",
     "cells": "every candidate is scored alike",
     "keep_stages": "weights of candidates are not kept but for the newest stage",
-    "tasks": "only tasks.N.train_limit and tasks.N.num_train_epochs can be tried; the rest says what is scored",
+    "tasks": "only train_limit and num_train_epochs of tasks can be tried; the rest says what is scored",
 }
+_LISTS = {"seeds", "tasks.only"}  # by themselves, so that they hold for all candidates
+_TRIED_OF_TASKS = re.compile(r"tasks\.(\d+\.)?(train_limit|num_train_epochs)")
 _LONGEST_NAME = 120
 
 
 def parse_grid(words: Sequence[str]) -> tuple[dict[str, list[Any]], list[str]]:
     """The keys with a list of values to try, and the words that hold for all candidates. Raises InputError.
 
-    `seeds` is a list by itself, and no key of the grid.
+    `seeds` and `tasks.only` are lists by themselves, and no keys of the grid.
     """
     grid: dict[str, list[Any]] = {}
     fixed = []
     for word in words:
         key, equals, text = word.partition("=")
         values = parse_yaml(text, repr(word)) if equals else None
-        if not isinstance(values, list) or key == "seeds":
+        if not isinstance(values, list) or key in _LISTS:
             fixed.append(word)
             continue
-        top, _, last = key.partition(".")
-        if top in _FIXED and not re.fullmatch(r"\d+\.(train_limit|num_train_epochs)", last):
+        top = key.partition(".")[0]
+        if top in _FIXED and not _TRIED_OF_TASKS.fullmatch(key):
             raise InputError(f"{word!r}: {key} is no setting to choose: {_FIXED[top]}")
         if key in grid:
             raise InputError(f"{word!r}: {key} is given twice; put all its values into one list")
