@@ -24,10 +24,10 @@ SEEDS = (10, 11, 12, 13, 14)
 _LORA = {"r": 16, "lora_alpha": 16, "target_modules": "all-linear"}
 _PROMPTS = {"training.learning_rate": 0.02, "max_length": 60}
 OTHERS: dict[str, dict[str, Any]] = {
-    "ewc": {},
+    "ewc": {"penalty_weight": 10000.0},
     "lwf": {},
     "olora": {"training.learning_rate": 0.002, "lora": _LORA},
-    "l2p": _PROMPTS,
+    "l2p": {**_PROMPTS, "training.learning_rate": 0.1},
     "progressive_prompts": _PROMPTS,
     "lfpt5": _PROMPTS,
     "hft": {},

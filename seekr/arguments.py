@@ -194,6 +194,8 @@ def check_lora(lora: dict[str, Any] | None) -> LoraConfig | None:
     checked = _check_fields("lora", lora, LoraConfig, refused=reserved)
     if not checked.get("r", 8) >= 1:
         raise InputError(f"lora.r must be at least 1, not {checked['r']}")
+    if not 0 <= checked.get("lora_dropout", 0.0) < 1:
+        raise InputError(f"lora.lora_dropout must be at least 0 and below 1, not {checked['lora_dropout']}")
     try:
         return LoraConfig(task_type="CAUSAL_LM", **checked)
     except (ValueError, TypeError, ImportError) as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from seekr.errors import InputError
 
@@ -79,6 +80,29 @@ def with_adapter(model: PreTrainedModel, lora: LoraConfig) -> Any:
         raise InputError(f"lora: does not fit the model: {_line(error)}") from None
 
 
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[None]:
+    """What gradients are measured in, no weight being changed: evaluation mode, in the memory that training takes.
+
+    Layers that training checkpoints are checkpointed here too, which transformers does in training mode alone; unless
+    the model has dropout, which that mode would bring back. Autocast to float16 is off: there gradients need a loss
+    scale, which only training has.
+    """
+    device = next(model.parameters()).device.type
+    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    model.eval()
+    config: Any = getattr(model, "config", None)
+    settings = config.to_dict() if hasattr(config, "to_dict") else {}
+    if not any("drop" in key and isinstance(value, float) and value for key, value in settings.items()):
+        for module in model.modules():
+            module.training = getattr(module, "gradient_checkpointing", False)
+    try:
+        with torch.autocast(device, enabled=False) if half else nullcontext():
+            yield
+    finally:
+        model.eval()
+
+
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Writes a model, or its adapter, with its tokenizer: loads with plain transformers, or peft."""
     generation = getattr(model, "generation_config", None)
@@ -107,7 +131,7 @@ def one_kind_of_bar() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def parameter_count(model: torch.nn.Module, *, trainable_only: bool = False) -> int:
+def parameter_count(model: nn.Module, *, trainable_only: bool = False) -> int:
     """Parameters of a model, or only those that are trained."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 

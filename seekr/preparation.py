@@ -233,3 +233,4 @@ def check_memories(prepared: Prepared) -> None:
                 tokenizer_fingerprint=prepared.tokenizer_fingerprint,
                 model_fingerprint=prepared.model_fingerprint,
             )
+    prepared.method.check_kept(prepared.finished)

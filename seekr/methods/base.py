@@ -147,6 +147,9 @@ class Method:
         """Makes the base model what is trained on the first task. Weights are drawn from torch's random state."""
         return model if lora is None else with_adapter(model, lora)
 
+    def check_kept(self, stages: Sequence[Path]) -> None:
+        """Raises InputError where a file is missing that the method has kept of the finished stages for later ones."""
+
     def load_trainable(self, base: str, weights: Path | None, *, dtype: str, lora: LoraConfig | None) -> Any:
         """The model that is trained on the next task; `weights` = the newest stage's, None = `base` itself."""
         model = load_stage(base, weights, dtype=dtype, trainable=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from seekr.batches import MicroBatch, TokenizedRow
 from seekr.errors import InputError
 from seekr.losses import answer_cross_entropy
 from seekr.methods.base import Method, TaskContext, batch_of
+from seekr.models import measuring
 
 FILE = "ewc.safetensors"
 
@@ -64,9 +65,12 @@ class Ewc(Method):
                 "the skill is measured; leave lora out, or the skill"
             )
 
+    def check_kept(self, stages: Sequence[Path]) -> None:
+        newest_quadratic(stages)
+
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
-        self._kept = newest_quadratic(context)
+        self._kept = newest_quadratic(context.stages)
         self._held = trained_parameters(context.model)
         if self._kept is not None and self._kept.names != {name for name, _ in self._held}:
             raise InputError("method ewc: the weights that are trained now are not those that were measured before")
@@ -81,16 +85,17 @@ class Ewc(Method):
         return parts | {"ewc": parts["task"] * 0 if penalty is None else penalty}
 
     def after_task(self, context: TaskContext) -> None:
-        model = context.model.eval()
+        model = context.model
         frozen = not context.learn  # a skill's model is the base model as it answers
         if frozen:
             model.requires_grad_(True)
         parameters = trained_parameters(model)
-        fisher = measure_fisher(parameters, self._fisher_rows(context), context)
+        with measuring(model):
+            fisher = measure_fisher(parameters, self._fisher_rows(context), context)
         anchors = {name: parameter.detach().float().cpu() for name, parameter in parameters}
         folder = context.folder / "model" if context.learn else context.folder
         folder.mkdir(exist_ok=True)
-        save_file(combined(newest_quadratic(context), fisher, anchors), folder / FILE)
+        save_file(combined(newest_quadratic(context.stages), fisher, anchors), folder / FILE)
         if frozen:
             model.requires_grad_(False)
         self._kept, self._held = None, []
@@ -199,11 +204,11 @@ def combined(kept: Quadratic | None, fisher: dict[str, Tensor], anchors: dict[st
     return written | {f"anchor.{name}": tensor.contiguous() for name, tensor in anchors.items()}
 
 
-def newest_quadratic(context: TaskContext) -> Quadratic | None:
-    """What the stage before this one has kept; None for the first one. Raises InputError where it is missing."""
-    if not context.stages:
+def newest_quadratic(stages: Sequence[Path]) -> Quadratic | None:
+    """What the newest of the stages has kept; None without any. Raises InputError where it is missing."""
+    if not stages:
         return None
-    stage = context.stages[-1]
+    stage = stages[-1]
     path = stage / "model" / FILE if (stage / "model").is_dir() else stage / FILE
     if not path.is_file():
         raise InputError(f"{path}: missing; restore it or learn the task again")

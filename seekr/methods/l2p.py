@@ -43,8 +43,8 @@ class L2p(SoftPrompts):
         frequency_penalty: whether equation 4 holds while a task is learned. Frequencies are counted when a task ends,
             over its rows. Without it tasks share the prompts that the first one chose.
 
-    Source: Wang et al., arXiv 2112.08654; the defaults are its settings for Split CIFAR-100. Prompts begin as
-    embeddings of random entries of the vocabulary, keys random on their scale.
+    Source: Wang et al., arXiv 2112.08654; the defaults are those of the paper for Split CIFAR-100. Prompts begin
+    as embeddings of random entries of the vocabulary, keys random on their scale.
     """
 
     name: ClassVar[str] = "l2p"

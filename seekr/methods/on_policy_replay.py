@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
@@ -59,6 +60,9 @@ class OnPolicyReplay(Seekr):
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         if self.attention_weight:
             super().check_model(model, max_length, tasks)
+
+    def check_kept(self, stages: Sequence[Path]) -> None:
+        self._of_weights().check_kept(self, stages)
 
     def before_task(self, context: TaskContext) -> None:
         self._of_weights().before_task(self, context)

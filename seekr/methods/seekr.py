@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,7 +29,9 @@ from seekr.heads import ImportanceForm, head_importance, resolve_budgets, select
 from seekr.memory import Memory
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.derpp import Derpp
+from seekr.models import measuring
 
+_IMPORTANCE = "importance.safetensors"
 _MEASURED_TOGETHER = 4  # samples in one forward while measuring: the activations of a training step at most
 
 
@@ -69,11 +74,9 @@ class Seekr(Derpp):
         resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
         check_attention(model, max_length)
 
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
-        for stage in context.stages:  # needed once the task is learned, and a loss is better told before
-            if not (stage / "importance.safetensors").is_file():
-                raise InputError(f"{stage / 'importance.safetensors'}: missing; restore it or learn the task again")
+    def check_kept(self, stages: Sequence[Path]) -> None:
+        for stage in stages:  # needed once the task is learned, and a loss is better told before
+            importance_of(stage)
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         counted = {row: key for row, key in enumerate(batch.rows) if batch.weights[row]}
@@ -110,9 +113,8 @@ class Seekr(Derpp):
 
     def after_task(self, context: TaskContext) -> None:
         samples = self.kept_samples(context)
-        context.model.eval()
         sensitivity, change = self._measure(samples, context)
-        past = [load_file(stage / "importance.safetensors") for stage in context.stages]
+        past = [importance_of(stage) for stage in context.stages]
         importance = head_importance(
             [measured["sensitivity"] for measured in past] + [sensitivity],
             [measured["change"] for measured in past] + [change],
@@ -121,7 +123,7 @@ class Seekr(Derpp):
         budgets = resolve_budgets(*layers_and_heads(context.model), self.layer_budget, self.head_budget)
         heads = select_heads(importance, layer_budget=budgets[0], head_budget=budgets[1])
         measured = {"sensitivity": sensitivity, "change": change, "importance": importance}
-        save_file(measured, context.folder / "importance.safetensors")
+        save_file(measured, context.folder / _IMPORTANCE)
         chosen = {str(layer): kept.tolist() for layer, kept in heads.items()}
         (context.folder / "heads.json").write_text(json.dumps(chosen, indent=1) + "\n")
         self._remember(samples, heads, context)
@@ -136,7 +138,8 @@ class Seekr(Derpp):
                 some = samples[start : start + _MEASURED_TOGETHER]
                 batch = batch_of(some, context)
                 share = len(some) / len(samples)
-                found = unnormalized_sensitivity(context.model, batch, entries=self.entries, norm=self.norm)
+                with measuring(context.model):
+                    found = unnormalized_sensitivity(context.model, batch, entries=self.entries, norm=self.norm)
                 sensitivity += found.cpu() * share
                 if before is not None:
                     change += measure_change(before, context.model, batch, norm=self.norm).cpu() * share
@@ -169,6 +172,15 @@ class Seekr(Derpp):
         if self.query_budget is None or self.query_budget >= length:
             return None
         return torch.from_numpy(np.sort(draw.choice(length, size=self.query_budget, replace=False)))
+
+
+def importance_of(stage: Path) -> dict[str, Tensor]:
+    """What was measured of a stage's heads: name → [layers, heads]. Raises InputError where it cannot be read."""
+    path = stage / _IMPORTANCE
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); restore it or learn the task again") from None
 
 
 def attention_floor(model: nn.Module, memory: Memory, context: TaskContext) -> float:

@@ -116,6 +116,7 @@ def edit(config: Config, key: str, value: Any) -> None:
         ("training.gradient_checkpointing_kwargs", {"use_reentrant": True}, "reentrant"),
         ("lora", {"rank": 8}, "lora: unknown key 'rank'"),
         ("lora", {"r": 0}, "lora.r must be at least 1"),
+        ("lora", {"lora_dropout": 2.0}, "lora.lora_dropout must be at least 0 and below 1, not 2.0"),
         ("lora", {"target_modules": ["nowhere"]}, "lora: does not fit the model"),
         ("output_dir", "", "output_dir"),
         ("output_dir", "/proc/none/run", "output_dir: /proc/none/run cannot be written to"),

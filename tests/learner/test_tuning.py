@@ -47,6 +47,13 @@ def test_every_combination_once_the_last_key_fastest() -> None:
     ]
 
 
+def test_keys_of_a_preset() -> None:
+    """`tasks.only` is a list for all candidates; what a preset's tasks share can be tried as what one task has."""
+    grid, fixed = parse_grid(["tasks.only=[a,b]", "tasks.train_limit=[8,16]", "tasks.1.num_train_epochs=[1,2]"])
+    assert fixed == ["tasks.only=[a,b]"]
+    assert grid == {"tasks.train_limit": [8, 16], "tasks.1.num_train_epochs": [1, 2]}
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -60,6 +67,7 @@ def test_every_combination_once_the_last_key_fastest() -> None:
         (["tasks=[a]"], "tasks is no setting"),
         (["tasks.0.test=[a,b]"], "tasks.0.test is no setting"),
         (["tasks.0.metric=[a,b]"], "tasks.0.metric is no setting"),
+        (["tasks.preset=[a,b]"], "tasks.preset is no setting"),
         (["x=[1"], "not valid YAML"),
     ],
 )

@@ -246,3 +246,32 @@ def test_what_is_missing_or_of_other_weights_is_told_before_training(tmp_path: P
     (stages[0] / "model" / FILE).unlink()
     with pytest.raises(InputError, match=r"ewc\.safetensors: missing"):
         method.before_task(context(tmp_path / "next", model, [], index=1, stages=stages))
+
+
+def test_fisher_fits_where_checkpointed_training_fits(tmp_path: Path) -> None:
+    """With gradient checkpointing the layers' activations are not kept while the Fisher is measured either."""
+    samples = toy_samples(5, seed=3)
+    plain, checkpointed = (by_definition.tiny_llama() for _ in range(2))
+    checkpointed.load_state_dict(plain.state_dict())
+    checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
+    forwards = []
+    checkpointed.model.layers[0].mlp.register_forward_pre_hook(lambda *_: forwards.append(checkpointed.training))
+    files = [learned(Ewc(), tmp_path / str(n), [model], [samples])[0] for n, model in enumerate((plain, checkpointed))]
+    assert len(forwards) == 2 * len(samples)
+    assert not any(module.training for module in checkpointed.modules())
+    expected, found = (load_file(file / "model" / FILE) for file in files)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-9)
+
+
+def test_fisher_of_float16_autocast_is_not_lost_below_its_range(tmp_path: Path) -> None:
+    model = by_definition.tiny_llama()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e-5)
+    samples = toy_samples(4, seed=5)
+    plain = load_file(learned(Ewc(), tmp_path / "plain", [model], [samples])[0] / "model" / FILE)
+    with torch.autocast("cpu", dtype=torch.float16):
+        mixed = load_file(learned(Ewc(), tmp_path / "mixed", [model], [samples])[0] / "model" / FILE)
+    name = "fisher.model.layers.0.mlp.down_proj.weight"
+    assert plain[name].sum() > 0
+    torch.testing.assert_close(mixed[name], plain[name], rtol=1e-5, atol=0)

@@ -358,12 +358,19 @@ def test_importance_runs_over_all_tasks(tmp_path: Path, form: Any) -> None:
         assert memory.about["heads"] == as_json
 
 
-def test_measures_are_means_over_the_kept_samples(tmp_path: Path) -> None:
-    """However many are measured together: six samples, one batch of all."""
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_measures_are_means_over_the_kept_samples(tmp_path: Path, checkpointing: bool) -> None:
+    """However many are measured together, and whether the layers' activations are kept: six samples, one batch."""
     before, after = model_line(1)
+    forwards: list[bool] = []
+    after.model.layers[0].mlp.register_forward_pre_hook(lambda *_: forwards.append(True))
+    if checkpointing:
+        after.gradient_checkpointing_enable({"use_reentrant": False})
     samples = toy_samples(6)
     method = make_method(exact(replay_ratio=1.0))
     learn_stages(method, tmp_path, [(before, after, samples)])
+    # Two batches, for sensitivity and for change, and six rows remembered, whose stored form is looked at again.
+    assert len(forwards) == 2 * 2 + 2 * 6 + 2 * checkpointing
     found = load_file(tmp_path / "00" / "importance.safetensors")
     batch = collate(samples, 0)
     assert by_definition.relative_error(found["sensitivity"], measure_sensitivity(after, batch)) < 1e-5
@@ -425,8 +432,9 @@ def test_task_loss_is_the_share_of_the_step() -> None:
 
 def test_lost_importance_is_told_before_the_next_task(tmp_path: Path) -> None:
     method = make_method(exact())
-    model = two_tasks(method, tmp_path)
-    (tmp_path / "00" / "importance.safetensors").unlink()
+    two_tasks(method, tmp_path)
     stages = [tmp_path / "00", tmp_path / "01"]
-    with pytest.raises(InputError, match=r"importance\.safetensors: missing"):
-        method.before_task(context(tmp_path / "02", model, toy_samples(4), stages=stages))
+    method.check_kept(stages)
+    (tmp_path / "00" / "importance.safetensors").unlink()
+    with pytest.raises(InputError, match=r"importance\.safetensors: cannot be read .*No such file"):
+        method.check_kept(stages)
