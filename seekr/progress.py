@@ -22,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from seekr.processes import is_main
+
 LINE_EVERY = 30.0  # seconds between plain lines
 WORTH_A_LINE = 10.0  # a part that took so many seconds leaves a line behind when it is done
 
@@ -39,7 +41,7 @@ def bar(label: str, total: int | None = None, *, done: int = 0) -> Iterator[Adva
     `total` None = unknown; `done` units were finished by an earlier run. Bars may be nested. Only the main
     process shows any.
     """
-    if os.environ.get("SEEKR_PROGRESS") == "0" or int(os.environ.get("RANK", "0")) > 0:
+    if os.environ.get("SEEKR_PROGRESS") == "0" or not is_main():
         yield _silent
         return
     part = _Part(label, total, done)

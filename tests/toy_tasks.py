@@ -62,6 +62,17 @@ def learn_stages(
     return done
 
 
+def task_batch(samples: Sequence[KeptSample], places: Sequence[int] | None = None, fillers: int = 0) -> MicroBatch:
+    """The rows at `places` (all) of a step of all `samples`; the last `fillers` of them weigh nothing."""
+    places = range(len(samples)) if places is None else places
+    inputs = collate([samples[place] for place in places], 0)
+    labels = inputs.pop("labels")
+    weights = torch.tensor([1.0] * (len(places) - fillers) + [0.0] * fillers)
+    tokens = sum(map(answer_tokens, samples))
+    step = [(-1, place) for place in range(len(samples))]
+    return MicroBatch("task", inputs, labels, weights, [(-1, place) for place in places], tokens, step)
+
+
 def replay_batch(
     method: Method, rows: Sequence[Row], step_rows: Sequence[Row], weights: Sequence[float] | None = None
 ) -> MicroBatch:

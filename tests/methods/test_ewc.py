@@ -12,9 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from toy_tasks import context, toy_samples
+from toy_tasks import context, task_batch, toy_samples
 
-from seekr.batches import MicroBatch, answer_tokens, collate
 from seekr.errors import InputError
 from seekr.memory import KeptSample
 from seekr.methods import Ewc, Sequential
@@ -66,15 +65,6 @@ def learned(method: Ewc, folder: Path, models: list[nn.Module], tasks: list[list
         method.after_task(context(stage, model, samples, index=index, stages=list(stages)))
         stages.append(stage)
     return stages
-
-
-def task_batch(samples: list[KeptSample], chosen: list[int], fillers: int = 0) -> MicroBatch:
-    inputs = collate([samples[index] for index in chosen], 0)
-    labels = inputs.pop("labels")
-    weights = torch.tensor([1.0] * (len(chosen) - fillers) + [0.0] * fillers)
-    tokens = sum(map(answer_tokens, samples))
-    rows = [(-1, index) for index in range(len(samples))]
-    return MicroBatch("task", inputs, labels, weights, [rows[index] for index in chosen], tokens, rows)
 
 
 def test_fisher_and_penalty_by_hand_on_two_numbers(tmp_path: Path) -> None:

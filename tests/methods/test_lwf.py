@@ -9,9 +9,9 @@ import attention_definitions as by_definition
 import pytest
 import torch
 from torch import Tensor, nn
-from toy_tasks import context, toy_samples
+from toy_tasks import context, task_batch, toy_samples
 
-from seekr.batches import MicroBatch, answer_tokens, collate
+from seekr.batches import collate
 from seekr.losses import TopLogits
 from seekr.memory import KeptSample
 from seekr.methods import Lwf, Sequential
@@ -23,15 +23,6 @@ def begun(method: Lwf, folder: Path, model: nn.Module, samples: list[KeptSample]
     """The method before the second task."""
     method.before_task(context(folder, model, samples, **{"index": 1, "stages": [folder / "00"]} | changes))
     return method
-
-
-def task_batch(samples: list[KeptSample], chosen: list[int], fillers: int = 0) -> MicroBatch:
-    inputs = collate([samples[index] for index in chosen], 0)
-    labels = inputs.pop("labels")
-    weights = torch.tensor([1.0] * (len(chosen) - fillers) + [0.0] * fillers)
-    tokens = sum(map(answer_tokens, samples))
-    rows = [(-1, index) for index in range(len(samples))]
-    return MicroBatch("task", inputs, labels, weights, [rows[index] for index in chosen], tokens, rows)
 
 
 def by_hand(old: nn.Module, new: nn.Module, samples: list[KeptSample], temperature: float) -> Tensor:

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from toy_tasks import toy_samples
+from toy_tasks import task_batch, toy_samples
 
-from seekr.batches import MicroBatch, answer_tokens, collate
 from seekr.methods import Olora
 
 LORA = {"r": 2, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"]}
@@ -51,14 +50,6 @@ def learned(method: Olora, base: Path, folder: Path, tasks: int, **more: Any) ->
     return weights
 
 
-def task_batch(samples: Any, of_step: Any, weights: list[float]) -> MicroBatch:
-    inputs = collate(samples, 0)
-    labels = inputs.pop("labels")
-    rows = [(-1, index) for index in range(len(of_step))]
-    tokens = sum(answer_tokens(sample) for sample in of_step)
-    return MicroBatch("task", inputs, labels, torch.tensor(weights), rows[: len(samples)], tokens, rows)
-
-
 def test_penalty_is_the_definition_however_a_step_is_cut(base: Path, tmp_path: Path) -> None:
     method = Olora(orthogonality_weight=0.7)
     model = method.load_trainable(str(base), learned(method, base, tmp_path, 2), dtype="float32", lora=lora())
@@ -74,9 +65,8 @@ def test_penalty_is_the_definition_however_a_step_is_cut(base: Path, tmp_path: P
         parts = {"task": 0.0, "orthogonality": 0.0}
         start = 0
         for cut in cuts:
-            some = samples[start : start + cut]
             # The filler weighs nothing, as where ranks have to run equally many rows.
-            batch = task_batch([*some, samples[0]], samples, [1.0] * cut + [0.0])
+            batch = task_batch(samples, [*range(start, start + cut), 0], fillers=1)
             for name, value in method.task_loss(model, batch).items():
                 parts[name] += value.item()
             start += cut
@@ -87,7 +77,7 @@ def test_penalty_is_the_definition_however_a_step_is_cut(base: Path, tmp_path: P
 def test_without_past_or_weight_there_is_no_penalty(base: Path, tmp_path: Path) -> None:
     method = Olora()
     samples = toy_samples(3)
-    batch = task_batch(samples, samples, [1.0] * 3)
+    batch = task_batch(samples)
     assert method.task_loss(method.load_trainable(str(base), None, dtype="float32", lora=lora()), batch).keys() == {
         "task"
     }
@@ -132,7 +122,7 @@ def test_only_the_new_adapter_learns_and_drops(base: Path, tmp_path: Path) -> No
     model = method.load_trainable(str(base), weights, dtype="float32", lora=lora(lora_dropout=0.5)).train()
     model.set_adapter("default")
     samples = toy_samples(3)
-    torch.stack(list(method.task_loss(model, task_batch(samples, samples, [1.0] * 3)).values())).sum().backward()
+    torch.stack(list(method.task_loss(model, task_batch(samples)).values())).sum().backward()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert trained

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_tasks import toy_samples
+from toy_tasks import task_batch, toy_samples
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import seekr.methods.osf
-from seekr.batches import MicroBatch, answer_tokens, collate
 from seekr.errors import InputError
 from seekr.methods import Osf
 
@@ -30,19 +29,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def toy_batch() -> MicroBatch:
-    samples = toy_samples(4)
-    inputs = collate(samples, 0)
-    labels = inputs.pop("labels")
-    rows = [(-1, index) for index in range(4)]
-    return MicroBatch("task", inputs, labels, torch.ones(4), rows, sum(map(answer_tokens, samples)), rows)
-
-
 def learn_task(method: Osf, base: Path, weights: Path | None, folder: Path, steps: int = 30) -> Path:
     """AdamW with weight decay on random rows, as the Trainer asks the method; the stage's model folder."""
     model = method.load_trainable(str(base), weights, dtype="float32", lora=None)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
-    batch = toy_batch()
+    batch = task_batch(toy_samples(4))
     for step in range(steps):
         method.task_loss(model, batch)["task"].backward()
         method.after_backward(model, step)
@@ -94,7 +85,7 @@ def test_peft_alone_leaves_the_subspace_under_adamw(
 
 def test_every_loss_is_of_the_weights_that_would_be_kept(base: Path) -> None:
     """Projected behind each step, not only behind the last: else what is trained is not what is saved."""
-    method, batch = Osf(), toy_batch()
+    method, batch = Osf(), task_batch(toy_samples(4))
     model = method.load_trainable(str(base), None, dtype="float32", lora=None)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     kept = dict(AutoModelForCausalLM.from_pretrained(base).named_parameters())["model.layers.0.mlp.up_proj.weight"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from toy_tasks import context, toy_samples
+from toy_tasks import context, task_batch, toy_samples
 from transformers import (
     GenerationConfig,
     GPT2Config,
@@ -20,7 +20,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from seekr.batches import MicroBatch, answer_tokens, collate
+from seekr.batches import answer_tokens, collate
 from seekr.errors import InputError
 from seekr.memory import KeptSample, Memory
 from seekr.methods import L2p, Lfpt5, ProgressivePrompts, make_method
@@ -228,16 +228,6 @@ def test_more_prompts_than_the_pool_has() -> None:
 # A step's loss ------------------------------------------------------------------------------------------------------
 
 
-def task_batch(
-    samples: list[Any], places: list[int], step: list[int], weights: list[float] | None = None
-) -> MicroBatch:
-    inputs = collate([samples[i] for i in places], 0)
-    labels = inputs.pop("labels")
-    tokens = sum(answer_tokens(samples[i]) for i in step)
-    counted = torch.tensor(weights or [1.0] * len(places))
-    return MicroBatch("task", inputs, labels, counted, [(-1, i) for i in places], tokens, [(-1, i) for i in step])
-
-
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Σ over tokens, logits [tokens, vocabulary] being those of the positions before."""
     return -logits.log_softmax(-1)[torch.arange(len(targets)), targets].sum()
@@ -269,7 +259,7 @@ def test_l2p_loss_is_equation_5_however_it_is_cut() -> None:
         parts: dict[str, float] = {}
         for cut in cuts:
             # A filler weighs nothing.
-            batch = task_batch(samples, [*cut, 0], step, [1.0] * len(cut) + [0.0])
+            batch = task_batch(samples, [*cut, 0], fillers=1)
             for name, value in method.task_loss(model, batch).items():
                 parts[name] = parts.get(name, 0.0) + float(value)
         assert parts == pytest.approx(expected, rel=1e-5)
@@ -279,7 +269,7 @@ def test_l2p_gradients_reach_chosen_prompts_and_keys_alone() -> None:
     model: Any = prompted("l2p", base_model())
     samples = toy_samples(3)
     method = L2p(pool_size=6, prompt_tokens=2, prompts_per_input=2)
-    torch.stack(list(method.task_loss(model, task_batch(samples, [0, 1, 2], [0, 1, 2])).values())).sum().backward()
+    torch.stack(list(method.task_loss(model, task_batch(samples)).values())).sum().backward()
     inputs = collate(samples, 0)
     chosen, _ = model.choose(
         inputs["input_ids"], prompt_mask(inputs["attention_mask"], inputs["labels"]), penalized=True
@@ -347,12 +337,12 @@ def test_lfpt5_loss_is_of_the_answers_and_of_whole_rows(tmp_path: Path) -> None:
     for cuts in ([[0, 1, 2, 3, 4]], [[4], [0, 3], [2, 1]]):
         parts: dict[str, float] = {}
         for cut in cuts:
-            batch = task_batch(samples, [*cut, 1], list(range(5)), [1.0] * len(cut) + [0.0])
+            batch = task_batch(samples, [*cut, 1], fillers=1)
             for name, value in method.task_loss(model, batch).items():
                 parts[name] = parts.get(name, 0.0) + float(value)
         assert parts == pytest.approx(expected, rel=1e-5)
     plain, _ = make_lfpt5(tmp_path / "plain", model, samples, lm_weight=0.0)
-    assert set(plain.task_loss(model, task_batch(samples, [0, 1], [0, 1]))) == {"task"}
+    assert set(plain.task_loss(model, task_batch(samples, [0, 1]))) == {"task"}
 
 
 def test_the_generation_token_is_in_no_prompt(tmp_path: Path) -> None:
