@@ -7,15 +7,15 @@ a block is known, so nothing of size length × length is ever kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seekr.attention.rows import MapRows, QueryKeyRows, block_size, blocks, rows_of_call, visible_columns
+from seekr.attention.rows import MapRows, block_size, blocks, rows_of_call, visible_columns
 from seekr.attention.tap import AttentionCall
 
 
@@ -50,9 +50,34 @@ def attention_divergence(call: AttentionCall, teachers: Sequence[SampleTeacher])
 
     Source: SEEKR, arXiv 2411.06171 (attention distillation), with means for sums.
     """
+    return divergence_by(_sample_divergence, call, teachers)
+
+
+class Gradients(NamedTuple):
+    """Of one sample's divergence.
+
+    Attributes:
+        query: [heads, queries, head_dim].
+        key: [parts, length, head_dim].
+        key_heads: [parts], the key/value head that each part is added to.
+        sink: [heads], 0 without a sink.
+    """
+
+    query: Tensor
+    key: Tensor
+    key_heads: Tensor
+    sink: Tensor
+
+
+SampleDivergence = Callable[[AttentionCall, SampleTeacher, bool], tuple[Tensor, Gradients | None]]
+"""The divergence of one sample, and its gradients where they are asked for."""
+
+
+def divergence_by(measure: SampleDivergence, call: AttentionCall, teachers: Sequence[SampleTeacher]) -> Tensor:
+    """`attention_divergence`, each sample being measured by `measure`."""
     if not teachers:
         return call.query.new_zeros(0, dtype=torch.float32)
-    return _Divergence.apply(call.query, call.key, call.sink, call, tuple(teachers))
+    return _Divergence.apply(call.query, call.key, call.sink, measure, call, tuple(teachers))
 
 
 class _Divergence(torch.autograd.Function):
@@ -62,31 +87,31 @@ class _Divergence(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         sink: Tensor | None,
+        measure: SampleDivergence,
         call: AttentionCall,
         teachers: tuple[SampleTeacher, ...],
     ) -> Tensor:
         needs_gradient = any(ctx.needs_input_grad[:3])
-        values, gradients = [], []
         with torch.autocast(query.device.type, enabled=False), full_precision():
-            for teacher in teachers:
-                student = rows_of_call(call, teacher.sample, teacher.span, teacher.heads, teacher.positions)
-                value, gradient = _sample_divergence(student, teacher.rows, needs_gradient)
-                values.append(value)
-                gradients.append(gradient)
+            found = [measure(call, teacher, needs_gradient) for teacher in teachers]
         ctx.teachers = teachers
         ctx.shapes = query.shape, key.shape, None if sink is None else sink.shape
         ctx.dtypes = query.dtype, key.dtype
         if needs_gradient:
             # float16 would lose gradients of this size before the loss scale reaches them.
             kept = torch.bfloat16 if query.dtype == torch.bfloat16 else torch.float32
-            flat = [part.to(kept) for gradient in gradients for part in gradient]  # type: ignore[union-attr]
-            ctx.save_for_backward(*flat)
-        return torch.stack(values)
+            gradients = [gradient for _, gradient in found if gradient is not None]
+            ctx.save_for_backward(*(part for one in gradients for part in _in(kept, one)))
+        return torch.stack([value for value, _ in found])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         return _scatter_gradients(ctx, upstream)
+
+
+def _in(dtype: torch.dtype, gradient: Gradients) -> Gradients:
+    return gradient._replace(query=gradient.query.to(dtype), key=gradient.key.to(dtype))
 
 
 def _scatter_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -96,9 +121,8 @@ def _scatter_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     query_grad = upstream.new_zeros(query_shape, dtype=query_dtype)
     key_grad = upstream.new_zeros(key_shape, dtype=key_dtype)
     sink_grad = None if sink_shape is None else upstream.new_zeros(sink_shape)
-    group = query_shape[1] // key_shape[1]
     for index, teacher in enumerate(ctx.teachers):
-        query_part, key_part, sink_part = gradients[3 * index : 3 * index + 3]
+        query_part, key_part, key_heads, sink_part = gradients[4 * index : 4 * index + 4]
         scale = upstream[index]
         start, stop = teacher.span
         rows = query_grad[teacher.sample, :, start:stop]
@@ -109,16 +133,17 @@ def _scatter_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         else:
             rows.index_put_((heads[:, None], teacher.positions[None, :]), part, accumulate=True)
         keys = key_grad[teacher.sample, :, start:stop]
-        keys.index_add_(0, heads // group, (key_part * scale).to(key_dtype))
+        keys.index_add_(0, key_heads, (key_part * scale).to(key_dtype))
         if sink_grad is not None:
             sink_grad.index_add_(0, heads, (sink_part * scale).to(sink_grad.dtype))
-    return query_grad, key_grad, sink_grad, None, None
+    return query_grad, key_grad, sink_grad, None, None, None
 
 
 def _sample_divergence(
-    student: QueryKeyRows, teacher: MapRows, needs_gradient: bool
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-    """Value, and the gradients to query [heads, queries, d], key [heads, length, d] and sink [heads]."""
+    call: AttentionCall, target: SampleTeacher, needs_gradient: bool
+) -> tuple[Tensor, Gradients | None]:
+    student = rows_of_call(call, target.sample, target.span, target.heads, target.positions)
+    teacher = target.rows
     heads, queries, _ = student.query.shape
     geometry = student.geometry
     share = 1.0 / (heads * queries)
@@ -146,7 +171,10 @@ def _sample_divergence(
             out=query_grad[:, rows],
         )  # fmt: skip
         key_grad[:, columns].baddbmm_(gradient.transpose(1, 2), student.query[:, rows], alpha=geometry.scaling * share)
-    return value * share, (query_grad, key_grad, sink_grad * share) if needs_gradient else None
+    if not needs_gradient:
+        return value * share, None
+    key_heads = target.heads // (call.query.shape[1] // call.key.shape[1])
+    return value * share, Gradients(query_grad, key_grad, key_heads, sink_grad * share)
 
 
 class full_precision:

@@ -1,0 +1,284 @@
+"""The divergence on a GPU: the same function as `divergence.attention_divergence`, as two Triton kernels.
+
+A program of the first owns a block of queries and goes over the keys they see twice: for the log-sum-exps of both maps
+and the divergence (online, with a running maximum), then for the gradient to the queries. A program of the second owns
+a block of keys and goes over the queries that see them, of every chosen head that shares these keys. Scores are
+recomputed and never stored, and each sum has one owner: no atomics, and two runs give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton import knobs
+
+from seekr.attention.divergence import Gradients, SampleTeacher, divergence_by
+from seekr.attention.rows import LOG_ZERO, ChosenHeads, QueryKeyRows
+from seekr.attention.stored import StoredRows
+from seekr.attention.tap import AttentionCall
+
+_HIDDEN = tl.constexpr(LOG_ZERO)
+
+
+def attention_divergence(call: AttentionCall, teachers: Sequence[SampleTeacher]) -> Tensor:
+    """What `seekr.attention.divergence.attention_divergence` returns, with its gradients, from Triton kernels.
+
+    Args:
+        call: the student's recorded attention call; float32, bfloat16 or float16, on a GPU (or anywhere under Triton's
+            interpreter). Products are taken in this dtype with float32 sums; those of float32 in full precision.
+        teachers: one for each sample that is compared; rows from queries and keys, or stored rows of the map.
+
+    Returns:
+        Tensor[len(teachers)], float32, differentiable in the call's query, key and sink.
+    """
+    return divergence_by(_sample_divergence, call, teachers)
+
+
+def _sample_divergence(
+    call: AttentionCall, target: SampleTeacher, needs_gradient: bool
+) -> tuple[Tensor, Gradients | None]:
+    student = ChosenHeads.of_call(call, target.sample, target.span, target.heads, target.positions)
+    query, key, positions = _product(student.query), _product(student.key), student.positions
+    heads, queries, size = query.shape
+    length = key.shape[1]
+    window = call.geometry.window or length
+    sink = None if student.sink is None else student.sink.float().contiguous()
+    teacher = _read(target, student.query.dtype)
+    rows, keys, warps = _block_sizes(query.dtype, size)
+    values = query.new_empty(heads, queries, dtype=torch.float32)
+    log_sums = query.new_empty(2, heads, queries, dtype=torch.float32)
+    query_grad = query.new_empty(query.shape, dtype=torch.float32) if needs_gradient else values
+    shared: dict[str, Any] = {
+        "student_query": query, "student_key": key, **teacher, "positions": positions, "log_sums": log_sums,
+        "heads": heads, "queries": queries, "length": length, "window": window, "scaling": call.geometry.scaling,
+        "softcap": call.geometry.softcap or 1.0, "scale": call.geometry.scaling / values.numel(),
+        "SIZE": size, "PADDED": max(16, triton.next_power_of_2(size)), "ROWS": rows, "KEYS": keys,
+        "SOFTCAP": call.geometry.softcap is not None, "num_warps": warps,
+        # The difference of two probabilities may lie below the range of float16, and is at most 1.
+        "LIFT": 2048.0 if query.dtype == torch.float16 else 1.0,
+    }  # fmt: skip
+    with torch.cuda.device_of(query):
+        _by_queries[(triton.cdiv(queries, rows), heads)](
+            **shared, key_of_head=student.key_of_head, values=values, query_grad=query_grad,
+            sink=values if sink is None else sink, SINK=sink is not None, GRADIENT=needs_gradient,
+        )  # fmt: skip
+        value = values.mean()
+        if not needs_gradient:
+            return value, None
+        edges = torch.arange(0, length, keys, device=query.device)
+        key_grad = torch.empty_like(key, dtype=torch.float32)
+        owners = torch.arange(len(key) + 1, device=query.device)
+        _by_keys[(len(edges), len(key))](
+            **shared, key_grad=key_grad, first_head=torch.searchsorted(student.key_of_head, owners),
+            first_row=torch.searchsorted(positions, edges),
+            end_row=torch.searchsorted(positions, edges + keys - 1 + window),
+        )  # fmt: skip
+    if sink is None:
+        sink_grad = query.new_zeros(heads, dtype=torch.float32)
+    else:
+        lost = torch.exp(sink[:, None] - log_sums[0]) - torch.exp(teacher["teacher_sink"] - log_sums[1])
+        sink_grad = lost.sum(dim=1) / values.numel()
+    key_heads = torch.unique(target.heads // (call.query.shape[1] // call.key.shape[1]))
+    return value, Gradients(query_grad, key_grad, key_heads, sink_grad)
+
+
+def _read(target: SampleTeacher, dtype: torch.dtype) -> dict[str, Any]:
+    """A teacher as the kernels take it: queries and keys in the student's dtype, or codes."""
+    rows = target.rows
+    if isinstance(rows, QueryKeyRows):
+        query, key = _product(rows.query.to(dtype)), _product(rows.key.to(dtype))
+        sink = query if rows.sink is None else rows.sink.float()[:, None].expand(query.shape[:2]).contiguous()
+        names = ("teacher_query", "teacher_key", "step", "starts", "teacher_sink")
+        return dict(zip(names, (query, key, query, query, sink), strict=True)) | {"entries": 0, "CODED": False}
+    if not isinstance(rows, StoredRows):
+        raise TypeError(f"{type(rows).__name__}: no rows that the kernels know")
+    entries = rows.codes.shape[1]
+    ends = torch.cat([rows.starts[1:], rows.starts.new_full((1,), entries)])
+    step = rows.step.float().contiguous()
+    sink = -(rows.codes[:, ends - 1].float() * step) if rows.sink else step
+    names = ("teacher_query", "teacher_key", "step", "starts", "teacher_sink")
+    codes = rows.codes.contiguous()
+    return dict(zip(names, (codes, codes, step, rows.starts, sink), strict=True)) | {"entries": entries, "CODED": True}
+
+
+def _product(tensor: Tensor) -> Tensor:
+    """As the kernels multiply it. Triton's interpreter takes bfloat16 for integers."""
+    wide = knobs.runtime.interpret and tensor.dtype == torch.bfloat16
+    return (tensor.float() if wide else tensor).contiguous()
+
+
+def _block_sizes(dtype: torch.dtype, size: int) -> tuple[int, int, int]:
+    """(queries, keys, warps) of a program, so that its tiles stay in registers and shared memory."""
+    return (32, 32, 4) if dtype == torch.float32 or size > 128 else (64, 64, 4)
+
+
+@triton.jit
+def _tanh(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    # The series near 0 keeps what the quotient would round away there.
+    small = tl.exp(-2.0 * tl.abs(x))
+    square = x * x
+    near = tl.abs(x) * (1.0 - square * (1.0 / 3.0 - square * (2.0 / 15.0)))
+    size = tl.where(square < 0.0025, near, (1.0 - small) / (1.0 + small))
+    return tl.where(x < 0, -size, size)
+
+
+@triton.jit
+def _scores(query, key, scaling, softcap, SOFTCAP: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scaling
+    if SOFTCAP:
+        scores = softcap * _tanh(scores / softcap)
+    return scores
+
+
+@triton.jit
+def _tile(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    query, key, query_of_teacher, teacher_key, step, starts, row_positions, row_there, columns, channels, head,
+    entries, length, window, scaling, softcap, SIZE: tl.constexpr, SOFTCAP: tl.constexpr, CODED: tl.constexpr,
+):  # fmt: skip  # noqa: ANN001
+    """Scores of both maps, those of a teacher's rows up to a constant of the row, and what is visible."""
+    visible = (columns[None, :] <= row_positions[:, None]) & (columns[None, :] > row_positions[:, None] - window)
+    visible = visible & row_there[:, None] & (columns[None, :] < length)
+    student = tl.where(visible, _scores(query, key, scaling, softcap, SOFTCAP), _HIDDEN)
+    if CODED:
+        first = tl.maximum(row_positions - window + 1, 0)
+        places = (starts - first)[:, None] + columns[None, :]
+        codes = tl.load(teacher_key + tl.cast(head, tl.int64) * entries + places, mask=visible, other=255)
+        teacher = tl.where(codes == 255, _HIDDEN, -codes.to(tl.float32) * step[:, None])
+    else:
+        there = (columns[:, None] < length) & (channels[None, :] < SIZE)
+        places = (tl.cast(head, tl.int64) * length + columns)[:, None] * SIZE + channels[None, :]
+        other = tl.load(teacher_key + places, mask=there, other=0.0)
+        teacher = tl.where(visible, _scores(query_of_teacher, other, scaling, softcap, SOFTCAP), _HIDDEN)
+    return student, teacher, visible
+
+
+@triton.jit
+def _difference(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    student, teacher, visible, student_sum, teacher_sum, softcap, SOFTCAP: tl.constexpr
+):  # noqa: ANN001
+    """p_student − p_teacher, through the soft cap: the gradient of a row's divergence to the scores before it."""
+    difference = tl.exp(student - student_sum[:, None]) - tl.exp(teacher - teacher_sum[:, None])
+    if SOFTCAP:
+        capped = student / softcap
+        difference = difference * (1.0 - capped * capped)
+    return tl.where(visible, difference, 0.0)
+
+
+@triton.jit
+def _by_queries(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    student_query, student_key, teacher_query, teacher_key, step, starts, teacher_sink, positions, log_sums, key_of_head,
+    sink, values, query_grad, heads, queries, length, entries, window, scaling, softcap, scale,
+    SIZE: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, CODED: tl.constexpr,
+    SOFTCAP: tl.constexpr, SINK: tl.constexpr, GRADIENT: tl.constexpr, LIFT: tl.constexpr,
+):  # fmt: skip  # noqa: ANN001
+    head = tl.program_id(1)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row_there = row < queries
+    place = tl.cast(head, tl.int64) * queries + row
+    position = tl.load(positions + row, mask=row_there, other=-1).to(tl.int32)
+    channels = tl.arange(0, PADDED)
+    inside = row_there[:, None] & (channels[None, :] < SIZE)
+    at = place[:, None] * SIZE + channels[None, :]
+    query = tl.load(student_query + at, mask=inside, other=0.0)
+    other_query, row_step, row_start = query, tl.zeros([ROWS], tl.float32), position
+    if CODED:
+        row_step = tl.load(step + place, mask=row_there, other=0.0)
+        row_start = tl.load(starts + row, mask=row_there, other=0)
+    else:
+        other_query = tl.load(teacher_query + at, mask=inside, other=0.0)
+    key_base = student_key + tl.load(key_of_head + head).to(tl.int64) * length * SIZE
+    first = tl.maximum(tl.min(tl.where(row_there, position, length)) - window + 1, 0) // KEYS * KEYS
+    end = tl.max(position) + 1
+
+    student_top = tl.full([ROWS], _HIDDEN, tl.float32)
+    student_sum = tl.zeros([ROWS], tl.float32)
+    teacher_top, teacher_sum, cross = student_top, student_sum, student_sum
+    if SINK:
+        student_top = tl.zeros([ROWS], tl.float32) + tl.load(sink + head)
+        teacher_top = tl.load(teacher_sink + place, mask=row_there, other=0.0)
+        student_sum, teacher_sum = student_sum + 1.0, teacher_sum + 1.0
+        cross = teacher_top - student_top
+    for start in range(first, end, KEYS):
+        columns = start + tl.arange(0, KEYS)
+        there = (columns[:, None] < length) & (channels[None, :] < SIZE)
+        key = tl.load(key_base + columns[:, None] * SIZE + channels[None, :], mask=there, other=0.0)
+        student, teacher, visible = _tile(
+            query, key, other_query, teacher_key, row_step, row_start, position, row_there, columns, channels, head,
+            entries, length, window, scaling, softcap, SIZE, SOFTCAP, CODED,
+        )  # fmt: skip
+        top = tl.maximum(student_top, tl.max(student, 1))
+        student_sum = student_sum * tl.exp(student_top - top) + tl.sum(tl.exp(student - top[:, None]), 1)
+        student_top = top
+        top = tl.maximum(teacher_top, tl.max(teacher, 1))
+        shrunk = tl.exp(teacher_top - top)
+        weights = tl.where(visible, tl.exp(teacher - top[:, None]), 0.0)
+        teacher_sum = teacher_sum * shrunk + tl.sum(weights, 1)
+        cross = cross * shrunk + tl.sum(weights * tl.where(visible, teacher - student, 0.0), 1)
+        teacher_top = top
+    # Rows that are not there have sums of nothing.
+    student_sum = tl.where(row_there, student_top + tl.log(student_sum), 0.0)
+    weight = tl.where(row_there, teacher_sum, 1.0)
+    teacher_sum = tl.where(row_there, teacher_top + tl.log(teacher_sum), 0.0)
+    tl.store(values + place, cross / weight + student_sum - teacher_sum, mask=row_there)
+    tl.store(log_sums + place, student_sum, mask=row_there)
+    tl.store(log_sums + tl.cast(heads, tl.int64) * queries + place, teacher_sum, mask=row_there)
+    if GRADIENT:
+        gradient = tl.zeros([ROWS, PADDED], tl.float32)
+        for start in range(first, end, KEYS):
+            columns = start + tl.arange(0, KEYS)
+            there = (columns[:, None] < length) & (channels[None, :] < SIZE)
+            key = tl.load(key_base + columns[:, None] * SIZE + channels[None, :], mask=there, other=0.0)
+            student, teacher, visible = _tile(
+                query, key, other_query, teacher_key, row_step, row_start, position, row_there, columns, channels,
+                head, entries, length, window, scaling, softcap, SIZE, SOFTCAP, CODED,
+            )  # fmt: skip
+            difference = _difference(student, teacher, visible, student_sum, teacher_sum, softcap, SOFTCAP)
+            gradient += tl.dot((difference * LIFT).to(key.dtype), key, input_precision="ieee")
+        tl.store(query_grad + at, gradient * (scale / LIFT), mask=inside)
+
+
+@triton.jit
+def _by_keys(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    student_query, student_key, teacher_query, teacher_key, step, starts, teacher_sink, positions, log_sums, key_grad,
+    first_head, first_row, end_row, heads, queries, length, entries, window, scaling, softcap, scale,
+    SIZE: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, CODED: tl.constexpr,
+    SOFTCAP: tl.constexpr, LIFT: tl.constexpr,
+):  # fmt: skip  # noqa: ANN001
+    block, owner = tl.program_id(0), tl.program_id(1)
+    columns = block * KEYS + tl.arange(0, KEYS)
+    channels = tl.arange(0, PADDED)
+    there = (columns[:, None] < length) & (channels[None, :] < SIZE)
+    at = (tl.cast(owner, tl.int64) * length + columns)[:, None] * SIZE + channels[None, :]
+    key = tl.load(student_key + at, mask=there, other=0.0)
+    first, end = tl.load(first_row + block) // ROWS * ROWS, tl.load(end_row + block)
+    gradient = tl.zeros([KEYS, PADDED], tl.float32)
+    for head in range(tl.load(first_head + owner), tl.load(first_head + owner + 1)):
+        for start in range(first, end, ROWS):
+            row = start + tl.arange(0, ROWS)
+            row_there = row < queries
+            place = tl.cast(head, tl.int64) * queries + row
+            position = tl.load(positions + row, mask=row_there, other=-1).to(tl.int32)
+            inside = row_there[:, None] & (channels[None, :] < SIZE)
+            rows_at = place[:, None] * SIZE + channels[None, :]
+            query = tl.load(student_query + rows_at, mask=inside, other=0.0)
+            other_query, row_step, row_start = query, tl.zeros([ROWS], tl.float32), position
+            if CODED:
+                row_step = tl.load(step + place, mask=row_there, other=0.0)
+                row_start = tl.load(starts + row, mask=row_there, other=0)
+            else:
+                other_query = tl.load(teacher_query + rows_at, mask=inside, other=0.0)
+            student, teacher, visible = _tile(
+                query, key, other_query, teacher_key, row_step, row_start, position, row_there, columns, channels,
+                head, entries, length, window, scaling, softcap, SIZE, SOFTCAP, CODED,
+            )  # fmt: skip
+            student_sum = tl.load(log_sums + place, mask=row_there, other=0.0)
+            teacher_sum = tl.load(log_sums + tl.cast(heads, tl.int64) * queries + place, mask=row_there, other=0.0)
+            difference = _difference(student, teacher, visible, student_sum, teacher_sum, softcap, SOFTCAP)
+            lifted = tl.trans((difference * LIFT).to(query.dtype))
+            gradient += tl.dot(lifted, query, input_precision="ieee")
+    tl.store(key_grad + at, gradient * (scale / LIFT), mask=there)
