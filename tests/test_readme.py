@@ -91,3 +91,12 @@ def test_tables_are_those_of_the_committed_measurements() -> None:
     listed = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))["tables"]()
     for name, table in listed.items():
         assert table in pages, f"the {name} table of README or docs is not that of benchmarks/results"
+
+
+def test_joint_training_beats_fine_tuning_in_turn_on_the_demo() -> None:
+    """All that is asserted of the fifteen methods' scores: the rest is reported as it came out."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "demo_methods.json").read_text())["rows"]
+    scores = {(row["method"], row["seed"]): row["overall_performance"] for row in rows}
+    assert {method for method, _ in scores} == set(METHODS)
+    for seed in range(10, 15):
+        assert scores["sequential", seed] < scores["joint", seed]
