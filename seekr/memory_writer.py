@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seekr.attention.rows import ChosenHeads
+from seekr.attention.rows import QueryKeyRows
 from seekr.attention.stored import Form, TeacherForm, automatic_form, encode
 from seekr.batches import TokenizedRow, answer_tokens
 from seekr.fingerprints import hash_file
@@ -68,7 +68,7 @@ class MemoryWriter:
         self,
         sample: TokenizedRow,
         *,
-        attention: Mapping[int, ChosenHeads] | None = None,
+        attention: Mapping[int, QueryKeyRows] | None = None,
         positions: Tensor | None = None,
         logits: TopLogits | None = None,
     ) -> None:

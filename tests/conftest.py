@@ -1,9 +1,14 @@
 """What every test may use: the shared material beside the checkout, where it is there."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Read when triton is imported, by whomever: its kernels then run without a GPU.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

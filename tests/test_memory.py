@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from seekr import memory as memory_reader
 from seekr import memory_writer as memory_file
 from seekr.attention import Tap
-from seekr.attention.rows import ChosenHeads, QueryKeyRows
+from seekr.attention.rows import QueryKeyRows
 from seekr.attention.tap import model_inputs
 from seekr.batches import collate
 from seekr.errors import InputError
@@ -46,7 +46,7 @@ def write(folder: Path, *, form: str = "exact", attention: bool = True, logits: 
         positions = torch.tensor([0, 2, 3]) if index % 2 else None
         span = (0, len(sample.input_ids))
         layers = {
-            layer: ChosenHeads.of_call(tap.calls[layer], 0, span, kept, positions) for layer, kept in HEADS.items()
+            layer: QueryKeyRows.of_call(tap.calls[layer], 0, span, kept, positions) for layer, kept in HEADS.items()
         }
         teachers.append({"layers": layers, "positions": positions, "logits": TopLogits.of_logits(found, 9, torch.half)})
         writer.add(
@@ -88,8 +88,8 @@ def test_everything_comes_back(tmp_path: Path, shard_bytes: int) -> None:
         for layer, expected in teacher["layers"].items():
             rows = signals.rows(layer, torch.device("cpu"))
             assert isinstance(rows, QueryKeyRows)
-            assert torch.equal(rows.query, expected.rows().query)
-            assert torch.equal(rows.key, expected.rows().key)
+            assert torch.equal(rows.query, expected.query)
+            assert torch.equal(rows.key, expected.key)
             assert rows.geometry == expected.geometry
             assert torch.equal(rows.positions, expected.positions)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seekr.attention.divergence import full_precision
-from seekr.attention.rows import QueryKeyRows, block_size, blocks, rows_of_call, visible_columns
+from seekr.attention.rows import QueryKeyRows, block_size, blocks, visible_columns
 from seekr.attention.sensitivity import Norm, check_options
 from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs, sample_spans
 from seekr.errors import InputError
@@ -63,7 +63,7 @@ def measure_change(
 def _squared_difference(before: AttentionCall, after: AttentionCall, sample: int, span: tuple[int, int]) -> Tensor:
     """||A_after − A_before||_F² of each head of one sample, [heads]; a sink's column is no entry of the map."""
     heads = torch.arange(after.query.shape[1], device=after.query.device)
-    old, new = (rows_of_call(call, sample, span, heads) for call in (before, after))
+    old, new = (QueryKeyRows.of_call(call, sample, span, heads) for call in (before, after))
     length = span[1] - span[0]
     total = torch.zeros(len(heads), device=heads.device)
     for rows in blocks(length, block_size(len(heads), length)):

@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from seekr.attention.divergence import SampleTeacher, attention_divergence
-from seekr.attention.rows import MapRows, rows_of_call
+from seekr.attention.backend import attention_divergence
+from seekr.attention.divergence import SampleTeacher
+from seekr.attention.rows import MapRows, QueryKeyRows
 from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs, sample_spans
 from seekr.errors import InputError
 
@@ -74,7 +75,7 @@ def attention_distillation_loss(
             targets = [
                 SampleTeacher(
                     sample, span, chosen, positions[sample],
-                    rows_of_call(source.calls[layer], sample, span, chosen, positions[sample]),
+                    QueryKeyRows.of_call(source.calls[layer], sample, span, chosen, positions[sample]),
                 )
                 for sample, span in enumerate(spans)
             ]  # fmt: skip

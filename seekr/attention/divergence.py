@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seekr.attention.rows import MapRows, block_size, blocks, rows_of_call, visible_columns
+from seekr.attention.rows import MapRows, QueryKeyRows, block_size, blocks, visible_columns
 from seekr.attention.tap import AttentionCall
 
 
@@ -94,7 +94,8 @@ class _Divergence(torch.autograd.Function):
         needs_gradient = any(ctx.needs_input_grad[:3])
         with torch.autocast(query.device.type, enabled=False), full_precision():
             found = [measure(call, teacher, needs_gradient) for teacher in teachers]
-        ctx.teachers = teachers
+        # Without the teachers' rows, which would stay until the backward.
+        ctx.places = [(one.sample, one.span, one.heads, one.positions) for one in teachers]
         ctx.shapes = query.shape, key.shape, None if sink is None else sink.shape
         ctx.dtypes = query.dtype, key.dtype
         if needs_gradient:
@@ -121,18 +122,16 @@ def _scatter_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     query_grad = upstream.new_zeros(query_shape, dtype=query_dtype)
     key_grad = upstream.new_zeros(key_shape, dtype=key_dtype)
     sink_grad = None if sink_shape is None else upstream.new_zeros(sink_shape)
-    for index, teacher in enumerate(ctx.teachers):
+    for index, (sample, (start, stop), heads, positions) in enumerate(ctx.places):
         query_part, key_part, key_heads, sink_part = gradients[4 * index : 4 * index + 4]
         scale = upstream[index]
-        start, stop = teacher.span
-        rows = query_grad[teacher.sample, :, start:stop]
-        heads = teacher.heads
+        rows = query_grad[sample, :, start:stop]
         part = (query_part * scale).to(query_dtype)
-        if teacher.positions is None:
+        if positions is None:
             rows.index_add_(0, heads, part)
         else:
-            rows.index_put_((heads[:, None], teacher.positions[None, :]), part, accumulate=True)
-        keys = key_grad[teacher.sample, :, start:stop]
+            rows.index_put_((heads[:, None], positions[None, :]), part, accumulate=True)
+        keys = key_grad[sample, :, start:stop]
         keys.index_add_(0, key_heads, (key_part * scale).to(key_dtype))
         if sink_grad is not None:
             sink_grad.index_add_(0, heads, (sink_part * scale).to(sink_grad.dtype))
@@ -142,16 +141,16 @@ def _scatter_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
 def _sample_divergence(
     call: AttentionCall, target: SampleTeacher, needs_gradient: bool
 ) -> tuple[Tensor, Gradients | None]:
-    student = rows_of_call(call, target.sample, target.span, target.heads, target.positions)
+    student = QueryKeyRows.of_call(call, target.sample, target.span, target.heads, target.positions)
     teacher = target.rows
-    heads, queries, _ = student.query.shape
+    heads, queries, _ = student.queries.shape
     geometry = student.geometry
     share = 1.0 / (heads * queries)
-    value = student.query.new_zeros(())
-    query_grad = torch.empty_like(student.query)
-    key_grad = torch.zeros_like(student.key)
-    sink_grad = student.query.new_zeros(heads)
-    for rows in blocks(queries, block_size(heads, student.key.shape[1])):
+    value = student.queries.new_zeros(())
+    query_grad = torch.empty_like(student.queries)
+    key_grad = torch.zeros_like(student.keys)
+    sink_grad = student.queries.new_zeros(heads)
+    for rows in blocks(queries, block_size(heads, student.keys.shape[1])):
         columns = visible_columns(student.positions[rows], geometry.window)
         scores = student.scores(rows, columns)
         log_student = scores.log_softmax(dim=-1)
@@ -167,10 +166,12 @@ def _sample_divergence(
         if geometry.softcap is not None:
             gradient = gradient * (1 - (scores / geometry.softcap).square()).clamp_(min=0)
         torch.baddbmm(
-            query_grad[:, rows], gradient, student.key[:, columns], beta=0, alpha=geometry.scaling * share,
+            query_grad[:, rows], gradient, student.keys[:, columns], beta=0, alpha=geometry.scaling * share,
             out=query_grad[:, rows],
         )  # fmt: skip
-        key_grad[:, columns].baddbmm_(gradient.transpose(1, 2), student.query[:, rows], alpha=geometry.scaling * share)
+        key_grad[:, columns].baddbmm_(
+            gradient.transpose(1, 2), student.queries[:, rows], alpha=geometry.scaling * share
+        )
     if not needs_gradient:
         return value * share, None
     key_heads = target.heads // (call.query.shape[1] // call.key.shape[1])

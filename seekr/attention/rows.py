@@ -1,12 +1,13 @@
 """Rows of attention maps, one block at a time: the common ground of the student's map and every form of the teacher's.
 
 Whatever is read here is one sample and one layer; positions count from the sample's first token. Everything is
-float32, because the differences that are measured are far below half precision.
+computed in float32, because the differences that are measured are far below half precision.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -30,38 +31,88 @@ class MapRows(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class QueryKeyRows:
-    """Rows computed from queries and keys.
+    """Rows computed from queries and keys, of the chosen heads of one layer of one sample.
 
     Attributes:
-        query: [heads, queries, head_dim], float32.
-        key: [heads, length, head_dim], float32, repeated for each head.
+        query: [heads, queries, head_dim], any dtype.
+        key: [key_value_heads of these heads, length, head_dim], of the same dtype.
+        key_of_head: [heads] ascending, index into `key`.
         positions: [queries], ascending.
         geometry: how scores are made.
         sink: [heads] or None.
+        query_scale: [heads, queries], what each query is multiplied by, or None; with it
+        key_scale: [key_value_heads, length], what each key is multiplied by.
     """
 
     query: Tensor
     key: Tensor
+    key_of_head: Tensor
     positions: Tensor
     geometry: Geometry
     sink: Tensor | None = None
+    query_scale: Tensor | None = None
+    key_scale: Tensor | None = None
+
+    @classmethod
+    def of_call(
+        cls, call: AttentionCall, sample: int, span: tuple[int, int], heads: Tensor, positions: Tensor | None = None
+    ) -> QueryKeyRows:
+        """Reads one sample of a recorded call, without gradient; the rows are exact.
+
+        Args:
+            call: what the tap recorded.
+            sample: row of the batch.
+            span: the sample's columns (start, stop).
+            heads: [heads] ascending, indices.
+            positions: [queries] ascending, from the sample's first token; None = every token.
+        """
+        start, stop = span
+        query = call.query.detach()[sample, heads, start:stop]
+        if positions is None:
+            positions = torch.arange(stop - start, device=query.device)
+        else:
+            query = query[:, positions]
+        group = call.query.shape[1] // call.key.shape[1]
+        key_heads, key_of_head = torch.unique(heads // group, return_inverse=True)
+        key = call.key.detach()[sample, key_heads, start:stop]
+        sink = None if call.sink is None else call.sink.detach()[heads]
+        return cls(query, key, key_of_head, positions, call.geometry, sink)
+
+    @cached_property
+    def queries(self) -> Tensor:
+        """[heads, queries, head_dim], float32."""
+        return _scaled(self.query, self.query_scale)
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """[heads, length, head_dim], float32, repeated for each head."""
+        return _scaled(self.key, self.key_scale)[self.key_of_head]
+
+    @cached_property
+    def sinks(self) -> Tensor | None:
+        """[heads], float32, or None."""
+        return None if self.sink is None else self.sink.float()
 
     def scores(self, rows: slice, columns: slice) -> Tensor:
         """[heads, rows, columns (+ 1)]: scores after soft cap, `LOG_ZERO` where not visible, the sink last."""
-        query, key = self.query[:, rows], self.key[:, columns]
+        query, key = self.queries[:, rows], self.keys[:, columns]
         shape = (query.shape[0], query.shape[1], key.shape[1])
         scores = torch.baddbmm(query.new_empty(shape), query, key.transpose(1, 2), beta=0, alpha=self.geometry.scaling)
         if self.geometry.softcap is not None:
             scores.div_(self.geometry.softcap).tanh_().mul_(self.geometry.softcap)
         hide(scores, self.positions[rows], columns.start, self.geometry.window)
-        if self.sink is not None:
-            scores = torch.cat([scores, self.sink[:, None, None].expand(*shape[:2], 1)], dim=2)
+        if self.sinks is not None:
+            scores = torch.cat([scores, self.sinks[:, None, None].expand(*shape[:2], 1)], dim=2)
         return scores
 
     def log_probs(self, rows: slice, columns: slice) -> Tensor:
         return self.scores(rows, columns).log_softmax(dim=-1)
+
+
+def _scaled(vectors: Tensor, scale: Tensor | None) -> Tensor:
+    return vectors.float() if scale is None else vectors.float() * scale.float()[..., None]
 
 
 def hide(scores: Tensor, positions: Tensor, first_key: int, window: int | None, value: float = LOG_ZERO) -> None:
@@ -91,62 +142,3 @@ def blocks(count: int, size: int) -> list[slice]:
 def block_size(heads: int, length: int, entries: int = 1 << 18) -> int:
     """Rows a block, so that one block of scores stays about in a core's cache."""
     return max(16, min(entries // max(heads * length, 1), length))
-
-
-@dataclass(frozen=True, slots=True)
-class ChosenHeads:
-    """The chosen heads of one layer of one sample, as the tap saw them.
-
-    Attributes:
-        query: [heads, queries, head_dim].
-        key: [key_value_heads of these heads, length, head_dim].
-        key_of_head: [heads], index into `key`.
-        positions: [queries] ascending.
-        geometry: scaling, window, soft cap.
-        sink: [heads] or None.
-    """
-
-    query: Tensor
-    key: Tensor
-    key_of_head: Tensor
-    positions: Tensor
-    geometry: Geometry
-    sink: Tensor | None
-
-    @classmethod
-    def of_call(
-        cls, call: AttentionCall, sample: int, span: tuple[int, int], heads: Tensor, positions: Tensor | None
-    ) -> ChosenHeads:
-        """Reads one sample of a recorded call, without gradient.
-
-        Args:
-            call: what the tap recorded.
-            sample: row of the batch.
-            span: the sample's columns (start, stop).
-            heads: [heads], indices.
-            positions: [queries] ascending, from the sample's first token; None = every token.
-        """
-        start, stop = span
-        query = call.query.detach()[sample, heads, start:stop]
-        if positions is None:
-            positions = torch.arange(stop - start, device=query.device)
-        else:
-            query = query[:, positions]
-        group = call.query.shape[1] // call.key.shape[1]
-        key_heads, key_of_head = torch.unique(heads // group, return_inverse=True)
-        key = call.key.detach()[sample, key_heads, start:stop]
-        sink = None if call.sink is None else call.sink.detach()[heads]
-        return cls(query, key, key_of_head, positions, call.geometry, sink)
-
-    def rows(self) -> QueryKeyRows:
-        """The exact rows."""
-        sink = None if self.sink is None else self.sink.float()
-        key = self.key.float()[self.key_of_head]
-        return QueryKeyRows(self.query.float(), key, self.positions, self.geometry, sink)
-
-
-def rows_of_call(
-    call: AttentionCall, sample: int, span: tuple[int, int], heads: Tensor, positions: Tensor | None = None
-) -> QueryKeyRows:
-    """The exact rows of chosen heads of one sample of a recorded call; see `ChosenHeads.of_call`."""
-    return ChosenHeads.of_call(call, sample, span, heads, positions).rows()

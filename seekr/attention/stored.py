@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seekr.attention.rows import LOG_ZERO, ChosenHeads, MapRows, QueryKeyRows, blocks, visible_columns
+from seekr.attention.rows import LOG_ZERO, MapRows, QueryKeyRows, blocks, visible_columns
 from seekr.attention.tap import Geometry
 
 Form = Literal["exact", "query_key", "rows"]
@@ -23,7 +23,7 @@ _TRIFLE = 1 << 16
 _RANGE = 16.0  # nats below a row's largest entry; what is smaller is kept as 0
 
 
-def encode(teacher: ChosenHeads, form: Form) -> dict[str, Tensor]:
+def encode(teacher: QueryKeyRows, form: Form) -> dict[str, Tensor]:
     """The tensors that are kept of a layer in a form; see `decode`."""
     if form == "rows":
         return _encode_rows(teacher)
@@ -58,14 +58,16 @@ def decode(tensors: Mapping[str, Tensor], form: Form, positions: Tensor, geometr
         starts = entries.cumsum(0) - entries
         return StoredRows(tensors["codes"], tensors["step"].float(), positions, starts, geometry, with_sink)
     query, key = tensors["query"], tensors["key"]
+    scales: tuple[Tensor, ...] = ()
     if form == "query_key":
-        query = _dequantize(query, tensors["query_scale"], size)
-        key = _dequantize(key, tensors["key_scale"], size)
-    sink = tensors["sink"].float() if "sink" in tensors else None
-    return QueryKeyRows(query.float(), key.float()[tensors["key_of_head"].long()], positions, geometry, sink)
+        query, key = _unpack(query, size), _unpack(key, size)
+        scales = tensors["query_scale"], tensors["key_scale"]
+    return QueryKeyRows(
+        query, key, tensors["key_of_head"].long(), positions, geometry, tensors.get("sink"), *scales
+    )  # fmt: skip
 
 
-def automatic_form(teacher: ChosenHeads) -> Form:
+def automatic_form(teacher: QueryKeyRows) -> Form:
     """The exact form where that is a trifle (64 KiB a layer of a sample), else the compact one of the fewest bytes."""
     if teacher.query.nbytes + teacher.key.nbytes <= _TRIFLE:
         return "exact"
@@ -118,13 +120,12 @@ class StoredRows:
         return logs.log_softmax(dim=-1)
 
 
-def _encode_rows(teacher: ChosenHeads) -> dict[str, Tensor]:
-    source = teacher.rows()
+def _encode_rows(teacher: QueryKeyRows) -> dict[str, Tensor]:
     window = teacher.geometry.window
     codes, steps = [], []
     for block in blocks(len(teacher.positions), 64):
         columns = visible_columns(teacher.positions[block], window)
-        below = source.log_probs(block, columns)
+        below = teacher.log_probs(block, columns)
         below = below.amax(dim=-1, keepdim=True) - below
         seen = torch.where(below <= _RANGE, below, 0)
         # The stored step is what the codes are made with, or a long row would drift by its rounding.
@@ -173,9 +174,10 @@ def _quantize(values: Tensor) -> tuple[Tensor, Tensor]:
     return (codes[..., :7] | (bits << 7)).flatten(-2), scale
 
 
-def _dequantize(packed: Tensor, scale: Tensor, size: int) -> Tensor:
+def _unpack(packed: Tensor, size: int) -> Tensor:
+    """The codes, whole numbers within ±63, in bfloat16, which holds them exactly."""
     packed = packed.reshape(*packed.shape[:-1], -1, 7)
     shifts = torch.arange(7, dtype=torch.uint8, device=packed.device)
     last = ((packed >> 7) << shifts).sum(dim=-1, keepdim=True, dtype=torch.uint8)
     codes = torch.cat([packed & 127, last], dim=-1).flatten(-2)[..., :size]
-    return (codes.float() - 64) * scale.float()[..., None]
+    return codes.to(torch.bfloat16) - 64

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seekr.attention.rows import hide, rows_of_call
+from seekr.attention.rows import QueryKeyRows, hide
 from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs
 from seekr.errors import InputError
 
@@ -77,7 +77,7 @@ def _check_call(kind: str, layer: int, call: AttentionCall, heads: int) -> None:
     everything = torch.arange(heads, device=call.query.device)
     for sample, length in enumerate(_LENGTHS):
         start = call.query.shape[2] - length
-        rows = rows_of_call(call, sample, (start, start + length), everything)
+        rows = QueryKeyRows.of_call(call, sample, (start, start + length), everything)
         probabilities = rows.log_probs(slice(0, length), slice(0, length)).exp()[..., :length]
         values = call.value[sample, :, start:].float().repeat_interleave(heads // call.value.shape[1], dim=0)
         expected = (probabilities @ values).transpose(0, 1)

@@ -32,7 +32,7 @@ def _rows(queries: int | None) -> list[dict[str, Any]]:
     calls = {layer: _call(len(chosen)) for layer, chosen in heads.items()}
     students = {layer: _moved(call) for layer, call in calls.items()}
     teachers = {layer: _teacher(calls[layer], chosen, positions) for layer, chosen in heads.items()}
-    exact = [_gradient(students[layer], heads[layer], positions, teachers[layer].rows()) for layer in heads]
+    exact = [_gradient(students[layer], heads[layer], positions, teachers[layer]) for layer in heads]
     rows = []
     for form in ("exact", "query_key", "rows"):
         with tempfile.TemporaryDirectory(prefix="seekr-bench-") as folder:
@@ -111,9 +111,9 @@ def _moved(call: Any) -> Any:
 
 
 def _teacher(call: Any, heads: Any, positions: Any) -> Any:
-    from seekr.attention.rows import ChosenHeads
+    from seekr.attention.rows import QueryKeyRows
 
-    return ChosenHeads.of_call(call, 0, (0, LENGTH), heads, positions)
+    return QueryKeyRows.of_call(call, 0, (0, LENGTH), heads, positions)
 
 
 def _gradient(student: Any, heads: Any, positions: Any, rows: Any) -> tuple[Any, Any]:

@@ -55,7 +55,7 @@ def remember(folder: Path, length: int, queries: int | None) -> None:
     import numpy as np
     import torch
 
-    from seekr.attention.rows import ChosenHeads
+    from seekr.attention.rows import QueryKeyRows
     from seekr.attention.tap import Tap, model_inputs
     from seekr.batches import collate
     from seekr.memory_writer import MemoryWriter
@@ -73,7 +73,7 @@ def remember(folder: Path, length: int, queries: int | None) -> None:
             with Tap(model, heads) as tap:
                 logits = model(**model_inputs(batch), use_cache=False).logits
             attention = {
-                layer: ChosenHeads.of_call(tap.calls[layer], 0, (0, length), chosen, positions)
+                layer: QueryKeyRows.of_call(tap.calls[layer], 0, (0, length), chosen, positions)
                 for layer, chosen in heads.items()
             }
             stored = method.stored_logits(logits[0], batch["labels"])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from seekr.attention.change import measure_change
 from seekr.attention.distillation import attention_distillation_loss, weighted_attention_divergence
-from seekr.attention.rows import ChosenHeads
+from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import Entries, Norm, normalize_layers, unnormalized_sensitivity
 from seekr.attention.stored import TeacherForm
 from seekr.attention.support import check_attention
@@ -157,7 +157,7 @@ class Seekr(Derpp):
                     logits = context.model(**model_inputs(batch), use_cache=False).logits
                 span = (0, len(sample.input_ids))
                 attention = {
-                    layer: ChosenHeads.of_call(tap.calls[layer], 0, span, chosen, positions)
+                    layer: QueryKeyRows.of_call(tap.calls[layer], 0, span, chosen, positions)
                     for layer, chosen in heads.items()
                 }
                 stored = self.stored_logits(logits[0], batch["labels"])

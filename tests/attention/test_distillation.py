@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seekr.attention import Tap, attention_distillation_loss
 from seekr.attention.distillation import weighted_attention_divergence
-from seekr.attention.rows import ChosenHeads, MapRows
+from seekr.attention.rows import MapRows, QueryKeyRows
 from seekr.attention.tap import model_inputs, sample_spans
 from seekr.errors import InputError
 
@@ -30,12 +30,12 @@ class Kept:
         self.positions = None if positions is None else torch.tensor(positions)
         span = sample_spans(batch["attention_mask"])[row]
         self.teachers = {
-            layer: ChosenHeads.of_call(tap.calls[layer], row, span, kept, self.positions)
+            layer: QueryKeyRows.of_call(tap.calls[layer], row, span, kept, self.positions)
             for layer, kept in self.heads.items()
         }
 
     def rows(self, layer: int, device: torch.device) -> MapRows:
-        return self.teachers[layer].rows()
+        return self.teachers[layer]
 
 
 def models() -> tuple[nn.Module, nn.Module]:

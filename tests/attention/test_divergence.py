@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import attention_definitions as by_definition
 import pytest
@@ -10,12 +12,38 @@ import torch
 from torch import Tensor
 
 from seekr.attention import divergence, rows
-from seekr.attention.divergence import SampleTeacher, attention_divergence
-from seekr.attention.rows import rows_of_call
+from seekr.attention.divergence import SampleTeacher
+from seekr.attention.rows import QueryKeyRows
 from seekr.attention.tap import AttentionCall, Geometry
 
 SIZE = 8
+Divergence = Callable[[AttentionCall, Sequence[SampleTeacher]], Tensor]
 GRADIENT_TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+
+@pytest.fixture(params=["definition", "kernel"])
+def attention_divergence(request: pytest.FixtureRequest) -> Divergence:
+    """Plain PyTorch, and the Triton kernels: on a GPU where there is one, else under Triton's interpreter."""
+    if request.param == "definition":
+        return divergence.attention_divergence
+    pytest.importorskip("triton")
+    from seekr.attention import divergence_triton
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def kernel(call: AttentionCall, teachers: Sequence[SampleTeacher]) -> Tensor:
+        return divergence_triton.attention_divergence(to(call, device), [to(one, device) for one in teachers]).cpu()
+
+    return kernel
+
+
+def to(value: Any, device: torch.device) -> Any:
+    """A dataclass with all its tensors on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if not is_dataclass(value):
+        return value
+    return replace(value, **{item.name: to(getattr(value, item.name), device) for item in fields(value)})  # type: ignore[type-var]
 
 
 def random_call(
@@ -60,6 +88,7 @@ def log_rows(call: AttentionCall, sample: int, span: tuple[int, int], heads: Ten
 
 
 def check(
+    attention_divergence: Divergence,
     student: AttentionCall,
     teacher: AttentionCall,
     targets: list[tuple[int, tuple[int, int], list[int], list[int] | None]],
@@ -73,7 +102,9 @@ def check(
     for sample, span, heads, positions in targets:
         kept = torch.tensor(heads)
         asked = None if positions is None else torch.tensor(positions)
-        samples.append(SampleTeacher(sample, span, kept, asked, rows_of_call(teacher, sample, span, kept, asked)))
+        samples.append(
+            SampleTeacher(sample, span, kept, asked, QueryKeyRows.of_call(teacher, sample, span, kept, asked))
+        )
         every = torch.arange(span[1] - span[0]) if asked is None else asked
         log_teacher, log_student = (log_rows(call, sample, span, kept, every) for call in (teacher, student))
         expected.append(by_definition.mean_divergence(log_teacher.detach(), log_student))
@@ -90,17 +121,19 @@ def check(
 
 @pytest.mark.parametrize("dtype", GRADIENT_TOLERANCE, ids=str)
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_precisions_and_shared_keys(dtype: torch.dtype, key_heads: int) -> None:
+def test_precisions_and_shared_keys(attention_divergence: Divergence, dtype: torch.dtype, key_heads: int) -> None:
     student = random_call((21, 17), key_heads=key_heads, dtype=dtype)
-    check(student, moved(student), [(0, (0, 21), [0, 1, 3], None), (1, (4, 21), [2], [0, 3, 16])])
+    check(attention_divergence, student, moved(student), [(0, (0, 21), [0, 1, 3], None), (1, (4, 21), [2], [0, 3, 16])])
 
 
 @pytest.mark.parametrize("length", [1, 2, 63, 111, 127, 128, 129, 257])
 @pytest.mark.parametrize("window", [None, 50])
-def test_lengths(length: int, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lengths(
+    attention_divergence: Divergence, length: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(divergence, "block_size", lambda heads, length: 64)
     student = random_call((length,), geometry=Geometry(0.4, window))
-    check(student, moved(student), [(0, (0, length), [0, 2, 3], None)])
+    check(attention_divergence, student, moved(student), [(0, (0, length), [0, 2, 3], None)])
 
 
 @pytest.mark.parametrize("window", [None, 1, 5, 40])
@@ -108,11 +141,16 @@ def test_lengths(length: int, window: int | None, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("sink", [False, True])
 @pytest.mark.parametrize("positions", [None, [0], [2, 2, 7, 19, 30, 30, 34], list(range(35))], ids=str)
 def test_geometries_and_queries_over_small_blocks(
-    window: int | None, softcap: float | None, sink: bool, positions: list[int] | None, monkeypatch: pytest.MonkeyPatch
+    attention_divergence: Divergence,
+    window: int | None,
+    softcap: float | None,
+    sink: bool,
+    positions: list[int] | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(divergence, "block_size", lambda heads, length: 3)
     student = random_call((35,), geometry=Geometry(0.3, window, softcap), sink=sink)
-    check(student, moved(student), [(0, (0, 35), [1, 2], positions)])
+    check(attention_divergence, student, moved(student), [(0, (0, 35), [1, 2], positions)])
 
 
 def test_blocks_are_cut_by_size() -> None:
@@ -122,16 +160,16 @@ def test_blocks_are_cut_by_size() -> None:
 
 
 @pytest.mark.parametrize("spread", [0.0, 10.0])
-def test_uniform_and_saturated_maps(spread: float) -> None:
+def test_uniform_and_saturated_maps(attention_divergence: Divergence, spread: float) -> None:
     """Rows that put all on one key, and rows that tell no keys apart, give finite numbers."""
     student = random_call((40,), spread=spread)
-    check(student, moved(student), [(0, (0, 40), [0, 1, 2, 3], None)], values_within=1e-4)
+    check(attention_divergence, student, moved(student), [(0, (0, 40), [0, 1, 2, 3], None)], values_within=1e-4)
 
 
-def test_equal_maps_are_zero_with_zero_gradient() -> None:
+def test_equal_maps_are_zero_with_zero_gradient(attention_divergence: Divergence) -> None:
     student = random_call((33,), sink=True, geometry=Geometry(0.4, 7, 3.0))
     heads = torch.arange(4)
-    teacher = SampleTeacher(0, (0, 33), heads, None, rows_of_call(student, 0, (0, 33), heads))
+    teacher = SampleTeacher(0, (0, 33), heads, None, QueryKeyRows.of_call(student, 0, (0, 33), heads))
     value = attention_divergence(student, [teacher])
     assert value.item() == 0
     value.sum().backward()
@@ -139,27 +177,27 @@ def test_equal_maps_are_zero_with_zero_gradient() -> None:
     assert not student.query.grad.any()
 
 
-def test_no_teacher_no_value() -> None:
+def test_no_teacher_no_value(attention_divergence: Divergence) -> None:
     assert attention_divergence(random_call((5,)), []).shape == (0,)
 
 
-def test_second_derivative_is_refused_and_not_wrong() -> None:
+def test_second_derivative_is_refused_and_not_wrong(attention_divergence: Divergence) -> None:
     student = random_call((5,))
     heads = torch.tensor([0])
-    teacher = SampleTeacher(0, (0, 5), heads, None, rows_of_call(moved(student), 0, (0, 5), heads))
+    teacher = SampleTeacher(0, (0, 5), heads, None, QueryKeyRows.of_call(moved(student), 0, (0, 5), heads))
     value = attention_divergence(student, [teacher]).square().sum()
     (first,) = torch.autograd.grad(value, student.query, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
 
 
-def test_autocast_does_not_reach_the_numbers() -> None:
+def test_autocast_does_not_reach_the_numbers(attention_divergence: Divergence) -> None:
     student = random_call((70,))
     teacher = moved(student)
     heads = torch.tensor([0, 2])
 
     def value_and_gradients() -> list[Tensor]:
-        target = SampleTeacher(0, (0, 70), heads, None, rows_of_call(teacher, 0, (0, 70), heads))
+        target = SampleTeacher(0, (0, 70), heads, None, QueryKeyRows.of_call(teacher, 0, (0, 70), heads))
         value = attention_divergence(student, [target])
         return [value.detach(), *torch.autograd.grad(value.sum(), [student.query, student.key])]
 
@@ -182,13 +220,13 @@ def test_precision_settings_are_left_as_they_were(name: str) -> None:
         backend.fp32_precision = before
 
 
-def test_gradient_of_float16_survives_until_its_weight_comes() -> None:
+def test_gradient_of_float16_survives_until_its_weight_comes(attention_divergence: Divergence) -> None:
     """Gradients that float16 cannot hold are kept wider, as the weight of the loss may make them large again."""
     student = random_call((100,), dtype=torch.float16)
     near = student.query.detach().float() + 1e-4 * torch.randn_like(student.query, dtype=torch.float32)
     teacher = replace(student, query=near, key=student.key.detach().float())
     heads, every = torch.arange(4), torch.arange(100)
-    target = SampleTeacher(0, (0, 100), heads, None, rows_of_call(teacher, 0, (0, 100), heads))
+    target = SampleTeacher(0, (0, 100), heads, None, QueryKeyRows.of_call(teacher, 0, (0, 100), heads))
     weight = torch.full((1,), 1e6)
     (found,) = torch.autograd.grad(attention_divergence(student, [target]), student.query, weight)
     log_teacher, log_student = (log_rows(call, 0, (0, 100), heads, every) for call in (teacher, student))

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from seekr.attention import Tap, change, measure_change, measure_sensitivity, sensitivity
 from seekr.attention.divergence import SampleTeacher, attention_divergence
-from seekr.attention.rows import rows_of_call
+from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import normalize_layers, squared_norm, unnormalized_sensitivity
 from seekr.attention.tap import Geometry, model_inputs
 from seekr.errors import InputError
@@ -179,7 +179,7 @@ class Largest(TorchDispatchMode):
 def largest_of_divergence(length: int, window: int | None) -> tuple[int, int]:
     student = random_call((length,), geometry=Geometry(0.4, window))
     heads = torch.arange(4)
-    teacher = rows_of_call(moved(student), 0, (0, length), heads)
+    teacher = QueryKeyRows.of_call(moved(student), 0, (0, length), heads)
     kept: list[int] = []
 
     def pack(tensor: Tensor) -> Tensor:

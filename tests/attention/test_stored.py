@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seekr.attention import stored
-from seekr.attention.rows import LOG_ZERO, ChosenHeads, visible_columns
+from seekr.attention.rows import LOG_ZERO, QueryKeyRows, visible_columns
 from seekr.attention.stored import Form, decode, encode, smallest_form
 from seekr.attention.tap import AttentionCall, Geometry
 
@@ -28,25 +28,25 @@ def layer_teacher(
     sink: bool = False,
     dtype: torch.dtype = torch.float32,
     heads: tuple[int, ...] = (0, 2, 5),
-) -> ChosenHeads:
+) -> QueryKeyRows:
     query, key = torch.randn(2, 6, length, size).to(dtype), torch.randn(2, 3, length, size).to(dtype)
     key = key + 8 * (torch.arange(size) == 1).to(dtype)  # one large channel that all keys share
     sinks = torch.randn(6).to(dtype) if sink else None
     empty = torch.empty(0)
     call = AttentionCall(query, key, empty, empty, geometry or Geometry(size**-0.5), sinks, None)
     asked = None if positions is None else torch.tensor(positions)
-    return ChosenHeads.of_call(call, 1, (0, length), torch.tensor(heads), asked)
+    return QueryKeyRows.of_call(call, 1, (0, length), torch.tensor(heads), asked)
 
 
-def both(teacher: ChosenHeads, form: Form) -> tuple[Tensor, Tensor]:
+def both(teacher: QueryKeyRows, form: Form) -> tuple[Tensor, Tensor]:
     """Log-probabilities of all rows as they were and as they are read back, hidden entries at LOG_ZERO."""
     kept = encode(teacher, form)
     read = decode(kept, form, teacher.positions, teacher.geometry, teacher.query.shape[-1])
     columns, rows = slice(0, teacher.key.shape[1]), slice(0, len(teacher.positions))
-    return teacher.rows().log_probs(rows, columns), read.log_probs(rows, columns)
+    return teacher.log_probs(rows, columns), read.log_probs(rows, columns)
 
 
-def seen(teacher: ChosenHeads) -> Tensor:
+def seen(teacher: QueryKeyRows) -> Tensor:
     mask = by_definition.visible(teacher.key.shape[1], teacher.geometry.window)[teacher.positions]
     return mask if teacher.sink is None else torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
 
@@ -112,14 +112,14 @@ def test_packing_is_exact(size: int) -> None:
     values[..., 0] = torch.where(torch.rand(5, 11) < 0.5, 63.0, -63.0)
     packed, scale = stored._quantize(values)
     assert packed.shape == (5, 11, 7 * math.ceil(size / 8))
-    assert torch.equal(stored._dequantize(packed, scale, size), values)
+    assert torch.equal(stored._unpack(packed, size) * scale[..., None], values)
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 1e-2, 1.0, 1e4])
 def test_quantization_error_is_half_a_step(magnitude: float) -> None:
     values = magnitude * torch.randn(50, 13)
     packed, scale = stored._quantize(values)
-    error = (stored._dequantize(packed, scale, 13) - values).abs()
+    error = (stored._unpack(packed, 13) * scale[..., None] - values).abs()
     # The scale is rounded to float16, by 2^-11 of 63 steps at most.
     assert (error <= 0.54 * scale.float()[:, None]).all()
 
