@@ -103,10 +103,13 @@ def _read(rows: MapRows) -> dict[str, Any]:
     if not isinstance(rows, StoredRows):
         raise TypeError(f"{type(rows).__name__}: no rows that the kernels know")
     codes, step, entries = rows.codes.contiguous(), rows.step.contiguous(), rows.codes.shape[1]
-    ends = torch.cat([rows.starts[1:], rows.starts.new_full((1,), entries)])
+    sink = step
+    if rows.sink:
+        last = codes[:, torch.cat([rows.starts[1:], rows.starts.new_full((1,), entries)]) - 1]
+        sink = (last.float() * -step.float()).masked_fill_(last == 255, LOG_ZERO)
     return {
         "teacher_query": codes, "teacher_key": codes, "row_scale": step, "key_scale": step, "starts": rows.starts,
-        "teacher_sink": -(codes[:, ends - 1].float() * step) if rows.sink else step,
+        "teacher_sink": sink,
         "entries": entries, "CODED": True, "SCALED": False,
     }  # fmt: skip
 

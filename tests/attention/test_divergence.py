@@ -14,6 +14,7 @@ from torch import Tensor
 from seekr.attention import divergence, rows
 from seekr.attention.divergence import SampleTeacher
 from seekr.attention.rows import QueryKeyRows
+from seekr.attention.stored import decode, encode
 from seekr.attention.tap import AttentionCall, Geometry
 
 SIZE = 8
@@ -51,17 +52,18 @@ def random_call(
     *,
     heads: int = 4,
     key_heads: int = 2,
+    size: int = SIZE,
     geometry: Geometry | None = None,
     sink: bool = False,
     dtype: torch.dtype = torch.float32,
     spread: float = 2.0,
 ) -> AttentionCall:
-    shape = (len(lengths), heads, max(lengths), SIZE)
+    shape = (len(lengths), heads, max(lengths), size)
     query = (spread * torch.randn(shape)).to(dtype).requires_grad_()
     key = (spread * torch.randn(shape[0], key_heads, *shape[2:])).to(dtype).requires_grad_()
     sinks = torch.randn(heads).to(dtype).requires_grad_() if sink else None
     empty = torch.empty(0)
-    return AttentionCall(query, key, empty, empty, geometry or Geometry(SIZE**-0.5), sinks, None)
+    return AttentionCall(query, key, empty, empty, geometry or Geometry(size**-0.5), sinks, None)
 
 
 def moved(call: AttentionCall) -> AttentionCall:
@@ -151,6 +153,42 @@ def test_geometries_and_queries_over_small_blocks(
     monkeypatch.setattr(divergence, "block_size", lambda heads, length: 3)
     student = random_call((35,), geometry=Geometry(0.3, window, softcap), sink=sink)
     check(attention_divergence, student, moved(student), [(0, (0, 35), [1, 2], positions)])
+
+
+@pytest.mark.parametrize(("window", "positions"), [(40, None), (None, list(range(5, 1271, 31)))])
+def test_a_long_sample(attention_divergence: Divergence, window: int | None, positions: list[int] | None) -> None:
+    student = random_call((1271,), geometry=Geometry(0.4, window))
+    check(attention_divergence, student, moved(student), [(0, (0, 1271), [1, 2], positions)])
+
+
+@pytest.mark.parametrize("form", ["exact", "query_key", "rows"])
+@pytest.mark.parametrize("size", [SIZE, 20])
+@pytest.mark.parametrize(("window", "sink", "positions"), [(None, False, None), (11, True, [3, 30, 31, 62])])
+def test_every_stored_form_is_read(
+    attention_divergence: Divergence, form: Any, size: int, window: int | None, sink: bool, positions: list[int] | None
+) -> None:
+    """By the kernel as by the definition: what a form has lost is the form's."""
+    student = random_call((63,), size=size, geometry=Geometry(0.4, window), sink=sink, key_heads=4)
+    heads = torch.tensor([0, 2, 3])
+    asked = None if positions is None else torch.tensor(positions)
+    teacher = QueryKeyRows.of_call(moved(student), 0, (0, 63), heads, asked)
+    kept = decode(encode(teacher, form), form, teacher.positions, teacher.geometry, size)
+    target = SampleTeacher(0, (0, 63), heads, asked, kept)
+    inputs = [part for part in (student.query, student.key, student.sink) if part is not None]
+    expected, found = (one(student, [target]) for one in (divergence.attention_divergence, attention_divergence))
+    assert torch.allclose(found, expected, rtol=1e-5)
+    for one, two in zip(*(torch.autograd.grad(value, inputs) for value in (found, expected)), strict=True):
+        assert by_definition.relative_error(one, two) < 1e-5
+
+
+def test_two_runs_give_the_same_bits(attention_divergence: Divergence) -> None:
+    student = random_call((70,), heads=6, key_heads=1)
+    heads = torch.arange(6)
+    target = SampleTeacher(0, (0, 70), heads, None, QueryKeyRows.of_call(moved(student), 0, (0, 70), heads))
+    values = [attention_divergence(student, [target]) for _ in range(2)]
+    gradients = [torch.autograd.grad(value.sum(), [student.query, student.key]) for value in values]
+    assert torch.equal(*values)
+    assert all(map(torch.equal, *gradients))
 
 
 def test_blocks_are_cut_by_size() -> None:
