@@ -154,7 +154,7 @@ def _sample_divergence(
         columns = visible_columns(student.positions[rows], geometry.window)
         scores = student.scores(rows, columns)
         log_student = scores.log_softmax(dim=-1)
-        log_teacher = teacher.log_probs(rows, columns)
+        log_teacher = teacher.log_probs(rows, columns, log_student)
         teacher_probs = log_teacher.exp()
         value += torch.dot(teacher_probs.flatten(), (log_teacher - log_student).flatten())
         if not needs_gradient:

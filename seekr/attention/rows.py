@@ -22,12 +22,13 @@ LOG_ZERO = -1e30
 class MapRows(Protocol):
     """Chosen query rows of chosen heads of one attention map."""
 
-    def log_probs(self, rows: slice, columns: slice) -> Tensor:
+    def log_probs(self, rows: slice, columns: slice, student: Tensor | None = None) -> Tensor:
         """Log-probabilities [heads, rows, columns (+ 1 for a sink)], `LOG_ZERO` where a query does not see a key.
 
         Args:
             rows: a block of the chosen queries.
             columns: the keys, which hold all that these queries see.
+            student: log-probabilities of the same entries that these rows are compared with.
         """
 
 
@@ -107,7 +108,7 @@ class QueryKeyRows:
             scores = torch.cat([scores, self.sinks[:, None, None].expand(*shape[:2], 1)], dim=2)
         return scores
 
-    def log_probs(self, rows: slice, columns: slice) -> Tensor:
+    def log_probs(self, rows: slice, columns: slice, student: Tensor | None = None) -> Tensor:  # noqa: ARG002
         return self.scores(rows, columns).log_softmax(dim=-1)
 
 

@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from seekr.attention.rows import LOG_ZERO, MapRows, QueryKeyRows, blocks, visible_columns
+from seekr.attention.map_rows import decode_rows, encode_rows, kept_entries, kept_squares
+from seekr.attention.rows import MapRows, QueryKeyRows
 from seekr.attention.tap import Geometry
 
-Form = Literal["exact", "query_key", "rows"]
-TeacherForm = Literal["auto", "exact", "query_key", "rows"]
+Form = Literal["exact", "query_key", "rows", "top"]
+TeacherForm = Literal["auto", "exact", "query_key", "rows", "top"]
 
 _TRIFLE = 1 << 16
-_RANGE = 16.0  # nats below a row's largest entry; what is smaller is kept as 0
+_SQUARES = 0.98
 
 
 def encode(teacher: QueryKeyRows, form: Form) -> dict[str, Tensor]:
     """The tensors that are kept of a layer in a form; see `decode`."""
-    if form == "rows":
-        return _encode_rows(teacher)
+    if form in ("rows", "top"):
+        return encode_rows(teacher, bucket=form == "top")
     tensors = {"key_of_head": teacher.key_of_head.to(torch.uint8 if len(teacher.key) < 256 else torch.int32)}
     if teacher.sink is not None:
         tensors["sink"] = teacher.sink
@@ -52,11 +52,8 @@ def decode(tensors: Mapping[str, Tensor], form: Form, positions: Tensor, geometr
         geometry: of the teacher's layer.
         size: the head dimension.
     """
-    if form == "rows":
-        with_sink = "sink" in tensors
-        entries = _visible(positions, geometry.window)[1] + int(with_sink)
-        starts = entries.cumsum(0) - entries
-        return StoredRows(tensors["codes"], tensors["step"].float(), positions, starts, geometry, with_sink)
+    if form in ("rows", "top"):
+        return decode_rows(tensors, positions, geometry)
     query, key = tensors["query"], tensors["key"]
     scales: tuple[Tensor, ...] = ()
     if form == "query_key":
@@ -68,86 +65,30 @@ def decode(tensors: Mapping[str, Tensor], form: Form, positions: Tensor, geometr
 
 
 def automatic_form(teacher: QueryKeyRows) -> Form:
-    """The exact form where that is a trifle (64 KiB a layer of a sample), else the compact one of the fewest bytes."""
+    """The form that takes the fewest bytes of those that keep the gradient.
+
+    Exact where that is a trifle (64 KiB a layer of a sample); "top" only where its entries hold 98% of the sum of
+    squared probabilities: of a student that differs from the teacher alike everywhere, the gradient to the scores then
+    has a cosine of at least 0.99. A map without large entries goes to "rows" or "query_key".
+    """
     if teacher.query.nbytes + teacher.key.nbytes <= _TRIFLE:
         return "exact"
     heads, queries, size = teacher.query.shape
-    return smallest_form(heads, len(teacher.key), size, queries, teacher.key.shape[1])
+    bytes_of = compact_bytes(heads, len(teacher.key), size, queries, teacher.key.shape[1])
+    forms = sorted(bytes_of, key=bytes_of.__getitem__)
+    return next(form for form in forms if form != "top" or kept_squares(teacher) >= _SQUARES)
 
 
-def smallest_form(heads: int, key_heads: int, size: int, queries: int, length: int) -> Form:
-    """The compact form that takes the fewest bytes for one layer of a sample (full visibility assumed)."""
+def compact_bytes(heads: int, key_heads: int, size: int, queries: int, length: int) -> dict[Form, float]:
+    """Bytes of one layer of a sample in each compact form, queries being spread over a sample without a window."""
     width = 8 * math.ceil(size / 8) * 7 // 8 + 2
-    query_key = width * (heads * queries + key_heads * length)
-    rows = heads * queries * ((length + 1) / 2 + 2)
-    return "rows" if rows < query_key else "query_key"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRows:
-    """Rows of the map in 8 bits an entry: the logarithm of each probability below the row's largest.
-
-    Attributes:
-        codes: uint8 [heads, entries], the visible entries of row after row; 255 stands for 0.
-        step: [heads, queries], nats a code.
-        positions: [queries] ascending.
-        starts: [queries], where each row begins among the entries.
-        geometry: for the window.
-        sink: whether each row ends with the sink's entry.
-    """
-
-    codes: Tensor
-    step: Tensor
-    positions: Tensor
-    starts: Tensor
-    geometry: Geometry
-    sink: bool
-
-    def log_probs(self, rows: slice, columns: slice) -> Tensor:
-        positions = self.positions[rows]
-        first, count = _visible(positions, self.geometry.window)
-        starts = self.starts[rows]
-        keys = torch.arange(columns.start, columns.stop, device=positions.device)
-        index = keys[None, :] - first[:, None]
-        hidden = (index < 0) | (index >= count[:, None])
-        index = (starts[:, None] + index).masked_fill_(hidden, 0)
-        if self.sink:
-            index = torch.cat([index, (starts + count)[:, None]], dim=1)
-            hidden = torch.cat([hidden, hidden.new_zeros(len(hidden), 1)], dim=1)
-        codes = self.codes[:, index]
-        logs = codes.float().mul_(-self.step[:, rows, None])
-        logs.masked_fill_((codes == 255) | hidden, LOG_ZERO)
-        return logs.log_softmax(dim=-1)
-
-
-def _encode_rows(teacher: QueryKeyRows) -> dict[str, Tensor]:
-    window = teacher.geometry.window
-    codes, steps = [], []
-    for block in blocks(len(teacher.positions), 64):
-        columns = visible_columns(teacher.positions[block], window)
-        below = teacher.log_probs(block, columns)
-        below = below.amax(dim=-1, keepdim=True) - below
-        seen = torch.where(below <= _RANGE, below, 0)
-        # The stored step is what the codes are made with, or a long row would drift by its rounding.
-        step = (seen.amax(dim=-1) / 254).to(torch.float16).clamp_min(2.0**-20).float()
-        code = (below / step[..., None]).round_().clamp_(max=254).masked_fill_(below > _RANGE, 255)
-        first, count = _visible(teacher.positions[block], window)
-        keys = torch.arange(columns.start, columns.stop, device=code.device)
-        visible = (keys >= first[:, None]) & (keys < (first + count)[:, None])
-        if teacher.sink is not None:
-            visible = torch.cat([visible, visible.new_ones(len(visible), 1)], dim=1)
-        codes.append(code.to(torch.uint8)[:, visible])
-        steps.append(step.to(torch.float16))
-    tensors = {"codes": torch.cat(codes, dim=1), "step": torch.cat(steps, dim=1)}
-    if teacher.sink is not None:
-        tensors["sink"] = teacher.sink
-    return tensors
-
-
-def _visible(positions: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
-    """First visible key and number of visible keys of each query."""
-    first = torch.zeros_like(positions) if window is None else (positions - window + 1).clamp(min=0)
-    return first, positions + 1 - first
+    visible = (length + 1) / 2
+    kept = float(kept_entries(torch.arange(1, length + 1)).float().mean())
+    return {
+        "query_key": width * (heads * queries + key_heads * length),
+        "rows": heads * queries * (visible + 2),
+        "top": heads * queries * (visible / 8 + kept + 4),
+    }
 
 
 def _rotation(size: int, device: torch.device) -> Tensor:

@@ -207,6 +207,12 @@ def layers_and_heads(model: nn.Module) -> tuple[int, int]:
     return int(config.num_hidden_layers), heads
 
 
+def head_size(model: nn.Module) -> int:
+    """Channels of a query or key of one head, from the text configuration of a causal LM."""
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 def sample_spans(attention_mask: Tensor) -> list[tuple[int, int]]:
     """First token and end of each sample, in columns of the batch: [(start, stop)], padding on either side.
 

@@ -34,7 +34,7 @@ def _rows(queries: int | None) -> list[dict[str, Any]]:
     teachers = {layer: _teacher(calls[layer], chosen, positions) for layer, chosen in heads.items()}
     exact = [_gradient(students[layer], heads[layer], positions, teachers[layer]) for layer in heads]
     rows = []
-    for form in ("exact", "query_key", "rows"):
+    for form in ("exact", "query_key", "rows", "top"):
         with tempfile.TemporaryDirectory(prefix="seekr-bench-") as folder:
             memory = _remember(Path(folder), form, heads, teachers, positions)
             found = [

@@ -16,13 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from seekr.attention.backend import divergence_on
 from seekr.attention.change import measure_change
 from seekr.attention.distillation import attention_distillation_loss, weighted_attention_divergence
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import Entries, Norm, normalize_layers, unnormalized_sensitivity
 from seekr.attention.stored import TeacherForm
 from seekr.attention.support import check_attention
-from seekr.attention.tap import Tap, layers_and_heads, model_inputs, sample_spans
+from seekr.attention.tap import Tap, head_size, layers_and_heads, model_inputs, sample_spans
 from seekr.batches import MicroBatch, Row, TokenizedRow
 from seekr.errors import InputError
 from seekr.heads import ImportanceForm, head_importance, resolve_budgets, select_heads
@@ -73,6 +74,15 @@ class Seekr(Derpp):
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
         check_attention(model, max_length)
+
+    def before_task(self, context: TaskContext) -> None:
+        super().before_task(context)
+        if self.attention_weight and self.memories:
+            dtype = next(context.model.parameters()).dtype
+            if torch.is_autocast_enabled(context.device.type):
+                dtype = torch.get_autocast_dtype(context.device.type)
+            # Kernels are compiled, or refused, before a step is taken.
+            divergence_on(context.device, dtype, head_size(context.model))
 
     def check_kept(self, stages: Sequence[Path]) -> None:
         for stage in stages:  # needed once the task is learned, and a loss is better told before

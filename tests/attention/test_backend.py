@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,3 +86,18 @@ def test_an_unknown_choice_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backend.VARIABLE, "cutlass")
     with pytest.raises(InputError, match="SEEKR_DIVERGENCE=cutlass is not known; set it to triton or torch"):
         backend.divergence_on(CPU, torch.float32, 8)
+
+
+def test_kernels_compile_for_gpus_with_tensor_cores_and_without_atomics() -> None:
+    """For what a GPU of compute capability 8.0 and 9.0 can hold; it is not run on one here."""
+    pytest.importorskip("triton")
+    script = Path(__file__).with_name("compile_kernels.py")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, script, "80", "90"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == 8
+    for one in found:
+        assert one["tensor_cores"], one
+        assert not one["atomics"], one
+        assert one["shared"] <= {80: 166_912, 90: 232_448}[one["capability"]], one

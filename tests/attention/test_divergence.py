@@ -161,7 +161,7 @@ def test_a_long_sample(attention_divergence: Divergence, window: int | None, pos
     check(attention_divergence, student, moved(student), [(0, (0, 1271), [1, 2], positions)])
 
 
-@pytest.mark.parametrize("form", ["exact", "query_key", "rows"])
+@pytest.mark.parametrize("form", ["exact", "query_key", "rows", "top"])
 @pytest.mark.parametrize("size", [SIZE, 20])
 @pytest.mark.parametrize(("window", "sink", "positions"), [(None, False, None), (11, True, [3, 30, 31, 62])])
 def test_every_stored_form_is_read(
