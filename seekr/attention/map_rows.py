@@ -14,7 +14,7 @@ from seekr.attention.tap import Geometry
 
 ZERO, REST = 255, 254  # codes of an entry that is kept as 0, and of one that is in the bucket
 _RANGE = 16.0  # nats below a row's largest entry; what is smaller is kept as 0
-_SHARE, _FEWEST = 12, 16  # of a row's visible entries one in so many is kept, and at least so many
+_SHARE, _FEWEST = 10, 16  # of a row's visible entries one in so many is kept, and at least so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class StoredRows:
 def encode_rows(teacher: QueryKeyRows, *, bucket: bool) -> dict[str, Tensor]:
     """Tensors of a teacher's rows; see `decode_rows`.
 
-    With a `bucket`, the largest twelfth of each row's entries (and at least 16, and the sink) have codes, a bit for
+    With a `bucket`, the largest tenth of each row's entries (and at least 16, and the sink) have codes, a bit for
     each entry says which these are, and the others are one number. Without it every entry has a code.
     """
     codes, steps, flags, rests = [], [], [], []

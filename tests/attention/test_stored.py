@@ -187,7 +187,7 @@ def test_a_bucket_by_definition(window: int | None, sink: bool) -> None:
     there = seen(teacher)
     flags = torch.zeros(there.expand_as(student).shape, dtype=torch.bool)
     flags[:, there] = map_rows._unpack(kept["kept"])[:, : int(there.sum())]
-    assert torch.equal(flags.sum(-1), torch.minimum(there.sum(-1), (there.sum(-1) // 12).clamp(min=16)).expand(6, -1))
+    assert torch.equal(flags.sum(-1), torch.minimum(there.sum(-1), (there.sum(-1) // 10).clamp(min=16)).expand(6, -1))
     exact = teacher.log_probs(slice(0, length), slice(0, length)).double().exp()
     smallest = torch.where(flags, exact, 2).amin(-1)
     if not sink:
