@@ -35,12 +35,13 @@ def test_bench_prints_and_writes_every_kind_of_row(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_the_automatic_form_takes_at_most_a_tenth_of_the_released_bytes() -> None:
+def test_the_smallest_form_takes_at_most_a_twentieth_of_the_released_bytes() -> None:
     """Llama-2-7B shape, 1024 tokens, at all queries and at 100; the released form is computed from its description."""
     for queries, released in ((None, 334e6), (100, 91.8e6)):
-        rows = [row for row in bench.bytes_rows() if row["queries"] == queries]
-        smallest = min(rows, key=lambda row: row["bytes"])
-        assert smallest["released_bytes"] == pytest.approx(released, rel=2e-3)
-        assert smallest["bytes"] <= 0.1 * released
-        assert smallest["gradient_cosine"] > 0.99
-        assert smallest["loss_error"] < 0.02
+        rows = {row["form"]: row for row in bench.bytes_rows() if row["queries"] == queries}
+        assert rows["top"]["released_bytes"] == pytest.approx(released, rel=2e-3)
+        assert rows["top"]["bytes"] <= 0.05 * released
+        assert all(row["gradient_cosine"] > 0.99 for row in rows.values())
+        # Nothing is said of what is inside a bucket: the divergence of the whole row is larger.
+        assert rows["top"]["loss_error"] < 0.3
+        assert all(rows[form]["loss_error"] < 0.02 for form in ("exact", "query_key", "rows"))
