@@ -59,6 +59,7 @@ class Lfpt5(SoftPrompts, Derpp):
     """
 
     name: ClassVar[str] = "lfpt5"
+    generates: ClassVar[bool] = True
 
     prompt_tokens: Annotated[int, Field(ge=1)] = 20
     lm_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.25
