@@ -14,7 +14,7 @@ from seekr.arguments import check_lora, check_training, training_arguments, weig
 from seekr.config import Config, make_tasks
 from seekr.disk import read_json
 from seekr.errors import InputError
-from seekr.processes import process_count
+from seekr.processes import on_cpu, process_count
 from seekr.progress import bar
 from seekr.run import seed_folders
 from seekr.stages import finished_stages, stage_name
@@ -62,6 +62,8 @@ class Prepared:
     tokenizer_fingerprint: str
     trained_parameters: int
     stored_parameters: int
+    step_rows: int
+    """Rows of an optimizer step, over all processes."""
     callbacks: Sequence[TrainerCallback] = ()
     source: Path | None = None
 
@@ -89,7 +91,7 @@ class Prepared:
             "method": self.method.settings(),
             "lora": self.config.lora or {},
             "training": weight_changing(self.training),
-            "processes": process_count(),  # they all add rows to a step
+            "step_rows": self.step_rows,
             "tokenizer": self.tokenizer_fingerprint,
             "model": self.model_fingerprint,  # last: another dtype changes it too, and is the better answer
         }
@@ -114,6 +116,7 @@ def _prepare(request: Request) -> Prepared:
     tasks = list(request.tasks) if request.tasks is not None else make_tasks(config)
     check_tasks(tasks)
     method = request.method or make_method(config.method)
+    check_devices(config.training)
     training = check_training(config.training)
     lora = check_lora(method.lora_settings(config.lora))
     method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
@@ -129,6 +132,11 @@ def _prepare(request: Request) -> Prepared:
             data.append(read_task(task, tokenizer, max_length, seed=config.seed))
             advance(1)
     home = request.source if request.source is not None and not (run / "run.json").exists() else run
+    record = read_json(home / "run.json") if (home / "run.json").exists() else None
+    step_rows = rows_of_a_step(training, record)
+    accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
+    if accumulation != training.get("gradient_accumulation_steps", 1):
+        training = {**training, "gradient_accumulation_steps": accumulation}
     prepared = Prepared(
         config=config,
         run=run,
@@ -142,10 +150,11 @@ def _prepare(request: Request) -> Prepared:
         finished=finished_stages(home),
         callbacks=request.callbacks,
         source=request.source,
+        step_rows=step_rows,
         **check_model(config, method, lora, tokenizer, max_length, learned),
     )
-    if (home / "run.json").exists():
-        identity.compare(home, read_json(home / "run.json")["identity"], prepared.identity)
+    if record is not None:
+        identity.compare(home, identity.with_step_rows(record["identity"]), prepared.identity)
     check_finished(home, prepared.finished, prepared.stages)
     check_memories(prepared)
     return prepared
@@ -162,11 +171,48 @@ def check_folder(run: Path) -> None:
         raise InputError(f"output_dir: {run} holds files, but no run of seekr; give an empty or a new folder")
 
 
+def check_devices(training: dict[str, Any]) -> None:
+    """A launch has a device for each of its processes. Raises InputError: without, some would train by themselves."""
+    import torch
+
+    cpu = on_cpu() or training.get("use_cpu") is True
+    sharded = next((name for name in ("FSDP", "DeepSpeed") if _launched(name) or training.get(name.lower())), None)
+    found = 0 if cpu or not torch.accelerator.is_available() else torch.accelerator.device_count()
+    if sharded is not None and not found:
+        why = "this run is one on the CPU" if cpu else "PyTorch finds none on this machine"
+        raise InputError(f"{sharded} needs a GPU, and {why}; leave {sharded} out of the launch and of training")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", process_count()))
+    if process_count() > 1 and not cpu and here > found:
+        mend = f"launch {found} on it" if found else "launch one, or set training.use_cpu: true for several on the CPU"
+        raise InputError(f"{here} processes were launched on this machine, where PyTorch finds {found} GPUs; {mend}")
+
+
+def rows_of_a_batch(training: dict[str, Any]) -> int:
+    """Rows that a process takes at once."""
+    return int(training.get("per_device_train_batch_size", 8))
+
+
+def rows_of_a_step(training: dict[str, Any], record: dict[str, Any] | None) -> int:
+    """Rows of an optimizer step. A run, of which this is the `record`, keeps its own whatever number of processes
+    goes on with it: they take as many micro-batches as are needed.
+    """
+
+    def of_a_process(settings: dict[str, Any]) -> int:
+        return rows_of_a_batch(settings) * int(settings.get("gradient_accumulation_steps", 1))
+
+    if record is not None and of_a_process(record["config"]["training"]) == of_a_process(training):
+        return int(identity.with_step_rows(record["identity"])["step_rows"])
+    return of_a_process(training) * process_count()
+
+
+def _launched(name: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true"
+
+
 def check_sharding(method: Method, training: dict[str, Any]) -> None:
     """A method that needs parameters and gradients whole is not trained in parts. Raises InputError."""
     for name in () if method.shards else ("FSDP", "DeepSpeed"):
-        launched = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true"
-        if launched or training.get(name.lower()):
+        if _launched(name) or training.get(name.lower()):
             raise InputError(
                 f"method {method.name}: it needs parameters and gradients whole, and {name} cuts them up; "
                 "use plain data parallelism, or another method"

@@ -62,6 +62,8 @@ class ContinualTrainer(Trainer):
       first included, the line also has each loss part's share of the gradient norm, as measured on the first
       micro-batch of the main process. Not measured where a process holds only a part of the model (FSDP,
       DeepSpeed).
+    - `step_rows` are the rows of an optimizer step: at most, and by default, as many as the processes take in all
+      micro-batches of a step together.
     - Checkpoints go to `args.output_dir`, which belongs to this task: those that are torn or ahead of the run
       are deleted.
 
@@ -80,6 +82,7 @@ class ContinualTrainer(Trainer):
         task_index: int,
         log_path: Path,
         pad_token_id: int | None = None,
+        step_rows: int | None = None,
         gradient_share_every: int = 50,
         callbacks: list[TrainerCallback] | None = None,
         **trainer_options: Any,
@@ -100,7 +103,8 @@ class ContinualTrainer(Trainer):
         self.plan = StepPlan(
             task_rows=len(train_samples),
             memory_sizes=tuple(len(memory) for memory in memories),
-            batch_rows=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            batch_rows=step_rows
+            or args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
             seed=args.seed,
             task=task_index,
         )
