@@ -85,7 +85,8 @@ def _learn(arguments: argparse.Namespace) -> None:
 
 
 def _asked(requests: Sequence[Request]) -> dict[str, Any]:
-    return {str(number): request.config.model_dump(mode="json") for number, request in enumerate(requests)}
+    seeds = [request.config.seed for request in requests]
+    return {**requests[0].config.model_dump(mode="json"), "seeds": seeds}
 
 
 def _requests(arguments: argparse.Namespace) -> tuple[list[Request], bool]:
@@ -207,6 +208,12 @@ def _tasks(arguments: argparse.Namespace) -> None:
         write_json(file, check.to_json())
 
 
+def _launch_config(arguments: argparse.Namespace) -> None:
+    from seekr.launch import launch_file
+
+    print(launch_file(arguments.name))
+
+
 def _bench(arguments: argparse.Namespace) -> None:
     from seekr.bench import run_bench
 
@@ -219,6 +226,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "demo": _demo,
     "evaluate": _evaluate,
     "heads": _heads,
+    "launch-config": _launch_config,
     "learn": _learn,
     "memory": _memory,
     "report": _report,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,8 @@ from seekr.arguments import check_lora, check_training, training_arguments, weig
 from seekr.config import Config, make_tasks
 from seekr.disk import read_json
 from seekr.errors import InputError
-from seekr.processes import on_cpu, process_count
+from seekr.launch.checks import check_launch, check_sharding
+from seekr.processes import process_count
 from seekr.progress import bar
 from seekr.run import seed_folders
 from seekr.stages import finished_stages, stage_name
@@ -116,11 +116,11 @@ def _prepare(request: Request) -> Prepared:
     tasks = list(request.tasks) if request.tasks is not None else make_tasks(config)
     check_tasks(tasks)
     method = request.method or make_method(config.method)
-    check_devices(config.training)
+    check_sharding(method, config.training)
+    check_launch(config.training)
     training = check_training(config.training)
     lora = check_lora(method.lora_settings(config.lora))
     method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
-    check_sharding(method, training)
     tasks = order_tasks(tasks, joint=method.joint)
     model_config = load_config_of(config.model)
     tokenizer = load_tokenizer(config.model)
@@ -171,22 +171,6 @@ def check_folder(run: Path) -> None:
         raise InputError(f"output_dir: {run} holds files, but no run of seekr; give an empty or a new folder")
 
 
-def check_devices(training: dict[str, Any]) -> None:
-    """A launch has a device for each of its processes. Raises InputError: without, some would train by themselves."""
-    import torch
-
-    cpu = on_cpu() or training.get("use_cpu") is True
-    sharded = next((name for name in ("FSDP", "DeepSpeed") if _launched(name) or training.get(name.lower())), None)
-    found = 0 if cpu or not torch.accelerator.is_available() else torch.accelerator.device_count()
-    if sharded is not None and not found:
-        why = "this run is one on the CPU" if cpu else "PyTorch finds none on this machine"
-        raise InputError(f"{sharded} needs a GPU, and {why}; leave {sharded} out of the launch and of training")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", process_count()))
-    if process_count() > 1 and not cpu and here > found:
-        mend = f"launch {found} on it" if found else "launch one, or set training.use_cpu: true for several on the CPU"
-        raise InputError(f"{here} processes were launched on this machine, where PyTorch finds {found} GPUs; {mend}")
-
-
 def rows_of_a_batch(training: dict[str, Any]) -> int:
     """Rows that a process takes at once."""
     return int(training.get("per_device_train_batch_size", 8))
@@ -203,20 +187,6 @@ def rows_of_a_step(training: dict[str, Any], record: dict[str, Any] | None) -> i
     if record is not None and of_a_process(record["config"]["training"]) == of_a_process(training):
         return int(identity.with_step_rows(record["identity"])["step_rows"])
     return of_a_process(training) * process_count()
-
-
-def _launched(name: str) -> bool:
-    return os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true"
-
-
-def check_sharding(method: Method, training: dict[str, Any]) -> None:
-    """A method that needs parameters and gradients whole is not trained in parts. Raises InputError."""
-    for name in () if method.shards else ("FSDP", "DeepSpeed"):
-        if _launched(name) or training.get(name.lower()):
-            raise InputError(
-                f"method {method.name}: it needs parameters and gradients whole, and {name} cuts them up; "
-                "use plain data parallelism, or another method"
-            )
 
 
 def check_model(

@@ -152,8 +152,22 @@ def learn_stage(
         trainer.train(resume_from_checkpoint=True)
     # What accelerate wrapped around the forward (autocast) is for training only.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        whole = working / "whole"
+        save_whole(model, trainer.accelerator.get_state_dict(trainer.model_wrapped), whole)
+        model = method.load_trainable(config.model, whole, dtype=config.dtype, lora=prepared.lora).to(prepared.device)
     trainer.accelerator.free_memory()
     context.model = method.trained(model).eval()
+
+
+def save_whole(model: Any, state: dict[str, Any], folder: Path) -> None:
+    """Writes a model whose parameters lie in parts on several processes, `state` being all of them, gathered.
+
+    Every process reads it back, to measure and remember samples by itself.
+    """
+    if is_main():
+        model.save_pretrained(folder, state_dict=state)
+    wait_for_all()
 
 
 def claim(working: Path, prepared: Prepared, stage: PlannedStage) -> None:

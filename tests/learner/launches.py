@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,12 @@ def write(path: Path, config: dict[str, Any]) -> Path:
     return path
 
 
-def start(*configs: Path, words: tuple[str, ...] = (), **environment: str) -> list[subprocess.Popen[str]]:
-    """`seekr learn` on as many processes as there are configurations, which are the same one but in odd tests."""
+def start(
+    *configs: Path, folders: Sequence[Path | None] | None = None, **environment: str
+) -> list[subprocess.Popen[str]]:
+    """`seekr learn` on as many processes as there are configurations, which are the same one but in odd tests, as are
+    the `folders` that they are started in.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -52,13 +57,14 @@ def start(*configs: Path, words: tuple[str, ...] = (), **environment: str) -> li
     shared |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environment}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "seekr", "learn", str(config), *words],
+            [sys.executable, "-m", "seekr", "learn", str(config)],
+            cwd=folder,
             env=os.environ | (shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if len(configs) > 1 else {}),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank, config in enumerate(configs)
+        for rank, (config, folder) in enumerate(zip(configs, folders or [None] * len(configs), strict=True))
     ]
 
 
