@@ -202,6 +202,11 @@ def check_model(
     from seekr.models import load_model, parameter_count
 
     model = load_model(config.model, dtype=config.dtype)
+    if getattr(model, "is_quantized", False):
+        raise InputError(
+            f"model: the weights of {config.model} are quantized, and seekr has no way to train and measure on such; "
+            "give the model in 16 or 32 bits, with lora and dtype: bfloat16 where memory is short"
+        )
     facts: dict[str, Any] = {
         "model_fingerprint": fingerprint_model(model),
         "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),

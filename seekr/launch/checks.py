@@ -24,6 +24,11 @@ def check_launch(training: dict[str, Any]) -> None:
         if not found:
             why = "this run is one on the CPU" if cpu else "PyTorch finds none on this machine"
             raise InputError(f"{name} needs a GPU, and {why}; leave {name} out of the launch and of training")
+    if _says("ACCELERATE_USE_PARALLELISM_CONFIG") or training.get("parallelism_config"):
+        raise InputError(
+            "context, sequence and tensor parallelism cut rows or heads over the devices, and attention is read whole; "
+            "leave parallelism_config out and spread parameters by FSDP (`seekr launch-config fsdp2`)"
+        )
     # Accelerate would say nothing: each process would train by itself, or two of them on one device.
     here = int(os.environ.get("LOCAL_WORLD_SIZE", process_count()))
     if process_count() > 1 and not cpu and here > found:
@@ -39,7 +44,7 @@ def check_launch(training: dict[str, Any]) -> None:
         ("FSDP_CPU_RAM_EFFICIENT_LOADING", "fsdp_cpu_ram_efficient_loading"),
         ("ACCELERATE_DEEPSPEED_ZERO3_INIT", "zero3_init_flag"),
     ):
-        if sharding(training) and os.environ.get(variable, "false").lower() == "true":
+        if sharding(training) and _says(variable):
             raise InputError(f"{key} must be false in the launch: every process reads and measures the whole model")
 
 
@@ -54,8 +59,8 @@ def check_sharding(method: Method, training: dict[str, Any]) -> None:
 
 def sharding(training: dict[str, Any]) -> list[str]:
     """By what of FSDP and DeepSpeed parameters, gradients or the optimizer are spread over the processes."""
-    return [name for name in SHARDING if _launched(name) or training.get(name.lower())]
+    return [name for name in SHARDING if _says(f"ACCELERATE_USE_{name.upper()}") or training.get(name.lower())]
 
 
-def _launched(name: str) -> bool:
-    return os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true"
+def _says(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() == "true"
