@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr.command_line import parse
 from seekr.errors import InputError, RunError
+from seekr.processes import disconnect
 
 if TYPE_CHECKING:
     from seekr.config import Config
@@ -25,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed = parse(arguments)
         _quiet_libraries()
-        return int(_COMMANDS[parsed.command](parsed) or DONE)
+        status = int(_COMMANDS[parsed.command](parsed) or DONE)
+        disconnect()
+        return status
     except InputError as error:
         return _give_up(str(error), WRONG_INPUT, silently=_told_by_another(error))
     except RunError as error:

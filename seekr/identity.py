@@ -12,6 +12,7 @@ from typing import Any
 from seekr.errors import InputError
 
 _SHOWN = 60
+_SAID = {"step_rows": "training.per_device_train_batch_size × gradient_accumulation_steps × processes"}
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -71,7 +72,7 @@ def compare(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> 
     if difference is not None:
         key, old, new = difference
         raise InputError(
-            f"{folder} holds a different run: {key} is {_short(old)} there and {_short(new)} here; "
+            f"{folder} holds a different run: {_SAID.get(key, key)} is {_short(old)} there and {_short(new)} here; "
             "choose another output_dir, or the old value"
         )
 

@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-from seekr.processes import summed
+from seekr.processes import gathered, summed
 
 
 class Interruption(TrainerCallback):
@@ -53,5 +53,5 @@ def stopping_politely() -> Iterator[Interruption]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-    if interruption.asked or interruption.signalled:
+    if interruption.asked or any(gathered(interruption.signalled)):
         raise KeyboardInterrupt

@@ -20,7 +20,7 @@ from seekr.disk import write_json
 from seekr.errors import InputError, RunError
 from seekr.models import one_kind_of_bar
 from seekr.preparation import Prepared, Request, prepare
-from seekr.processes import is_main, wait_for_all
+from seekr.processes import is_main, process_count, wait_for_all
 from seekr.run import Run
 from seekr.stages import copy_stage, drop_older_weights, finished_stages, locked, stage_folder
 
@@ -170,7 +170,14 @@ def run_request(request: Request) -> Run:
 
 
 def warn(prepared: Prepared) -> None:
-    """Says on stderr what happened to the rows of tasks that are still to be learned: cut, or empty."""
+    """Says on stderr what happened to the rows of tasks that are still to be learned: cut, empty, shared out anew."""
+    micro_batches = prepared.arguments.gradient_accumulation_steps
+    if micro_batches != int(prepared.config.training.get("gradient_accumulation_steps", 1)):
+        print(
+            f"seekr: a step keeps its {prepared.step_rows} rows: on {process_count()} processes "
+            f"gradient_accumulation_steps is {micro_batches}",
+            file=sys.stderr,
+        )
     for stage in prepared.stages[len(prepared.finished) :]:
         for data in stage.data:
             for warning in data.warnings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -57,6 +58,15 @@ def connect() -> None:
     if device is not None:
         backend = f"cpu:gloo,{device.type}:{distributed.get_default_backend_for_device(device)}"
     distributed.init_process_group(backend, timeout=PATIENCE)
+
+
+def disconnect() -> None:
+    """Parts from the other processes of a launch, once all is done."""
+    if process_count() > 1 and "torch" in sys.modules:
+        import torch.distributed as distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def on_cpu() -> bool:

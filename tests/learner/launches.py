@@ -45,10 +45,14 @@ def write(path: Path, config: dict[str, Any]) -> Path:
 
 
 def start(
-    *configs: Path, folders: Sequence[Path | None] | None = None, **environment: str
+    *configs: Path,
+    command: str = "learn",
+    words: Sequence[str] = (),
+    folders: Sequence[Path | None] | None = None,
+    **environment: str,
 ) -> list[subprocess.Popen[str]]:
-    """`seekr learn` on as many processes as there are configurations, which are the same one but in odd tests, as are
-    the `folders` that they are started in.
+    """`seekr COMMAND` on as many processes as there are configurations, which are the same one but in odd tests, as
+    are the `folders` that they are started in.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -57,7 +61,7 @@ def start(
     shared |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environment}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "seekr", "learn", str(config)],
+            [sys.executable, "-m", "seekr", command, str(config), *words],
             cwd=folder,
             env=os.environ | (shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if len(configs) > 1 else {}),
             stdout=subprocess.DEVNULL,

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from seekr import Run
+from seekr.identity import with_step_rows
 
 TOLERANCE = 1e-4
 BY_TWO = "training.per_device_train_batch_size=4"
@@ -98,6 +99,36 @@ def test_a_batch_that_is_cut_in_two_is_the_same_run(one: Path, two: Path) -> Non
     assert records[0]["step_rows"] == 8
 
 
+@pytest.mark.slow
+def test_a_run_is_evaluated_by_any_number_of_processes(one: Path, two: Path, tmp_path: Path) -> None:
+    for name, source, count in (("one", two, 1), ("two", one, 2)):  # by another number than learned it
+        shutil.copytree(source, tmp_path / name)
+        found = launches.learn(*[tmp_path / name] * count, command="evaluate", words=["--cells", "all"])
+        assert [status for status, _ in found] == [0] * count, found
+    for path in (tmp_path / "one/predictions").iterdir():
+        assert (tmp_path / "two/predictions" / path.name).read_text() == path.read_text()
+    scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("one", "two")]
+    assert scores[0] == scores[1]
+    assert None not in scores[0]["base"]
+
+
+def test_another_number_of_rows_is_another_run(one: Path, tmp_path: Path) -> None:
+    config = json.loads((one / "run.json").read_text())["config"]
+    config["training"]["gradient_accumulation_steps"] = 2
+    path = launches.write(tmp_path / "c.yaml", config)
+    status, told = launches.learn(path)[0]
+    assert status == 2
+    assert "per_device_train_batch_size × gradient_accumulation_steps × processes is 8 there and 16 here" in told
+
+
+def test_runs_of_before_named_the_factors() -> None:
+    settings = {"seed": 0, "training": {"per_device_train_batch_size": 4, "weight_decay": 1}, "processes": 2}
+    assert with_step_rows(settings) == {"seed": 0, "training": {"weight_decay": 1}, "step_rows": 8}
+    assert with_step_rows({"training": {"gradient_accumulation_steps": 3}})["step_rows"] == 24
+    assert with_step_rows({"training": {}, "step_rows": 5}) == {"training": {}, "step_rows": 5}
+
+
+@pytest.mark.slow
 def test_finished_stages_are_gone_on_from_by_another_number(
     one: Path, tiny_model_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
@@ -111,7 +142,7 @@ def test_finished_stages_are_gone_on_from_by_another_number(
     assert max(launches.distances(one, tmp_path / "run", tiny_model_folder)) < TOLERANCE
 
 
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("first", "then"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_a_task_that_was_stopped_goes_on_with_another_number(
     first: int, then: int, one: Path, tiny_model_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +178,7 @@ def test_processes_that_disagree_give_up_together(tiny_model_folder: Path, data_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_rows_that_differ_are_a_disagreement(tiny_model_folder: Path, data_folder: Path, tmp_path: Path) -> None:
     """As where machines hold different versions of a file: the configurations are the same."""
     config = launches.config_of(tiny_model_folder, data_folder, tmp_path / "run", "a")
@@ -192,6 +224,7 @@ def test_a_device_that_is_missing_is_told_by_one(tiny_model_folder: Path, data_f
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_missing_or_cut_is_named_before_training(two: Path, tmp_path: Path) -> None:
     config = json.loads((two / "run.json").read_text())["config"]
     path = launches.write(tmp_path / "c.yaml", {**config, "output_dir": str(tmp_path / "run")})
