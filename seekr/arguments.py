@@ -34,6 +34,7 @@ REFUSED = {
     "eval_delay": "tasks are scored after each stage, see the top-level key cells; remove it",
     "metric_for_best_model": "a stage is the model after its last step; a task's metric is its own key; remove it",
     "remove_unused_columns": "rows reach the model as tokens, without columns; remove it",
+    "ddp_timeout": "the processes of a launch wait two hours for each other; remove it",
     "save_strategy": "a run is resumed from checkpoints in steps; set save_steps instead",
 }
 """Fields that would break a run or do nothing in it, and what to do instead."""
@@ -57,6 +58,8 @@ LOWEST = {
 
 HARMLESS = frozenset(
     {
+        "per_device_train_batch_size",  # the rows of a step count, not how they are shared out: Prepared.step_rows
+        "gradient_accumulation_steps",
         "log_level",
         "log_level_replica",
         "log_on_each_node",
@@ -84,7 +87,6 @@ HARMLESS = frozenset(
         "dataloader_multiprocessing_context",
         "skip_memory_metrics",
         "torch_empty_cache_steps",
-        "ddp_timeout",
         "debug",
         "use_cpu",
         "hub_token",

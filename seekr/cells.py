@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr.disk import write_atomically, write_json
+from seekr.processes import is_main
 from seekr.progress import bar
 from seekr.scoring import METRICS, ScoreMatrix
 from seekr.stages import has_weights, stage_folder
@@ -37,7 +38,10 @@ def wanted_cells(cells: str, tasks: int, *, joint: bool = False) -> list[tuple[i
 
 
 class ScoreBook:
-    """The scores of a prepared run: what was scored before is read, what is missing is generated and kept."""
+    """The scores of a prepared run: what was scored before is read, what is missing is generated and kept.
+
+    All processes make one and fill it alike, each answering a part of the prompts; the main one writes.
+    """
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
@@ -79,7 +83,8 @@ class ScoreBook:
 
     def write(self) -> None:
         """scores.json, at once."""
-        write_json(self.prepared.run / "scores.json", self.matrix().to_json())
+        if is_main():
+            write_json(self.prepared.run / "scores.json", self.matrix().to_json())
 
     def _path(self, row: int, column: int) -> Path:
         return self.prepared.run / "predictions" / f"{'base' if row == BASE else row}-{column}.jsonl"
@@ -114,7 +119,8 @@ class ScoreBook:
                 advance=advance,
             )
         lines = (_line(example, prediction) for example, prediction in zip(data.test, predictions, strict=True))
-        write_atomically(self._path(row, column), "".join(lines))
+        if is_main():
+            write_atomically(self._path(row, column), "".join(lines))
         self._keep_score(row, column, predictions)
         self.write()
 
@@ -128,7 +134,8 @@ class ScoreBook:
         """Skills train nothing: the rows after them are the base model's, whose answers may be there already."""
         for other in range(BASE, len(self.tasks)):
             if (other, column) in self.scores and self._source(other) == self._source(row):
-                write_atomically(self._path(row, column), self._path(other, column).read_text(encoding="utf-8"))
+                if is_main():
+                    write_atomically(self._path(row, column), self._path(other, column).read_text(encoding="utf-8"))
                 self.scores[row, column] = self.scores[other, column]
                 return True
         return False

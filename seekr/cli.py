@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr.command_line import parse
 from seekr.errors import InputError, RunError
+from seekr.processes import disconnect
 
 if TYPE_CHECKING:
     from seekr.config import Config
@@ -25,9 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed = parse(arguments)
         _quiet_libraries()
-        return int(_COMMANDS[parsed.command](parsed) or DONE)
+        status = int(_COMMANDS[parsed.command](parsed) or DONE)
+        disconnect()
+        return status
     except InputError as error:
-        return _give_up(str(error), WRONG_INPUT)
+        return _give_up(str(error), WRONG_INPUT, silently=_told_by_another(error))
     except RunError as error:
         return _give_up(str(error), FAILED)
     except KeyboardInterrupt as interrupt:
@@ -39,9 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _give_up(f"{type(error).__name__}: {error}", FAILED)
 
 
-def _give_up(message: str, status: int) -> int:
-    print(f"seekr: error: {' '.join(message.split())}", file=sys.stderr)
+def _give_up(message: str, status: int, *, silently: bool = False) -> int:
+    if not silently:
+        print(f"seekr: error: {' '.join(message.split())}", file=sys.stderr)
     return status
+
+
+def _told_by_another(error: InputError) -> bool:
+    from seekr.agreement import CommonInputError
+    from seekr.processes import is_main
+
+    return isinstance(error, CommonInputError) and not is_main()
 
 
 def _quiet_libraries() -> None:
@@ -55,7 +66,9 @@ def _quiet_libraries() -> None:
 
 
 def _learn(arguments: argparse.Namespace) -> None:
-    requests, several = _requests(arguments)
+    from seekr.agreement import agreed
+
+    requests, several = agreed(lambda: _requests(arguments), lambda found: _asked(found[0]))
     from seekr.learner import run_request
     from seekr.processes import is_main
     from seekr.seeds import check_seeds, run_seeds
@@ -65,12 +78,18 @@ def _learn(arguments: argparse.Namespace) -> None:
         from seekr.dry_run import print_plan
         from seekr.preparation import prepare
 
-        checked = check_seeds(requests) if several else prepare(requests[0])
-        print_plan(checked, [request.config.output_dir for request in requests])
+        checked = agreed(lambda: check_seeds(requests) if several else prepare(requests[0]))
+        if is_main():
+            print_plan(checked, [request.config.output_dir for request in requests])
         return
     runs = run_seeds(requests) if several else [run_request(requests[0])]
     if is_main():
         print_seeds(runs) if several else print_scores(runs[0])
+
+
+def _asked(requests: Sequence[Request]) -> dict[str, Any]:
+    seeds = [request.config.seed for request in requests]
+    return {**requests[0].config.model_dump(mode="json"), "seeds": seeds}
 
 
 def _requests(arguments: argparse.Namespace) -> tuple[list[Request], bool]:
@@ -116,12 +135,15 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from seekr.agreement import agreed
     from seekr.learner import evaluate
+    from seekr.processes import is_main
     from seekr.run import open_runs
     from seekr.tables import print_scores, print_seeds
 
-    runs = [evaluate(run.folder, cells=arguments.cells) for run in open_runs(arguments.run)]
-    print_scores(runs[0]) if runs[0].folder == arguments.run else print_seeds(runs)
+    runs = [evaluate(run.folder, cells=arguments.cells) for run in agreed(lambda: open_runs(arguments.run))]
+    if is_main():
+        print_scores(runs[0]) if runs[0].folder == arguments.run else print_seeds(runs)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -189,6 +211,12 @@ def _tasks(arguments: argparse.Namespace) -> None:
         write_json(file, check.to_json())
 
 
+def _launch_config(arguments: argparse.Namespace) -> None:
+    from seekr.launch import launch_file
+
+    print(launch_file(arguments.name))
+
+
 def _bench(arguments: argparse.Namespace) -> None:
     from seekr.bench import run_bench
 
@@ -201,6 +229,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "demo": _demo,
     "evaluate": _evaluate,
     "heads": _heads,
+    "launch-config": _launch_config,
     "learn": _learn,
     "memory": _memory,
     "report": _report,

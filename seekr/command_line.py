@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from seekr import __version__
 from seekr.errors import InputError
+from seekr.launch import launch_names
 from seekr.recipes import recipe_names
 
 
@@ -119,6 +120,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-length", type=_natural, metavar="N", help="count the rows that this limit would cut")
     sub.add_argument("--preset", metavar="NAME", help="what should be there, such as trace-order-1")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write what was found as JSON too")
+
+    sub = command("launch-config", "print where a configuration of `accelerate launch` for several GPUs lies")
+    sub.add_argument("name", metavar="NAME", help=f"one of {', '.join(launch_names())}")
 
     sub = command("bench", "measure time, memory and bytes of the attention work on this machine")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")

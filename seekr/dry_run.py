@@ -80,11 +80,10 @@ def plan_run(prepared: Prepared) -> list[StagePlan]:
     """The steps of every stage, by the rule that the trainer follows."""
     plans: list[StagePlan] = []
     arguments = training_arguments(prepared.training, output_dir=prepared.run, seed=prepared.config.seed)
-    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     for stage in prepared.stages:
         rows = sum(len(data.samples) for data in stage.data)
         memories = tuple(plan.kept for plan in plans if plan.kept and prepared.method.replays)
-        steps = StepPlan(rows, memories, batch, prepared.config.seed, stage.index)
+        steps = StepPlan(rows, memories, prepared.step_rows, prepared.config.seed, stage.index)
         epochs = stage.num_train_epochs or arguments.num_train_epochs
         total = arguments.max_steps if arguments.max_steps > 0 else math.ceil(epochs * len(steps))
         whole, rest = divmod(total, len(steps))

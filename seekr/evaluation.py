@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from transformers import GenerationConfig
+
+from seekr.processes import process_count, spread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,13 +53,14 @@ def generate_tokens(
     max_new_tokens: int,
     batch_size: int = 64,
     temperature: float | None = None,
+    seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> list[Generated]:
     """An answer to each prompt as token ids: greedy, or drawn where there is a `temperature`.
 
     Penalties and whatever else the model's generation settings hold are left aside, apart from their end tokens.
-    Random state (which answers are drawn by), training flags and generation settings of the model stay as they
-    were.
+    Random state, training flags and generation settings of the model stay as they were.
+    Of several processes each answers a part of the batches, and all of them get all answers.
 
     Args:
         model: a causal language model of transformers, or peft's wrapping of one.
@@ -66,6 +70,7 @@ def generate_tokens(
         batch_size: prompts per forward. They are sorted by length, the longest first, so that what does not
             fit into memory shows at once; greedy answers do not depend on it, but for rounding.
         temperature: by which logits are divided before a token is drawn from all of them; None = the likeliest.
+        seed: what is drawn by, together with the batch's place.
         advance: called with the number of answers that each batch adds.
 
     Returns:
@@ -90,20 +95,24 @@ def generate_tokens(
         **drawn,
     )
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    answers = [Generated([], None)] * len(prompts)
+
+    def answer(place: int, rows: list[int]) -> list[Generated]:
+        if temperature is not None:
+            torch.manual_seed(int(np.random.SeedSequence([seed, place]).generate_state(1)[0]))
+        ids, mask = pad_left([prompts[i] for i in rows], pad, model.device)
+        # Positions are counted from the mask by generate() itself: peft's wrappers take none.
+        generated: torch.Tensor = model.generate(  # type: ignore[operator]
+            input_ids=ids, attention_mask=mask, generation_config=settings
+        )
+        if advance is not None:  # the other processes are at work on the batches behind this one
+            advance(len(order[place * batch_size : (place + process_count()) * batch_size]))
+        return [_until_end(found, ends) for found in generated[:, ids.shape[1] :].tolist()]
+
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     with only_asked(model):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            ids, mask = pad_left([prompts[i] for i in rows], pad, model.device)
-            # Positions are counted from the mask by generate() itself: peft's wrappers take none.
-            generated: torch.Tensor = model.generate(  # type: ignore[operator]
-                input_ids=ids, attention_mask=mask, generation_config=settings
-            )
-            for i, answer in zip(rows, generated[:, ids.shape[1] :].tolist(), strict=True):
-                answers[i] = _until_end(answer, ends)
-            if advance is not None:
-                advance(len(rows))
-    return answers
+        found = chain.from_iterable(spread(batches, answer))
+    answers = dict(zip(order, found, strict=True))
+    return [answers[i] for i in range(len(prompts))]
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

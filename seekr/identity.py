@@ -12,6 +12,7 @@ from typing import Any
 from seekr.errors import InputError
 
 _SHOWN = 60
+_SAID = {"step_rows": "training.per_device_train_batch_size × gradient_accumulation_steps × processes"}
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -33,7 +34,8 @@ def beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     from seekr.tasks import Task
 
-    seed = record["identity"]["seed"]
+    settings = with_step_rows(record["identity"])
+    seed = settings.pop("seed")
     defaults = {field.name: field.default for field in fields(Task)}
     tasks = {}
     for task in record["config"]["tasks"]:
@@ -41,7 +43,7 @@ def beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
         for split in {"train", "test"} & given.keys():
             given[split] = re.sub(rf"(?<=/)seed-{seed}(?=/)", "seed-*", str(given[split]))
         tasks[task["name"]] = given
-    return {**{key: value for key, value in record["identity"].items() if key != "seed"}, "tasks": tasks}
+    return {**settings, "tasks": tasks}
 
 
 def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -54,13 +56,23 @@ def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple
     return None
 
 
+def with_step_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as it is kept now: of older runs it names the three factors of `step_rows`."""
+    if "step_rows" in settings:
+        return dict(settings)
+    training = dict(settings.get("training", {}))
+    rows, steps = training.pop("per_device_train_batch_size", 8), training.pop("gradient_accumulation_steps", 1)
+    kept = {key: value for key, value in settings.items() if key != "processes"}
+    return {**kept, "training": training, "step_rows": rows * steps * settings.get("processes", 1)}
+
+
 def compare(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Raises InputError naming the first difference between the run in `folder` and the one that is asked for."""
     difference = first_difference(there, json.loads(json.dumps(here)))  # as it will be read back: no tuples
     if difference is not None:
         key, old, new = difference
         raise InputError(
-            f"{folder} holds a different run: {key} is {_short(old)} there and {_short(new)} here; "
+            f"{folder} holds a different run: {_SAID.get(key, key)} is {_short(old)} there and {_short(new)} here; "
             "choose another output_dir, or the old value"
         )
 

@@ -10,18 +10,24 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
+from seekr.processes import gathered, summed
+
 
 class Interruption(TrainerCallback):
-    """Asks the Trainer for a checkpoint and an early end once a signal has come."""
+    """Asks the Trainer for a checkpoint and an early end once a signal has come to any of the processes."""
 
     def __init__(self) -> None:
+        self.signalled = False
         self.asked = False
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # All processes stop behind the same step, whichever of them has heard of it.
+        self.asked = bool(summed(torch.tensor(float(self.signalled)), args.device))
         if self.asked:
             control.should_save = True
             control.should_training_stop = True
@@ -33,9 +39,9 @@ def stopping_politely() -> Iterator[Interruption]:
     interruption = Interruption()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
-        if interruption.asked:
+        if interruption.signalled:
             raise KeyboardInterrupt
-        interruption.asked = True
+        interruption.signalled = True
         # Not print: the signal may have come in the middle of one.
         os.write(2, b"seekr: stopping after this step; once more stops at once\n")
 
@@ -47,5 +53,5 @@ def stopping_politely() -> Iterator[Interruption]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-    if interruption.asked:
+    if interruption.asked or any(gathered(interruption.signalled)):
         raise KeyboardInterrupt

@@ -6,20 +6,21 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
+from seekr.agreement import agreed
 from seekr.cells import ScoreBook
 from seekr.config import IN_MEMORY, make_config, resolve_paths
 from seekr.disk import write_json
 from seekr.errors import InputError, RunError
 from seekr.models import one_kind_of_bar
 from seekr.preparation import Prepared, Request, prepare
-from seekr.processes import is_main, wait_for_all
+from seekr.processes import is_main, process_count, wait_for_all
 from seekr.run import Run
 from seekr.stages import copy_stage, drop_older_weights, finished_stages, locked, stage_folder
 
@@ -144,21 +145,18 @@ def run_request(request: Request) -> Run:
     """Checks a request, then does what is still to do of it. Raises InputError, RunError, KeyboardInterrupt."""
     from seekr.stage_builder import build_stage
 
-    prepared = prepare(request)
+    prepared = agreed(lambda: prepare(request), facts)
     if is_main():
         warn(prepared)
     try:
-        with one_kind_of_bar(), locked(prepared.run) if is_main() else nullcontext():
-            if is_main():
-                begin(prepared)
-            wait_for_all()
+        with one_kind_of_bar(), ExitStack() as stack:
+            agreed(lambda: start(prepared, stack))
+            agreed(lambda: check_shared(prepared.run))
             book = ScoreBook(prepared)
             for stage in prepared.stages:
                 if not stage_folder(prepared.run, stage.index, stage.name).is_dir():
                     build_stage(prepared, stage)
-                if is_main():
-                    finish_stage(prepared, book)
-                wait_for_all()
+                finish_stage(prepared, book)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted; what was learned is kept in {prepared.run}, and the same command goes on from there"
@@ -172,11 +170,42 @@ def run_request(request: Request) -> Run:
 
 
 def warn(prepared: Prepared) -> None:
-    """Says on stderr what happened to the rows of tasks that are still to be learned: cut, or empty."""
+    """Says on stderr what happened to the rows of tasks that are still to be learned: cut, empty, shared out anew."""
+    micro_batches = prepared.arguments.gradient_accumulation_steps
+    if micro_batches != int(prepared.config.training.get("gradient_accumulation_steps", 1)):
+        print(
+            f"seekr: a step keeps its {prepared.step_rows} rows: on {process_count()} processes "
+            f"gradient_accumulation_steps is {micro_batches}",
+            file=sys.stderr,
+        )
     for stage in prepared.stages[len(prepared.finished) :]:
         for data in stage.data:
             for warning in data.warnings():
                 print(f"seekr: task {data.task.name}: {warning}", file=sys.stderr)
+
+
+def facts(prepared: Prepared) -> dict[str, Any]:
+    """What all processes of a launch must agree on: the configuration, what it is resolved to, and what is done."""
+    return {
+        **prepared.config.model_dump(mode="json"),
+        "tasks": {stage.name: stage.identity() for stage in prepared.stages},
+        "identity": prepared.identity,
+        "versions": versions(),
+        "finished stages": len(prepared.finished),
+    }
+
+
+def start(prepared: Prepared, stack: ExitStack) -> None:
+    """The main process takes the folder, for as long as the `stack` lasts, and begins the run. Raises InputError."""
+    if is_main():
+        stack.enter_context(locked(prepared.run))
+        begin(prepared)
+
+
+def check_shared(run: Path) -> None:
+    """Every process writes its part into the folder of the run. Raises InputError where it cannot be seen."""
+    if not (run / "run.json").is_file():
+        raise InputError(f"output_dir: {run} is not where process 0 writes; give a folder that all machines share")
 
 
 def begin(prepared: Prepared) -> None:
@@ -206,9 +235,12 @@ def copy_run(source: Path, run: Path) -> None:
 
 
 def finish_stage(prepared: Prepared, book: ScoreBook) -> None:
-    """Scores what can be scored by now, and only then lets go of older weights."""
+    """Scores what can be scored by now, and only then lets go of older weights. All processes call it."""
     book.fill(book.measurable(book.missing(prepared.config.cells)))
-    drop_older_weights(finished_stages(prepared.run), prepared.config.keep_stages)
+    wait_for_all()  # none still reads them
+    if is_main():
+        drop_older_weights(finished_stages(prepared.run), prepared.config.keep_stages)
+    wait_for_all()
 
 
 def evaluate(run: Path, cells: str | None = None) -> Run:
@@ -216,9 +248,9 @@ def evaluate(run: Path, cells: str | None = None) -> Run:
 
     Raises InputError where the folder holds no run, its data has changed, or weights that are needed are gone.
     """
-    opened = Run(run)
-    prepared = prepare(Request(opened.config))
-    with one_kind_of_bar(), locked(prepared.run):
+    prepared = agreed(lambda: prepare(Request(Run(run).config)), facts)
+    with one_kind_of_bar(), ExitStack() as stack:
+        agreed(lambda: stack.enter_context(locked(prepared.run)) if is_main() else None)
         book = ScoreBook(prepared)
         missing = book.missing(cells or prepared.config.cells)
         measurable = book.measurable(missing)
@@ -245,12 +277,9 @@ def describe_task(task: Task) -> dict[str, Any]:
 
 def describe_run(prepared: Prepared) -> dict[str, Any]:
     """The content of run.json."""
-    from seekr import __version__
-
-    versions = {"seekr": __version__, "python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
     return {
         "config": prepared.config.model_dump(mode="json") | {"method": prepared.method.settings()},
-        "versions": versions,
+        "versions": versions(),
         "model_fingerprint": prepared.model_fingerprint,
         "tokenizer_fingerprint": prepared.tokenizer_fingerprint,
         "max_length": prepared.max_length,
@@ -258,3 +287,10 @@ def describe_run(prepared: Prepared) -> dict[str, Any]:
         "from": str(prepared.source) if prepared.source else None,
         "identity": prepared.identity,
     }
+
+
+def versions() -> dict[str, str]:
+    """Package → version, of seekr and of all that its numbers depend on."""
+    from seekr import __version__
+
+    return {"seekr": __version__, "python": platform.python_version()} | {name: version(name) for name in _PACKAGES}

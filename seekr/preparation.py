@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from seekr.arguments import check_lora, check_training, training_arguments, weig
 from seekr.config import Config, make_tasks
 from seekr.disk import read_json
 from seekr.errors import InputError
+from seekr.launch.checks import check_launch, check_sharding
 from seekr.processes import process_count
 from seekr.progress import bar
 from seekr.run import seed_folders
@@ -62,6 +62,8 @@ class Prepared:
     tokenizer_fingerprint: str
     trained_parameters: int
     stored_parameters: int
+    step_rows: int
+    """Rows of an optimizer step, over all processes."""
     callbacks: Sequence[TrainerCallback] = ()
     source: Path | None = None
 
@@ -89,7 +91,7 @@ class Prepared:
             "method": self.method.settings(),
             "lora": self.config.lora or {},
             "training": weight_changing(self.training),
-            "processes": process_count(),  # they all add rows to a step
+            "step_rows": self.step_rows,
             "tokenizer": self.tokenizer_fingerprint,
             "model": self.model_fingerprint,  # last: another dtype changes it too, and is the better answer
         }
@@ -114,10 +116,11 @@ def _prepare(request: Request) -> Prepared:
     tasks = list(request.tasks) if request.tasks is not None else make_tasks(config)
     check_tasks(tasks)
     method = request.method or make_method(config.method)
+    check_sharding(method, config.training)
+    check_launch(config.training)
     training = check_training(config.training)
     lora = check_lora(method.lora_settings(config.lora))
     method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
-    check_sharding(method, training)
     tasks = order_tasks(tasks, joint=method.joint)
     model_config = load_config_of(config.model)
     tokenizer = load_tokenizer(config.model)
@@ -129,6 +132,11 @@ def _prepare(request: Request) -> Prepared:
             data.append(read_task(task, tokenizer, max_length, seed=config.seed))
             advance(1)
     home = request.source if request.source is not None and not (run / "run.json").exists() else run
+    record = read_json(home / "run.json") if (home / "run.json").exists() else None
+    step_rows = rows_of_a_step(training, record)
+    accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
+    if accumulation != training.get("gradient_accumulation_steps", 1):
+        training = {**training, "gradient_accumulation_steps": accumulation}
     prepared = Prepared(
         config=config,
         run=run,
@@ -142,10 +150,11 @@ def _prepare(request: Request) -> Prepared:
         finished=finished_stages(home),
         callbacks=request.callbacks,
         source=request.source,
+        step_rows=step_rows,
         **check_model(config, method, lora, tokenizer, max_length, learned),
     )
-    if (home / "run.json").exists():
-        identity.compare(home, read_json(home / "run.json")["identity"], prepared.identity)
+    if record is not None:
+        identity.compare(home, identity.with_step_rows(record["identity"]), prepared.identity)
     check_finished(home, prepared.finished, prepared.stages)
     check_memories(prepared)
     return prepared
@@ -162,15 +171,22 @@ def check_folder(run: Path) -> None:
         raise InputError(f"output_dir: {run} holds files, but no run of seekr; give an empty or a new folder")
 
 
-def check_sharding(method: Method, training: dict[str, Any]) -> None:
-    """A method that needs parameters and gradients whole is not trained in parts. Raises InputError."""
-    for name in () if method.shards else ("FSDP", "DeepSpeed"):
-        launched = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true"
-        if launched or training.get(name.lower()):
-            raise InputError(
-                f"method {method.name}: it needs parameters and gradients whole, and {name} cuts them up; "
-                "use plain data parallelism, or another method"
-            )
+def rows_of_a_batch(training: dict[str, Any]) -> int:
+    """Rows that a process takes at once."""
+    return int(training.get("per_device_train_batch_size", 8))
+
+
+def rows_of_a_step(training: dict[str, Any], record: dict[str, Any] | None) -> int:
+    """Rows of an optimizer step. A run, of which this is the `record`, keeps its own whatever number of processes
+    goes on with it: they take as many micro-batches as are needed.
+    """
+
+    def of_a_process(settings: dict[str, Any]) -> int:
+        return rows_of_a_batch(settings) * int(settings.get("gradient_accumulation_steps", 1))
+
+    if record is not None and of_a_process(record["config"]["training"]) == of_a_process(training):
+        return int(identity.with_step_rows(record["identity"])["step_rows"])
+    return of_a_process(training) * process_count()
 
 
 def check_model(
@@ -186,6 +202,11 @@ def check_model(
     from seekr.models import load_model, parameter_count
 
     model = load_model(config.model, dtype=config.dtype)
+    if getattr(model, "is_quantized", False):
+        raise InputError(
+            f"model: the weights of {config.model} are quantized, and seekr has no way to train and measure on such; "
+            "give the model in 16 or 32 bits, with lora and dtype: bfloat16 where memory is short"
+        )
     facts: dict[str, Any] = {
         "model_fingerprint": fingerprint_model(model),
         "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),

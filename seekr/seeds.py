@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seekr import identity
+from seekr.agreement import agreed
 from seekr.disk import read_json
 from seekr.errors import InputError, RunError
 from seekr.learner import run_request
@@ -36,7 +37,7 @@ def run_seeds(requests: Sequence[Request]) -> list[Run]:
 
     Raises as `learner.run_request`, RunError with the seed in front.
     """
-    check_seeds(requests)
+    agreed(lambda: check_seeds(requests))
     runs = []
     for number, request in enumerate(requests, start=1):
         seed, folder = request.config.seed, request.config.output_dir

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,14 @@ from seekr.models import load_stage
 from seekr.preparation import Prepared
 from seekr.processes import is_main, wait_for_all
 from seekr.progress import bar
-from seekr.stages import finished_stages, has_weights, stage_folder, stage_under_construction, working_folder
+from seekr.stages import (
+    finished_stages,
+    has_weights,
+    partial_folder,
+    stage_folder,
+    stage_under_construction,
+    working_folder,
+)
 from seekr.task_data import PlannedStage
 from seekr.training.order import task_seed
 from seekr.training.trainer import ContinualTrainer
@@ -41,19 +49,23 @@ def build_stage(prepared: Prepared, stage: PlannedStage) -> None:
         learn_stage(prepared, stage, context, start, working)
     else:
         context.model = load_stage(prepared.config.model, None, dtype=prepared.config.dtype).to(prepared.device)
-    if is_main():
-        if stage.learn:
-            check_loss(prepared, context)
-        with stage_under_construction(stage_folder(prepared.run, stage.index, stage.name)) as folder:
-            context.folder = folder
-            seed_everything(task_seed(prepared.config.seed, stage.index))
-            with training_precision(prepared):
-                prepared.method.after_task(context)
+    if stage.learn:
+        check_loss(prepared, context)
+    final = stage_folder(prepared.run, stage.index, stage.name)
+    context.folder = folder = partial_folder(final)
+    with stage_under_construction(final) if is_main() else nullcontext():
+        wait_for_all()  # the folder is there
+        seed_everything(task_seed(prepared.config.seed, stage.index))
+        with training_precision(prepared):
+            prepared.method.after_task(context)
+        wait_for_all()  # every process has written its part
+        if is_main():
             if stage.learn:
                 prepared.method.save(context.model, prepared.tokenizer, folder / "model")
                 shutil.copyfile(working / "log.jsonl", folder / "log.jsonl")
             rows = {data.task.name: asdict(data.summary) for data in stage.data}
             write_json(folder / "stage.json", {"identity": stage.identity(), "rows": rows})
+    if is_main():
         shutil.rmtree(working.parent, ignore_errors=True)
     wait_for_all()
 
@@ -134,13 +146,28 @@ def learn_stage(
             task_index=stage.index,
             log_path=working / "log.jsonl",
             pad_token_id=prepared.tokenizer.pad_token_id,
+            step_rows=prepared.step_rows,
             callbacks=[interruption, *prepared.callbacks],
         )
         trainer.train(resume_from_checkpoint=True)
     # What accelerate wrapped around the forward (autocast) is for training only.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        whole = working / "whole"
+        save_whole(model, trainer.accelerator.get_state_dict(trainer.model_wrapped), whole)
+        model = method.load_trainable(config.model, whole, dtype=config.dtype, lora=prepared.lora).to(prepared.device)
     trainer.accelerator.free_memory()
     context.model = method.trained(model).eval()
+
+
+def save_whole(model: Any, state: dict[str, Any], folder: Path) -> None:
+    """Writes a model whose parameters lie in parts on several processes, `state` being all of them, gathered.
+
+    Every process reads it back, to measure and remember samples by itself.
+    """
+    if is_main():
+        model.save_pretrained(folder, state_dict=state)
+    wait_for_all()
 
 
 def claim(working: Path, prepared: Prepared, stage: PlannedStage) -> None:

@@ -47,10 +47,15 @@ def has_weights(stage: Path) -> bool:
     return (stage / "model").is_dir()
 
 
+def partial_folder(final: Path) -> Path:
+    """Where a stage is built that will stand under `final`."""
+    return final.with_name(f".{final.name}.partial")
+
+
 @contextmanager
 def stage_under_construction(final: Path) -> Iterator[Path]:
     """Yields an empty folder; when the block ends well, its content is on the disk and stands under `final`."""
-    partial = final.with_name(f".{final.name}.partial")
+    partial = partial_folder(final)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial

@@ -35,7 +35,7 @@ def write(folder: Path, *, form: str = "exact", attention: bool = True, logits: 
     torch.manual_seed(0)
     model = by_definition.tiny_llama()
     writer = MemoryWriter(
-        folder, task="toy", tokenizer_fingerprint="tokenizer", model_fingerprint="model",
+        folder, SAMPLES, task="toy", tokenizer_fingerprint="tokenizer", model_fingerprint="model",
         heads=HEADS if attention else None, form=form,
     )  # fmt: skip
     teachers = []
@@ -50,7 +50,7 @@ def write(folder: Path, *, form: str = "exact", attention: bool = True, logits: 
         }
         teachers.append({"layers": layers, "positions": positions, "logits": TopLogits.of_logits(found, 9, torch.half)})
         writer.add(
-            sample,
+            index,
             attention=layers if attention else None,
             positions=positions if attention else None,
             logits=teachers[-1]["logits"] if logits else None,
@@ -157,8 +157,7 @@ def test_a_memory_of_rows_alone(tmp_path: Path) -> None:
 
 
 def test_facts_are_noted_after_closing(tmp_path: Path) -> None:
-    writer = MemoryWriter(tmp_path, task="toy", tokenizer_fingerprint="t", model_fingerprint="m")
-    writer.add(SAMPLES[0])
+    writer = MemoryWriter(tmp_path, SAMPLES[:1], task="toy", tokenizer_fingerprint="t", model_fingerprint="m")
     writer.close()
     writer.note(attention_floor=0.25)
     assert Memory.open(tmp_path).summary()["attention_floor"] == 0.25

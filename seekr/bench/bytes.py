@@ -72,8 +72,16 @@ def _remember(folder: Path, form: Any, heads: dict[int, Any], teachers: dict[int
     logits = TopLogits.of_logits(
         torch.randn(ANSWER_TOKENS, VOCABULARY), Seekr().logit_top_k or VOCABULARY, torch.float16
     )
-    writer = MemoryWriter(folder, task="bench", tokenizer_fingerprint="", model_fingerprint="", heads=heads, form=form)
-    writer.add(KeptSample(ids, labels), attention=teachers, positions=positions, logits=logits)
+    writer = MemoryWriter(
+        folder,
+        [KeptSample(ids, labels)],
+        task="bench",
+        tokenizer_fingerprint="",
+        model_fingerprint="",
+        heads=heads,
+        form=form,
+    )
+    writer.add(0, attention=teachers, positions=positions, logits=logits)
     writer.close()
     return Memory.open(folder, verify=False)
 

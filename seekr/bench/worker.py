@@ -64,10 +64,11 @@ def remember(folder: Path, length: int, queries: int | None) -> None:
     method = Seekr(query_budget=queries)
     model = _model(1).eval()
     heads = {layer: torch.tensor(chosen) for layer, chosen in CHOSEN.items()}
-    writer = MemoryWriter(folder, task="bench", tokenizer_fingerprint="", model_fingerprint="", heads=heads)
+    samples = _samples(length)
+    writer = MemoryWriter(folder, samples, task="bench", tokenizer_fingerprint="", model_fingerprint="", heads=heads)
     draw = np.random.default_rng(0)
     with torch.no_grad():
-        for sample in _samples(length):
+        for place, sample in enumerate(samples):
             batch = collate([sample], 0)
             positions = method.drawn_queries(length, draw)
             with Tap(model, heads) as tap:
@@ -77,7 +78,7 @@ def remember(folder: Path, length: int, queries: int | None) -> None:
                 for layer, chosen in heads.items()
             }
             stored = method.stored_logits(logits[0], batch["labels"])
-            writer.add(sample, attention=attention, positions=positions, logits=stored)
+            writer.add(place, attention=attention, positions=positions, logits=stored)
     writer.close()
 
 

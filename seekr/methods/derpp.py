@@ -14,6 +14,7 @@ from seekr.batches import MicroBatch
 from seekr.losses import TopLogits, answer_cross_entropy, answer_positions
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.replay import Replay
+from seekr.processes import own_share
 
 
 @dataclass(kw_only=True)
@@ -55,13 +56,14 @@ class Derpp(Replay):
 
     def after_task(self, context: TaskContext) -> None:
         samples = self.kept_samples(context)
-        writer = self.memory_writer(context)
+        writer = self.memory_writer(context, samples)
         context.model.eval()
-        with torch.no_grad(), context.track(f"remembering {context.task}", len(samples)) as advance:
-            for sample in samples:
-                batch = batch_of([sample], context)
+        own = own_share(len(samples))
+        with torch.no_grad(), context.track(f"remembering {context.task}", len(own)) as advance:
+            for place in own:
+                batch = batch_of([samples[place]], context)
                 logits = context.model(**model_inputs(batch), use_cache=False).logits
-                writer.add(sample, logits=self.stored_logits(logits[0], batch["labels"]))
+                writer.add(place, logits=self.stored_logits(logits[0], batch["labels"]))
                 advance(1)
         writer.close()
 

@@ -22,6 +22,7 @@ from seekr.errors import InputError
 from seekr.losses import answer_cross_entropy
 from seekr.methods.base import Method, TaskContext, batch_of
 from seekr.models import measuring
+from seekr.processes import is_main, own_share, summed
 
 FILE = "ewc.safetensors"
 
@@ -92,10 +93,11 @@ class Ewc(Method):
         parameters = trained_parameters(model)
         with measuring(model):
             fisher = measure_fisher(parameters, self._fisher_rows(context), context)
-        anchors = {name: parameter.detach().float().cpu() for name, parameter in parameters}
-        folder = context.folder / "model" if context.learn else context.folder
-        folder.mkdir(exist_ok=True)
-        save_file(combined(newest_quadratic(context.stages), fisher, anchors), folder / FILE)
+        if is_main():
+            anchors = {name: parameter.detach().float().cpu() for name, parameter in parameters}
+            folder = context.folder / "model" if context.learn else context.folder
+            folder.mkdir(exist_ok=True)
+            save_file(combined(newest_quadratic(context.stages), fisher, anchors), folder / FILE)
         if frozen:
             model.requires_grad_(False)
         self._kept, self._held = None, []
@@ -115,15 +117,19 @@ def trained_parameters(model: nn.Module) -> list[tuple[str, Parameter]]:
 def measure_fisher(
     parameters: list[tuple[str, Parameter]], rows: list[TokenizedRow], context: TaskContext
 ) -> dict[str, Tensor]:
-    """Mean over rows of the squared gradient of each row's answer log-likelihood; float32, in CPU memory."""
+    """Mean over rows of the squared gradient of each row's answer log-likelihood; float32, in CPU memory.
+
+    Each process measures its share of the rows.
+    """
     sums = {name: torch.zeros(parameter.shape) for name, parameter in parameters}
-    with squared_gradients(parameters, sums), context.track(f"measuring {context.task}", len(rows)) as advance:
-        for row in rows:
-            batch = batch_of([row], context)
+    own = own_share(len(rows))
+    with squared_gradients(parameters, sums), context.track(f"measuring {context.task}", len(own)) as advance:
+        for place in own:
+            batch = batch_of([rows[place]], context)
             logits = context.model(**model_inputs(batch), use_cache=False).logits
             answer_cross_entropy(logits, batch["labels"], torch.ones(1, device=logits.device)).backward()
             advance(1)
-    return {name: total.div_(len(rows)) for name, total in sums.items()}
+    return {name: summed(total, context.device).div_(len(rows)) for name, total in sums.items()}
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from seekr.methods.base import TaskContext
 from seekr.methods.derpp import Derpp
 from seekr.methods.replay import Ratio
 from seekr.methods.soft_prompts import SoftPromptModel, SoftPrompts, answer_starts
+from seekr.processes import is_main, spread
 
 ROUNDS = 8
 """How often as many rows are drawn as are missing."""
@@ -110,12 +112,11 @@ class Lfpt5(SoftPrompts, Derpp):
         drawing = RowDrawing(context, self.top_k)
         kept: list[TokenizedRow] = []
         with only_asked(drawing.model), context.track(f"generating {context.task}", wanted) as advance:
-            torch.manual_seed(int(np.random.SeedSequence([context.seed, context.index]).generate_state(1)[0]))
-            for _ in range(ROUNDS):
-                found = drawing.rows(wanted - len(kept)) if len(kept) < wanted else []
+            for attempt in range(ROUNDS):
+                found = drawing.rows(wanted - len(kept), attempt) if len(kept) < wanted else []
                 kept += found
                 advance(len(found))
-        if len(kept) < max(wanted, 1):
+        if len(kept) < max(wanted, 1) and is_main():
             why = "were usable" if context.learn else "are drawn of a skill: the base model never learned to"
             print(f"seekr: task {context.task}: {len(kept)} of {wanted} pseudo-samples {why}", file=sys.stderr)
         return kept
@@ -129,6 +130,7 @@ class RowDrawing:
         self.tokenizer = context.tokenizer
         self.top_k = top_k
         self.token = generation_token(context)
+        self.seed = context.seed, context.index
         starts = [answer_start(sample) for sample in context.samples]
         self.longest = max(len(sample.input_ids) for sample in context.samples)
         self.longest_prompt = max(starts)
@@ -136,22 +138,30 @@ class RowDrawing:
             len(sample.input_ids) - start for sample, start in zip(context.samples, starts, strict=True)
         )
 
-    def rows(self, count: int) -> list[KeptSample]:
-        """As many rows as are usable of `count` that are drawn."""
-        drawn = self._continue([[self.token]] * count, self.longest_prompt + 1, self.token)
+    def rows(self, count: int, attempt: int) -> list[KeptSample]:
+        """As many rows as are usable of `count` that are drawn, by a seed of the run, the task and the attempt."""
+
+        def draw_prompts(place: int, starts: list[list[int]]) -> list[list[int]]:
+            torch.manual_seed(self._seed(attempt, 0, place))
+            return self._continue(starts, self.longest_prompt + 1, self.token)
+
+        def draw_answers(place: int, prompts: list[list[int]]) -> list[list[int]]:
+            torch.manual_seed(self._seed(attempt, 1, place))
+            room = min(self.longest_answer, self.longest - len(prompts[0]))
+            return self._continue([[self.token, *prompt, self.token] for prompt in prompts], room, end)
+
+        end = int(self.tokenizer.eos_token_id)
+        drawn = chain.from_iterable(spread(_in_batches([[self.token]] * count), draw_prompts))
         prompts = sorted(filter(self._says_something, drawn), key=len, reverse=True)
-        rows = []
-        for start in range(0, len(prompts), BATCH):
-            some = prompts[start : start + BATCH]
-            room = min(self.longest_answer, self.longest - len(some[0]))
-            end = int(self.tokenizer.eos_token_id)
-            answers = self._continue([[self.token, *prompt, self.token] for prompt in some], room, end)
-            rows += [
-                pseudo_sample(prompt, [*answer, end])
-                for prompt, answer in zip(some, answers, strict=True)
-                if self._says_something(answer)
-            ]
-        return rows
+        answers = chain.from_iterable(spread(_in_batches(prompts), draw_answers))
+        return [
+            pseudo_sample(prompt, [*answer, end])
+            for prompt, answer in zip(prompts, answers, strict=True)
+            if self._says_something(answer)
+        ]
+
+    def _seed(self, *places: int) -> int:
+        return int(np.random.SeedSequence([*self.seed, *places]).generate_state(1)[0])
 
     def _says_something(self, ids: list[int]) -> bool:
         return bool(str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip())
@@ -161,12 +171,13 @@ class RowDrawing:
         settings = GenerationConfig(
             do_sample=True, top_k=self.top_k, max_new_tokens=most, eos_token_id=end, pad_token_id=end
         )
-        found = []
-        for first in range(0, len(starts), BATCH):
-            ids, mask = pad_left([np.array(ids) for ids in starts[first : first + BATCH]], end, self.model.device)
-            drawn = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-            found += drawn[:, ids.shape[1] :].tolist()
-        return [ids[: ids.index(end)] if end in ids else [] for ids in found]
+        ids, mask = pad_left([np.array(ids) for ids in starts], end, self.model.device)
+        drawn = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+        return [ids[: ids.index(end)] if end in ids else [] for ids in drawn[:, ids.shape[1] :].tolist()]
+
+
+def _in_batches(rows: list[list[int]]) -> list[list[list[int]]]:
+    return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
 
 
 def generation_token(context: TaskContext) -> int:

@@ -16,7 +16,7 @@ from seekr.losses import TopLogits, answer_cross_entropy, answer_positions
 from seekr.memory import Memory
 from seekr.memory_writer import MemoryWriter
 from seekr.methods.base import Method, TaskContext, batch_of
-from seekr.processes import process_count, process_index, wait_for_all
+from seekr.processes import is_main, own_share, wait_for_all
 
 
 @dataclass(kw_only=True)
@@ -42,33 +42,32 @@ class Lwf(Method):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
     logit_top_k: Annotated[int, Field(ge=1)] | None = 128
 
-    _responses: list[Memory] = field(default_factory=list, init=False, repr=False, compare=False)
+    _responses: Memory | None = field(default=None, init=False, repr=False, compare=False)
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
-        self._responses = []
+        self._responses = None
         if not context.stages or not self.distillation_weight:
             return
-        # Each process records every n-th row; an interrupted recording is begun again, the old weights being there.
-        processes, rank = process_count(), process_index()
-        folders = [context.working / "responses" / str(n) for n in range(min(processes, len(context.samples)))]
-        if rank < len(folders):
-            shutil.rmtree(folders[rank], ignore_errors=True)
-            writer = MemoryWriter(
-                folders[rank],
-                task=context.task,
-                tokenizer_fingerprint=context.tokenizer_fingerprint,
-                model_fingerprint=context.model_fingerprint,
-            )
-            self._record(writer, range(rank, len(context.samples), processes), context)
-            writer.close()
+        folder = context.working / "responses"
+        if is_main():  # an interrupted recording is begun again, the old weights being there
+            shutil.rmtree(folder, ignore_errors=True)
         wait_for_all()
-        self._responses = [Memory.open(folder, verify=False) for folder in folders]
+        writer = MemoryWriter(
+            folder,
+            context.samples,
+            task=context.task,
+            tokenizer_fingerprint=context.tokenizer_fingerprint,
+            model_fingerprint=context.model_fingerprint,
+        )
+        self._record(writer, own_share(len(context.samples)), context)
+        writer.close()
+        self._responses = Memory.open(folder, verify=False)
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         logits = model(**batch.inputs, use_cache=False).logits
         parts = {"task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
-        if not self._responses:
+        if self._responses is None:
             return parts
         rows, positions = answer_positions(batch.labels)
         chosen = logits[rows, positions].float() / self.temperature
@@ -80,25 +79,26 @@ class Lwf(Method):
         return parts
 
     def after_task(self, context: TaskContext) -> None:
-        self._responses = []
+        self._responses = None
 
     def response(self, sample: int) -> TopLogits:
         """What the old model says at the answer tokens of a row of the task, softened by the temperature."""
-        return self._responses[sample % len(self._responses)].logits(sample // len(self._responses))
+        assert self._responses is not None
+        return self._responses.logits(sample)
 
-    def _record(self, writer: MemoryWriter, indices: range, context: TaskContext) -> None:
+    def _record(self, writer: MemoryWriter, places: range, context: TaskContext) -> None:
         model = context.model.to(context.device)
         was_training = model.training
         model.eval()
-        with torch.no_grad(), context.track(f"recording {context.task}", len(indices)) as advance:
-            for start in range(0, len(indices), context.micro_batch_rows):
-                samples = [context.samples[index] for index in indices[start : start + context.micro_batch_rows]]
-                batch = batch_of(samples, context)
+        with torch.no_grad(), context.track(f"recording {context.task}", len(places)) as advance:
+            for start in range(0, len(places), context.micro_batch_rows):
+                some = places[start : start + context.micro_batch_rows]
+                batch = batch_of([context.samples[place] for place in some], context)
                 logits = model(**model_inputs(batch), use_cache=False).logits
                 rows, positions = answer_positions(batch["labels"])
                 chosen = logits[rows, positions].float() / self.temperature
                 k = self.logit_top_k or logits.shape[-1]
-                for row, sample in enumerate(samples):
-                    writer.add(sample, logits=TopLogits.of_logits(chosen[rows == row], k, torch.float32))
-                advance(len(samples))
+                for row, place in enumerate(some):
+                    writer.add(place, logits=TopLogits.of_logits(chosen[rows == row], k, torch.float32))
+                advance(len(some))
         model.train(was_training)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import nn
 
@@ -88,7 +87,6 @@ class OnPolicyReplay(Seekr):
         for attempt, seed in enumerate(seeds):
             if not open_places:
                 break
-            torch.manual_seed(int(seed))
             with context.track(f"answering {context.task}", len(open_places)) as advance:
                 answers = generate_tokens(
                     cast(Any, context.model),
@@ -97,6 +95,7 @@ class OnPolicyReplay(Seekr):
                     max_new_tokens=context.max_new_tokens,
                     batch_size=context.micro_batch_rows,
                     temperature=self.temperature if attempt else None,
+                    seed=int(seed),
                     advance=advance,
                 )
             for place, answer in zip(open_places, answers, strict=True):
@@ -111,8 +110,8 @@ class OnPolicyReplay(Seekr):
         scores = row_scores(context.metric, [text], [context.references[place]], [context.prompts[place]])
         return scores[0] >= self.correct_from
 
-    def memory_writer(self, context: TaskContext, **options: Any) -> MemoryWriter:
-        return super().memory_writer(context, **options, facts={"own_answers": self.own_answers})
+    def memory_writer(self, context: TaskContext, samples: Sequence[TokenizedRow], **options: Any) -> MemoryWriter:
+        return super().memory_writer(context, samples, **options, facts={"own_answers": self.own_answers})
 
     def _of_weights(self) -> type[Replay]:
         """The method whose signals are kept: nothing is measured that has no weight."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -56,10 +57,11 @@ class Replay(Method):
         logits = model(**batch.inputs, use_cache=False).logits
         return {"replay": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
 
-    def memory_writer(self, context: TaskContext, **options: Any) -> MemoryWriter:
+    def memory_writer(self, context: TaskContext, samples: Sequence[TokenizedRow], **options: Any) -> MemoryWriter:
         """Writes the memory of the stage under construction; `options` = heads and form of attention, facts."""
         return MemoryWriter(
             context.folder / "memory",
+            samples,
             task=context.task,
             tokenizer_fingerprint=context.tokenizer_fingerprint,
             model_fingerprint=context.model_fingerprint,
@@ -67,8 +69,4 @@ class Replay(Method):
         )
 
     def after_task(self, context: TaskContext) -> None:
-        samples = self.kept_samples(context)
-        writer = self.memory_writer(context)
-        for sample in samples:
-            writer.add(sample)
-        writer.close()
+        self.memory_writer(context, self.kept_samples(context)).close()

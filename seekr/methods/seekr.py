@@ -31,6 +31,7 @@ from seekr.memory import Memory
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.derpp import Derpp
 from seekr.models import measuring
+from seekr.processes import is_main, own_share, summed
 
 _IMPORTANCE = "importance.safetensors"
 _MEASURED_TOGETHER = 4  # samples in one forward while measuring: the activations of a training step at most
@@ -132,20 +133,25 @@ class Seekr(Derpp):
         )
         budgets = resolve_budgets(*layers_and_heads(context.model), self.layer_budget, self.head_budget)
         heads = select_heads(importance, layer_budget=budgets[0], head_budget=budgets[1])
-        measured = {"sensitivity": sensitivity, "change": change, "importance": importance}
-        save_file(measured, context.folder / _IMPORTANCE)
-        chosen = {str(layer): kept.tolist() for layer, kept in heads.items()}
-        (context.folder / "heads.json").write_text(json.dumps(chosen, indent=1) + "\n")
+        if is_main():
+            measured = {"sensitivity": sensitivity, "change": change, "importance": importance}
+            save_file(measured, context.folder / _IMPORTANCE)
+            chosen = {str(layer): kept.tolist() for layer, kept in heads.items()}
+            (context.folder / "heads.json").write_text(json.dumps(chosen, indent=1) + "\n")
         self._remember(samples, heads, context)
 
     def _measure(self, samples: list[TokenizedRow], context: TaskContext) -> tuple[Tensor, Tensor]:
-        """Sensitivity (each layer's row sums to 1) and change, means over the kept samples; [layers, heads] on CPU."""
+        """Sensitivity (each layer's row sums to 1) and change, means over the kept samples; [layers, heads] on CPU.
+
+        Each process measures its share of the samples.
+        """
         shape = layers_and_heads(context.model)
         sensitivity, change = torch.zeros(shape), torch.zeros(shape)
         before = None if context.before is None else context.before()
-        with context.track(f"measuring {context.task}", len(samples)) as advance:
-            for start in range(0, len(samples), _MEASURED_TOGETHER):
-                some = samples[start : start + _MEASURED_TOGETHER]
+        own = own_share(len(samples))
+        with context.track(f"measuring {context.task}", len(own)) as advance:
+            for start in range(own.start, own.stop, _MEASURED_TOGETHER):
+                some = samples[start : min(start + _MEASURED_TOGETHER, own.stop)]
                 batch = batch_of(some, context)
                 share = len(some) / len(samples)
                 with measuring(context.model):
@@ -154,15 +160,18 @@ class Seekr(Derpp):
                 if before is not None:
                     change += measure_change(before, context.model, batch, norm=self.norm).cpu() * share
                 advance(len(some))
-        return normalize_layers(sensitivity), change
+        return normalize_layers(summed(sensitivity, context.device)), summed(change, context.device)
 
     def _remember(self, samples: list[TokenizedRow], heads: dict[int, Tensor], context: TaskContext) -> None:
-        writer = self.memory_writer(context, heads=heads, form=self.teacher_form)
+        writer = self.memory_writer(context, samples, heads=heads, form=self.teacher_form)
         draw = np.random.default_rng([context.seed, context.index, 1])
-        with torch.no_grad(), context.track(f"remembering {context.task}", len(samples)) as advance:
-            for sample in samples:
+        # Of all samples, whoever remembers them: how they are shared out decides nothing.
+        queries = [self.drawn_queries(len(sample.input_ids), draw) for sample in samples]
+        own = own_share(len(samples))
+        with torch.no_grad(), context.track(f"remembering {context.task}", len(own)) as advance:
+            for place in own:
+                sample, positions = samples[place], queries[place]
                 batch = batch_of([sample], context)
-                positions = self.drawn_queries(len(sample.input_ids), draw)
                 with Tap(context.model, heads) as tap:
                     logits = context.model(**model_inputs(batch), use_cache=False).logits
                 span = (0, len(sample.input_ids))
@@ -171,7 +180,7 @@ class Seekr(Derpp):
                     for layer, chosen in heads.items()
                 }
                 stored = self.stored_logits(logits[0], batch["labels"])
-                writer.add(sample, attention=attention, positions=positions, logits=stored)
+                writer.add(place, attention=attention, positions=positions, logits=stored)
                 advance(1)
         writer.close()
         memory = Memory.open(context.folder / "memory", verify=False)
@@ -195,11 +204,9 @@ def importance_of(stage: Path) -> dict[str, Tensor]:
 
 def attention_floor(model: nn.Module, memory: Memory, context: TaskContext) -> float:
     """The attention loss of the very model that was remembered, in nats: what the stored form costs at least."""
+    total = torch.zeros((), dtype=torch.float64)
     with torch.no_grad():
-        losses = [
-            attention_distillation_loss(
-                model, [memory.attention(i)], batch_of([memory.encoded(i)], context), memory.heads
-            )
-            for i in range(len(memory))
-        ]
-    return float(torch.stack(losses).mean())
+        for i in own_share(len(memory)):
+            batch = batch_of([memory.encoded(i)], context)
+            total += attention_distillation_loss(model, [memory.attention(i)], batch, memory.heads).cpu()
+    return float(summed(total, context.device)) / len(memory)

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 from seekr.disk import flush, sync, write_json
-from seekr.processes import wait_for_all
+from seekr.processes import process_count, wait_for_all
 
 MARKER = "complete.json"
 
@@ -29,6 +29,11 @@ def is_complete(checkpoint: Path) -> bool:
         return json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["step"] == checkpoint_step(checkpoint)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def processes_of(checkpoint: Path) -> int:
+    """How many processes a complete checkpoint was written by."""
+    return int(json.loads((checkpoint / MARKER).read_text(encoding="utf-8")).get("processes", 1))
 
 
 class CheckpointKeeper(TrainerCallback):
@@ -60,7 +65,7 @@ class CheckpointKeeper(TrainerCallback):
         if not checkpoint.is_dir():
             return
         flush(checkpoint)
-        write_json(checkpoint / MARKER, {"step": state.global_step})
+        write_json(checkpoint / MARKER, {"step": state.global_step, "processes": process_count()})
         sync(folder)
         if self.limit is not None:
             for old in _checkpoints(folder)[: -self.limit]:

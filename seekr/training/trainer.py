@@ -28,7 +28,7 @@ from typing_extensions import override
 from seekr.batches import MicroBatch, StepKind, TokenizedRow
 from seekr.errors import InputError, RunError
 from seekr.training.bar import TrainingBar
-from seekr.training.checkpoints import CheckpointKeeper, is_complete, newest_complete_checkpoint
+from seekr.training.checkpoints import CheckpointKeeper, is_complete, newest_complete_checkpoint, processes_of
 from seekr.training.gradient_share import gradient_shares
 from seekr.training.log import StepLog
 from seekr.training.order import StepPlan, task_seed
@@ -62,6 +62,8 @@ class ContinualTrainer(Trainer):
       first included, the line also has each loss part's share of the gradient norm, as measured on the first
       micro-batch of the main process. Not measured where a process holds only a part of the model (FSDP,
       DeepSpeed).
+    - `step_rows` are the rows of an optimizer step: at most, and by default, as many as the processes take in all
+      micro-batches of a step together.
     - Checkpoints go to `args.output_dir`, which belongs to this task: those that are torn or ahead of the run
       are deleted.
 
@@ -80,6 +82,7 @@ class ContinualTrainer(Trainer):
         task_index: int,
         log_path: Path,
         pad_token_id: int | None = None,
+        step_rows: int | None = None,
         gradient_share_every: int = 50,
         callbacks: list[TrainerCallback] | None = None,
         **trainer_options: Any,
@@ -100,7 +103,8 @@ class ContinualTrainer(Trainer):
         self.plan = StepPlan(
             task_rows=len(train_samples),
             memory_sizes=tuple(len(memory) for memory in memories),
-            batch_rows=args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            batch_rows=step_rows
+            or args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
             seed=args.seed,
             task=task_index,
         )
@@ -130,6 +134,8 @@ class ContinualTrainer(Trainer):
             resume_from_checkpoint = newest_complete_checkpoint(Path(str(self.args.output_dir)))
         if resume_from_checkpoint and not is_complete(Path(resume_from_checkpoint)):
             raise RunError(f"checkpoint {resume_from_checkpoint} was not written to its end; resume from another one")
+        if resume_from_checkpoint and self.is_deepspeed_enabled:
+            _check_processes(Path(resume_from_checkpoint), self.args.world_size)
         set_seed(task_seed(self.args.seed, self.task_index, self.args.process_index))
         self._step = StepLosses()
         self._line = None
@@ -264,6 +270,15 @@ class ContinualTrainer(Trainer):
     @override
     def _track_num_input_tokens(self, inputs: MicroBatch) -> None:
         super()._track_num_input_tokens(inputs.inputs)
+
+
+def _check_processes(checkpoint: Path, processes: int) -> None:
+    written_by = processes_of(checkpoint)
+    if written_by != processes:
+        raise RunError(
+            f"checkpoint {checkpoint} was written by {written_by} processes, and DeepSpeed reads it back with as many "
+            f"only, not with {processes}; launch {written_by}, or delete {checkpoint.parent} to learn the task again"
+        )
 
 
 def _own_arguments(args: TrainingArguments) -> TrainingArguments:

@@ -103,33 +103,13 @@ def test_the_model_and_the_random_state_are_left_as_found(tmp_path: Path) -> Non
 def test_recording_again_gives_the_same_bytes(tmp_path: Path) -> None:
     """As on resuming, where the old recording may be torn."""
     model = by_definition.tiny_llama()
-    folder = tmp_path / "working" / "responses" / "0"
+    folder = tmp_path / "working" / "responses"
     files = []
     for _ in range(2):
         begun(Lwf(), tmp_path, model)
         files.append({path.name: path.read_bytes() for path in folder.iterdir()})
         (folder / "memory.json").write_text("{")
     assert files[0] == files[1]
-
-
-def test_processes_record_a_share_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = by_definition.tiny_llama()
-    alone = begun(Lwf(), tmp_path / "alone", model)
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    shared = Lwf()
-    monkeypatch.setattr("seekr.memory.Memory.open", lambda folder, **_: folder)  # the others' are not there yet
-    for rank in ("2", "1", "0"):
-        monkeypatch.setenv("RANK", rank)
-        begun(shared, tmp_path / "shared", model)
-    monkeypatch.undo()
-    from seekr.memory import Memory
-
-    shared._responses = [Memory.open(folder) for folder in shared._responses]  # type: ignore[arg-type]
-    assert [len(memory) for memory in shared._responses] == [3, 2, 2]
-    for index in range(len(SAMPLES)):
-        one, two = alone.response(index), shared.response(index)
-        assert torch.equal(one.ids, two.ids)
-        torch.testing.assert_close(one.log_probs, two.log_probs)
 
 
 @pytest.mark.parametrize(("weight", "stages"), [(1.0, 0), (0.0, 1)])

@@ -183,3 +183,16 @@ def test_a_torn_line_of_the_log_is_dropped(tmp_path: Path) -> None:
     assert [line["step"] for line in log_lines(tmp_path)] == [1, 2, 3]
     log.truncate(0)
     assert log.path.read_bytes() == b""
+
+
+def test_deepspeeds_checkpoint_of_another_number_of_processes_is_told(tmp_path: Path) -> None:
+    """DeepSpeed is not installed here: what it cannot read is refused before it is asked."""
+    run(tmp_path, 3)
+    checkpoint = newest_complete_checkpoint(tmp_path / "training")
+    assert checkpoint is not None
+    assert json.loads((checkpoint / MARKER).read_text()) == {"step": 2, "processes": 1}
+    (checkpoint / MARKER).write_text(json.dumps({"step": 2, "processes": 4}))
+    trainer = toy_trainer(tmp_path, model=fresh_model(False), **SAVING)
+    trainer.is_deepspeed_enabled = True
+    with pytest.raises(RunError, match=r"was written by 4 processes, and DeepSpeed .* launch 4, or delete"):
+        trainer.train(resume_from_checkpoint=True)
