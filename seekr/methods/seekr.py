@@ -33,7 +33,7 @@ from seekr.methods.derpp import Derpp
 from seekr.models import measuring
 
 _IMPORTANCE = "importance.safetensors"
-_MEASURED_TOGETHER = 4  # samples in one forward while measuring: the activations of a training step at most
+MEASURED_TOGETHER = 4  # samples in one forward while measuring: the activations of a training step at most
 
 
 @dataclass(kw_only=True)
@@ -144,8 +144,8 @@ class Seekr(Derpp):
         sensitivity, change = torch.zeros(shape), torch.zeros(shape)
         before = None if context.before is None else context.before()
         with context.track(f"measuring {context.task}", len(samples)) as advance:
-            for start in range(0, len(samples), _MEASURED_TOGETHER):
-                some = samples[start : start + _MEASURED_TOGETHER]
+            for start in range(0, len(samples), MEASURED_TOGETHER):
+                some = samples[start : start + MEASURED_TOGETHER]
                 batch = batch_of(some, context)
                 share = len(some) / len(samples)
                 with measuring(context.model):
