@@ -53,9 +53,10 @@ def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
             out.print(f"{data.task.name}: {warning}")
     saved = plan_disk(prepared)
     each = f"; for each of {len(folders)} folders" if len(folders) > 1 else ""
+    stages, working = readable_bytes(saved.stages), readable_bytes(saved.checkpoints)
     out.print(
-        f"disk        {readable_bytes(saved.stages)} for the weights of the stages, {readable_bytes(saved.checkpoints)} "
-        f"more while a task is learned, besides what is kept of the tasks{each}"
+        f"disk        {stages} for the weights of the stages, {working} more while a task is learned, besides what is "
+        f"kept of the tasks{each}"
     )
     out.print("nothing was written (--dry-run)")
 

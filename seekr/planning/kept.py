@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seekr.attention.stored import TeacherForm, choose_form, form_bytes
+from seekr.attention.stored import TRIFLE, TeacherForm, compact_bytes
 from seekr.heads import resolve_budgets
 from seekr.methods import Derpp, Seekr
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerTeacher:
-    """The chosen heads of one layer of one kept sample, as `seekr.attention.stored.form_bytes` counts them."""
+    """The chosen heads of one layer of one kept sample, with the sizes that its bytes follow from."""
 
     heads: int
     key_heads: int
@@ -60,10 +60,17 @@ def layer_teacher(call: AttentionCall, heads: int, queries: int, length: int) ->
 
 
 def attention_bytes(teacher: LayerTeacher, form: TeacherForm) -> float:
-    """Bytes of a layer of a sample in a form; those of "auto" are the form's that the run would choose."""
-    sizes = (teacher.heads, teacher.key_heads, teacher.size, teacher.queries, teacher.length)
-    chosen = choose_form(*sizes, teacher.itemsize) if form == "auto" else form
-    return form_bytes(chosen, *sizes, teacher.itemsize)
+    """Bytes of a layer of a sample in a form, but for a few a head.
+
+    "auto" is the smallest form that any map may be kept in: whether the largest entries alone will do ("top", which
+    takes less) is seen from the maps.
+    """
+    vectors = teacher.heads * teacher.queries + teacher.key_heads * teacher.length
+    exact = float(teacher.itemsize * teacher.size * vectors)
+    compact = compact_bytes(teacher.heads, teacher.key_heads, teacher.size, teacher.queries, teacher.length)
+    if form == "exact" or (form == "auto" and exact <= TRIFLE):
+        return exact
+    return compact[form] if form != "auto" else min(compact["rows"], compact["query_key"])
 
 
 def sample_bytes(

@@ -82,6 +82,8 @@ class Live(TorchDispatchMode):
         else:
             if func in (_aten.index.Tensor, _aten.index_put_.default, _aten.index_put.default):
                 args = (args[0], self._places(args[1]), *args[2:])
+                # Autograd puts gradients into fresh zeros in place, and makes a copy for tensors like ours alone.
+                func = _aten.index_put_.default if func is _aten.index_put.default else func
             result = func(*args, **kwargs)
         cast = func is _aten._to_copy.default and isinstance(args[0], Parameter)
         for leaf in tree_leaves(result):

@@ -154,7 +154,7 @@ class Paper:
     def _measure(self, batch: MicroBatch) -> None:
         """Sensitivity's forward and backward, which keep the calls of all layers until they are done."""
         calls: dict[int, AttentionCall] = {}
-        with Tap(self.model, consume=calls.setdefault):
+        with Tap(self.model, consume=calls.__setitem__):
             logits = self.model(**batch.inputs, use_cache=False).logits
         torch.autograd.grad(sample_losses(logits, batch.labels).sum(), calls[min(calls)].output)
 
@@ -194,7 +194,7 @@ class Paper:
         ]
 
         def see(parameter: Parameter) -> None:
-            live.know([parameter.grad], GRADIENTS)
+            live.know([parameter.grad], GRADIENTS)  # type: ignore[list-item]
             for name, pending in waiting:
                 if id(parameter) in pending:
                     pending.remove(id(parameter))

@@ -146,6 +146,11 @@ def optimizer_name(arguments: TrainingArguments) -> str:
     return str(getattr(arguments.optim, "value", arguments.optim))
 
 
+def checkpoints(arguments: TrainingArguments) -> bool:
+    """Whether activations are computed again in the backward; transformers has renamed the field."""
+    return any(getattr(arguments, f"{name}_checkpointing", False) for name in ("gradient", "activation"))
+
+
 def make_plan(
     config: Config, *, tokens_per_second: float | None = None, device_memory: int | None = None, devices: int = 1
 ) -> Plan:
@@ -163,7 +168,7 @@ def make_plan(
     run = read_run(config)
     paper = _paper(run, run.lora)
     steps = plan_steps(run.stages, run.method, run.arguments, seed=config.seed, processes=devices)
-    checkpointing = bool(run.arguments.gradient_checkpointing)
+    checkpointing = checkpoints(run.arguments)
     optimizer = paper.optimizer_bytes()
     phases = _phases(_on_paper(run, paper), steps, checkpointing, optimizer)
     kept = _kept(run.method, paper, steps)
@@ -243,7 +248,7 @@ def _ways(
     paper: Paper, run: RunOnPaper, stages: Sequence[StageSteps], phases: Sequence[Phase], devices: int
 ) -> list[Way]:
     """The run as it is configured, with checkpointing, and with LoRA adapters, as far as they are other runs."""
-    configured = bool(run.arguments.gradient_checkpointing)
+    configured = checkpoints(run.arguments)
     trains = "adapter" if hasattr(paper.model, "peft_config") else "all weights"
     found = ways(paper, {p.name: p.parts for p in phases}, trains=trains, checkpointing=configured, devices=devices)
     variants = [] if configured else [(trains, paper, run.lora)]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from seekr.planning.live import WEIGHTS
 from seekr.planning.paper import OPTIMIZER
-from seekr.planning.plan import Kept, Phase, Plan, optimizer_name
+from seekr.planning.plan import Kept, Phase, Plan, checkpoints, optimizer_name
 from seekr.planning.rows import Shape, StageSteps
 from seekr.report.terminal import FirstThatFits, plain_table, readable_bytes
 
@@ -36,7 +36,7 @@ def headline(plan: Plan) -> list[str]:
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "full"
     trained = "all trained" if plan.trained == plan.stored else f"{plan.trained:,} trained"
     base = f"{plan.parameters:,} parameters"
-    checkpointing = "with" if arguments.gradient_checkpointing else "without"
+    checkpointing = "with" if checkpoints(arguments) else "without"
     return [
         f"model    {config.model}: {base}, {trained}, {config.dtype}, {precision} precision",
         f"method   {plan.run.method.name}; optimizer {optimizer_name(arguments)}; attention {plan.attention}; "
