@@ -32,12 +32,13 @@ def main() -> None:
 
 
 def example(name: str) -> dict[str, Any]:
-    """The plan of a configuration in benchmarks/plans, as `seekr plan --json` writes it."""
+    """The plan of a configuration in benchmarks/plans, as `seekr plan --json` writes it, without its notes."""
     from seekr.config import load_config
     from seekr.planning.plan import make_plan
 
     plan = make_plan(load_config(PLANS / f"{name}.yaml"), **EXAMPLES[name])
-    return {"example": name, **plan.to_json(), "model": Path(plan.run.config.model).name}
+    shown = plan.to_json() | {"model": Path(plan.run.config.model).name}
+    return {"example": name} | {key: value for key, value in shown.items() if key != "notes"}
 
 
 def _known(path: Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from seekr.planning.reading import RunOnPaper, read_run
 from seekr.planning.rows import Shape, StageSteps, largest_of, measured_shape, plan_steps
 from seekr.planning.scaling import Steps
 from seekr.planning.sharding import Way, ways
+from seekr.report.terminal import readable_bytes
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -276,8 +277,8 @@ def _notes(run: RunOnPaper, paper: Paper, optimizer: int | None, saved: Disk, le
         notes.append("chosen heads are not known before: the budget is taken as spread evenly over its layers")
     if saved.kept_stages == learned > 1:
         notes.append(
-            f"keep_stages: last keeps the weights of one stage, {saved.one_stage / 1e9:.3g} GB in place of "
-            f"{saved.stages / 1e9:.3g} GB"
+            f"keep_stages: last keeps the weights of one stage, {readable_bytes(saved.one_stage)} in place of "
+            f"{readable_bytes(saved.stages)}"
         )
     notes.append(
         "estimates: the allocator's fragments, a kernel's own workspace and what a CUDA context takes come on top; "

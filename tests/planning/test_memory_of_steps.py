@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig
 
 from seekr.arguments import check_lora, training_arguments
 from seekr.batches import MicroBatch, collate
@@ -104,9 +104,7 @@ def test_no_map_is_built_but_by_eager_attention() -> None:
     assert maps("eager") >= layers * ROWS * heads * LENGTH * LENGTH * 4
 
 
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("lora", [None, {"r": 4}])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("half", "lora", "accumulation"), [(False, None, 1), (True, None, 2), (True, {"r": 4}, 1)])
 def test_a_deep_model_is_what_its_layers_add_up_to(half: bool, lora: Any, accumulation: int) -> None:
     settings = {"lora": lora, "bf16": half, "gradient_accumulation_steps": accumulation}
 
@@ -114,17 +112,16 @@ def test_a_deep_model_is_what_its_layers_add_up_to(half: bool, lora: Any, accumu
         def _alike(self) -> bool:
             return False
 
-    whole = paper(config(num_hidden_layers=7), **settings)
+    whole = paper(config(num_hidden_layers=5), **settings)
 
     def make(layers: int) -> Paper:
-        return paper(config(num_hidden_layers=7), layers=layers, **settings)
+        return paper(config(num_hidden_layers=5), layers=layers, **settings)
 
     for checkpointing in (False, True):
-        for shape in (Shape(2, 24, 8, False), Shape(2, 200, 90, True)):
-            for step in ("task_step", "replay_step", "measuring"):
-                counted = getattr(EveryLayer(whole, make), step)(shape, checkpointing=checkpointing)
-                grown = getattr(Steps(whole, make), step)(shape, checkpointing=checkpointing)
-                assert sum(grown.values()) == pytest.approx(sum(counted.values()), rel=1e-6)
+        for step, shape in (("task_step", Shape(2, 200, 90, True)), ("measuring", Shape(2, 24, 8, False))):
+            counted = getattr(EveryLayer(whole, make), step)(shape, checkpointing=checkpointing)
+            grown = getattr(Steps(whole, make), step)(shape, checkpointing=checkpointing)
+            assert sum(grown.values()) == pytest.approx(sum(counted.values()), rel=1e-6)
 
 
 def test_logits_are_in_float32_whatever_the_model_computes_in() -> None:
@@ -143,7 +140,8 @@ def test_gradients_and_optimizer_state_are_those_of_what_is_trained() -> None:
     assert adapter.trained < full.trained / 10
     assert adapter.stored == adapter.trained
     parts = Steps(full, lambda n: full).task_step(Shape(1, 8, 4, False), checkpointing=False)
-    assert parts[GRADIENTS] == pytest.approx(4 * full.trained, rel=0.1)
+    embedding = VOCABULARY * 64  # its gradient comes last, and is no gradient yet when most is held
+    assert parts[GRADIENTS] == 4 * (full.trained - embedding)
 
 
 def test_distillation_and_a_second_model_are_counted() -> None:
@@ -156,6 +154,6 @@ def test_distillation_and_a_second_model_are_counted() -> None:
     assert steps.measuring(shape, checkpointing=False)["model before the task"] == kept.weights
 
 
-def test_what_is_made_from_weights_cannot_be_planned_without_them() -> None:
-    with pytest.raises(InputError, match="made from the weights themselves"):
-        paper(method="osf")
+def test_what_is_no_language_model_is_refused() -> None:
+    with pytest.raises(InputError, match="no causal language model can be built"):
+        paper(ViTConfig())  # type: ignore[arg-type]
