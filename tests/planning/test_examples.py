@@ -11,7 +11,9 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.mark.parametrize("name", ["laptop", pytest.param("7b-lora", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["laptop", *(pytest.param(name, marks=pytest.mark.slow) for name in ("7b-lora", "7b-full"))]
+)
 def test_the_plan_of_an_example_is_the_committed_one(name: str) -> None:
     rows = json.loads((BENCHMARKS / "results" / "plan_examples.json").read_text())["rows"]
     committed = {row["example"]: row for row in rows}
