@@ -22,8 +22,7 @@ def test_the_plan_of_an_example_is_the_committed_one(name: str) -> None:
 
 
 def test_planned_steps_came_true() -> None:
-    """Within 15% of measured memory and 30% of measured time; the moment at which heads are measured is planned too low,
-    and reported so."""
+    """Within 15% of measured memory and 30% of measured time; measuring heads is planned too low, and reported so."""
     rows = json.loads((BENCHMARKS / "results" / "plan.json").read_text())["rows"]
     for row in rows:
         if row["largest_phase"] != "measuring heads":
