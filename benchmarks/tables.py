@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from seekr.bench.tables import Cells, Rows, bytes_cells, sensitivity_cells, step_cells
+from seekr.report.terminal import readable_bytes
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -27,6 +29,9 @@ def tables() -> dict[str, str]:
         "methods": method_table(_rows("methods.json")),
         "all methods": all_methods_table(_rows("demo_methods.json")),
         "recipes": recipe_table(_rows("recipes.json")),
+        "plans": plan_table(_rows("plan.json")),
+        "planned examples": example_table(_rows("plan_examples.json")),
+        "parts of the planned examples": example_parts_table(_rows("plan_examples.json")),
     }
 
 
@@ -81,6 +86,56 @@ def method_table(rows: Rows) -> str:
     costs = ["kept a task", "× step", "× task", "× peak"]
     head = ["method", "trains", "old data", "told the task", *costs, "checkpointing", "DDP", "FSDP2"]
     return _markdown(head, found)
+
+
+def plan_table(rows: Rows) -> str:
+    """What was planned beside what was measured."""
+    found = []
+    for row in rows:
+        trains = {"full": "all weights", "lora": "LoRA"}[row["trains"]]
+        memory = [f"{row[key] / 1e6:,.0f} MB" for key in ("planned_bytes", "measured_bytes")]
+        seconds = [f"{row[key]:.1f} s" for key in ("planned_seconds", "measured_seconds")]
+        checkpointing = "yes" if row["checkpointing"] else "no"
+        what = [f"{row['parameters'] / 1e6:.0f} M", trains, f"`{row['method']}`", checkpointing]
+        ratios = [f"{row[key]:.2f}" for key in ("memory_ratio", "time_ratio")]
+        found.append([*what, str(row["length"]), *memory, ratios[0], *seconds, ratios[1]])
+    head = ["model", "trained", "method", "checkpointing", "tokens"]
+    return _markdown([*head, "memory planned", "measured", "ratio", "steps planned", "measured", "ratio"], found)
+
+
+def example_table(rows: Rows) -> str:
+    """One example a row: what it is, what it keeps, and what its devices need by the ways that there are."""
+    found = []
+    for row in rows:
+        steps = sum(task["task_steps"] + task["replay_steps"] for task in row["tasks"])
+        kept = sum(task["kept_bytes"] for task in row["tasks"])
+        disk = row["disk"]
+        devices = f"{row['devices']} × {row['device_memory'] / 1e9:.0f} GB"
+        needs = "; ".join(f"{_way(way)}: {readable_bytes(way['bytes'])} ({way['fits']})" for way in row["ways"])
+        weights = f"{readable_bytes(disk['stages'])} (`{disk['keep_stages']}`)"
+        tokens = f"{row['tokens'] / 1e6:.0f} M"
+        found.append([f"`{row['example']}`", devices, needs, f"{steps:,}", tokens, readable_bytes(kept), weights])
+    head = ["plan", "devices", "a device needs (fits)", "steps", "tokens", "rows and teachers kept", "weights kept"]
+    return _markdown(head, found)
+
+
+def example_parts_table(rows: Rows) -> str:
+    """The parts of the moment at which a device that holds all of it needs most."""
+    peaks = {row["example"]: max(row["memory"], key=lambda phase: phase["bytes"]) for row in rows}
+    parts = dict.fromkeys(part for peak in peaks.values() for part in peak["parts"])
+    found = [["most in", *(peak["phase"] for peak in peaks.values())]]
+    found += [[part, *(_size(peak["parts"].get(part, 0)) for peak in peaks.values())] for part in parts]
+    found.append(["together", *(readable_bytes(peak["bytes"]) for peak in peaks.values())])
+    return _markdown(["part", *(f"`{name}`" for name in peaks)], found)
+
+
+def _way(way: dict[str, Any]) -> str:
+    checkpointing = "" if way["gradient_checkpointing"] else ", no checkpointing"
+    return f"{way['trains']}, {way['sharding']}{checkpointing}"
+
+
+def _size(count: int) -> str:
+    return readable_bytes(count) if count else ""
 
 
 def _where(distance: float | str) -> str:

@@ -15,6 +15,8 @@ from seekr.errors import InputError, RunError
 from seekr.processes import disconnect
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from seekr.config import Config
     from seekr.preparation import Request
 
@@ -198,8 +200,7 @@ def _tasks(arguments: argparse.Namespace) -> None:
         raise InputError("--max-length counts tokens; say whose: --tokenizer MODEL")
     if limit is not None and limit < 2:
         raise InputError(f"--max-length: {limit} leaves no room for a prompt and an answer; give 2 or more")
-    if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
-        raise InputError(f"--json: {file} cannot be written: its folder is missing, or it is a folder itself")
+    _check_writable(file)
     tokenizer = None
     if arguments.tokenizer is not None and arguments.folder.is_dir():
         from seekr.models import load_tokenizer
@@ -217,6 +218,25 @@ def _launch_config(arguments: argparse.Namespace) -> None:
     print(launch_file(arguments.name))
 
 
+def _plan(arguments: argparse.Namespace) -> None:
+    config = _loader(arguments)(arguments.overrides)
+    _check_writable(arguments.json)
+    from seekr.planning import run_plan
+
+    run_plan(
+        config,
+        tokens_per_second=arguments.tokens_per_second,
+        device_memory=arguments.device_memory,
+        devices=arguments.devices,
+        json_file=arguments.json,
+    )
+
+
+def _check_writable(file: Path | None) -> None:
+    if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
+        raise InputError(f"--json: {file} cannot be written: its folder is missing, or it is a folder itself")
+
+
 def _bench(arguments: argparse.Namespace) -> None:
     from seekr.bench import run_bench
 
@@ -232,6 +252,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "launch-config": _launch_config,
     "learn": _learn,
     "memory": _memory,
+    "plan": _plan,
     "report": _report,
     "status": _status,
     "tasks": _tasks,

@@ -124,6 +124,20 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("launch-config", "print where a configuration of `accelerate launch` for several GPUs lies")
     sub.add_argument("name", metavar="NAME", help=f"one of {', '.join(launch_names())}")
 
+    sub = command(
+        "plan",
+        "say what a run needs before any weights are loaded: memory, disk, steps and hours, sharding",
+        usage="seekr plan CONFIG.yaml [key=value ...] [options]\n"
+        "       seekr plan --recipe NAME [--recipe NAME ...] [key=value ...] [options]",
+    )
+    _add_configuration(sub, "key=value", "dotted, as seekr learn takes them")
+    sub.add_argument(
+        "--tokens-per-second", type=_above_zero, metavar="N", help="what all devices read together in training: hours"
+    )
+    sub.add_argument("--device-memory", type=_bytes, metavar="SIZE", help="of one device, such as 80GB: what fits it")
+    sub.add_argument("--devices", type=_count, default=1, metavar="N", help="how many of them; default: 1")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write the plan as JSON too")
+
     sub = command("bench", "measure time, memory and bytes of the attention work on this machine")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")
     return parser
@@ -146,6 +160,25 @@ def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _above_zero(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return float(text)
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", text)
+    if not found or float(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 80GB, 80GiB or 16.5G")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))
 
 
 def _share_or_rows(text: str) -> float | int:

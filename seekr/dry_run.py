@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.table import Table
 
-from seekr.arguments import training_arguments
+from seekr.planning.kept import Disk, disk
+from seekr.planning.rows import StageRows, StageSteps, plan_steps
 from seekr.preparation import Prepared
+from seekr.processes import process_count
 from seekr.report.terminal import readable_bytes
 from seekr.tables import console, print_table
-from seekr.task_data import PlannedStage
-from seekr.training.order import StepPlan
-
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_CHECKPOINTS = 3  # two are kept, and the next is written before the older one goes
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """Optimizer steps of a stage by kind, and the rows that are kept of it."""
-
-    stage: PlannedStage
-    rows: int
-    task_steps: int
-    replay_steps: int
-    kept: int
 
 
 def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
@@ -50,17 +34,17 @@ def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
     table.add_column("task", overflow="fold")
     for heading in ("rows", "test", "task\nsteps", "replay\nsteps", "kept", "prompts\ncut", "answers\ncut"):
         table.add_column(heading, justify="right")
-    for plan in plan_run(prepared):
-        stage, summaries = plan.stage, [data.summary for data in plan.stage.data]
+    for stage, plan in zip(prepared.stages, plan_run(prepared), strict=True):
+        summaries = [data.summary for data in stage.data]
         done = stage.index < len(prepared.finished)
         table.add_row(
             str(stage.index),
             stage.name + (" (done)" if done else "" if stage.learn else " (skill)"),
-            str(plan.rows),
+            str(len(stage.samples)),
             str(sum(len(data.test) for data in stage.data)),
             str(plan.task_steps) if stage.learn else "–",
             str(plan.replay_steps) if stage.learn else "–",
-            str(plan.kept),
+            str(len(plan.kept)),
             str(sum(summary.cut_prompts for summary in summaries)),
             str(sum(summary.cut_answers for summary in summaries)),
         )
@@ -68,45 +52,39 @@ def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
     for data in prepared.tasks:
         for warning in data.warnings():
             out.print(f"{data.task.name}: {warning}")
-    stages, working = map(readable_bytes, disk(prepared))
+    saved = plan_disk(prepared)
+    each = f"; for each of {len(folders)} folders" if len(folders) > 1 else ""
+    stages, working = readable_bytes(saved.stages), readable_bytes(saved.checkpoints)
     out.print(
-        f"disk        {stages} for the weights of the stages, {working} more while a task is learned, "
-        "besides what is kept of the tasks" + (f"; for each of {len(folders)} folders" if len(folders) > 1 else ""),
+        f"disk        {stages} for the weights of the stages, {working} more while a task is learned, besides what is "
+        f"kept of the tasks{each}"
     )
     out.print("nothing was written (--dry-run)")
 
 
-def plan_run(prepared: Prepared) -> list[StagePlan]:
+def plan_run(prepared: Prepared) -> list[StageSteps]:
     """The steps of every stage, by the rule that the trainer follows."""
-    plans: list[StagePlan] = []
-    arguments = training_arguments(prepared.training, output_dir=prepared.run, seed=prepared.config.seed)
-    for stage in prepared.stages:
-        rows = sum(len(data.samples) for data in stage.data)
-        memories = tuple(plan.kept for plan in plans if plan.kept and prepared.method.replays)
-        steps = StepPlan(rows, memories, prepared.step_rows, prepared.config.seed, stage.index)
-        epochs = stage.num_train_epochs or arguments.num_train_epochs
-        total = arguments.max_steps if arguments.max_steps > 0 else math.ceil(epochs * len(steps))
-        whole, rest = divmod(total, len(steps))
-        kinds = [*steps.kinds[:rest]]
-        task_steps = whole * steps.task_steps + kinds.count("task")
-        kept = prepared.method.kept_rows(rows)
-        if stage.learn:
-            plans.append(StagePlan(stage, rows, task_steps, total - task_steps, kept))
-        else:
-            plans.append(StagePlan(stage, rows, 0, 0, kept))
-    return plans
-
-
-def disk(prepared: Prepared) -> tuple[int, int]:
-    """Bytes of the weights of all stages that are kept, and of the checkpoints while a task is learned."""
-    trained, stored = (
-        parameters * _BYTES[prepared.config.dtype]
-        for parameters in (prepared.trained_parameters, prepared.stored_parameters)
+    stages = [StageRows.of(stage) for stage in prepared.stages]
+    return plan_steps(
+        stages,
+        prepared.method,
+        prepared.arguments,
+        seed=prepared.config.seed,
+        processes=process_count(),
+        step_rows=prepared.step_rows,
     )
-    learned = sum(stage.learn for stage in prepared.stages)
-    keep = prepared.config.keep_stages
-    kept = learned if keep == "all" else min(learned, 1 if keep == "last" else int(keep))
-    return kept * stored, (stored + 2 * trained) * _CHECKPOINTS  # AdamW keeps two numbers beside each trained weight
+
+
+def plan_disk(prepared: Prepared) -> Disk:
+    """Bytes of the stages and of the checkpoints while a task is learned."""
+    return disk(
+        prepared.arguments,
+        keep=prepared.config.keep_stages,
+        learned=sum(stage.learn for stage in prepared.stages),
+        stored=prepared.stored_parameters,
+        trained=prepared.trained_parameters,
+        dtype=prepared.config.dtype,
+    )
 
 
 def _pairs(settings: dict[str, object]) -> str:

@@ -19,7 +19,7 @@ from seekr.attention.tap import Geometry
 Form = Literal["exact", "query_key", "rows", "top"]
 TeacherForm = Literal["auto", "exact", "query_key", "rows", "top"]
 
-_TRIFLE = 1 << 16
+TRIFLE = 1 << 16
 _SQUARES = 0.98
 
 
@@ -71,7 +71,7 @@ def automatic_form(teacher: QueryKeyRows) -> Form:
     squared probabilities: of a student that differs from the teacher alike everywhere, the gradient to the scores then
     has a cosine of at least 0.99. A map without large entries goes to "rows" or "query_key".
     """
-    if teacher.query.nbytes + teacher.key.nbytes <= _TRIFLE:
+    if teacher.query.nbytes + teacher.key.nbytes <= TRIFLE:
         return "exact"
     heads, queries, size = teacher.query.shape
     bytes_of = compact_bytes(heads, len(teacher.key), size, queries, teacher.key.shape[1])

@@ -42,11 +42,14 @@ class Replay(Method):
 
     def kept_places(self, context: TaskContext) -> list[int]:
         """Where in the task's data the rows stand that are kept, ascending."""
-        rows = len(context.samples)
+        return self.places_of(len(context.samples), context.seed, context.index)
+
+    def places_of(self, rows: int, seed: int, index: int) -> list[int]:
+        """`kept_places` of a task of `rows` rows that stands at `index` of a run."""
         count = self.kept_rows(rows)
         if self.replay_choice == "first":
             return list(range(count))
-        chosen = np.random.default_rng([context.seed, context.index]).choice(rows, size=count, replace=False)
+        chosen = np.random.default_rng([seed, index]).choice(rows, size=count, replace=False)
         return [int(place) for place in np.sort(chosen)]
 
     def kept_samples(self, context: TaskContext) -> list[TokenizedRow]:

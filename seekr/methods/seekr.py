@@ -34,7 +34,7 @@ from seekr.models import measuring
 from seekr.processes import is_main, own_share, summed
 
 _IMPORTANCE = "importance.safetensors"
-_MEASURED_TOGETHER = 4  # samples in one forward while measuring: the activations of a training step at most
+MEASURED_TOGETHER = 4  # samples in one forward while measuring: the activations of a training step at most
 
 
 @dataclass(kw_only=True)
@@ -150,8 +150,8 @@ class Seekr(Derpp):
         before = None if context.before is None else context.before()
         own = own_share(len(samples))
         with context.track(f"measuring {context.task}", len(own)) as advance:
-            for start in range(own.start, own.stop, _MEASURED_TOGETHER):
-                some = samples[start : min(start + _MEASURED_TOGETHER, own.stop)]
+            for start in range(own.start, own.stop, MEASURED_TOGETHER):
+                some = samples[start : min(start + MEASURED_TOGETHER, own.stop)]
                 batch = batch_of(some, context)
                 share = len(some) / len(samples)
                 with measuring(context.model):

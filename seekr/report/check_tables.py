@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
+from seekr.report.terminal import plain_table
 from seekr.tasks.checking import FolderCheck, Lengths, SplitCheck, TaskCheck
 
 _SHOWN = 3  # of a long list, before "and 97 more"
@@ -15,7 +14,7 @@ _SHOWN = 3  # of a long list, before "and 97 more"
 
 def rows_table(check: FolderCheck) -> Table:
     """A line a split: its rows and their faults; a blank cell is a zero."""
-    table = _table(
+    table = plain_table(
         "Rows",
         "twice: the same row again; other answer: the same prompt again, with another answer; in train, in test: rows "
         "whose prompt stands there too, and in brackets those whose answer does as well",
@@ -39,7 +38,7 @@ def rows_table(check: FolderCheck) -> Table:
 
 def tokens_table(check: FolderCheck) -> Table:
     """A line a split: lengths of prompts and answers in tokens, and how many the limits cut."""
-    table = _table(
+    table = plain_table(
         "Tokens", "answers with their end token; 95%: so many rows are no longer; cut: – where no limit is given"
     )
     table.add_column("task", overflow="fold")
@@ -101,15 +100,3 @@ def _lengths(lengths: Lengths, cut: int | None) -> list[str]:
 def _some(names: Sequence[str]) -> str:
     more = len(names) - 2 * _SHOWN
     return ", ".join(names[: 2 * _SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _table(title: str, caption: str) -> Table:
-    return Table(
-        title=Text(title),
-        caption=Text(caption),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        title_justify="left",
-        caption_justify="left",
-    )

@@ -74,7 +74,7 @@ def heads_table(stage: StageData) -> RenderableType:
 
 def memory_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
     """What is kept of each task: the `Memory.summary()` of every stage."""
-    table = _table("Kept of each task")
+    table = plain_table("Kept of each task")
     table.add_column("task", overflow="fold")
     for heading in ("samples", "tokens", "answer\ntokens", "heads", "layers", "queries"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -115,7 +115,8 @@ def readable_bytes(count: int) -> str:
     return f"{value:.{digits}f} {units[0]}"
 
 
-def _table(title: str, caption: str | None = None) -> Table:
+def plain_table(title: str, caption: str | None = None) -> Table:
+    """A table without lines but one under its head."""
     return Table(
         title=Text(title),
         caption=Text(caption) if caption else None,
@@ -139,7 +140,7 @@ def _methods(runs: Sequence[RunData], left_out: Sequence[str]) -> Table:
         notes.append("* leads every other method that learns in turn")
     if any(summary.unfinished for summary in summaries):
         notes.append("… not finished")
-    table = _table("Methods side by side", "; ".join(notes))
+    table = plain_table("Methods side by side", "; ".join(notes))
     table.add_column("method", overflow="fold", min_width=10)
     table.add_column("seeds", justify="right", overflow="fold", min_width=5)
     for measure in shown:
@@ -183,7 +184,7 @@ def _narrow_scores(run: RunData, scores: ScoreMatrix) -> Table:
 
 
 def _scores(run: RunData, scores: ScoreMatrix, headings: Sequence[str], names: Sequence[str], caption: str) -> Table:
-    table = _table(f"Scores of {run.method}, seed {run.seed}", caption)
+    table = plain_table(f"Scores of {run.method}, seed {run.seed}", caption)
     table.add_column("after", no_wrap=True)
     for heading in headings:
         table.add_column(Text(heading), justify="right", no_wrap=True)

@@ -68,11 +68,15 @@ class EncodingSummary:
 
 
 def max_length_of(
-    model_config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int | None, reserved: int = 0
+    model_config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int | None,
+    reserved: int = 0,
 ) -> int:
     """Tokens of prompt and answer that a row may have: `max_length`, or what model and tokenizer allow.
 
-    `reserved` positions of the model are taken by other tokens where `max_length` is None.
+    `reserved` positions of the model are taken by other tokens where `max_length` is None. Without a tokenizer (None)
+    the model alone decides.
 
     Raises:
         InputError: if `max_length` is below 2 or above the model's positions, or nothing says a length.
@@ -86,7 +90,8 @@ def max_length_of(
         return max_length
     if positions is not None:
         positions = max(positions - reserved, 2)
-    limits = [n for n in (positions, tokenizer.model_max_length) if n is not None and n < _NO_LIMIT]
+    known = None if tokenizer is None else tokenizer.model_max_length
+    limits = [n for n in (positions, known) if n is not None and n < _NO_LIMIT]
     if not limits:
         raise InputError("max_length: neither the model's configuration nor its tokenizer names a length; give one")
     return min(limits)

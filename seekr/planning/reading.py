@@ -1,0 +1,102 @@
+"""What is planned: a configuration as `seekr learn` would read it, as far as it can be without weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr.arguments import check_lora, check_training, training_arguments
+from seekr.config import Config, make_tasks
+from seekr.errors import InputError
+from seekr.models import load_config_of, load_tokenizer
+from seekr.planning.rows import StageRows, assumed, together
+from seekr.task_data import JOINT, PlannedStage, order_tasks, read_task
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
+
+    from seekr.methods import Method
+    from seekr.tasks import Task
+
+
+@dataclass(frozen=True)
+class RunOnPaper:
+    """A configuration, checked; `notes` says what had to be assumed of it."""
+
+    config: Config
+    model_config: PretrainedConfig
+    method: Method
+    arguments: TrainingArguments
+    lora: LoraConfig | None
+    max_length: int
+    stages: list[StageRows]
+    notes: list[str]
+
+
+def read_run(config: Config) -> RunOnPaper:
+    """Reads what there is of a run: its settings, the model's config.json, its tokenizer and its rows.
+
+    A task whose file is not here is planned as `train_limit` rows of `max_length` tokens. Raises InputError.
+    """
+    from seekr.methods import make_method
+    from seekr.tasks import max_length_of
+
+    method = make_method(config.method)
+    training = check_training(_on_this_machine(config.training))
+    lora = check_lora(method.lora_settings(config.lora))
+    tasks = make_tasks(config)
+    method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
+    tasks = order_tasks(tasks, joint=method.joint)
+    model_config = load_config_of(config.model)
+    tokenizer = _tokenizer(config.model)
+    learned = sum(task.learn for task in tasks)
+    max_length = max_length_of(model_config, tokenizer, config.max_length, method.virtual_tokens(learned))
+    stages = _stages(tasks, tokenizer, max_length, config.seed, joint=method.joint)
+    missing = [stage.name for stage in stages if not stage.known]
+    notes = []
+    if missing:
+        why = "without a tokenizer no rows can be counted" if tokenizer is None else "their rows are not here"
+        notes.append(
+            f"{len(missing)} of {len(stages)} tasks are planned as train_limit rows of {max_length:,} tokens, all of "
+            f"them answer: {why}"
+        )
+    arguments = training_arguments(training, output_dir=Path(config.output_dir), seed=config.seed)
+    return RunOnPaper(config, model_config, method, arguments, lora, max_length, stages, notes)
+
+
+def _on_this_machine(training: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a machine with a GPU, so that they can be checked on one without."""
+    return {key: value for key, value in training.items() if key != "tf32"} | {"use_cpu": True}
+
+
+def _tokenizer(model: str) -> PreTrainedTokenizerBase | None:
+    try:
+        return load_tokenizer(model)
+    except InputError:
+        return None
+
+
+def _stages(tasks: list[Task], tokenizer: Any, max_length: int, seed: int, *, joint: bool) -> list[StageRows]:
+    stages = []
+    for index, task in enumerate(tasks):
+        if tokenizer is not None and _is_here(task.train):
+            data = read_task(task, tokenizer, max_length, seed=seed)
+            stages.append(StageRows.of(PlannedStage(index, task.name, task.learn, [data])))
+        else:
+            stages.append(assumed(index, task.name, task.learn, task.num_train_epochs, _limit(task, index), max_length))
+    return [together(JOINT, [stage for stage in stages if stage.learn])] if joint else stages
+
+
+def _is_here(source: Any) -> bool:
+    return isinstance(source, list) or Path(str(source)).exists()
+
+
+def _limit(task: Task, index: int) -> int:
+    if task.train_limit is None:
+        raise InputError(
+            f"task {task.name!r}: its rows cannot be counted ({task.train} is not here, or the model has no "
+            f"tokenizer); to plan without them say how many there are at most: tasks.{index}.train_limit=N"
+        )
+    return task.train_limit

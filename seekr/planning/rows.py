@@ -1,0 +1,190 @@
+"""The rows of a run on paper: how long they are, which steps they make, and the largest forward among those."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from seekr.batches import Row, StepKind, answer_tokens
+from seekr.methods.replay import Replay
+from seekr.training.order import Step, StepPlan, split
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from seekr.methods import Method
+    from seekr.task_data import PlannedStage
+
+
+@dataclass(frozen=True)
+class StageRows:
+    """The rows of a stage: tokens and answer tokens of each; `known` says whether they were counted or assumed."""
+
+    index: int
+    name: str
+    learn: bool
+    epochs: float | None
+    tokens: Sequence[int]
+    answers: Sequence[int]
+    known: bool = True
+
+    @classmethod
+    def of(cls, stage: PlannedStage) -> StageRows:
+        """Those of a stage whose data was read."""
+        samples = stage.samples
+        return cls(
+            stage.index,
+            stage.name,
+            stage.learn,
+            stage.num_train_epochs,
+            [len(sample.input_ids) for sample in samples],
+            [answer_tokens(sample) for sample in samples],
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One forward: `rows` of up to `length` tokens with up to `answers` answer tokens each, padded or of one length."""
+
+    rows: int
+    length: int
+    answers: int
+    padded: bool
+
+
+@dataclass(frozen=True)
+class StageSteps:
+    """Optimizer steps of a stage by kind, the tokens that they read (padding not counted), and the rows kept of it.
+
+    `task_shape`, `replay_shape`: the largest micro-batch of the first epoch, by padded tokens.
+    """
+
+    rows: StageRows
+    task_steps: int
+    replay_steps: int
+    task_tokens: int
+    replay_tokens: int
+    kept: Sequence[int]
+    task_shape: Shape | None
+    replay_shape: Shape | None
+
+
+def plan_steps(
+    stages: Sequence[StageRows],
+    method: Method,
+    arguments: TrainingArguments,
+    *,
+    seed: int,
+    processes: int,
+    step_rows: int | None = None,
+) -> list[StageSteps]:
+    """The steps of every stage, by the plan that the trainer follows; `step_rows` where it is not what all add up to."""
+    accumulation = arguments.gradient_accumulation_steps
+    batch = step_rows or arguments.per_device_train_batch_size * accumulation * processes
+    plans: list[StageSteps] = []
+    for stage in stages:
+        kept = kept_places(method, stage, seed)
+        if not stage.learn:
+            plans.append(StageSteps(stage, 0, 0, 0, 0, kept, None, None))
+            continue
+        past = [plan for plan in plans if plan.kept and method.replays]
+        plan = StepPlan(len(stage.tokens), tuple(len(one.kept) for one in past), batch, seed, stage.index)
+        total = (
+            arguments.max_steps
+            if arguments.max_steps > 0
+            else math.ceil((stage.epochs or arguments.num_train_epochs) * len(plan))
+        )
+        counted = _Counted(stage, past)
+        steps, tokens = counted.count(plan, total)
+        shapes = counted.largest(plan.epoch(0)[:total], accumulation, processes)
+        plans.append(
+            StageSteps(
+                stage, steps["task"], steps["replay"], tokens["task"], tokens["replay"],
+                kept, shapes.get("task"), shapes.get("replay"),
+            )
+        )  # fmt: skip
+    return plans
+
+
+def kept_places(method: Method, stage: StageRows, seed: int) -> Sequence[int]:
+    """Which rows of a stage are kept; where a method makes them up or chooses by what it measures, as many of them."""
+    count = method.kept_rows(len(stage.tokens))
+    if isinstance(method, Replay):
+        return method.places_of(len(stage.tokens), seed, stage.index)
+    return [i % len(stage.tokens) for i in range(count)]
+
+
+class _Counted:
+    """The lengths of a stage's rows and of what is kept of the past ones."""
+
+    def __init__(self, stage: StageRows, past: Sequence[StageSteps]) -> None:
+        self._sources = [(stage.tokens, stage.answers)] + [
+            ([one.rows.tokens[i] for i in one.kept], [one.rows.answers[i] for i in one.kept]) for one in past
+        ]
+
+    def tokens(self, row: Row) -> int:
+        return self._sources[row[0] + 1][0][row[1]]
+
+    def count(self, plan: StepPlan, total: int) -> tuple[Counter[StepKind], Counter[StepKind]]:
+        """Steps and tokens by kind over `total` steps: whole epochs read every row once."""
+        whole, rest = divmod(total, len(plan))
+        steps: Counter[StepKind] = Counter({"task": whole * plan.task_steps, "replay": whole * plan.replay_steps})
+        sums = [sum(tokens) for tokens, _ in self._sources]
+        tokens: Counter[StepKind] = Counter({"task": whole * sums[0], "replay": whole * sum(sums[1:])})
+        for step in plan.epoch(whole)[:rest] if rest else ():
+            steps[step.kind] += 1
+            tokens[step.kind] += sum(map(self.tokens, step.rows))
+        return steps, tokens
+
+    def largest(self, steps: Sequence[Step], accumulation: int, processes: int) -> dict[StepKind, Shape]:
+        """Of each kind the micro-batch of the most padded tokens, with the longest answers of any."""
+        found: dict[StepKind, Shape] = {}
+        for step in steps:
+            for slots in split(step, self.tokens, accumulation=accumulation, processes=processes):
+                for slot in slots:
+                    lengths = [self.tokens(row) for row in slot.rows]
+                    answers = max(self._sources[source + 1][1][i] for source, i in slot.rows)
+                    shape = Shape(len(lengths), max(lengths), answers, min(lengths) < max(lengths))
+                    found[step.kind] = _larger(found.get(step.kind), shape)
+        return found
+
+
+def measured_shape(plans: Sequence[StageSteps], together: int) -> Shape | None:
+    """The largest forward in which kept rows are measured, `together` at a time in the order of the data."""
+    largest: Shape | None = None
+    for plan in plans:
+        for start in range(0, len(plan.kept), together):
+            places = plan.kept[start : start + together]
+            lengths = [plan.rows.tokens[i] for i in places]
+            answers = max(plan.rows.answers[i] for i in places)
+            largest = _larger(largest, Shape(len(lengths), max(lengths), answers, min(lengths) < max(lengths)))
+    return largest
+
+
+def largest_of(shapes: Sequence[Shape | None]) -> Shape | None:
+    """The one of the most padded tokens, with the longest answers of any; None where there is none."""
+    found: Shape | None = None
+    for shape in shapes:
+        found = found if shape is None else _larger(found, shape)
+    return found
+
+
+def _larger(one: Shape | None, other: Shape) -> Shape:
+    if one is None:
+        return other
+    larger = max(one, other, key=lambda shape: (shape.rows * shape.length, shape.padded))
+    return Shape(larger.rows, larger.length, min(larger.length, max(one.answers, other.answers)), larger.padded)
+
+
+def assumed(index: int, name: str, learn: bool, epochs: float | None, rows: int, length: int) -> StageRows:
+    """Rows that are not here: each as long as it may be, all of it answer."""
+    return StageRows(index, name, learn, epochs, [length] * rows, [length - 1] * rows, known=False)
+
+
+def together(name: str, stages: Sequence[StageRows]) -> StageRows:
+    """The one stage that learns the rows of several tasks at once."""
+    tokens, answers = ([n for stage in stages for n in getattr(stage, key)] for key in ("tokens", "answers"))
+    return StageRows(0, name, True, stages[0].epochs, tokens, answers, all(stage.known for stage in stages))

@@ -1,0 +1,172 @@
+"""What `seekr plan` shows: memory by part and moment, what is kept, disk and steps, and which sharding fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from seekr.planning.live import WEIGHTS
+from seekr.planning.paper import OPTIMIZER
+from seekr.planning.plan import Kept, Phase, Plan, checkpoints, optimizer_name
+from seekr.planning.rows import Shape, StageSteps
+from seekr.report.terminal import FirstThatFits, plain_table, readable_bytes
+
+
+def renderables(plan: Plan) -> Iterator[RenderableType]:
+    """The whole plan, from its largest figure down."""
+    yield Text("\n".join(headline(plan)))
+    if plan.phases:
+        yield memory_table(plan)
+    if plan.activations:
+        yield Text(f"activations and logits of a task step's micro-batch: {activations_line(plan)}")
+    if plan.ways:
+        yield ways_table(plan)
+    yield FirstThatFits(partial(stages_table, plan, wide=True), partial(stages_table, plan, wide=False))
+    yield Text("\n".join(totals(plan)))
+    yield Text("\n".join(f"note: {note}" for note in plan.notes))
+
+
+def headline(plan: Plan) -> list[str]:
+    """What is planned, in a few lines."""
+    config, arguments = plan.run.config, plan.run.arguments
+    precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "full"
+    trained = "all trained" if plan.trained == plan.stored else f"{plan.trained:,} trained"
+    base = f"{plan.parameters:,} parameters"
+    checkpointing = "with" if checkpoints(arguments) else "without"
+    return [
+        f"model    {config.model}: {base}, {trained}, {config.dtype}, {precision} precision",
+        f"method   {plan.run.method.name}; optimizer {optimizer_name(arguments)}; attention {plan.attention}; "
+        f"{checkpointing} gradient checkpointing",
+        f"step     {arguments.per_device_train_batch_size} rows × {arguments.gradient_accumulation_steps} accumulated "
+        f"× {plan.devices} device{'s' * (plan.devices > 1)}",
+    ]
+
+
+def memory_table(plan: Plan) -> Table:
+    """Parts down, moments of the run across: each at the moment at which it holds most."""
+    largest = plan.largest
+    table = plain_table(
+        "Memory of one device that holds all of it",
+        f"each column at its own peak; the largest is the {largest.name}: {readable_bytes(largest.total)}",
+    )
+    table.add_column("part", overflow="fold")
+    for phase in plan.phases:
+        table.add_column(f"{phase.name}\n{shape_text(phase.shape)}", justify="right", no_wrap=True)
+    for part in parts_of(plan.phases):
+        counts = (phase.parts.get(part, 0) for phase in plan.phases)
+        table.add_row(part, *(readable_bytes(count) if count else "" for count in counts))
+    table.add_section()
+    table.add_row("together", *(readable_bytes(phase.total) for phase in plan.phases), style="bold")
+    return table
+
+
+def parts_of(phases: list[Phase]) -> list[str]:
+    """The parts of all phases: weights and optimizer first, the others by size."""
+    sizes = {part: max(phase.parts.get(part, 0) for phase in phases) for phase in phases for part in phase.parts}
+    return sorted(sizes, key=lambda part: (part not in (WEIGHTS, OPTIMIZER), -sizes[part]))
+
+
+def shape_text(shape: Shape) -> str:
+    """Such as "8 rows × 512"."""
+    return f"{shape.rows} row{'s' * (shape.rows > 1)} × {shape.length:,}"
+
+
+def activations_line(plan: Plan) -> str:
+    """With and without checkpointing, by attention implementation."""
+    return "; ".join(
+        f"{attention} {readable_bytes(plan.activations[False, attention])}, with gradient checkpointing "
+        f"{readable_bytes(plan.activations[True, attention])}"
+        for attention in dict.fromkeys(attention for _, attention in plan.activations)
+    )
+
+
+def ways_table(plan: Plan) -> Table:
+    """Which ways of training fit the devices."""
+    memory = plan.device_memory or 0
+    count = f"{plan.devices} devices" if plan.devices > 1 else "one device"
+    table = plain_table(
+        f"What fits {count} of {readable_bytes(memory)}",
+        "tight: above 90%, where fragments and the CUDA context may not fit any more; FSDP2 is an estimate",
+    )
+    table.add_column("trains", overflow="fold")
+    table.add_column("check-\npointing", no_wrap=True)
+    table.add_column("spread by", no_wrap=True)
+    table.add_column("a device\nneeds", justify="right", no_wrap=True)
+    table.add_column("most in", overflow="fold")
+    table.add_column("fits", no_wrap=True)
+    for way in plan.ways:
+        checkpointing = "yes" if way.checkpointing else "no"
+        verdict = way.verdict(memory)
+        style = {"yes": "bold green", "tight": "yellow", "no": ""}[verdict]
+        table.add_row(
+            way.trains, checkpointing, way.sharding, readable_bytes(way.total), way.phase, Text(verdict, style)
+        )
+    return table
+
+
+def stages_table(plan: Plan, *, wide: bool) -> Table:
+    """A line a task: its rows, its steps, and what is kept of it."""
+    table = plain_table(
+        "Tasks", "* rows assumed, see the notes" if any(not it.rows.known for it in plan.stages) else None
+    )
+    columns = [column for column in _COLUMNS if wide or column[1]]
+    table.add_column("task", overflow="fold")
+    for heading, _, _ in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for stage, kept in zip(plan.stages, plan.kept, strict=True):
+        name = stage.rows.name + ("" if stage.rows.learn else " (skill)") + ("" if stage.rows.known else " *")
+        table.add_row(Text(name), *(cell(stage, kept) for _, _, cell in columns))
+    return table
+
+
+def totals(plan: Plan) -> list[str]:
+    """Steps, hours, what is kept and disk over the whole run."""
+    tasks, replays = (sum(getattr(stage, key) for stage in plan.stages) for key in ("task_steps", "replay_steps"))
+    hours = "" if plan.hours is None else f", {readable_hours(plan.hours)} at {plan.throughput:,.0f} tokens a second"
+    disk = plan.disk
+    saved = f"{disk.kept_stages} stage{'s' * (disk.kept_stages > 1)} × {readable_bytes(disk.one_stage)}"
+    return [
+        f"steps    {tasks + replays:,} ({replays:,} of them replay), {readable_tokens(plan.tokens)} tokens{hours}",
+        f"kept     {sum(kept.rows for kept in plan.kept):,} rows of past tasks with their teachers, "
+        f"{readable_bytes(sum(kept.total for kept in plan.kept))}",
+        f"disk     {readable_bytes(disk.stages)} for the weights of {saved} (keep_stages: "
+        f"{plan.run.config.keep_stages}), {readable_bytes(disk.checkpoints)} more for checkpoints while a task is "
+        "learned",
+    ]
+
+
+def readable_hours(hours: float) -> str:
+    """Hours, or minutes where they are few."""
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+
+
+def readable_tokens(count: int) -> str:
+    """Three digits and a unit: 1234567 is "1.23 M"."""
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return str(count)
+
+
+_COLUMNS: list[tuple[str, bool, Callable[[StageSteps, Kept], str]]] = [
+    ("rows", True, lambda stage, _: f"{len(stage.rows.tokens):,}"),
+    ("longest\nrow", False, lambda stage, _: f"{max(stage.rows.tokens):,}"),
+    ("task\nsteps", True, lambda stage, _: f"{stage.task_steps:,}" if stage.rows.learn else "–"),
+    ("replay\nsteps", True, lambda stage, _: f"{stage.replay_steps:,}" if stage.rows.learn else "–"),
+    ("tokens", True, lambda stage, _: readable_tokens(stage.task_tokens + stage.replay_tokens)),
+    ("kept\nrows", True, lambda _, kept: f"{kept.rows:,}"),
+    ("tokens of\nthe longest", False, lambda _, kept: _size(kept.longest.tokens)),
+    ("its\nlogits", False, lambda _, kept: _size(kept.longest.logits)),
+    ("its\nattention", False, lambda _, kept: _size(kept.longest.attention)),
+    ("longest\nkept", True, lambda _, kept: _size(kept.longest.total)),
+    ("all\nkept", True, lambda _, kept: _size(kept.total)),
+]
+"""Heading, whether narrow terminals have it too, and the cell."""
+
+
+def _size(count: int) -> str:
+    return readable_bytes(count) if count else ""

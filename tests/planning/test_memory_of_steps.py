@@ -1,0 +1,159 @@
+"""Bytes of steps on paper, against what PyTorch's allocator hands out when the same steps are really taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig
+
+from seekr.arguments import check_lora, training_arguments
+from seekr.batches import MicroBatch, collate
+from seekr.errors import InputError
+from seekr.memory import KeptSample
+from seekr.methods import Method, Sequential, make_method
+from seekr.planning.live import GRADIENTS, LOGITS, MAPS, WEIGHTS
+from seekr.planning.paper import Paper
+from seekr.planning.rows import Shape
+from seekr.planning.scaling import Steps
+
+VOCABULARY, LENGTH, ROWS, ANSWERS = 3000, 160, 2, 60
+
+
+def config(**more: Any) -> LlamaConfig:
+    sizes = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 6, "num_attention_heads": 4}
+    return LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=2, max_position_embeddings=512, **sizes | more)
+
+
+def paper(
+    model: LlamaConfig | None = None,
+    *,
+    layers: int | None = None,
+    method: str = "sequential",
+    lora: dict[str, Any] | None = None,
+    **training: Any,
+) -> Paper:
+    arguments = training_arguments({"use_cpu": True, **training}, output_dir=Path("unused"), seed=0)
+    return Paper(
+        model or config(), make_method(method), arguments, lora=check_lora(lora), dtype="float32", layers=layers
+    )
+
+
+def allocated(run: Any) -> int:
+    """The most bytes above the beginning that the CPU allocator had handed out while `run` ran."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    now = highest = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            highest = max(highest, now)
+    return highest
+
+
+def real_step(method: Method, model: LlamaForCausalLM, *, lengths: tuple[int, ...], checkpointing: bool) -> int:
+    samples = []
+    for length in lengths:
+        ids = torch.randint(3, VOCABULARY, (length,)).numpy()
+        labels = ids.copy()
+        labels[:-ANSWERS] = -100
+        samples.append(KeptSample(ids, labels))
+    inputs = collate(samples, 0)
+    labels = inputs.pop("labels")
+    rows = [(-1, i) for i in range(len(lengths))]
+    batch = MicroBatch("task", inputs, labels, torch.ones(len(lengths)), rows, 100, rows)
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def run() -> None:
+        method.task_loss(model, batch)["task"].backward()
+
+    return allocated(run)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_task_step_holds_what_the_allocator_hands_out(checkpointing: bool, padded: bool, attention: str) -> None:
+    on_paper = paper()
+    on_paper.attention = attention
+    windows = on_paper.task_step(Shape(ROWS, LENGTH, ANSWERS, padded), checkpointing=checkpointing)
+    parts = max(windows.values(), key=lambda parts: sum(parts.values()))
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config())
+    model.set_attn_implementation(attention)
+    lengths = (LENGTH, LENGTH - 20 * padded)
+    found = real_step(Sequential(), model, lengths=lengths, checkpointing=checkpointing)
+    assert sum(parts.values()) - parts[WEIGHTS] == pytest.approx(found, rel=0.03)
+
+
+def test_no_map_is_built_but_by_eager_attention() -> None:
+    on_paper = paper()
+    shape = Shape(ROWS, LENGTH, ANSWERS, False)
+
+    def maps(attention: str) -> int:
+        on_paper.attention = attention
+        windows = on_paper.task_step(shape, checkpointing=False)
+        return max(windows.values(), key=lambda parts: sum(parts.values())).get(MAPS, 0)
+
+    assert maps("sdpa") == maps("flash_attention_2") == 0
+    layers, heads = 6, 4
+    assert maps("eager") >= layers * ROWS * heads * LENGTH * LENGTH * 4
+
+
+@pytest.mark.parametrize(("half", "lora", "accumulation"), [(False, None, 1), (True, None, 2), (True, {"r": 4}, 1)])
+def test_a_deep_model_is_what_its_layers_add_up_to(half: bool, lora: Any, accumulation: int) -> None:
+    settings = {"lora": lora, "bf16": half, "gradient_accumulation_steps": accumulation}
+
+    class EveryLayer(Steps):
+        def _alike(self) -> bool:
+            return False
+
+    whole = paper(config(num_hidden_layers=5), **settings)
+
+    def make(layers: int) -> Paper:
+        return paper(config(num_hidden_layers=5), layers=layers, **settings)
+
+    for checkpointing in (False, True):
+        for step, shape in (("task_step", Shape(2, 200, 90, True)), ("measuring", Shape(2, 24, 8, False))):
+            counted = getattr(EveryLayer(whole, make), step)(shape, checkpointing=checkpointing)
+            grown = getattr(Steps(whole, make), step)(shape, checkpointing=checkpointing)
+            assert sum(grown.values()) == pytest.approx(sum(counted.values()), rel=1e-6)
+
+
+def test_logits_are_in_float32_whatever_the_model_computes_in() -> None:
+    for half in (False, True):
+        parts = Steps(on := paper(bf16=half), lambda n: on).task_step(
+            Shape(2, LENGTH, ANSWERS, False), checkpointing=True
+        )
+        assert parts[LOGITS] >= 2 * LENGTH * VOCABULARY * 4
+
+
+def test_gradients_and_optimizer_state_are_those_of_what_is_trained() -> None:
+    full, adapter = paper(), paper(lora={"r": 4})
+    assert full.optimizer_bytes() == pytest.approx(2 * 4 * full.trained, rel=1e-3)
+    assert adapter.optimizer_bytes() == pytest.approx(2 * 4 * adapter.trained, rel=2e-2)
+    assert paper(optim="sgd").optimizer_bytes() == 0
+    assert adapter.trained < full.trained / 10
+    assert adapter.stored == adapter.trained
+    parts = Steps(full, lambda n: full).task_step(Shape(1, 8, 4, False), checkpointing=False)
+    embedding = VOCABULARY * 64  # its gradient comes last, and is no gradient yet when most is held
+    assert parts[GRADIENTS] == 4 * (full.trained - embedding)
+
+
+def test_distillation_and_a_second_model_are_counted() -> None:
+    kept = paper(method="seekr")
+    shape = Shape(ROWS, LENGTH, ANSWERS, True)
+    steps, plain = Steps(kept, lambda n: kept), Steps(other := paper(method="replay"), lambda n: other)
+    with_maps = sum(steps.replay_step(shape, checkpointing=False).values())
+    without = sum(plain.replay_step(shape, checkpointing=False).values())
+    assert with_maps > without
+    assert steps.measuring(shape, checkpointing=False)["model before the task"] == kept.weights
+
+
+def test_what_is_no_language_model_is_refused() -> None:
+    with pytest.raises(InputError, match="no causal language model can be built"):
+        paper(ViTConfig())  # type: ignore[arg-type]

@@ -1,0 +1,168 @@
+"""Plans of whole runs: against runs that were really made, by the books, and refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+
+import seekr
+from seekr.attention.rows import QueryKeyRows
+from seekr.attention.stored import encode
+from seekr.attention.tap import Geometry
+from seekr.cli import main
+from seekr.config import make_config, resolve_paths
+from seekr.planning.kept import LayerTeacher, attention_bytes
+from seekr.planning.plan import make_plan
+
+METHOD = {"name": "seekr", "replay_ratio": 0.25, "query_budget": 4}
+TRAINING = {"per_device_train_batch_size": 4, "num_train_epochs": 1.5}
+
+
+@pytest.fixture
+def raw(tiny_model_folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """A run of two tasks whose rows are here."""
+    for name in "ab":
+        rows = [{"prompt": f"{name} {i * i}=", "answer": "yes" * (1 + i % 4)} for i in range(14)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    return {
+        "model": str(tiny_model_folder),
+        "tasks": [{"name": name, "train": str(tmp_path / f"{name}.json")} for name in "ab"],
+        "method": METHOD,
+        "training": TRAINING,
+        "output_dir": str(tmp_path / "run"),
+    }
+
+
+def plan_of(raw: dict[str, Any], **options: Any) -> Any:
+    return make_plan(resolve_paths(make_config(raw, "test"), Path.cwd()), **options)
+
+
+def test_steps_kept_bytes_and_disk_are_those_of_the_run(raw: dict[str, Any], tmp_path: Path) -> None:
+    plan = plan_of(raw)
+    assert not (tmp_path / "run").exists()
+    tasks = [seekr.Task(task["name"], train=task["train"]) for task in raw["tasks"]]
+    run = seekr.learn(
+        model=raw["model"], tasks=tasks, method=METHOD, training=TRAINING, output_dir=raw["output_dir"]
+    )  # fmt: skip
+    for stage, planned, kept in zip(run.stages, plan.stages, plan.kept, strict=True):
+        kinds = [json.loads(line)["kind"] for line in (stage.folder / "log.jsonl").read_text().splitlines()]
+        assert (kinds.count("task"), kinds.count("replay")) == (planned.task_steps, planned.replay_steps)
+        assert stage.memory is not None
+        assert stage.memory.summary()["samples"] == kept.rows
+        assert stage.memory.summary()["tokens"] == sum(planned.rows.tokens[i] for i in planned.kept)
+        stored = sum(_tensor_bytes(path) for path in (stage.folder / "memory").glob("*.safetensors"))
+        assert kept.total == pytest.approx(stored, rel=0.15)  # heads are spread evenly only on paper
+        weights = (stage.folder / "model" / "model.safetensors").stat().st_size
+        assert plan.disk.one_stage == pytest.approx(weights, rel=0.02)
+    assert plan.disk.stages == 2 * plan.disk.one_stage
+
+
+def _tensor_bytes(path: Path) -> int:
+    from safetensors.torch import load_file
+
+    return sum(tensor.nbytes for tensor in load_file(path).values())
+
+
+def test_seven_billion_parameters_and_fifteen_tasks_fill_a_disk(tmp_path: Path) -> None:
+    raw = _seven_billion(tmp_path)
+    plan = plan_of(raw | {"method": {"name": "sequential"}})
+    assert plan.disk.stages == 15 * 4 * plan.parameters
+    assert 400e9 < plan.disk.stages < 425e9
+    assert any("keep_stages: last" in note for note in plan.notes)
+    assert plan_of(raw | {"method": {"name": "sequential"}, "keep_stages": "last"}).disk.stages == 4 * plan.parameters
+
+
+def _seven_billion(folder: Path) -> dict[str, Any]:
+    LlamaConfig(
+        vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=32, max_position_embeddings=4096,
+    ).save_pretrained(folder / "shape")  # fmt: skip
+    tasks = [{"name": f"t{i}", "train": str(folder / f"t{i}.json"), "train_limit": 100} for i in range(15)]
+    training = {"per_device_train_batch_size": 1, "bf16": True, "gradient_checkpointing": True}
+    common = {"model": str(folder / "shape"), "tasks": tasks, "training": training, "max_length": 512}
+    return common | {"output_dir": str(folder / "run")}
+
+
+def test_parts_are_divided_by_the_devices_under_fsdp_alone(raw: dict[str, Any]) -> None:
+    plan = plan_of(raw | {"method": {"name": "sequential"}}, device_memory=10**9, devices=4)
+    by_way = {(way.trains, way.sharding, way.checkpointing): way for way in plan.ways}
+    whole, parts = by_way["all weights", "DDP", False].parts, by_way["all weights", "FSDP2", False].parts
+    for name in ("weights", "optimizer state"):
+        assert parts[name] == -(-whole[name] // 4)
+    assert whole["DDP's gradient buckets"] == 4 * plan.trained
+    assert {way.verdict(10**9) for way in plan.ways} == {"yes"}
+    assert by_way["all weights", "DDP", False].verdict(1000) == "no"
+    assert {trains for trains, _, _ in by_way} == {"all weights", "LoRA, r=8"}
+    steps = plan.stages[0].task_steps
+    assert steps == 2  # 14 rows in steps of 16, an epoch and a half
+
+
+@given(
+    st.integers(1, 6), st.sampled_from([8, 20, 64]), st.integers(2, 40), st.sampled_from(["exact", "query_key", "rows"])
+)
+def test_bytes_of_a_form_are_those_of_its_tensors(heads: int, size: int, length: int, form: Any) -> None:
+    key_heads = -(-heads // 2)
+    key_of_head = torch.arange(heads) // 2
+    query, key = torch.randn(heads, length, size), torch.randn(key_heads, length, size)
+    teacher = QueryKeyRows(query, key, key_of_head, torch.arange(length), Geometry(size**-0.5))
+    stored = {name: tensor for name, tensor in encode(teacher, form).items() if name != "key_of_head"}
+    sizes = LayerTeacher(heads, key_heads, size, length, length, itemsize=4)
+    assert sum(tensor.nbytes for tensor in stored.values()) == attention_bytes(sizes, form)
+
+
+def test_hours_are_tokens_by_tokens_a_second(raw: dict[str, Any]) -> None:
+    plan = plan_of(raw, tokens_per_second=10.0)
+    assert plan.hours == plan.tokens / 36000
+    assert plan_of(raw).hours is None
+    both = [sum(stage.rows.tokens) for stage in plan.stages]
+    whole = plan_of(raw | {"method": "sequential", "training": {**TRAINING, "num_train_epochs": 2}})
+    assert whole.tokens == 2 * sum(both)
+
+
+def test_the_command_shows_and_writes_the_plan(raw: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(raw))
+    words = ["plan", str(tmp_path / "config.yaml"), "method.name=derpp", "--device-memory", "1GB", "--devices", "2"]
+    assert main([*words, "--tokens-per-second", "100", "--json", str(tmp_path / "plan.json")]) == 0
+    shown, written = capsys.readouterr().out, json.loads((tmp_path / "plan.json").read_text())
+    for text in ("weights", "optimizer state", "task step", "replay step", "FSDP2", "keep_stages", "minutes"):
+        assert text in shown
+    assert written["method"] == "derpp"
+    assert [it["phase"] for it in written["memory"]] == ["task step", "replay step"]
+    assert all(sum(it["parts"].values()) == it["bytes"] for it in written["memory"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--devices", "0"], "no whole number of at least 1"),
+        (["--tokens-per-second", "0"], "no number above 0"),
+        (["--device-memory", "80 cows"], "no size such as 80GB"),
+        (["--json", "/nowhere/plan.json"], "cannot be written"),
+        (["tasks.0.train=gone.json"], "tasks.0.train_limit=N"),
+        (["model=/nowhere"], "no such folder"),
+        (["method.name=seeker"], "did you mean"),
+    ],
+)
+def test_wrong_input_is_one_line(raw: dict[str, Any], tmp_path: Path, capsys: Any, words: Any, told: str) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(raw))
+    assert main(["plan", str(tmp_path / "config.yaml"), *words]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_rows_that_are_not_here_are_assumed_and_said_to_be(raw: dict[str, Any]) -> None:
+    raw["tasks"][1] |= {"train": "/nowhere/b.json", "train_limit": 9}
+    plan = plan_of(raw)
+    assert [stage.rows.known for stage in plan.stages] == [True, False]
+    assert list(plan.stages[1].rows.tokens) == [64] * 9
+    assert "1 of 2 tasks" in plan.notes[0]
