@@ -81,7 +81,7 @@ def plan_steps(
     processes: int,
     step_rows: int | None = None,
 ) -> list[StageSteps]:
-    """The steps of every stage, by the plan that the trainer follows; `step_rows` where it is not what all add up to."""
+    """The steps of every stage, by the trainer's plan; `step_rows` where it is not what all add up to."""
     accumulation = arguments.gradient_accumulation_steps
     batch = step_rows or arguments.per_device_train_batch_size * accumulation * processes
     plans: list[StageSteps] = []
