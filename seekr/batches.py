@@ -76,6 +76,16 @@ class MicroBatch:
         """The counted rows of this micro-batch over those of its step, Tensor[]: what of the step it weighs."""
         return self.weights.sum() / len(self.step_rows)
 
+    @property
+    def unmasked(self) -> dict[str, Tensor]:
+        """The forward arguments of a causal model, which no token of the padding on the right can reach.
+
+        Without a mask attention takes its causal path and builds none of [rows, length, length]. Positions go on
+        counting in the padding: transformers takes one that stands still for the beginning of another sequence.
+        """
+        ids = self.inputs["input_ids"]
+        return {"input_ids": ids, "position_ids": torch.arange(ids.shape[1], device=ids.device).expand_as(ids)}
+
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same micro-batch with its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

@@ -1,12 +1,14 @@
-"""Losses over the logits of answer tokens: cross-entropy to the labels and to a teacher's distribution."""
+"""The logits of answer tokens, and losses over them: cross-entropy to the labels and to a teacher's distribution."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from seekr.errors import InputError
 
@@ -54,14 +56,40 @@ def answer_positions(labels: Tensor, *, shift: bool = True) -> tuple[Tensor, Ten
     return rows, positions if shift else positions + 1
 
 
+def logits_at(model: nn.Module, inputs: dict[str, Tensor], rows: Tensor, positions: Tensor) -> Tensor:
+    """A forward's logits at chosen places, [places, vocabulary]; differentiable.
+
+    Those of other tokens are not computed, apart from tokens that stand at a chosen position of another row. A model
+    that cannot be told which positions are wanted computes all of them.
+
+    Args:
+        model: a causal LM of transformers, or one that peft or the Trainer wrapped.
+        inputs: its forward arguments, each [rows, length].
+        rows, positions: [places], in any order.
+    """
+    if not _takes_positions(model):
+        logits: Tensor = model(**inputs, use_cache=False).logits
+        return logits[rows, positions]
+    columns, places = positions.unique(return_inverse=True)
+    logits = model(**inputs, use_cache=False, logits_to_keep=columns).logits
+    return logits[rows, places]
+
+
+def _takes_positions(model: nn.Module) -> bool:
+    # Wrappers hand their arguments on, so the outermost model of transformers decides.
+    model = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
+    return "logits_to_keep" in signature(type(model).forward).parameters
+
+
 def answer_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Σ over rows of weight · Σ over answer tokens of the cross-entropy, in nats; Tensor[], float32.
 
     Args:
-        logits: [rows, length, vocabulary]; labels: [rows, length]; weights: [rows].
+        logits: [answer tokens, vocabulary], at the `answer_positions` of labels.
+        labels: [rows, length]; weights: [rows].
     """
     rows, positions = answer_positions(labels)
-    losses = functional.cross_entropy(logits[rows, positions].float(), labels[rows, positions + 1], reduction="none")
+    losses = functional.cross_entropy(logits.float(), labels[rows, positions + 1], reduction="none")
     return (losses * weights[rows]).sum()
 
 

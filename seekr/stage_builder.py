@@ -16,7 +16,7 @@ from seekr.attention.tap import model_inputs
 from seekr.disk import read_json, write_json
 from seekr.errors import RunError
 from seekr.interruption import stopping_politely
-from seekr.losses import answer_cross_entropy
+from seekr.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.methods import TaskContext
 from seekr.methods.base import batch_of
 from seekr.models import load_stage
@@ -74,7 +74,7 @@ def check_loss(prepared: Prepared, context: TaskContext) -> None:
     """No step comes behind the last one to see what it did to the loss. Raises RunError where that is not finite."""
     batch = batch_of([context.samples[0]], context)
     with torch.no_grad(), training_precision(prepared):
-        logits = context.model(**model_inputs(batch), use_cache=False).logits
+        logits = logits_at(context.model, model_inputs(batch), *answer_positions(batch["labels"]))
     loss = answer_cross_entropy(logits, batch["labels"], torch.ones(1, device=logits.device))
     if not loss.isfinite():
         raise RunError(

@@ -16,6 +16,7 @@ from seekr.attention.divergence import full_precision
 from seekr.attention.rows import blocks, hide, visible_columns
 from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs, sample_spans
 from seekr.errors import InputError
+from seekr.losses import answer_positions, logits_at
 
 Entries = Literal["visible", "all"]
 Norm = Literal["frobenius", "mean_square"]
@@ -69,8 +70,9 @@ def unnormalized_sensitivity(
         call.output.register_hook(lambda gradient: _add(result, layer, call, gradient, spans, entries, norm))
 
     with torch.enable_grad(), Tap(model, consume=consume):
-        logits = model(**model_inputs(batch), use_cache=False).logits
-        loss = sample_losses(logits, _own_labels(batch["labels"], spans)).sum()
+        labels = _own_labels(batch["labels"], spans)
+        logits = logits_at(model, model_inputs(batch), *answer_positions(labels))
+        loss = sample_losses(logits, labels).sum()
         torch.autograd.grad(loss, first_output)
     return result / len(spans)
 
@@ -87,17 +89,15 @@ def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy over each sample's own answer tokens, [samples], float32.
 
     Args:
-        logits: [samples, length, vocabulary]; labels: [samples, length], −100 = not an answer token.
+        logits: [answer tokens, vocabulary], at the `answer_positions` of labels.
+        labels: [samples, length], −100 = not an answer token.
     """
-    targets = labels[:, 1:]
-    answers = targets != -100
-    counts = answers.sum(dim=1)
+    rows, positions = answer_positions(labels)
+    counts = rows.bincount(minlength=len(labels))
     if not bool(counts.all()):
         row = int((counts == 0).nonzero()[0])
         raise InputError(f"sample {row} of the batch has no answer token in labels; its loss is not defined")
-    chosen = logits[:, :-1][answers].float()
-    losses = nn.functional.cross_entropy(chosen, targets[answers], reduction="none")
-    rows = answers.nonzero()[:, 0]
+    losses = nn.functional.cross_entropy(logits.float(), labels[rows, positions + 1], reduction="none")
     return torch.zeros(len(labels), device=logits.device).index_add(0, rows, losses) / counts
 
 

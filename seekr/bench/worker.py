@@ -58,6 +58,7 @@ def remember(folder: Path, length: int, queries: int | None) -> None:
     from seekr.attention.rows import QueryKeyRows
     from seekr.attention.tap import Tap, model_inputs
     from seekr.batches import collate
+    from seekr.losses import answer_positions, logits_at
     from seekr.memory_writer import MemoryWriter
     from seekr.methods import Seekr
 
@@ -71,14 +72,14 @@ def remember(folder: Path, length: int, queries: int | None) -> None:
         for place, sample in enumerate(samples):
             batch = collate([sample], 0)
             positions = method.drawn_queries(length, draw)
+            asked = answer_positions(batch["labels"])
             with Tap(model, heads) as tap:
-                logits = model(**model_inputs(batch), use_cache=False).logits
+                logits = logits_at(model, model_inputs(batch), *asked)
             attention = {
                 layer: QueryKeyRows.of_call(tap.calls[layer], 0, (0, length), chosen, positions)
                 for layer, chosen in heads.items()
             }
-            stored = method.stored_logits(logits[0], batch["labels"])
-            writer.add(place, attention=attention, positions=positions, logits=stored)
+            writer.add(place, attention=attention, positions=positions, logits=method.stored_logits(logits))
     writer.close()
 
 
@@ -133,7 +134,7 @@ def _eager_parts(model: Any, method: Any, batch: Any, maps: dict[int, Any]) -> d
     import torch
 
     output = model(**batch.inputs, use_cache=False, output_attentions=True)
-    parts = method._logit_parts(output.logits, batch)
+    parts = method.logit_parts(output.logits[method.asked(batch.labels)], batch)
     losses = []
     for layer, teacher in maps.items():
         teacher = teacher.float()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seekr.attention.tap import model_inputs
 from seekr.batches import MicroBatch
-from seekr.losses import TopLogits, answer_cross_entropy, answer_positions
+from seekr.losses import TopLogits, answer_cross_entropy, answer_positions, logits_at
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.replay import Replay
 from seekr.processes import own_share
@@ -39,20 +39,30 @@ class Derpp(Replay):
     logit_top_k: Annotated[int, Field(ge=1)] | None = 128
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        return self._logit_parts(model(**batch.inputs, use_cache=False).logits, batch)
+        return self.logit_parts(logits_at(model, batch.unmasked, *self.asked(batch.labels)), batch)
 
-    def _logit_parts(self, logits: Tensor, batch: MicroBatch) -> dict[str, Tensor]:
-        answers = answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens
+    def asked(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, positions) of the logits of a replay step: where its answers are predicted, then, where these are
+        others, those that are compared to the stored ones."""
+        rows, positions = answer_positions(labels)
+        if self.logit_shift or not self.logit_weight:
+            return rows, positions
+        return rows.repeat(2), torch.cat([positions, positions + 1])
+
+    def logit_parts(self, logits: Tensor, batch: MicroBatch) -> dict[str, Tensor]:
+        """The parts of a replay step's loss that logits give; `logits` are those that are `asked` for."""
+        rows, _ = answer_positions(batch.labels)
+        answers = answer_cross_entropy(logits[: len(rows)], batch.labels, batch.weights) / batch.step_tokens
         if not self.logit_weight:
             return {"replay": answers}
-        rows, positions = answer_positions(batch.labels, shift=self.logit_shift)
-        chosen = logits[rows, positions]
+        compared = logits[len(logits) - len(rows) :]
         losses = [
-            weight * self.memories[memory].logits(sample).cross_entropy(chosen[rows == row]).sum()
+            weight * self.memories[memory].logits(sample).cross_entropy(compared[rows == row]).sum()
             for row, ((memory, sample), weight) in enumerate(zip(batch.rows, batch.weights, strict=True))
         ]
         distilled = torch.stack(losses).sum() / batch.step_tokens
         return {"replay": (1 - self.logit_weight) * answers, "logit": self.logit_weight * distilled}
+
 
     def after_task(self, context: TaskContext) -> None:
         samples = self.kept_samples(context)
@@ -62,14 +72,14 @@ class Derpp(Replay):
         with torch.no_grad(), context.track(f"remembering {context.task}", len(own)) as advance:
             for place in own:
                 batch = batch_of([samples[place]], context)
-                logits = context.model(**model_inputs(batch), use_cache=False).logits
-                writer.add(place, logits=self.stored_logits(logits[0], batch["labels"]))
+                asked = answer_positions(batch["labels"], shift=self.logit_shift)
+                logits = logits_at(context.model, model_inputs(batch), *asked)
+                writer.add(place, logits=self.stored_logits(logits))
                 advance(1)
         writer.close()
 
-    def stored_logits(self, logits: Tensor, labels: Tensor) -> TopLogits:
-        """What is kept of one sample's logits [length, vocabulary] at the answer tokens of labels [1, length]."""
-        _, positions = answer_positions(labels, shift=self.logit_shift)
+    def stored_logits(self, logits: Tensor) -> TopLogits:
+        """What is kept of one sample's logits [answer tokens, vocabulary]."""
         exact = self.logit_top_k is None
         k = logits.shape[-1] if self.logit_top_k is None else self.logit_top_k
-        return TopLogits.of_logits(logits[positions], k, torch.float32 if exact else torch.float16)
+        return TopLogits.of_logits(logits, k, torch.float32 if exact else torch.float16)

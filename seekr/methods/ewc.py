@@ -19,7 +19,7 @@ from torch.nn import Parameter
 from seekr.attention.tap import model_inputs
 from seekr.batches import MicroBatch, TokenizedRow
 from seekr.errors import InputError
-from seekr.losses import answer_cross_entropy
+from seekr.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.methods.base import Method, TaskContext, batch_of
 from seekr.models import measuring
 from seekr.processes import is_main, own_share, summed
@@ -126,7 +126,7 @@ def measure_fisher(
     with squared_gradients(parameters, sums), context.track(f"measuring {context.task}", len(own)) as advance:
         for place in own:
             batch = batch_of([rows[place]], context)
-            logits = context.model(**model_inputs(batch), use_cache=False).logits
+            logits = logits_at(context.model, model_inputs(batch), *answer_positions(batch["labels"]))
             answer_cross_entropy(logits, batch["labels"], torch.ones(1, device=logits.device)).backward()
             advance(1)
     return {name: summed(total, context.device).div_(len(rows)) for name, total in sums.items()}

@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 
 from seekr.batches import MicroBatch
 from seekr.errors import InputError
-from seekr.losses import answer_cross_entropy
+from seekr.losses import answer_cross_entropy, answer_positions
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.soft_prompts import SoftPromptModel, SoftPrompts, prompt_mask
 
@@ -72,8 +72,9 @@ class L2p(SoftPrompts):
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         prompts = prompt_mask(batch.inputs["attention_mask"], batch.labels)
         output = model(**batch.inputs, use_cache=False, query_mask=prompts, penalized=self.frequency_penalty)
+        logits = output.logits[answer_positions(batch.labels)]
         return {
-            "task": answer_cross_entropy(output.logits, batch.labels, batch.weights) / batch.step_tokens,
+            "task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens,
             "key": self.key_weight * (output.key_distances * batch.weights).sum() / len(batch.step_rows),
         }
 

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 
 from seekr.batches import MicroBatch, TokenizedRow, collate
 from seekr.evaluation import only_asked, pad_left
-from seekr.losses import answer_cross_entropy
+from seekr.losses import answer_cross_entropy, answer_positions
 from seekr.memory import KeptSample
 from seekr.methods.base import TaskContext
 from seekr.methods.derpp import Derpp
@@ -100,6 +100,7 @@ class Lfpt5(SoftPrompts, Derpp):
             for name in ("input_ids", "attention_mask")
         }
         solved, generated = model(**inputs, use_cache=False).logits.chunk(2)
+        solved, generated = solved[answer_positions(batch.labels)], generated[answer_positions(form["labels"])]
         tokens = sum(len(self.generator_rows[i].input_ids) - 1 for _, i in batch.step_rows)
         return {
             "task": answer_cross_entropy(solved, batch.labels, batch.weights) / batch.step_tokens,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seekr.attention.tap import model_inputs
 from seekr.batches import MicroBatch
-from seekr.losses import TopLogits, answer_cross_entropy, answer_positions
+from seekr.losses import TopLogits, answer_cross_entropy, answer_positions, logits_at
 from seekr.memory import Memory
 from seekr.memory_writer import MemoryWriter
 from seekr.methods.base import Method, TaskContext, batch_of
@@ -65,12 +65,12 @@ class Lwf(Method):
         self._responses = Memory.open(folder, verify=False)
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        logits = model(**batch.inputs, use_cache=False).logits
+        rows, positions = answer_positions(batch.labels)
+        logits = logits_at(model, batch.unmasked, rows, positions)
         parts = {"task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
         if self._responses is None:
             return parts
-        rows, positions = answer_positions(batch.labels)
-        chosen = logits[rows, positions].float() / self.temperature
+        chosen = logits.float() / self.temperature
         losses = [
             weight * self.response(sample).divergence(chosen[rows == row]).sum()
             for row, ((_, sample), weight) in enumerate(zip(batch.rows, batch.weights, strict=True))
@@ -94,9 +94,8 @@ class Lwf(Method):
             for start in range(0, len(places), context.micro_batch_rows):
                 some = places[start : start + context.micro_batch_rows]
                 batch = batch_of([context.samples[place] for place in some], context)
-                logits = model(**model_inputs(batch), use_cache=False).logits
                 rows, positions = answer_positions(batch["labels"])
-                chosen = logits[rows, positions].float() / self.temperature
+                chosen = logits_at(model, model_inputs(batch), rows, positions).float() / self.temperature
                 k = self.logit_top_k or logits.shape[-1]
                 for row, place in enumerate(some):
                     writer.add(place, logits=TopLogits.of_logits(chosen[rows == row], k, torch.float32))

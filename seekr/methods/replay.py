@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seekr.batches import MicroBatch, TokenizedRow
-from seekr.losses import answer_cross_entropy
+from seekr.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.memory_writer import MemoryWriter
 from seekr.methods.base import Method, TaskContext
 
@@ -57,7 +57,7 @@ class Replay(Method):
         return [context.samples[place] for place in self.kept_places(context)]
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        logits = model(**batch.inputs, use_cache=False).logits
+        logits = logits_at(model, batch.unmasked, *answer_positions(batch.labels))
         return {"replay": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
 
     def memory_writer(self, context: TaskContext, samples: Sequence[TokenizedRow], **options: Any) -> MemoryWriter:

@@ -27,6 +27,7 @@ from seekr.attention.tap import Tap, head_size, layers_and_heads, model_inputs, 
 from seekr.batches import MicroBatch, Row, TokenizedRow
 from seekr.errors import InputError
 from seekr.heads import ImportanceForm, head_importance, resolve_budgets, select_heads
+from seekr.losses import answer_positions, logits_at
 from seekr.memory import Memory
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.derpp import Derpp
@@ -99,8 +100,7 @@ class Seekr(Derpp):
             return parts | {"attention": 0 * parts["replay"]}
         layers = {layer for memory, _ in counted.values() for layer in self.memories[memory].heads}
         with Tap(model, layers) as tap:
-            logits = model(**batch.inputs, use_cache=False).logits
-        parts = self._logit_parts(logits, batch)
+            parts = super().replay_loss(model, batch)
         teachers = {row: self.memories[memory].attention(sample) for row, (memory, sample) in counted.items()}
         weights = self.layer_weights(batch.step_rows)
         parts["attention"] = self.attention_weight * weighted_attention_divergence(
@@ -172,15 +172,15 @@ class Seekr(Derpp):
             for place in own:
                 sample, positions = samples[place], queries[place]
                 batch = batch_of([sample], context)
+                asked = answer_positions(batch["labels"], shift=self.logit_shift)
                 with Tap(context.model, heads) as tap:
-                    logits = context.model(**model_inputs(batch), use_cache=False).logits
+                    logits = logits_at(context.model, model_inputs(batch), *asked)
                 span = (0, len(sample.input_ids))
                 attention = {
                     layer: QueryKeyRows.of_call(tap.calls[layer], 0, span, chosen, positions)
                     for layer, chosen in heads.items()
                 }
-                stored = self.stored_logits(logits[0], batch["labels"])
-                writer.add(place, attention=attention, positions=positions, logits=stored)
+                writer.add(place, attention=attention, positions=positions, logits=self.stored_logits(logits))
                 advance(1)
         writer.close()
         memory = Memory.open(context.folder / "memory", verify=False)

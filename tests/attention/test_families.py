@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from seekr.attention import Tap, attention_distillation_loss
 from seekr.attention.support import check_attention
+from seekr.batches import MicroBatch
 from seekr.errors import InputError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
@@ -59,6 +60,19 @@ def test_tap_changes_no_bit(family: Family, side: str) -> None:
         again = model(**inputs, use_cache=False).logits
     assert torch.equal(plain, tapped)
     assert torch.equal(plain, again)
+
+
+@pytest.mark.parametrize("family", EXACT + REFUSED, ids=lambda family: family.name)
+def test_padding_on_the_right_needs_no_mask(family: Family) -> None:
+    """Training hands no mask over: not even a family that seekr does not read sees what stands behind a token."""
+    model = family.model()
+    inputs = by_definition.inputs_of(by_definition.make_batch(LENGTHS))
+    batch = MicroBatch("task", inputs, torch.empty(0), torch.ones(3), [], 1, [])
+    with torch.no_grad():
+        masked = model(**inputs, use_cache=False).logits
+        unmasked = model(**batch.unmasked, use_cache=False).logits
+    for row, length in enumerate(LENGTHS):
+        assert by_definition.relative_error(unmasked[row, :length], masked[row, :length]) < 1e-5
 
 
 @pytest.mark.parametrize("family", REFUSED, ids=lambda family: family.name)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from toy_tasks import context, learn_stages, toy_samples
 
 from seekr.batches import collate
-from seekr.losses import answer_cross_entropy
+from seekr.losses import answer_cross_entropy, answer_positions
 from seekr.methods import AGem
 from seekr.methods.agem import project
 
@@ -79,7 +79,8 @@ def reference_gradient(method: AGem, model: nn.Module, step: int) -> list[Tensor
     """The gradient of the mean answer loss of the step's reference rows, all in one batch."""
     batch = collate([method.memories[memory].encoded(sample) for memory, sample in method.reference(step)], 0)
     labels = batch.pop("labels")
-    loss = answer_cross_entropy(model(**batch).logits, labels, torch.ones(len(labels))) / (labels[:, 1:] != -100).sum()
+    logits = model(**batch).logits[answer_positions(labels)]
+    loss = answer_cross_entropy(logits, labels, torch.ones(len(labels))) / (labels[:, 1:] != -100).sum()
     return list(torch.autograd.grad(loss, list(model.parameters())))
 
 

@@ -22,7 +22,7 @@ from seekr.attention import attention_distillation_loss
 from seekr.batches import MicroBatch, Row, collate
 from seekr.errors import InputError
 from seekr.heads import head_importance, resolve_budgets
-from seekr.losses import answer_cross_entropy
+from seekr.losses import answer_cross_entropy, answer_positions
 from seekr.methods import METHODS, Derpp, Method, Replay, Seekr, Sequential, make_method
 
 Stage = tuple[nn.Module | None, nn.Module, Sequence[Any]]
@@ -227,7 +227,7 @@ def plain_parts(method: Seekr, model: nn.Module, rows: Sequence[Row]) -> dict[st
         logits = model(**by_definition.inputs_of(batch)).logits
         positions = (batch["labels"][0, 1:] != -100).nonzero().flatten()
         tokens += len(positions)
-        replay += float(answer_cross_entropy(logits, batch["labels"], torch.ones(1)))
+        replay += float(answer_cross_entropy(logits[answer_positions(batch["labels"])], batch["labels"], torch.ones(1)))
         logit += float(memory.logits(row[1]).cross_entropy(logits[0, positions]).sum())
         for layer, heads in memory.heads.items():
             loss = attention_distillation_loss(model, [memory.attention(row[1])], batch, {layer: heads})
