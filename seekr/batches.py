@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from seekr.attention.tap import position_ids
+
+if TYPE_CHECKING:
+    from seekr.packing import Layout
 
 IGNORED = -100  # the label of a token that is no answer token, as in torch's cross_entropy
 
@@ -70,6 +73,7 @@ class MicroBatch:
     rows: list[Row]  # where each row comes from, fillers included
     step_tokens: int  # answer tokens of the whole optimizer step, fillers not counted, at least 1: a divisor
     step_rows: list[Row]  # the counted rows of the whole optimizer step
+    layout: Layout | None = None  # how a task step may pack its rows
 
     @property
     def share(self) -> Tensor:

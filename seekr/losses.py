@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from inspect import signature
 
@@ -59,26 +60,28 @@ def answer_positions(labels: Tensor, *, shift: bool = True) -> tuple[Tensor, Ten
 def logits_at(model: nn.Module, inputs: dict[str, Tensor], rows: Tensor, positions: Tensor) -> Tensor:
     """A forward's logits at chosen places, [places, vocabulary]; differentiable.
 
-    Those of other tokens are not computed, apart from tokens that stand at a chosen position of another row. A model
-    that cannot be told which positions are wanted computes all of them.
+    No others are computed where the model takes a mask of places; where it takes positions alone (transformers before
+    5.23), those of all rows at each of them are; where it takes neither, all.
 
     Args:
         model: a causal LM of transformers, or one that peft or the Trainer wrapped.
         inputs: its forward arguments, each [rows, length].
         rows, positions: [places], in any order.
     """
-    if not _takes_positions(model):
+    # Wrappers hand their arguments on, so the outermost model of transformers decides.
+    kind = type(next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model))
+    if "logits_to_keep" not in signature(kind.forward).parameters:
         logits: Tensor = model(**inputs, use_cache=False).logits
         return logits[rows, positions]
+    if hasattr(sys.modules[kind.__module__], "slice_logits_to_keep"):
+        mask = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+        mask[rows, positions] = True
+        logits = model(**inputs, use_cache=False, logits_to_keep=mask).logits
+        order = mask.flatten().cumsum(0).view_as(mask) - 1
+        return logits[order[rows, positions]]
     columns, places = positions.unique(return_inverse=True)
     logits = model(**inputs, use_cache=False, logits_to_keep=columns).logits
     return logits[rows, places]
-
-
-def _takes_positions(model: nn.Module) -> bool:
-    # Wrappers hand their arguments on, so the outermost model of transformers decides.
-    model = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
-    return "logits_to_keep" in signature(type(model).forward).parameters
 
 
 def answer_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

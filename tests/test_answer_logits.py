@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import attention_definitions as by_definition
@@ -10,6 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from toy_tasks import task_batch, toy_samples
+from transformers import LlamaForCausalLM
 
 from seekr.losses import answer_positions, logits_at
 from seekr.memory import KeptSample
@@ -72,17 +74,23 @@ def test_no_place_has_no_logits_and_no_gradient() -> None:
     assert not any(gradient.any() for gradient in gradients(model, logits.sum()))
 
 
-def test_logits_of_other_positions_are_not_computed() -> None:
+class TakesPositionsAlone(LlamaForCausalLM):
+    """As before transformers 5.23: its module knows nothing of masks of places."""
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_other_logits_are_not_computed(older: bool) -> None:
     model = by_definition.tiny_llama()
+    newer = hasattr(sys.modules[LlamaForCausalLM.__module__], "slice_logits_to_keep")
+    if older:
+        model.__class__ = TakesPositionsAlone
     seen: list[torch.Size] = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
-    logits_at(
-        model,
-        by_definition.inputs_of(by_definition.make_batch(LENGTHS)),
-        torch.tensor([0, 1, 3]),
-        torch.tensor([9, 5, 9]),
-    )
-    assert seen == [(4, 2, 96)]
+    inputs = by_definition.inputs_of(by_definition.make_batch(LENGTHS))
+    rows, positions = torch.tensor([0, 1, 3]), torch.tensor([9, 5, 9])
+    found = logits_at(model, inputs, rows, positions)
+    assert seen == [(3, 96) if newer and not older else (4, 2, 96)]
+    torch.testing.assert_close(found, model(**inputs).logits[rows, positions], rtol=1e-5, atol=1e-5)
 
 
 def one_answer_token(sample: KeptSample) -> KeptSample:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from seekr.batches import MicroBatch, TokenizedRow, collate
 from seekr.errors import InputError, reason
-from seekr.losses import answer_cross_entropy, answer_positions, logits_at
+from seekr.losses import answer_cross_entropy
 from seekr.memory import Memory
 from seekr.models import load_stage, save_model, with_adapter
+from seekr.packing import task_logits
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -200,7 +201,7 @@ class Method:
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         """This micro-batch's share of the loss of a task step: Σ cross-entropy / answer tokens of the step."""
-        logits = logits_at(model, batch.unmasked, *answer_positions(batch.labels))
+        logits = task_logits(model, batch)
         return {"task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:

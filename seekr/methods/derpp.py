@@ -63,7 +63,6 @@ class Derpp(Replay):
         distilled = torch.stack(losses).sum() / batch.step_tokens
         return {"replay": (1 - self.logit_weight) * answers, "logit": self.logit_weight * distilled}
 
-
     def after_task(self, context: TaskContext) -> None:
         samples = self.kept_samples(context)
         writer = self.memory_writer(context, samples)

@@ -16,6 +16,7 @@ from seekr.losses import TopLogits, answer_cross_entropy, answer_positions, logi
 from seekr.memory import Memory
 from seekr.memory_writer import MemoryWriter
 from seekr.methods.base import Method, TaskContext, batch_of
+from seekr.packing import task_logits
 from seekr.processes import is_main, own_share, wait_for_all
 
 
@@ -65,11 +66,11 @@ class Lwf(Method):
         self._responses = Memory.open(folder, verify=False)
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        rows, positions = answer_positions(batch.labels)
-        logits = logits_at(model, batch.unmasked, rows, positions)
+        logits = task_logits(model, batch)
         parts = {"task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
         if self._responses is None:
             return parts
+        rows, _ = answer_positions(batch.labels)
         chosen = logits.float() / self.temperature
         losses = [
             weight * self.response(sample).divergence(chosen[rows == row]).sum()
@@ -96,7 +97,7 @@ class Lwf(Method):
                 batch = batch_of([context.samples[place] for place in some], context)
                 rows, positions = answer_positions(batch["labels"])
                 chosen = logits_at(model, model_inputs(batch), rows, positions).float() / self.temperature
-                k = self.logit_top_k or logits.shape[-1]
+                k = self.logit_top_k or chosen.shape[-1]
                 for row, place in enumerate(some):
                     writer.add(place, logits=TopLogits.of_logits(chosen[rows == row], k, torch.float32))
                 advance(len(some))

@@ -73,8 +73,10 @@ class SoftPromptModel(PeftModelForCausalLM):
         """The model's output at the real tokens, given what stands before them; `position_ids` are counted anew."""
         inputs = self._inputs_behind(prefix, input_ids, attention_mask)
         kept = options.get("logits_to_keep")
-        if kept is not None:  # positions of real tokens, which stand behind the prefix
-            return self.base_model(**inputs, **options | {"logits_to_keep": kept + prefix.shape[1]})
+        if isinstance(kept, Tensor):  # real tokens, which stand behind the prefix: a mask or positions
+            width = prefix.shape[1]
+            kept = nn.functional.pad(kept, (width, 0)) if kept.dtype == torch.bool else kept + width
+            return self.base_model(**inputs, **options | {"logits_to_keep": kept})
         output = self.base_model(**inputs, **options)
         output.logits = output.logits[:, -input_ids.shape[1] :]
         return output

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from seekr.batches import MicroBatch, Row, TokenizedRow, answer_tokens, collate
+from seekr.packing import Layout
 from seekr.training.order import Slot, StepPlan, split
 
 
@@ -22,7 +23,10 @@ class KeptSamples(Protocol):
 
 
 class Rows(Dataset[MicroBatch]):
-    """All rows that one task trains on, its own and the kept ones; a slot of the plan gives a micro-batch."""
+    """All rows that one task trains on, its own and the kept ones; a slot of the plan gives a micro-batch.
+
+    `plan_layout` may be set before training: what lengths of a task step's rows are packed how.
+    """
 
     def __init__(
         self, samples: Sequence[TokenizedRow], memories: Sequence[KeptSamples], pad_token_id: int | None
@@ -30,6 +34,7 @@ class Rows(Dataset[MicroBatch]):
         self.samples = samples
         self.memories = memories
         self.pad_token_id = pad_token_id
+        self.plan_layout: Callable[[Sequence[int]], Layout | None] | None = None
         self._lengths: dict[Row, int] = {}
         self._answer_tokens: dict[Row, int] = {}
         every: list[Row] = [(-1, i) for i in range(len(samples))]
@@ -52,6 +57,7 @@ class Rows(Dataset[MicroBatch]):
         return self._lengths[row]
 
     def __getitem__(self, slot: Slot) -> MicroBatch:
+        pack = self.plan_layout if slot.step.kind == "task" else None
         inputs = collate([self.encoded(row) for row in slot.rows], self.pad_token_id)
         return MicroBatch(
             kind=slot.step.kind,
@@ -61,6 +67,7 @@ class Rows(Dataset[MicroBatch]):
             rows=list(slot.rows),
             step_tokens=max(1, sum(self._answer_tokens[row] for row in slot.step.rows)),
             step_rows=list(slot.step.rows),
+            layout=None if pack is None else pack([self.length(row) for row in slot.rows]),
         )
 
 

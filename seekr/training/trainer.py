@@ -7,10 +7,11 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import transformers.trainer
+from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -27,6 +28,7 @@ from typing_extensions import override
 
 from seekr.batches import MicroBatch, StepKind, TokenizedRow
 from seekr.errors import InputError, RunError
+from seekr.packing import layout_planner
 from seekr.training.bar import TrainingBar
 from seekr.training.checkpoints import CheckpointKeeper, is_complete, newest_complete_checkpoint, processes_of
 from seekr.training.gradient_share import gradient_shares
@@ -139,6 +141,9 @@ class ContinualTrainer(Trainer):
         set_seed(task_seed(self.args.seed, self.task_index, self.args.process_index))
         self._step = StepLosses()
         self._line = None
+        # The main process decides for all: others may have no weights yet.
+        planner = [layout_planner(cast(nn.Module, self.model)) if self.is_world_process_zero() else None]
+        self.rows.plan_layout = broadcast_object_list(planner)[0]
         try:
             checkpoint = str(resume_from_checkpoint) if resume_from_checkpoint else None
             return super().train(resume_from_checkpoint=checkpoint, **options)
