@@ -32,7 +32,7 @@ def tables() -> dict[str, str]:
         "plans": plan_table(_rows("plan.json")),
         "planned examples": example_table(_rows("plan_examples.json")),
         "parts of the planned examples": example_parts_table(_rows("plan_examples.json")),
-    }
+    } | ({"throughput": throughput_table(_rows("throughput.json"))} if (RESULTS / "throughput.json").exists() else {})
 
 
 def demo_table(rows: Rows) -> str:
@@ -136,6 +136,23 @@ def _way(way: dict[str, Any]) -> str:
 
 def _size(count: int) -> str:
     return readable_bytes(count) if count else ""
+
+
+def throughput_table(rows: Rows) -> str:
+    """A line a trainer and a cut of the step, the ratio to the best of TRL in the same run."""
+    found = [
+        [
+            row["trainer"],
+            f"{row['micro_batch']} × {row['accumulation']}",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['ratio']:.2f}",
+            f"{row['peak_bytes'] / 1e6:,.0f} MB",
+        ]
+        for row in rows
+    ]
+    return _markdown(
+        ["trainer", "rows × micro-batches", "tokens a second", "ratio to TRL's best", "peak memory"], found
+    )
 
 
 def _where(distance: float | str) -> str:

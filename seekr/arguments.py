@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
@@ -166,10 +167,16 @@ def training_arguments(training: dict[str, Any], *, output_dir: Path, seed: int,
         "save_total_limit": 2,
         "ddp_find_unused_parameters": False,  # every loss reaches every weight
     }
+    environment = dict(os.environ)
     try:
         return TrainingArguments(**{**defaults, **training, **more, **fixed})
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"training: {' '.join(str(error).split())}") from None
+    finally:
+        # torch_compile leaves its backend in the environment, which would compile every later run of this process.
+        for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):
+            os.environ.pop(name, None)
+            os.environ.update({name: environment[name]} if name in environment else {})
 
 
 def weight_changing(training: dict[str, Any]) -> dict[str, Any]:
