@@ -7,11 +7,11 @@ One random Llama of 7 million parameters learns the same 64 rows in every proces
 16 rows, loss on the answers alone, no gradient checkpointing, no log but each trainer's own. The rows have 20 to 512
 tokens, most of them few (log-normal, median 100), a quarter of them answers. Each trainer is a process of its own; they
 train epochs in turn, the first of which is not counted. A figure is the median over the rounds of (prompt and answer
-tokens of the rows) / (seconds of the epoch, collation and optimizer included), its ratio that to the fastest of TRL's in
-the same round. Peak memory is the process's, over what it held before training.
+tokens of the rows) / (seconds of the epoch, collation and optimizer included), its ratio that to the fastest of TRL's
+in the same round. Peak memory is the process's, over what it held before training.
 
-TRL runs at its defaults (its `chunked_nll` loss projects answer tokens alone), with rows grouped by length, padding-free,
-and packed into rows of 512 tokens, as many of them in a micro-batch as make the same tokens.
+TRL runs at its defaults (its `chunked_nll` loss projects answer tokens alone), with rows grouped by length,
+padding-free, and packed into rows of 512 tokens, as many of them in a micro-batch as make the same tokens.
 """
 
 from __future__ import annotations
@@ -62,18 +62,21 @@ def compare(micro_batch: int, accumulation: int, rounds: int) -> list[dict[str, 
     """A row for each trainer: tokens a second, its ratio to the best of TRL in the same round, peak bytes."""
     with workers(micro_batch, rounds) as trainers:
         speeds: dict[str, list[float]] = {name: [] for name in trainers}
+        work: dict[str, list[float]] = {name: [] for name in trainers}
         peaks: dict[str, int] = {}
         for number in range(rounds + 1):
             for name, process in trainers.items():
                 found = turn(process)
                 if number:
                     speeds[name].append(found["tokens"] / found["seconds"])
+                    work[name].append(found["tokens"] / found["processor_seconds"])
                     peaks[name] = found["peak_bytes"]
     best = [max(speeds[name][i] for name in speeds if name != "seekr") for i in range(rounds)]
     rows = []
     for name, found in speeds.items():
         row = {"trainer": name, "micro_batch": micro_batch, "accumulation": accumulation}
         row |= {"tokens_per_second": median(found), "all_tokens_per_second": [round(speed, 1) for speed in found]}
+        row |= {"tokens_per_processor_second": median(work[name])}
         row |= {"ratio": median(one / other for one, other in zip(found, best, strict=True)), "peak_bytes": peaks[name]}
         rows.append(row)
         print(json.dumps(row), flush=True)
@@ -130,11 +133,15 @@ def serve(trainer: str, micro_batch: int, rounds: int) -> None:
 
         def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
             sys.stdin.readline()
-            self.start = time.perf_counter()
+            self.start, self.processor = time.perf_counter(), time.process_time()
 
         def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
-            seconds = time.perf_counter() - self.start
-            line = {"seconds": seconds, "tokens": tokens, "peak_bytes": _resident("VmHWM") - self.before}
+            line = {
+                "seconds": time.perf_counter() - self.start,
+                "processor_seconds": time.process_time() - self.processor,
+                "tokens": tokens,
+                "peak_bytes": _resident("VmHWM") - self.before,
+            }
             print(json.dumps(line), flush=True)
 
     settings = {
