@@ -141,8 +141,8 @@ class ContinualTrainer(Trainer):
         set_seed(task_seed(self.args.seed, self.task_index, self.args.process_index))
         self._step = StepLosses()
         self._line = None
-        # The main process decides for all: others may have no weights yet.
-        planner = [layout_planner(cast(nn.Module, self.model)) if self.is_world_process_zero() else None]
+        # DeepSpeed cuts weights up as they are loaded; with FSDP other processes than the main one may have none yet.
+        planner = [None if self.is_deepspeed_enabled else layout_planner(cast(nn.Module, self.model))]
         self.rows.plan_layout = broadcast_object_list(planner)[0]
         try:
             checkpoint = str(resume_from_checkpoint) if resume_from_checkpoint else None
