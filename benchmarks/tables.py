@@ -144,6 +144,7 @@ def throughput_table(rows: Rows) -> str:
         [
             row["trainer"],
             f"{row['micro_batch']} × {row['accumulation']}",
+            f"{row['answers']:.0%}",
             f"{row['tokens_per_second']:,.0f}",
             f"{row['ratio']:.2f}",
             f"{row['peak_bytes'] / 1e6:,.0f} MB",
@@ -151,7 +152,7 @@ def throughput_table(rows: Rows) -> str:
         for row in rows
     ]
     return _markdown(
-        ["trainer", "rows × micro-batches", "tokens a second", "ratio to TRL's best", "peak memory"], found
+        ["trainer", "rows × micro-batches", "answers", "tokens a second", "ratio to TRL's best", "peak memory"], found
     )
 
 

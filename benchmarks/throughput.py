@@ -5,13 +5,13 @@
 
 One random Llama of 7 million parameters learns the same 64 rows in every process: float32, two threads, AdamW, steps of
 16 rows, loss on the answers alone, no gradient checkpointing, no log but each trainer's own. The rows have 20 to 512
-tokens, most of them few (log-normal, median 100), a quarter of them answers. Each trainer is a process of its own; they
-train epochs in turn, the first of which is not counted. A figure is the median over the rounds of (prompt and answer
-tokens of the rows) / (seconds of the epoch, collation and optimizer included), its ratio that to the fastest of TRL's
-in the same round. Peak memory is the process's, over what it held before training.
+tokens, most of them few (log-normal, median 100); a quarter of them are answers, or all. Each trainer is a process of
+its own; they train epochs in turn, the first of which is not counted. A figure is the median over the rounds of (prompt
+and answer tokens of the rows) / (seconds of the epoch, collation and optimizer included), its ratio that to the fastest
+of TRL's in the same round. Peak memory is the process's, over what it held before training.
 
-TRL runs at its defaults (its `chunked_nll` loss projects answer tokens alone), with rows grouped by length,
-padding-free, and packed into rows of 512 tokens, as many of them in a micro-batch as make the same tokens.
+TRL runs at its defaults (`chunked_nll`, which goes over all positions where there is no Triton), with rows grouped by
+length, padding-free, and packed into rows of 512 tokens, as many of them in a micro-batch as make the same tokens.
 """
 
 from __future__ import annotations
@@ -37,30 +37,31 @@ TRAINERS: dict[str, dict[str, Any]] = {
     "TRL, padding-free": {"padding_free": True},
     "TRL, packed": {"packing": True, "max_length": LONGEST},
 }
-CUTS = ((4, 4), (16, 1))
-"""Rows of a micro-batch, and micro-batches of a step."""
+CASES = ((4, 4, 0.25), (16, 1, 0.25), (4, 4, 1.0))
+"""Rows of a micro-batch, micro-batches of a step, and the share of a row's tokens that are answers."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the measurements are written")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--worker", nargs=2, metavar=("TRAINER", "ROWS"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=3, metavar=("TRAINER", "ROWS", "ANSWERS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        serve(arguments.worker[0], int(arguments.worker[1]), arguments.rounds)
+        trainer, micro_batch, answers = arguments.worker
+        serve(trainer, int(micro_batch), float(answers), arguments.rounds)
         return
     from seekr.bench import describe_machine
 
-    rows = [row for cut in CUTS for row in compare(*cut, arguments.rounds)]
+    rows = [row for case in CASES for row in compare(*case, arguments.rounds)]
     if arguments.json:
         machine = describe_machine() | {"threads": int(_THREADS["OMP_NUM_THREADS"])}
         arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
-def compare(micro_batch: int, accumulation: int, rounds: int) -> list[dict[str, Any]]:
+def compare(micro_batch: int, accumulation: int, answers: float, rounds: int) -> list[dict[str, Any]]:
     """A row for each trainer: tokens a second, its ratio to the best of TRL in the same round, peak bytes."""
-    with workers(micro_batch, rounds) as trainers:
+    with workers(micro_batch, answers, rounds) as trainers:
         speeds: dict[str, list[float]] = {name: [] for name in trainers}
         work: dict[str, list[float]] = {name: [] for name in trainers}
         peaks: dict[str, int] = {}
@@ -74,7 +75,7 @@ def compare(micro_batch: int, accumulation: int, rounds: int) -> list[dict[str, 
     best = [max(speeds[name][i] for name in speeds if name != "seekr") for i in range(rounds)]
     rows = []
     for name, found in speeds.items():
-        row = {"trainer": name, "micro_batch": micro_batch, "accumulation": accumulation}
+        row = {"trainer": name, "micro_batch": micro_batch, "accumulation": accumulation, "answers": answers}
         row |= {"tokens_per_second": median(found), "all_tokens_per_second": [round(speed, 1) for speed in found]}
         row |= {"tokens_per_processor_second": median(work[name])}
         row |= {"ratio": median(one / other for one, other in zip(found, best, strict=True)), "peak_bytes": peaks[name]}
@@ -87,12 +88,13 @@ _THREADS = {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
 
 
 @contextmanager
-def workers(micro_batch: int, rounds: int) -> Iterator[dict[str, subprocess.Popen[str]]]:
+def workers(micro_batch: int, answers: float, rounds: int) -> Iterator[dict[str, subprocess.Popen[str]]]:
     """A process for each trainer, which trains an epoch whenever it is told to."""
     started: dict[str, subprocess.Popen[str]] = {}
     try:
         for name in TRAINERS:
-            command = [sys.executable, __file__, "--worker", name, str(micro_batch), "--rounds", str(rounds)]
+            case = [name, str(micro_batch), str(answers)]
+            command = [sys.executable, __file__, "--rounds", str(rounds), "--worker", *case]
             started[name] = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | _THREADS
             )
@@ -115,13 +117,13 @@ def turn(process: subprocess.Popen[str]) -> dict[str, Any]:
     raise RuntimeError(f"a trainer ended early with status {process.wait()}")
 
 
-def serve(trainer: str, micro_batch: int, rounds: int) -> None:
+def serve(trainer: str, micro_batch: int, answers: float, rounds: int) -> None:
     """A worker: one line of JSON for each epoch that is asked for on stdin."""
     from transformers import TrainerCallback
 
     from seekr.bench.worker import _reset_peak, _resident
 
-    data = rows()
+    data = rows(answers)
     tokens = sum(len(ids) for ids, _ in data)
 
     class Turns(TrainerCallback):
@@ -160,13 +162,13 @@ def serve(trainer: str, micro_batch: int, rounds: int) -> None:
         build(data, Path(folder), settings | TRAINERS[trainer], Turns()).train()
 
 
-def rows() -> list[tuple[list[int], int]]:
+def rows(answers: float) -> list[tuple[list[int], int]]:
     """(token ids, prompt tokens) of each row."""
     import numpy as np
 
     draw = np.random.default_rng(0)
     lengths = np.clip(np.exp(draw.normal(np.log(100), 0.8, ROWS)), SHORTEST, LONGEST).astype(int)
-    return [(draw.integers(3, VOCABULARY, length).tolist(), int(length * 0.75)) for length in lengths]
+    return [(draw.integers(3, VOCABULARY, length).tolist(), int(length * (1 - answers))) for length in lengths]
 
 
 def model() -> Any:
