@@ -26,7 +26,7 @@ from seekr.attention.sensitivity import sample_losses
 from seekr.attention.tap import AttentionCall, Tap
 from seekr.batches import MicroBatch, Row, StepKind
 from seekr.errors import InputError
-from seekr.losses import TopLogits
+from seekr.losses import TopLogits, answer_positions, logits_at
 from seekr.methods import Derpp, Method, Seekr
 from seekr.models import measuring, parameter_count
 from seekr.planning.kept import LayerTeacher, attention_bytes, layer_teacher
@@ -145,7 +145,7 @@ class Paper:
 
     def measuring(self, shape: Shape, *, checkpointing: bool) -> Windows:
         """Bytes alive while kept rows are measured after a task, without the model before it."""
-        with self._mode, self._attending(shape), self._checkpointing(checkpointing), self._live(shape) as live:
+        with self._mode, self._attending(shape.padded), self._checkpointing(checkpointing), self._live(shape) as live:
             live.window(LATE_LAYERS)
             with self._precision(), measuring(self.model):
                 self._measure(self._batch("replay", shape))
@@ -155,13 +155,13 @@ class Paper:
         """Sensitivity's forward and backward, which keep the calls of all layers until they are done."""
         calls: dict[int, AttentionCall] = {}
         with Tap(self.model, consume=calls.__setitem__):
-            logits = self.model(**batch.inputs, use_cache=False).logits
+            logits = logits_at(self.model, batch.inputs, *answer_positions(batch.labels))
         torch.autograd.grad(sample_losses(logits, batch.labels).sum(), calls[min(calls)].output)
 
     def calls(self) -> dict[int, AttentionCall]:
         """The attention calls of one short forward, layer by layer: their heads, sizes and dtypes."""
         shape = Shape(1, 8, 1, False)
-        with self._mode, torch.no_grad(), self._attending(shape), self._precision(), self._live(shape):
+        with self._mode, torch.no_grad(), self._attending(shape.padded), self._precision(), self._live(shape):
             batch = self._batch("task", shape)
             with Tap(self.model) as tap:
                 self.model(**batch.inputs, use_cache=False)
@@ -173,7 +173,7 @@ class Paper:
         return self.model.config.get_text_config()
 
     def _step(self, kind: StepKind, shape: Shape, checkpointing: bool, heads: Mapping[int, int]) -> Windows:
-        with self._mode, self._attending(shape), self._checkpointing(checkpointing), self._live(shape) as live:
+        with self._mode, self._attending(False), self._checkpointing(checkpointing), self._live(shape) as live:
             for number in range(min(2, self.arguments.gradient_accumulation_steps)):
                 live.window(LATE_LAYERS)
                 parts = self._losses(kind, shape, live, heads)
@@ -210,17 +210,17 @@ class Paper:
                 hook.remove()
 
     def _losses(self, kind: StepKind, shape: Shape, live: Live, heads: Mapping[int, int]) -> dict[str, Tensor]:
-        batch = self._batch(kind, shape)
+        batch, forward = self._batch(kind, shape), _Prepared(self.model, self.arguments)
         if kind == "task":
-            return Method.task_loss(self.method, self._forward, batch)  # type: ignore[arg-type]
+            return Method.task_loss(self.method, forward, batch)
         if not isinstance(self.method, Derpp):
-            return {"replay": Method.task_loss(self.method, self._forward, batch)["task"]}  # type: ignore[arg-type]
+            return {"replay": Method.task_loss(self.method, forward, batch)["task"]}
         method = deepcopy(self.method)
         method.memories = [_KeptLogits(method, shape, self.vocabulary, live)]  # type: ignore[list-item]
         if not isinstance(method, Seekr) or not method.attention_weight:
-            return Derpp.replay_loss(method, self._forward, batch)  # type: ignore[arg-type]
+            return Derpp.replay_loss(method, forward, batch)
         with Tap(self.model, heads) as tap:
-            parts = Derpp.replay_loss(method, self._forward, batch)  # type: ignore[arg-type]
+            parts = Derpp.replay_loss(method, forward, batch)
         queries = min(method.query_budget or shape.length, shape.length)
         divergences = [
             _divergence(call, layer_teacher(call, heads[layer], queries, shape.length), method, shape, live)
@@ -228,17 +228,8 @@ class Paper:
         ]
         return parts | {"attention": method.attention_weight * torch.stack(divergences).sum()}
 
-    def _forward(self, **inputs: Any) -> Any:
-        """What accelerate makes of the forward: autocast inside, float32 outside."""
-        with self._precision():
-            output = self.model(**inputs)
-        if self.arguments.bf16 or self.arguments.fp16:
-            output.logits = output.logits.float()
-        return output
-
     def _precision(self) -> torch.autocast:
-        dtype = torch.float16 if self.arguments.fp16 else torch.bfloat16
-        return torch.autocast("cpu", dtype=dtype, enabled=self.arguments.bf16 or self.arguments.fp16)
+        return _precision(self.arguments)
 
     def _batch(self, kind: StepKind, shape: Shape) -> MicroBatch:
         rows: list[Row] = [(0, i) for i in range(shape.rows)]
@@ -266,10 +257,10 @@ class Paper:
         return list({id(c): c for c in configs if hasattr(c, "_attn_implementation_internal")}.values())
 
     @contextmanager
-    def _attending(self, shape: Shape) -> Iterator[None]:
-        """The model's attention as the shape calls it: without a mask where nothing is padded."""
+    def _attending(self, masked: bool) -> Iterator[None]:
+        """The model's attention as it is called with a mask of padding or, as in every step, without."""
         ALL_ATTENTION_FUNCTIONS.register(UNPADDED, ALL_ATTENTION_FUNCTIONS["sdpa"])
-        plain = self.attention != "eager" and not (self.attention == "sdpa" and shape.padded)
+        plain = self.attention != "eager" and not (self.attention == "sdpa" and masked)
         configs = self._configs()
         before = [config._attn_implementation_internal for config in configs]
         for config in configs:
@@ -292,6 +283,26 @@ class Paper:
         finally:
             if on:
                 getattr(base, "activation_checkpointing_disable", base.gradient_checkpointing_disable)()
+
+
+class _Prepared(nn.Module):
+    """What accelerate makes of a model: autocast inside the forward, float32 outside."""
+
+    def __init__(self, model: nn.Module, arguments: TrainingArguments) -> None:
+        super().__init__()
+        self.model, self.arguments = model, arguments
+
+    def forward(self, **inputs: Any) -> Any:
+        with _precision(self.arguments):
+            output = self.model(**inputs)
+        if self.arguments.bf16 or self.arguments.fp16:
+            output.logits = output.logits.float()
+        return output
+
+
+def _precision(arguments: TrainingArguments) -> torch.autocast:
+    dtype = torch.float16 if arguments.fp16 else torch.bfloat16
+    return torch.autocast("cpu", dtype=dtype, enabled=arguments.bf16 or arguments.fp16)
 
 
 class _KeptLogits:
