@@ -6,6 +6,7 @@ Everything is safetensors and JSON, read by memory map: only the part that a bat
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -159,6 +160,18 @@ class Memory:
         shard = self._shard(sample)
         return TopLogits(*(shard.get_tensor(f"{sample}/{name}") for name in ("logit_ids", "logit_log_probs")))
 
+    def read_ahead(self, sample: int) -> None:
+        """Asks the system to read a sample's teacher signals from disk while something else is computed.
+
+        Returns at once; nothing is read twice, and nothing at all where the system cannot be asked.
+        """
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for name, spans in self._spans_on_disk.get(sample, {}).items():
+            with (self.folder / name).open("rb") as file:
+                for start, stop in spans:
+                    os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
+
     def summary(self) -> dict[str, Any]:
         """What the memory keeps, in numbers: task, samples, tokens, heads, layers, queries, forms, bytes, facts."""
         forms = sorted({form for sample in self.about["forms"] for form in sample.values()})
@@ -195,6 +208,20 @@ class Memory:
             for key in self._file(shard["file"]).keys():  # noqa: SIM118 - not a dict
                 keys.setdefault(int(key.split("/")[0]), []).append(key)
         return keys
+
+    @cached_property
+    def _spans_on_disk(self) -> dict[int, dict[str, list[tuple[int, int]]]]:
+        """Sample → file → where in it the sample's tensors lie, in bytes."""
+        found: dict[int, dict[str, list[tuple[int, int]]]] = {}
+        for shard in self.about["shards"]:
+            with (self.folder / shard["file"]).open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(size))
+            for key, tensor in header.items():
+                if key != "__metadata__":
+                    start, stop = (8 + size + offset for offset in tensor["data_offsets"])
+                    found.setdefault(int(key.split("/")[0]), {}).setdefault(shard["file"], []).append((start, stop))
+        return found
 
     def _file(self, name: str) -> Any:
         if name not in self._files:

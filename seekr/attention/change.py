@@ -66,7 +66,7 @@ def _squared_difference(before: AttentionCall, after: AttentionCall, sample: int
     old, new = (QueryKeyRows.of_call(call, sample, span, heads) for call in (before, after))
     length = span[1] - span[0]
     total = torch.zeros(len(heads), device=heads.device)
-    for rows in blocks(length, block_size(len(heads), length)):
+    for rows in blocks(length, block_size(len(heads), length, heads.device)):
         columns = visible_columns(new.positions[rows], after.geometry.window)
         difference = _probabilities(new, rows, columns) - _probabilities(old, rows, columns)
         total += difference.square_().sum(dim=(1, 2))

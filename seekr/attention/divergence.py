@@ -150,7 +150,7 @@ def _sample_divergence(
     query_grad = torch.empty_like(student.queries)
     key_grad = torch.zeros_like(student.keys)
     sink_grad = student.queries.new_zeros(heads)
-    for rows in blocks(queries, block_size(heads, student.keys.shape[1])):
+    for rows in blocks(queries, block_size(heads, student.keys.shape[1], student.keys.device)):
         columns = visible_columns(student.positions[rows], geometry.window)
         scores = student.scores(rows, columns)
         log_student = scores.log_softmax(dim=-1)

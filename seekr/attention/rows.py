@@ -140,6 +140,8 @@ def blocks(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def block_size(heads: int, length: int, entries: int = 1 << 18) -> int:
-    """Rows a block, so that one block of scores stays about in a core's cache."""
+def block_size(heads: int, length: int, device: torch.device | None = None) -> int:
+    """Rows a block, so that one block of scores stays about in a core's cache; on an accelerator (None = a CPU), so
+    that it keeps all of it at work and few blocks are started."""
+    entries = 1 << 18 if device is None or device.type == "cpu" else 1 << 24
     return max(16, min(entries // max(heads * length, 1), length))

@@ -39,6 +39,8 @@ class Derpp(Replay):
     logit_top_k: Annotated[int, Field(ge=1)] | None = 128
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        for memory, sample in batch.rows:
+            self.memories[memory].read_ahead(sample)  # during the forward
         return self.logit_parts(logits_at(model, batch.unmasked, *self.asked(batch.labels)), batch)
 
     def asked(self, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -313,6 +313,8 @@ class _KeptLogits:
         self._dtype = torch.float32 if method.logit_top_k is None else torch.float16
         self._live = live
 
+    def read_ahead(self, sample: int) -> None: ...
+
     def logits(self, sample: int) -> TopLogits:  # noqa: ARG002 - they are all alike
         with self._live.part(TEACHER):
             ids = torch.zeros(self._shape, dtype=torch.int32)

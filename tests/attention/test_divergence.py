@@ -133,7 +133,7 @@ def test_precisions_and_shared_keys(attention_divergence: Divergence, dtype: tor
 def test_lengths(
     attention_divergence: Divergence, length: int, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(divergence, "block_size", lambda heads, length: 64)
+    monkeypatch.setattr(divergence, "block_size", lambda *_: 64)
     student = random_call((length,), geometry=Geometry(0.4, window))
     check(attention_divergence, student, moved(student), [(0, (0, length), [0, 2, 3], None)])
 
@@ -150,7 +150,7 @@ def test_geometries_and_queries_over_small_blocks(
     positions: list[int] | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(divergence, "block_size", lambda heads, length: 3)
+    monkeypatch.setattr(divergence, "block_size", lambda *_: 3)
     student = random_call((35,), geometry=Geometry(0.3, window, softcap), sink=sink)
     check(attention_divergence, student, moved(student), [(0, (0, 35), [1, 2], positions)])
 
@@ -194,6 +194,7 @@ def test_two_runs_give_the_same_bits(attention_divergence: Divergence) -> None:
 def test_blocks_are_cut_by_size() -> None:
     assert rows.block_size(4, 1 << 20) == 16
     assert rows.block_size(1, 64) == 64
+    assert rows.block_size(32, 4096, torch.device("cuda")) == 128
     assert [(b.start, b.stop) for b in rows.blocks(7, 3)] == [(0, 3), (3, 6), (6, 7)]
 
 
