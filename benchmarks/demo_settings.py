@@ -3,8 +3,7 @@
     python benchmarks/demo_settings.py OUTPUT_DIR seekr attention_weight=10 head_budget=8 --seeds 0 1 2
     python benchmarks/demo_settings.py OUTPUT_DIR olora training.learning_rate=0.005 --seeds 0
 
-Prints one line of JSON a seed. Seeds 10 to 14 and the test split are for what is reported (`demo_seeds.py`,
-`demo_methods.py`).
+Prints one line of JSON a seed. Seeds 10 to 14 and the test split are for what is reported (`demo_methods.py`).
 """
 
 from __future__ import annotations

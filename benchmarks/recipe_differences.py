@@ -2,7 +2,8 @@
 
     python benchmarks/recipe_differences.py OUTPUT_DIR --json benchmarks/results/recipes.json --seeds 10 11 12 13 14
 
-The demo's SEEKR follows the paper; each row changes one key to what the released code does, the last one all of them.
+The demo's SEEKR (`demo_methods.py`) follows the paper; each row changes one key to what the released code does, the
+last one all of them.
 What stands in the JSON is not measured again. Queries are no row: a row of the demo has fewer than 100 tokens, so that
 both forms take all of them.
 """
@@ -28,7 +29,6 @@ RELEASED: dict[str, dict[str, Any]] = {
     "replay set": {"replay_choice": "first"},
 }
 VARIANTS = {
-    "paper": {},
     **RELEASED,
     "released code": {key: value for change in RELEASED.values() for key, value in change.items()},
 }
@@ -64,7 +64,6 @@ def run_one(name: str, seed: int, folder: Path) -> dict[str, Any]:
         "seed": seed,
         "overall_performance": scores.overall_performance,
         "backward_transfer": scores.backward_transfer,
-        "backward_transfer_over_all_tasks": scores.backward_transfer_over_all_tasks,
     }
 
 

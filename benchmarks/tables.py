@@ -6,11 +6,13 @@ python benchmarks/tables.py
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from seekr.bench.tables import Cells, Rows, bytes_cells, sensitivity_cells, step_cells
+from seekr.bench.tables import Rows, bench_cells
+from seekr.demo import METHODS as DEMO_METHODS
 from seekr.report.terminal import readable_bytes
 
 RESULTS = Path(__file__).parent / "results"
@@ -18,17 +20,17 @@ RESULTS = Path(__file__).parent / "results"
 
 def tables() -> dict[str, str]:
     """Name → Markdown table."""
-    demo = _rows("demo.json")
-    bench = _rows("bench.json")
-    by_kind = {kind: [row for row in bench if row["what"] == kind] for kind in ("step", "bytes", "sensitivity")}
+    demo, bench = _rows("demo_methods.json"), _rows("bench.json")
+    seekr = [row for row in demo if row["method"] == "seekr"]
     return {
-        "demo": demo_table(demo),
-        "step": _of_cells(step_cells(by_kind["step"])),
-        "bytes": _of_cells(bytes_cells(by_kind["bytes"])),
-        "sensitivity": _of_cells(sensitivity_cells(by_kind["sensitivity"])),
+        "demo": demo_table([row for row in demo if row["method"] in DEMO_METHODS]),
+        "step": bench_table([row for row in bench if row["what"] == "step"]),
+        "bench": bench_table(bench),
+        "teacher forms": form_table(_rows("teacher_forms.json"), seekr),
+        "teacher bytes": teacher_bytes_table(_rows("teacher_bytes.json")),
         "methods": method_table(_rows("methods.json")),
-        "all methods": all_methods_table(_rows("demo_methods.json")),
-        "recipes": recipe_table(_rows("recipes.json")),
+        "all methods": all_methods_table(demo),
+        "recipes": recipe_table(_rows("recipes.json"), seekr),
         "plans": plan_table(_rows("plan.json")),
         "planned examples": example_table(_rows("plan_examples.json")),
         "parts of the planned examples": example_parts_table(_rows("plan_examples.json")),
@@ -36,9 +38,9 @@ def tables() -> dict[str, str]:
 
 
 def demo_table(rows: Rows) -> str:
-    """Mean ± standard deviation over the seeds."""
+    """Mean ± standard deviation over the seeds, of the methods that the demo runs."""
     found = []
-    for method in dict.fromkeys(row["method"] for row in rows):
+    for method in DEMO_METHODS:
         own = [row for row in rows if row["method"] == method]
         found.append([f"`{method}`", *(_spread([row[key] for row in own]) for key in _SCORES)])
     return _markdown(["method", "overall performance", "backward transfer"], found)
@@ -58,18 +60,56 @@ def all_methods_table(rows: Rows) -> str:
     return _markdown(head, [line for _, line in sorted(found, key=lambda item: -item[0])])
 
 
-def recipe_table(rows: Rows) -> str:
-    """One difference a row, with the paired difference in overall performance to the paper's form."""
-    base = {row["seed"]: row["overall_performance"] for row in rows if row["variant"] == "paper"}
-    found = []
+def recipe_table(rows: Rows, seekr: Rows) -> str:
+    """One difference a row, with the paired difference in overall performance to the paper's form, the demo's."""
+    base = {row["seed"]: row["overall_performance"] for row in seekr}
+    found = [["paper", "–", *(_spread([row[key] for row in seekr]) for key in _SCORES), ""]]
     for variant in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == variant]
         change = ", ".join(f"`{key}: {_yaml(value)}`" for key, value in own[0]["change"].items()) or "–"
         paired = [row["overall_performance"] - base[row["seed"]] for row in own]
-        scores = [_spread([row[key] for row in own]) for key in (*_SCORES, "backward_transfer_over_all_tasks")]
-        found.append([variant, change, *scores, "" if variant == "paper" else _spread(paired, signed=True)])
-    head = ["form", "what changes", "overall performance", "backward transfer", "the same, divided by T", "difference"]
+        scores = [_spread([row[key] for row in own]) for key in _SCORES]
+        found.append([variant, change, *scores, _spread(paired, signed=True)])
+    return _markdown(["form", "what changes", "overall performance", "backward transfer", "difference"], found)
+
+
+def form_table(rows: Rows, seekr: Rows) -> str:
+    """One form a row, with the paired difference in overall performance to the exact one and its 95% interval."""
+    base = {row["seed"]: row["overall_performance"] for row in seekr}
+    found = [["`exact`", *(_spread([row[key] for row in seekr]) for key in _SCORES), ""]]
+    for form in dict.fromkeys(row["form"] for row in rows):
+        own = [row for row in rows if row["form"] == form]
+        paired = [row["overall_performance"] - base[row["seed"]] for row in own]
+        scores = [_spread([row[key] for row in own]) for key in _SCORES]
+        found.append([f"`{form}`", *scores, f"{mean(paired):+.1f} ± {_interval(paired):.1f}"])
+    return _markdown(["form", "overall performance", "backward transfer", "difference, 95% interval"], found)
+
+
+def _interval(values: list[float]) -> float:
+    """Half of the 95% interval of the mean of five values, by Student's t with four degrees of freedom."""
+    if len(values) != 5:
+        raise ValueError(f"{len(values)} seeds; 2.776 is for five")
+    return 2.776 * stdev(values) / math.sqrt(5)
+
+
+def teacher_bytes_table(rows: Rows) -> str:
+    """A line a form and length of a model's shape; the automatic one in bold."""
+    found = []
+    for row in rows:
+        form = f"**{row['form']}**" if row["automatic"] else row["form"]
+        share = f"{row['bytes'] / row['released_bytes']:.3f}"
+        sizes = [readable_bytes(row["bytes"]), share, f"{row['load_seconds'] * 1e3:.0f} ms"]
+        accuracy = [f"{row['loss_error']:.1e}", f"{row['gradient_cosine']:.4f}"]
+        found.append([row["model"], f"{row['tokens']:,}", form, *sizes, *accuracy])
+    head = ["shape", "tokens", "form", "bytes", "of the released form", "to load", "error of the loss", "cosine"]
     return _markdown(head, found)
+
+
+def bench_table(rows: Rows) -> str:
+    """As `seekr bench` prints it."""
+    cells = bench_cells(rows)
+    used = [i for i, heading in enumerate(cells.headings) if heading or any(row[i] for row in cells.rows)]
+    return _markdown([cells.headings[i] for i in used], [[row[i] for i in used] for row in cells.rows])
 
 
 def method_table(rows: Rows) -> str:
@@ -176,10 +216,6 @@ def _rows(name: str) -> Rows:
 def _spread(values: list[float | None], *, signed: bool = False) -> str:
     known = [value for value in values if value is not None]
     return f"{mean(known):{'+' if signed else ''}.1f} ± {stdev(known):.1f}" if len(known) > 1 else ""
-
-
-def _of_cells(cells: Cells) -> str:
-    return _markdown(cells.headings, cells.rows)
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:

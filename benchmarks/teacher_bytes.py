@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from seekr.attention.divergence import SampleTeacher, attention_divergence
 from seekr.attention.rows import QueryKeyRows
@@ -72,7 +72,7 @@ def measure(shape: str, length: int) -> list[dict[str, Any]]:
             seconds = []
             for _ in range(5):
                 start = time.perf_counter()
-                rows = decode(load_file(file), form, positions, call.geometry, size)  # type: ignore[arg-type]
+                rows = decode(load(file.read_bytes()), form, positions, call.geometry, size)  # type: ignore[arg-type]
                 seconds.append(time.perf_counter() - start)
             loss, gradient = loss_and_gradient(rows)
             cosine = float(gradient @ exact / (gradient.norm() * exact.norm()))

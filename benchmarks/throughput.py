@@ -121,7 +121,7 @@ def serve(trainer: str, micro_batch: int, answers: float, rounds: int) -> None:
     """A worker: one line of JSON for each epoch that is asked for on stdin."""
     from transformers import TrainerCallback
 
-    from seekr.bench.worker import _reset_peak, _resident
+    from seekr.bench.meters import held_bytes, peak_bytes, reset_peak
 
     data = rows(answers)
     tokens = sum(len(ids) for ids, _ in data)
@@ -130,8 +130,8 @@ def serve(trainer: str, micro_batch: int, answers: float, rounds: int) -> None:
         """Waits before each epoch and tells what it took."""
 
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.before = _resident("VmRSS")
-            _reset_peak()
+            self.before = held_bytes("cpu")
+            reset_peak("cpu")
 
         def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
             sys.stdin.readline()
@@ -142,7 +142,7 @@ def serve(trainer: str, micro_batch: int, answers: float, rounds: int) -> None:
                 "seconds": time.perf_counter() - self.start,
                 "processor_seconds": time.process_time() - self.processor,
                 "tokens": tokens,
-                "peak_bytes": _resident("VmHWM") - self.before,
+                "peak_bytes": peak_bytes("cpu") - self.before,
             }
             print(json.dumps(line), flush=True)
 

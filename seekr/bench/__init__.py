@@ -11,27 +11,28 @@ from rich.console import Console
 from rich.table import Table
 
 from seekr.bench.bytes import bytes_rows
+from seekr.bench.divergence import divergence_rows
 from seekr.bench.sensitivity import sensitivity_rows
 from seekr.bench.step import step_rows
-from seekr.bench.tables import Cells, bytes_cells, sensitivity_cells, step_cells
+from seekr.bench.tables import bench_cells
+from seekr.bench.task_step import task_step_rows
 from seekr.disk import write_json
+from seekr.report.terminal import FirstThatFits, plain_table
 
 
 def run_bench(json_file: Path | None = None) -> dict[str, Any]:
-    """Measures everything, prints the tables, and writes `{"machine": ..., "rows": [...]}` where a file is named."""
+    """Measures everything, prints one table, and writes `{"machine": ..., "rows": [...]}` where a file is named."""
     console = Console()
     machine = describe_machine()
-    console.print(f"machine: {machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
-    rows = bytes_rows()
-    _print(console, bytes_cells(rows))
-    steps = step_rows(console)
-    _print(console, step_cells(steps))
-    rows += steps
-    timed = sensitivity_rows()
-    _print(console, sensitivity_cells(timed))
-    result = {"machine": machine, "rows": rows + timed}
+    where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
+    console.print(f"machine: {where}; torch {machine['torch']}, transformers {machine['transformers']}")
+    rows = step_rows(console) + divergence_rows(console) + task_step_rows(console)
+    with console.status("bytes and sensitivity"):
+        rows += bytes_rows() + sensitivity_rows()
+    result = {"machine": machine, "rows": rows}
     if json_file is not None:
         write_json(json_file, result)
+    console.print(FirstThatFits(lambda: bench_table(rows), lambda: bench_table(rows, wide=False)))
     return result
 
 
@@ -53,15 +54,20 @@ def describe_machine() -> dict[str, Any]:
         "memory_bytes": pages,
         "system": platform.system(),
         "python": platform.python_version(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
 
 
-def _print(console: Console, cells: Cells) -> None:
-    table = Table(title=cells.title)
-    for heading in cells.headings:
-        table.add_column(heading, justify="right")
+def bench_table(rows: list[dict[str, Any]], *, wide: bool = True) -> Table:
+    """All rows; × is over the first row of its case. The narrow form leaves the remarks out."""
+    cells = bench_cells(rows)
+    shown = len(cells.headings) if wide else len(cells.headings) - 1
+    table = plain_table("")
+    for heading in cells.headings[:shown]:
+        number = heading.startswith(("×", "time", "memory"))
+        table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number)
     for row in cells.rows:
-        table.add_row(*row)
-    console.print(table)
+        table.add_row(*row[:shown])
+    return table

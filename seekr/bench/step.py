@@ -1,85 +1,111 @@
 """One optimizer step on a replay batch: without attention distillation, with it, and by built maps.
 
-Each (path, length) lives in a process of its own, so that its memory high-water mark is its own; the processes of one
-length take their steps in turn, so that a machine whose speed drifts slows all of them alike.
+On a CPU each way lives in a process of its own, so that its memory high-water mark is its own; on a GPU, which tells
+how much of it was given out, one model takes them all. Either way steps are taken in turn, so that a machine whose
+speed drifts slows all of them alike.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
 
-LENGTHS = (512, 1024, 2048)
+from seekr.bench.shapes import Shape, shapes_here
+from seekr.bench.worker import Way
+
 STEPS = 5
-PATHS: tuple[tuple[str, int | None], ...] = (("plain", None), ("seekr", None), ("seekr", 100), ("eager", None))
+WAYS: tuple[Way, ...] = (("plain", None), ("seekr", None), ("seekr", 100), ("eager", None))
+
+Step = Callable[[], dict[str, Any]]
 
 
 def step_rows(console: Console) -> list[dict[str, Any]]:
-    """The "step" rows: medians of STEPS steps (2 of built maps at 2048), after one step that is not counted."""
+    """The "step" rows: medians of STEPS steps (2 of built maps at 2048 on a CPU), after one that is not counted.
+
+    `own_seconds` is what a CPU spent on attention distillation: reading teachers, its forward and backward. A way that
+    does not fit the device has no seconds.
+    """
+    return [row for shape in shapes_here() for length in shape.lengths for row in _measure(console, shape, length)]
+
+
+def _measure(console: Console, shape: Shape, length: int) -> list[dict[str, Any]]:
     from seekr.bench.worker import remember
 
-    rows = []
-    for length in LENGTHS:
-        with tempfile.TemporaryDirectory(prefix="seekr-bench-") as folder:
-            for queries in (None, 100):
-                remember(Path(folder) / str(queries), length, queries)
-            with console.status(f"length {length}"):
-                rows += _length_rows(Path(folder), length)
-    return rows
+    with tempfile.TemporaryDirectory(prefix="seekr-bench-") as name:
+        folder = Path(name)
+        for queries in dict.fromkeys(queries for _, queries in WAYS):
+            remember(folder / str(queries), shape, length, queries)
+        with console.status(f"steps of {shape.name} at {length} tokens"), _in_turn(folder, shape, length) as steps:
+            found: dict[Way, list[dict[str, Any]]] = {way: [] for way in WAYS}
+            for turn in range(1 + STEPS):
+                for way, step in steps.items():
+                    slow = shape.device == "cpu" and way[0] == "eager" and length >= 2048
+                    if turn <= (2 if slow else STEPS):
+                        found[way].append(step())
+    return [_row(shape, length, way, taken[1:]) for way, taken in found.items()]
 
 
-def _length_rows(folder: Path, length: int) -> list[dict[str, Any]]:
-    steps = {path: 2 if path[0] == "eager" and length >= 2048 else STEPS for path in PATHS}
-    workers = {path: _Worker(folder, length, *path) for path in PATHS}
-    try:
-        seconds: dict[tuple[str, int | None], list[float]] = {path: [] for path in PATHS}
-        for turn in range(1 + STEPS):
-            for path, worker in workers.items():
-                if turn <= steps[path]:
-                    seconds[path].append(worker.step())
-        return [
-            {
-                "what": "step",
-                "length": length,
-                "path": path[0],
-                "queries": path[1],
-                "seconds": statistics.median(seconds[path][1:]),
-                "peak_bytes": worker.peak(),
-                "all_seconds": [round(value, 4) for value in seconds[path][1:]],
-            }
-            for path, worker in workers.items()
-        ]
-    finally:
-        for worker in workers.values():
-            worker.close()
+def _row(shape: Shape, length: int, way: Way, taken: list[dict[str, Any]]) -> dict[str, Any]:
+    row = {"what": "step", "model": shape.name, "device": shape.device, "length": length}
+    row |= {"path": way[0], "queries": way[1], "seconds": None, "peak_bytes": None}
+    if any(step["seconds"] is None for step in taken):
+        return row
+    own = [step["own_seconds"] for step in taken]
+    return row | {
+        "seconds": median(step["seconds"] for step in taken),
+        "own_seconds": None if None in own else median(own),
+        "own_share": None if None in own else median(step["own_seconds"] / step["seconds"] for step in taken),
+        "peak_bytes": max(step["peak_bytes"] for step in taken),
+        "all_seconds": [round(step["seconds"], 4) for step in taken],
+    }
 
 
-class _Worker:
+@contextmanager
+def _in_turn(folder: Path, shape: Shape, length: int) -> Iterator[dict[Way, Step]]:
+    """What takes a step of each way."""
+    if shape.device == "cpu":
+        processes = {way: _Process(folder, shape, length, way) for way in WAYS}
+        try:
+            yield {way: process.step for way, process in processes.items()}
+        finally:
+            for process in processes.values():
+                process.close()
+        return
+    from seekr.bench.worker import Steps
+
+    steps = Steps(folder, shape, length, list(WAYS))
+    yield {way: partial(steps.step, way) for way in WAYS}
+
+
+class _Process:
     """A process that takes a step whenever it is told to."""
 
-    def __init__(self, folder: Path, length: int, path: str, queries: int | None) -> None:
-        command = [sys.executable, "-m", "seekr.bench.worker", str(folder / str(queries)), str(length), path]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._peak = 0
+    def __init__(self, folder: Path, shape: Shape, length: int, way: Way) -> None:
+        given = [str(folder), json.dumps(asdict(shape)), str(length), json.dumps(way)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "seekr.bench.worker", *given],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         self._answer()
 
-    def step(self) -> float:
+    def step(self) -> dict[str, Any]:
         assert self._process.stdin is not None
         self._process.stdin.write("step\n")
         self._process.stdin.flush()
-        answer = self._answer()
-        self._peak = answer["peak_bytes"]
-        return float(answer["seconds"])
-
-    def peak(self) -> int:
-        return self._peak
+        return self._answer()
 
     def close(self) -> None:
         self._process.kill()

@@ -1,56 +1,21 @@
-"""One process of the step bench: a model, a replay batch, and a step whenever a line arrives on stdin."""
+"""A model, a replay batch, and a step of it by one way: without attention distillation, with it, by built maps."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-SAMPLES = 2
-LAYERS, HEADS, WIDTH = 8, 8, 512
-CHOSEN = dict.fromkeys(range(2, 8), (0, 2, 4, 6))  # 24 heads in 6 layers
+from seekr.bench.meters import held_bytes, own_code, peak_bytes, reset_peak, timed
+from seekr.bench.shapes import Shape
+
+Way = tuple[str, int | None]
+""""plain", "seekr" or "eager" (by built maps), and the query budget."""
 
 
-def _config() -> Any:
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=8192,
-        hidden_size=WIDTH,
-        intermediate_size=1376,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        max_position_embeddings=8192,
-    )
-
-
-def _samples(length: int) -> list[Any]:
-    import numpy as np
-
-    from seekr.memory import KeptSample
-
-    rng = np.random.default_rng(0)
-    samples = []
-    for _ in range(SAMPLES):
-        ids = rng.integers(3, 8192, length).astype(np.int32)
-        labels = ids.copy()
-        labels[: length // 2] = -100
-        samples.append(KeptSample(ids, labels))
-    return samples
-
-
-def _model(seed: int) -> Any:
-    import torch
-    from transformers import LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(_config())
-
-
-def remember(folder: Path, length: int, queries: int | None) -> None:
+def remember(folder: Path, shape: Shape, length: int, queries: int | None) -> None:
     """What an earlier model left of the batch, in the form that a run would keep."""
     import numpy as np
     import torch
@@ -63,18 +28,18 @@ def remember(folder: Path, length: int, queries: int | None) -> None:
     from seekr.methods import Seekr
 
     method = Seekr(query_budget=queries)
-    model = _model(1).eval()
-    heads = {layer: torch.tensor(chosen) for layer, chosen in CHOSEN.items()}
-    samples = _samples(length)
-    writer = MemoryWriter(folder, samples, task="bench", tokenizer_fingerprint="", model_fingerprint="", heads=heads)
+    model = shape.model(1).eval()
+    heads = {layer: torch.tensor(chosen, device=shape.device) for layer, chosen in shape.chosen_heads().items()}
+    samples = shape.rows(length)
+    kept = {layer: chosen.cpu() for layer, chosen in heads.items()}
+    writer = MemoryWriter(folder, samples, task="bench", tokenizer_fingerprint="", model_fingerprint="", heads=kept)
     draw = np.random.default_rng(0)
     with torch.no_grad():
         for place, sample in enumerate(samples):
-            batch = collate([sample], 0)
+            batch = {name: tensor.to(shape.device) for name, tensor in collate([sample], 0).items()}
             positions = method.drawn_queries(length, draw)
-            asked = answer_positions(batch["labels"])
             with Tap(model, heads) as tap:
-                logits = logits_at(model, model_inputs(batch), *asked)
+                logits = logits_at(model, model_inputs(batch), *answer_positions(batch["labels"]))
             attention = {
                 layer: QueryKeyRows.of_call(tap.calls[layer], 0, (0, length), chosen, positions)
                 for layer, chosen in heads.items()
@@ -83,77 +48,106 @@ def remember(folder: Path, length: int, queries: int | None) -> None:
     writer.close()
 
 
-def _serve(folder: Path, length: int, path: str) -> None:
-    """The worker: one line of JSON when ready, then one a step."""
-    import torch
+class Steps:
+    """A model that takes an optimizer step on one replay batch by any of the ways that it is made for.
 
-    from seekr.batches import MicroBatch, collate
-    from seekr.memory import Memory
-    from seekr.methods import Derpp, Seekr
+    Args:
+        folder: what `remember` wrote, one folder a query budget.
+        shape, length: the model, and tokens of a row.
+        ways: those that will be asked for.
+    """
 
-    torch.set_num_threads(2)
-    model = _model(0).train()
-    memory = Memory.open(folder, verify=False)
-    batch = collate(_samples(length), 0)
-    labels = batch.pop("labels")
-    rows = [(0, sample) for sample in range(SAMPLES)]
-    tokens = int((labels != -100).sum())
-    micro_batch = MicroBatch("replay", batch, labels, torch.ones(SAMPLES), rows, tokens, rows)
-    method = Seekr() if path == "seekr" else Derpp()
-    method.memories = [memory]
-    maps = _built_maps(batch) if path == "eager" else {}
-    if path == "eager":
+    def __init__(self, folder: Path, shape: Shape, length: int, ways: list[Way]) -> None:
+        import torch
+
+        from seekr.batches import MicroBatch, collate
+        from seekr.memory import Memory
+        from seekr.methods import Derpp, Seekr
+
+        self._device = shape.device
+        self._model = shape.model(0).train()
+        batch = collate(shape.rows(length), 0)
+        labels = batch.pop("labels")
+        rows = [(0, sample) for sample in range(shape.samples)]
+        tokens = int((labels != -100).sum())
+        self._batch = MicroBatch("replay", batch, labels, torch.ones(shape.samples), rows, tokens, rows).to(
+            shape.device
+        )
+        self._methods: dict[Way, Any] = {}
+        for way in ways:
+            self._methods[way] = Seekr() if way[0] == "seekr" else Derpp()
+            self._methods[way].memories = [Memory.open(folder / str(way[1]), verify=False)]
+        self._heads = shape.chosen_heads()
+        self._maps: dict[int, Any] = {}
+        if any(name == "eager" for name, _ in ways):
+            with suppress(torch.OutOfMemoryError):
+                self._maps = self._built_maps(shape)
+        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-5, betas=(0.9, 0.95))
+        self._before = held_bytes(self._device)
+        reset_peak(self._device)
+
+    def step(self, way: Way) -> dict[str, Any]:
+        """Seconds and peak bytes (over what is held before the first step) of a step, and the seconds of it that a CPU
+        spends on attention distillation. No seconds where memory does not suffice."""
+        import torch
+
+        eager = way[0] == "eager"
+        if eager and not self._maps:
+            return {"seconds": None}
+        if self._device != "cpu":
+            reset_peak(self._device)
+        self._model.set_attn_implementation("eager" if eager else "sdpa")
+        try:
+            with own_code() as own:
+                seconds = timed(lambda: self._take(way), self._device)
+        except torch.OutOfMemoryError:
+            self._optimizer.zero_grad(set_to_none=True)
+            return {"seconds": None}
+        peak = peak_bytes(self._device) - self._before
+        return {"seconds": seconds, "peak_bytes": peak, "own_seconds": sum(own) if self._device == "cpu" else None}
+
+    def _take(self, way: Way) -> None:
+        import torch
+
+        method = self._methods[way]
+        eager = way[0] == "eager"
+        parts = self._eager_parts(method) if eager else method.replay_loss(self._model, self._batch)
+        torch.stack(list(parts.values())).sum().backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _built_maps(self, shape: Shape) -> dict[int, Any]:
+        """The teacher's maps of the chosen heads in bfloat16, [samples, heads, length, length], as the released code
+        keeps them."""
+        import torch
+
+        model = shape.model(1).eval()
         model.set_attn_implementation("eager")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95))
-    before = _resident("VmRSS")
-    _reset_peak()
+        with torch.no_grad():
+            maps = model(**self._batch.inputs, use_cache=False, output_attentions=True).attentions
+        return {layer: maps[layer][:, list(chosen)].to(torch.bfloat16) for layer, chosen in self._heads.items()}
+
+    def _eager_parts(self, method: Any) -> dict[str, Any]:
+        import torch
+
+        output = self._model(**self._batch.inputs, use_cache=False, output_attentions=True)
+        parts = method.logit_parts(output.logits[method.asked(self._batch.labels)], self._batch)
+        losses = []
+        for layer, kept in self._maps.items():
+            teacher, student = kept.float(), output.attentions[layer][:, list(self._heads[layer])]
+            losses.append((teacher * ((teacher + 1e-8).log() - (student + 1e-8).log())).sum(dim=-1).mean())
+        return dict(parts) | {"attention": 1000 * torch.stack(losses).mean()}
+
+
+def _serve(folder: Path, shape: Shape, length: int, way: Way) -> None:
+    """A process of its own, whose high-water mark is that of one way: one line of JSON when ready, then one a step."""
+    steps = Steps(folder, shape, length, [way])
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
-        parts = _eager_parts(model, method, micro_batch, maps) if maps else method.replay_loss(model, micro_batch)
-        torch.stack(list(parts.values())).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        seconds = time.perf_counter() - start
-        print(json.dumps({"seconds": seconds, "peak_bytes": _resident("VmHWM") - before}), flush=True)
-
-
-def _built_maps(batch: dict[str, Any]) -> dict[int, Any]:
-    """The teacher's maps of the chosen heads in bfloat16, [samples, heads, length, length], as the released code keeps
-    them."""
-    import torch
-
-    model = _model(1).eval()
-    model.set_attn_implementation("eager")
-    with torch.no_grad():
-        maps = model(**batch, use_cache=False, output_attentions=True).attentions
-    return {layer: maps[layer][:, list(chosen)].to(torch.bfloat16) for layer, chosen in CHOSEN.items()}
-
-
-def _eager_parts(model: Any, method: Any, batch: Any, maps: dict[int, Any]) -> dict[str, Any]:
-    import torch
-
-    output = model(**batch.inputs, use_cache=False, output_attentions=True)
-    parts = method.logit_parts(output.logits[method.asked(batch.labels)], batch)
-    losses = []
-    for layer, teacher in maps.items():
-        teacher = teacher.float()
-        student = output.attentions[layer][:, list(CHOSEN[layer])]
-        losses.append((teacher * ((teacher + 1e-8).log() - (student + 1e-8).log())).sum(dim=-1).mean())
-    return parts | {"attention": 1000 * torch.stack(losses).mean()}
-
-
-def _resident(field: str) -> int:
-    """Bytes of VmRSS (now) or VmHWM (high-water mark) of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"this system does not report {field}; the bench runs on Linux")
-
-
-def _reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+        print(json.dumps(steps.step(way)), flush=True)
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    where, fields, tokens, way = sys.argv[1:]
+    name, budget = json.loads(way)
+    _serve(Path(where), Shape(**json.loads(fields)), int(tokens), (name, budget))

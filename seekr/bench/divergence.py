@@ -1,0 +1,105 @@
+"""The attention divergence beside the attention that it reads: forward and backward of both, of the same heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+from seekr.bench.meters import held_bytes, peak_bytes, reset_peak, timed
+
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer of one sample: all of its heads, every query, the teacher's queries and keys in full."""
+
+    heads: int
+    key_heads: int
+    size: int
+    length: int
+
+
+CASES = {
+    "cpu": [Case(8, 8, 64, length) for length in (512, 1024, 2048)],
+    "cuda": [Case(32, key_heads, 128, length) for key_heads in (32, 8) for length in (2048, 4096, 32768)],
+}
+
+
+def divergence_rows(console: Console) -> list[dict[str, Any]]:
+    """The "divergence" rows: medians of ROUNDS rounds in turn, after one that is not counted.
+
+    `operations` counts products of two length × length halves and head vectors, 2 a multiply-add, recomputation
+    included: attention's backward computes its scores anew; the kernels compute the scores of both maps three times.
+    `built_bytes` is what both maps of these heads take in the dtype of the queries.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = []
+    for case in CASES[device]:
+        with console.status(f"divergence at {case.length} tokens"):
+            rows += _measure(case, device)
+    return rows
+
+
+def _measure(case: Case, device: str) -> list[dict[str, Any]]:
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    from seekr.attention.backend import divergence_on
+    from seekr.attention.divergence import SampleTeacher
+    from seekr.attention.rows import QueryKeyRows
+    from seekr.attention.tap import AttentionCall, Geometry
+
+    torch.manual_seed(0)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    counts = (case.heads, case.key_heads, case.key_heads)
+    student, teacher = (
+        [torch.randn(1, count, case.length, case.size, device=device).to(dtype) for count in counts] for _ in range(2)
+    )
+    query, key, value = (tensor.requires_grad_() for tensor in student)
+    geometry = Geometry(case.size**-0.5)
+    calls = [AttentionCall(one[0], one[1], one[2], one[2], geometry, None, None) for one in (student, teacher)]
+    heads, span = torch.arange(case.heads, device=device), (0, case.length)
+    target = SampleTeacher(0, span, heads, None, QueryKeyRows.of_call(calls[1], 0, span, heads))
+    divergence = divergence_on(torch.device(device), dtype, case.size)
+
+    def attend() -> None:
+        grouped = case.key_heads < case.heads
+        output = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+        torch.autograd.grad(output, (query, key, value), torch.ones_like(output))
+
+    def compare() -> None:
+        torch.autograd.grad(divergence(calls[0], [target]).sum(), (query, key))
+
+    by_kernels = divergence.__module__.endswith("triton")
+    # Of length × length / 2 entries; attention: 2 forward, 5 backward; PyTorch: both scores once, two gradients.
+    products = {"attention": 7, "divergence": 8 if by_kernels else 4}
+    work = {"attention": attend, "divergence": compare}
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    peaks = dict.fromkeys(work, 0)
+    before = held_bytes(device)
+    for turn in range(1 + ROUNDS):
+        for name, one in work.items():
+            reset_peak(device)
+            taken = timed(one, device)
+            peaks[name] = max(peaks[name], peak_bytes(device) - before)
+            seconds[name] += [taken] * bool(turn)
+    product = 2 * case.heads * case.length * case.length / 2 * case.size
+    common = {"what": "divergence", "device": device, "length": case.length, "heads": case.heads}
+    common |= {"key_heads": case.key_heads, "head_size": case.size, "dtype": str(dtype).removeprefix("torch.")}
+    return [
+        common
+        | {
+            "path": name if name == "attention" else "kernels" if by_kernels else "pytorch",
+            "seconds": median(seconds[name]),
+            "operations": product * products[name],
+            "peak_bytes": peaks[name],
+            "built_bytes": 2 * case.heads * case.length**2 * dtype.itemsize,
+        }
+        for name in work
+    ]
