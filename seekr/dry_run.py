@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from seekr.planning.kept import Disk, disk
 from seekr.planning.rows import StageRows, StageSteps, plan_steps
 from seekr.preparation import Prepared
 from seekr.processes import process_count
 from seekr.report.terminal import readable_bytes
-from seekr.tables import console, print_table
+from seekr.tables import print_fact, print_table
 
 
 def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
@@ -19,16 +20,15 @@ def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
 
     `folders`: of all its seeds, which differ in nothing else that is shown.
     """
-    out = console()
     config = prepared.config
-    out.print(f"model       {config.model}, {config.dtype}, {prepared.max_length} tokens at most")
+    print_fact("model", f"{config.model}, {config.dtype}, {prepared.max_length} tokens at most")
     settings = ", ".join(f"{key} {value}" for key, value in prepared.method.settings().items() if key != "name")
-    out.print(f"method      {prepared.method.name}{': ' + settings if settings else ''}")
-    out.print(f"training    {_pairs(prepared.training)}")
+    print_fact("method", f"{prepared.method.name}{': ' + settings if settings else ''}")
+    print_fact("training", _pairs(prepared.training))
     if config.lora:
-        out.print(f"lora        {_pairs(config.lora)}")
+        print_fact("lora", _pairs(config.lora))
     for folder in folders:
-        out.print(f"output_dir  {folder}")
+        print_fact("output_dir", folder)
     table = Table()
     table.add_column("")
     table.add_column("task", overflow="fold")
@@ -51,15 +51,16 @@ def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
     print_table(table)
     for data in prepared.tasks:
         for warning in data.warnings():
-            out.print(f"{data.task.name}: {warning}")
+            print_table(Text(f"{data.task.name}: {warning}"))
     saved = plan_disk(prepared)
     each = f"; for each of {len(folders)} folders" if len(folders) > 1 else ""
     stages, working = readable_bytes(saved.stages), readable_bytes(saved.checkpoints)
-    out.print(
-        f"disk        {stages} for the weights of the stages, {working} more while a task is learned, besides what is "
-        f"kept of the tasks{each}"
+    print_fact(
+        "disk",
+        f"{stages} for the weights of the stages, {working} more while a task is learned, besides what is kept of the "
+        f"tasks{each}",
     )
-    out.print("nothing was written (--dry-run)")
+    print_table(Text("nothing was written (--dry-run)"))
 
 
 def plan_run(prepared: Prepared) -> list[StageSteps]:

@@ -33,6 +33,19 @@ def print_table(table: RenderableType) -> None:
     out.print(table, soft_wrap=not out.is_terminal)
 
 
+def print_fact(name: str, text: str) -> None:
+    """A name and what there is to say of it, wrapped beside the name on a terminal; one line in a file or a script."""
+    out = console()
+    if not out.is_terminal:
+        out.print(f"{name:<12}{text}")
+        return
+    grid = Table.grid()
+    grid.add_column(width=12)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(name), Text(text))
+    out.print(grid, soft_wrap=False)
+
+
 def print_scores(run: Run) -> None:
     """The score matrix and the numbers drawn from it."""
     print_table(score_table(read_run(run.folder)))
