@@ -62,11 +62,11 @@ def measure_change(
 
 def _squared_difference(before: AttentionCall, after: AttentionCall, sample: int, span: tuple[int, int]) -> Tensor:
     """||A_after − A_before||_F² of each head of one sample, [heads]; a sink's column is no entry of the map."""
-    heads = torch.arange(after.query.shape[1], device=after.query.device)
+    heads, device = torch.arange(after.query.shape[1]), after.query.device
     old, new = (QueryKeyRows.of_call(call, sample, span, heads) for call in (before, after))
     length = span[1] - span[0]
-    total = torch.zeros(len(heads), device=heads.device)
-    for rows in blocks(length, block_size(len(heads), length, heads.device)):
+    total = torch.zeros(len(heads), device=device)
+    for rows in blocks(length, block_size(len(heads), length, device)):
         columns = visible_columns(new.positions[rows], after.geometry.window)
         difference = _probabilities(new, rows, columns) - _probabilities(old, rows, columns)
         total += difference.square_().sum(dim=(1, 2))

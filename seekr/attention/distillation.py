@@ -57,7 +57,7 @@ def attention_distillation_loss(
     _check_heads(student, heads)
     device = next(student.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    heads = {layer: torch.as_tensor(chosen, device=device).sort().values for layer, chosen in heads.items()}
+    heads = {layer: torch.as_tensor(chosen).cpu().sort().values for layer, chosen in heads.items()}
     spans = sample_spans(batch["attention_mask"])
     positions = _positions(queries, spans, device)
     if isinstance(teacher, nn.Module):
@@ -80,7 +80,9 @@ def attention_distillation_loss(
                 for sample, span in enumerate(spans)
             ]  # fmt: skip
         else:
-            targets = [_stored(teacher[sample], sample, span, layer, chosen) for sample, span in enumerate(spans)]
+            for stored in teacher:
+                _check_heads_kept(stored, layer, chosen)
+            targets = [_stored(teacher[sample], sample, span, layer, device) for sample, span in enumerate(spans)]
         total = total + attention_divergence(tap.calls[layer], targets).mean()
     return total / len(heads)
 
@@ -108,22 +110,18 @@ def weighted_attention_divergence(
         rows = [row for row in teachers if (row, layer) in weights]
         if not rows:
             continue
-        targets = [
-            _stored(teachers[row], row, spans[row], layer, teachers[row].heads[layer].to(device)) for row in rows
-        ]
+        targets = [_stored(teachers[row], row, spans[row], layer, device) for row in rows]
         factors = torch.tensor([weights[row, layer] for row in rows], device=device)
         parts.append((attention_divergence(call, targets) * factors).sum())
     return torch.stack(parts).sum() if parts else next(iter(calls.values())).query.new_zeros(())
 
 
-def _stored(teacher: StoredAttention, sample: int, span: tuple[int, int], layer: int, heads: Tensor) -> SampleTeacher:
-    kept = teacher.heads.get(layer)
-    if kept is None or kept.tolist() != heads.tolist():
-        found = "nothing" if kept is None else f"heads {kept.tolist()}"
-        raise InputError(f"layer {layer}: heads {heads.tolist()} were asked for, the memory keeps {found}")
+def _stored(
+    teacher: StoredAttention, sample: int, span: tuple[int, int], layer: int, device: torch.device
+) -> SampleTeacher:
     positions = teacher.positions
-    positions = None if positions is None else positions.to(heads.device)
-    return SampleTeacher(sample, span, heads, positions, teacher.rows(layer, heads.device))
+    positions = None if positions is None else positions.to(device, non_blocking=True)
+    return SampleTeacher(sample, span, teacher.heads[layer], positions, teacher.rows(layer, device))
 
 
 def _positions(
@@ -148,6 +146,13 @@ def _check_stored(
         kept = stored.positions
         if queries is not None and asked is not None and (kept is None or kept.tolist() != asked.tolist()):
             raise InputError(f"queries of sample {sample} are not those that its stored teacher keeps; leave them out")
+
+
+def _check_heads_kept(teacher: StoredAttention, layer: int, heads: Tensor) -> None:
+    kept = teacher.heads.get(layer)
+    if kept is None or kept.tolist() != heads.tolist():
+        found = "nothing" if kept is None else f"heads {kept.tolist()}"
+        raise InputError(f"layer {layer}: heads {heads.tolist()} were asked for, the memory keeps {found}")
 
 
 def _check_heads(model: nn.Module, heads: Mapping[int, Tensor]) -> None:

@@ -26,7 +26,7 @@ class SampleTeacher:
     Attributes:
         sample: row of the batch.
         span: the sample's columns (start, stop).
-        heads: [heads], indices of the chosen heads.
+        heads: [heads], indices of the chosen heads; best on the CPU.
         positions: [queries] ascending, counted from the sample's first token; None = every token.
         rows: the teacher's rows of these heads and queries.
     """
@@ -124,7 +124,7 @@ def _scatter_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     sink_grad = None if sink_shape is None else upstream.new_zeros(sink_shape)
     for index, (sample, (start, stop), heads, positions) in enumerate(ctx.places):
         query_part, key_part, key_heads, sink_part = gradients[4 * index : 4 * index + 4]
-        scale = upstream[index]
+        scale, heads = upstream[index], heads.to(upstream.device, non_blocking=True)
         rows = query_grad[sample, :, start:stop]
         part = (query_part * scale).to(query_dtype)
         if positions is None:
@@ -175,7 +175,7 @@ def _sample_divergence(
     if not needs_gradient:
         return value * share, None
     key_heads = target.heads // (call.query.shape[1] // call.key.shape[1])
-    return value * share, Gradients(query_grad, key_grad, key_heads, sink_grad * share)
+    return value * share, Gradients(query_grad, key_grad, key_heads.to(key_grad.device), sink_grad * share)
 
 
 class full_precision:

@@ -19,7 +19,7 @@ from triton import knobs
 from seekr.attention.divergence import Gradients, SampleTeacher, divergence_by
 from seekr.attention.kernels import divergence_by_queries, gradient_by_keys
 from seekr.attention.map_rows import ZERO, StoredRows
-from seekr.attention.rows import LOG_ZERO, MapRows, QueryKeyRows
+from seekr.attention.rows import LOG_ZERO, MapRows, QueryKeyRows, key_heads_of
 from seekr.attention.tap import AttentionCall
 
 
@@ -85,8 +85,7 @@ def _sample_divergence(
     else:
         lost = torch.exp(sink[:, None] - of_rows[0] - of_rows[1]) - torch.exp(teacher_sink - of_rows[2] - of_rows[3])
         sink_grad = lost.sum(dim=1) / values.numel()
-    key_heads = torch.unique(target.heads // (call.query.shape[1] // call.key.shape[1]))
-    return value, Gradients(query_grad, key_grad, key_heads, sink_grad)
+    return value, Gradients(query_grad, key_grad, key_heads_of(target.heads, call)[0], sink_grad)
 
 
 def _read(rows: MapRows) -> dict[str, Any]:

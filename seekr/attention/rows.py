@@ -66,7 +66,7 @@ class QueryKeyRows:
             call: what the tap recorded.
             sample: row of the batch.
             span: the sample's columns (start, stop).
-            heads: [heads] ascending, indices.
+            heads: [heads] ascending, indices; best on the CPU.
             positions: [queries] ascending, from the sample's first token; None = every token.
         """
         start, stop = span
@@ -75,8 +75,7 @@ class QueryKeyRows:
             positions = torch.arange(stop - start, device=query.device)
         else:
             query = query[:, positions]
-        group = call.query.shape[1] // call.key.shape[1]
-        key_heads, key_of_head = torch.unique(heads // group, return_inverse=True)
+        key_heads, key_of_head = key_heads_of(heads, call)
         key = call.key.detach()[sample, key_heads, start:stop]
         sink = None if call.sink is None else call.sink.detach()[heads]
         return cls(query, key, key_of_head, positions, call.geometry, sink)
@@ -110,6 +109,16 @@ class QueryKeyRows:
 
     def log_probs(self, rows: slice, columns: slice, student: Tensor | None = None) -> Tensor:  # noqa: ARG002
         return self.scores(rows, columns).log_softmax(dim=-1)
+
+
+def key_heads_of(heads: Tensor, call: AttentionCall) -> tuple[Tensor, Tensor]:
+    """The key/value heads that some heads read, and which of these each head reads; on the device of the call.
+
+    Heads on the CPU, as a memory names them, are looked up without waiting for a GPU.
+    """
+    found = torch.unique(heads // (call.query.shape[1] // call.key.shape[1]), return_inverse=True)
+    key_heads, key_of_head = (tensor.to(call.query.device, non_blocking=True) for tensor in found)
+    return key_heads, key_of_head
 
 
 def _scaled(vectors: Tensor, scale: Tensor | None) -> Tensor:
