@@ -135,6 +135,9 @@ def _try_out(arguments: TrainingArguments) -> None:
 
     if arguments.use_liger_kernel and not is_liger_kernel_available():
         raise InputError("training.use_liger_kernel: liger-kernel is not installed; install it, or leave the key out")
+    on_cpu = arguments.use_cpu or not torch.accelerator.is_available()
+    if arguments.use_liger_kernel and on_cpu and os.environ.get("TRITON_INTERPRET") != "1":
+        raise InputError("training.use_liger_kernel: its kernels need a GPU, and this run has none; leave the key out")
     if arguments.optim_target_modules:  # such an optimizer looks for these modules in the model
         return
     try:

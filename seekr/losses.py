@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +59,14 @@ def answer_positions(labels: Tensor, *, shift: bool = True) -> tuple[Tensor, Ten
     return rows, positions if shift else positions + 1
 
 
+def own_forward(model: nn.Module) -> Callable[..., Any]:
+    """The forward of the outermost model of transformers, to which wrappers hand their arguments on.
+
+    Not the one of its class: Liger puts another in its place.
+    """
+    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model).forward
+
+
 def logits_at(model: nn.Module, inputs: dict[str, Tensor], rows: Tensor, positions: Tensor) -> Tensor:
     """A forward's logits at chosen places, [places, vocabulary]; differentiable.
 
@@ -68,12 +78,11 @@ def logits_at(model: nn.Module, inputs: dict[str, Tensor], rows: Tensor, positio
         inputs: its forward arguments, each [rows, length].
         rows, positions: [places], in any order.
     """
-    # Wrappers hand their arguments on, so the outermost model of transformers decides.
-    kind = type(next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model))
-    if "logits_to_keep" not in signature(kind.forward).parameters:
+    forward = own_forward(model)
+    if "logits_to_keep" not in signature(forward).parameters:
         logits: Tensor = model(**inputs, use_cache=False).logits
         return logits[rows, positions]
-    if hasattr(sys.modules[kind.__module__], "slice_logits_to_keep"):
+    if hasattr(sys.modules[forward.__module__], "slice_logits_to_keep"):
         mask = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
         mask[rows, positions] = True
         logits = model(**inputs, use_cache=False, logits_to_keep=mask).logits

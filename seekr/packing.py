@@ -61,7 +61,7 @@ def packed(inputs: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """The forward arguments of rows [rows, length], padded on the right, in a layout: ids and positions, no mask."""
     mask = inputs["attention_mask"].bool()
     rows, places = mask.nonzero(as_tuple=True)
-    to_rows, to_places = _moved(layout, rows, places)
+    to_rows, to_places = moved(layout, rows, places)
     ids = inputs["input_ids"].new_zeros(max(layout.rows) + 1, layout.width)
     # Padding behind the last row is a row of its own.
     filled = torch.zeros_like(ids, dtype=torch.bool)
@@ -77,10 +77,11 @@ def task_logits(model: nn.Module, batch: MicroBatch) -> Tensor:
     rows, positions = answer_positions(batch.labels)
     if batch.layout is None:
         return logits_at(model, batch.unmasked, rows, positions)
-    return logits_at(model, packed(batch.inputs, batch.layout), *_moved(batch.layout, rows, positions))
+    return logits_at(model, packed(batch.inputs, batch.layout), *moved(batch.layout, rows, positions))
 
 
-def _moved(layout: Layout, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+def moved(layout: Layout, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Where tokens of rows lie in a layout: (row, position) of each."""
     to_rows, starts = (torch.tensor(where, device=rows.device)[rows] for where in (layout.rows, layout.starts))
     return to_rows, starts + positions
 

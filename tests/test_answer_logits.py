@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import attention_definitions as by_definition
 import pytest
@@ -75,7 +76,10 @@ def test_no_place_has_no_logits_and_no_gradient() -> None:
 
 
 class TakesPositionsAlone(LlamaForCausalLM):
-    """As before transformers 5.23: its module knows nothing of masks of places."""
+    """As before transformers 5.23: the module of its forward knows nothing of masks of places."""
+
+    def forward(self, logits_to_keep: int | Tensor = 0, **inputs: Any) -> Any:  # type: ignore[override]
+        return super().forward(logits_to_keep=logits_to_keep, **inputs)
 
 
 @pytest.mark.parametrize("older", [False, True])

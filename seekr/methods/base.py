@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from seekr.batches import MicroBatch, TokenizedRow, collate
 from seekr.errors import InputError, reason
+from seekr.fused_loss import computes_loss, fused_task_loss
 from seekr.losses import answer_cross_entropy
 from seekr.memory import Memory
 from seekr.models import load_stage, save_model, with_adapter
@@ -201,6 +202,8 @@ class Method:
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         """This micro-batch's share of the loss of a task step: Σ cross-entropy / answer tokens of the step."""
+        if computes_loss(model):
+            return {"task": fused_task_loss(model, batch)}
         logits = task_logits(model, batch)
         return {"task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
 
