@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 from seekr.disk import flush, sync, write_json
+from seekr.errors import RunError
 from seekr.processes import process_count, wait_for_all
 
 MARKER = "complete.json"
@@ -31,9 +32,14 @@ def is_complete(checkpoint: Path) -> bool:
         return False
 
 
-def processes_of(checkpoint: Path) -> int:
-    """How many processes a complete checkpoint was written by."""
-    return int(json.loads((checkpoint / MARKER).read_text(encoding="utf-8")).get("processes", 1))
+def check_processes(checkpoint: Path, processes: int) -> None:
+    """Raises RunError where a complete checkpoint was written by another number of processes."""
+    written_by = int(json.loads((checkpoint / MARKER).read_text(encoding="utf-8")).get("processes", 1))
+    if written_by != processes:
+        raise RunError(
+            f"checkpoint {checkpoint} was written by {written_by} processes, and DeepSpeed reads it back with as many "
+            f"only, not with {processes}; launch {written_by}, or delete {checkpoint.parent} to learn the task again"
+        )
 
 
 class CheckpointKeeper(TrainerCallback):

@@ -30,7 +30,7 @@ from seekr.batches import MicroBatch, StepKind, TokenizedRow
 from seekr.errors import InputError, RunError
 from seekr.packing import layout_planner
 from seekr.training.bar import TrainingBar
-from seekr.training.checkpoints import CheckpointKeeper, is_complete, newest_complete_checkpoint, processes_of
+from seekr.training.checkpoints import CheckpointKeeper, check_processes, is_complete, newest_complete_checkpoint
 from seekr.training.gradient_share import gradient_shares
 from seekr.training.log import StepLog
 from seekr.training.order import StepPlan, task_seed
@@ -137,7 +137,7 @@ class ContinualTrainer(Trainer):
         if resume_from_checkpoint and not is_complete(Path(resume_from_checkpoint)):
             raise RunError(f"checkpoint {resume_from_checkpoint} was not written to its end; resume from another one")
         if resume_from_checkpoint and self.is_deepspeed_enabled:
-            _check_processes(Path(resume_from_checkpoint), self.args.world_size)
+            check_processes(Path(resume_from_checkpoint), self.args.world_size)
         set_seed(task_seed(self.args.seed, self.task_index, self.args.process_index))
         self._step = StepLosses()
         self._line = None
@@ -275,15 +275,6 @@ class ContinualTrainer(Trainer):
     @override
     def _track_num_input_tokens(self, inputs: MicroBatch) -> None:
         super()._track_num_input_tokens(inputs.inputs)
-
-
-def _check_processes(checkpoint: Path, processes: int) -> None:
-    written_by = processes_of(checkpoint)
-    if written_by != processes:
-        raise RunError(
-            f"checkpoint {checkpoint} was written by {written_by} processes, and DeepSpeed reads it back with as many "
-            f"only, not with {processes}; launch {written_by}, or delete {checkpoint.parent} to learn the task again"
-        )
 
 
 def _own_arguments(args: TrainingArguments) -> TrainingArguments:
