@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
@@ -40,6 +42,15 @@ def check_processes(checkpoint: Path, processes: int) -> None:
             f"checkpoint {checkpoint} was written by {written_by} processes, and DeepSpeed reads it back with as many "
             f"only, not with {processes}; launch {written_by}, or delete {checkpoint.parent} to learn the task again"
         )
+
+
+def load_trained_adapter(model: nn.Module, checkpoint: Path) -> None:
+    """Loads the adapter that is trained, where others lie beside it in folders of their own.
+
+    transformers 5.17 loads those alone, so that a resumed task would begin anew without a word.
+    """
+    if isinstance(model, PeftModel) and any(checkpoint.glob("*/adapter_model.safetensors")):
+        model.load_adapter(str(checkpoint), "default", is_trainable=True)
 
 
 class CheckpointKeeper(TrainerCallback):

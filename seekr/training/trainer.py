@@ -30,7 +30,13 @@ from seekr.batches import MicroBatch, StepKind, TokenizedRow
 from seekr.errors import InputError, RunError
 from seekr.packing import layout_planner
 from seekr.training.bar import TrainingBar
-from seekr.training.checkpoints import CheckpointKeeper, check_processes, is_complete, newest_complete_checkpoint
+from seekr.training.checkpoints import (
+    CheckpointKeeper,
+    check_processes,
+    is_complete,
+    load_trained_adapter,
+    newest_complete_checkpoint,
+)
 from seekr.training.gradient_share import gradient_shares
 from seekr.training.log import StepLog
 from seekr.training.order import StepPlan, task_seed
@@ -151,6 +157,11 @@ class ContinualTrainer(Trainer):
             self._bar.close()
             if self._use_cache is not None:
                 self._config.use_cache = self._use_cache  # the Trainer turns it off, also for who saves it
+
+    @override
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_trained_adapter(cast(nn.Module, model or self.model), Path(resume_from_checkpoint))
 
     @override
     def get_train_dataloader(self) -> DataLoader[MicroBatch]:
