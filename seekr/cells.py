@@ -159,7 +159,8 @@ class ScoreBook:
     def _load(self, row: int) -> Any:
         base, source = self.prepared.config.model, self._source(row)
         weights = None if source in (None, base) else Path(str(source))
-        return self.prepared.method.load(base, weights, dtype=self.prepared.config.dtype).to(self.prepared.device)
+        prepared = self.prepared
+        return prepared.on_device(lambda: prepared.method.load(base, weights, dtype=prepared.config.dtype))
 
 
 def _line(example: Example, prediction: str) -> str:

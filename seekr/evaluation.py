@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig
 
 from seekr.processes import process_count, spread
+from seekr.sharding import is_in_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,7 +61,8 @@ def generate_tokens(
 
     Penalties and whatever else the model's generation settings hold are left aside, apart from their end tokens.
     Random state, training flags and generation settings of the model stay as they were.
-    Of several processes each answers a part of the batches, and all of them get all answers.
+    Of several processes each answers a part of the batches, and all of them get all answers. With a model in parts
+    each answers equally many, the first batch again where there are not enough.
 
     Args:
         model: a causal language model of transformers, or peft's wrapping of one.
@@ -102,15 +104,17 @@ def generate_tokens(
         ids, mask = pad_left([prompts[i] for i in rows], pad, model.device)
         # Positions are counted from the mask by generate() itself: peft's wrappers take none.
         generated: torch.Tensor = model.generate(  # type: ignore[operator]
-            input_ids=ids, attention_mask=mask, generation_config=settings
+            input_ids=ids, attention_mask=mask, generation_config=settings, synced_gpus=in_step
         )
         if advance is not None:  # the other processes are at work on the batches behind this one
             advance(len(order[place * batch_size : (place + process_count()) * batch_size]))
         return [_until_end(found, ends) for found in generated[:, ids.shape[1] :].tolist()]
 
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    in_step = is_in_parts(model)
+    filling = batches[:1] * (-len(batches) % process_count() if in_step else 0)
     with only_asked(model):
-        found = chain.from_iterable(spread(batches, answer))
+        found = chain.from_iterable(spread([*batches, *filling], answer)[: len(batches)])
     answers = dict(zip(order, found, strict=True))
     return [answers[i] for i in range(len(prompts))]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,11 @@ from seekr.arguments import check_lora, check_training, training_arguments, weig
 from seekr.config import Config, make_tasks
 from seekr.disk import read_json
 from seekr.errors import InputError
-from seekr.launch.checks import check_launch, check_sharding
+from seekr.launch.checks import check_launch, check_sharding, sharding
 from seekr.processes import process_count
 from seekr.progress import bar
 from seekr.run import seed_folders
+from seekr.sharding import load_in_parts
 from seekr.stages import finished_stages, stage_name
 from seekr.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
 
@@ -80,6 +81,22 @@ class Prepared:
     def device(self) -> torch.device:
         """Where models go: what transformers chooses for these training settings."""
         return self.arguments.device
+
+    @property
+    def sharded(self) -> bool:
+        """Whether what is trained is spread over the processes, by FSDP or DeepSpeed."""
+        return bool(sharding(self.training))
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether frozen models are spread too. Methods with prompts of their own ask a model for its embeddings alone,
+        which one in parts does not gather.
+        """
+        return self.sharded and process_count() > 1 and self.method.adapter != "own"
+
+    def on_device(self, load: Callable[[], Any]) -> Any:
+        """The frozen model that `load` reads into CPU memory. All processes call it."""
+        return load_in_parts(load, self.device) if self.in_parts else load().to(self.device)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

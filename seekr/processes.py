@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -86,6 +86,18 @@ def own_share(count: int) -> range:
     """The places, of `count`, that are this process's to work on: one stretch, as long as the others' or one longer."""
     index, processes = process_index(), process_count()
     return range(index * count // processes, (index + 1) * count // processes)
+
+
+def in_step(count: int, together: int = 1) -> Iterator[tuple[range, bool]]:
+    """The places of this process's share of `count`, `together` at a time, and whether they count.
+
+    All processes get equally many, as a model in parts is called by all of them at once: where a share has ended,
+    its process runs along with the first place, which then does not count.
+    """
+    own = own_share(count)
+    for start in range(0, -(-count // process_count()), together):
+        places = own[start : start + together]
+        yield (places, True) if places else (range(1), False)
 
 
 def gathered(value: T) -> list[T]:

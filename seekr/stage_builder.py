@@ -48,7 +48,7 @@ def build_stage(prepared: Prepared, stage: PlannedStage) -> None:
     if stage.learn:
         learn_stage(prepared, stage, context, start, working)
     else:
-        context.model = load_stage(prepared.config.model, None, dtype=prepared.config.dtype).to(prepared.device)
+        context.model = prepared.on_device(lambda: load_stage(prepared.config.model, None, dtype=prepared.config.dtype))
     if stage.learn:
         check_loss(prepared, context)
     final = stage_folder(prepared.run, stage.index, stage.name)
@@ -61,7 +61,10 @@ def build_stage(prepared: Prepared, stage: PlannedStage) -> None:
         wait_for_all()  # every process has written its part
         if is_main():
             if stage.learn:
-                prepared.method.save(context.model, prepared.tokenizer, folder / "model")
+                if prepared.in_parts:
+                    (working / "model").replace(folder / "model")
+                else:
+                    prepared.method.save(context.model, prepared.tokenizer, folder / "model")
                 shutil.copyfile(working / "log.jsonl", folder / "log.jsonl")
             rows = {data.task.name: asdict(data.summary) for data in stage.data}
             write_json(folder / "stage.json", {"identity": stage.identity(), "rows": rows})
@@ -116,7 +119,7 @@ def make_context(prepared: Prepared, stage: PlannedStage, earlier: list[Path], s
         track=bar,
     )
     if stage.learn:
-        context.before = lambda: prepared.method.load(base, start, dtype=dtype).to(prepared.device)
+        context.before = lambda: prepared.on_device(lambda: prepared.method.load(base, start, dtype=dtype))
     return context
 
 
@@ -152,22 +155,43 @@ def learn_stage(
         trainer.train(resume_from_checkpoint=True)
     # What accelerate wrapped around the forward (autocast) is for training only.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        whole = working / "whole"
-        save_whole(model, trainer.accelerator.get_state_dict(trainer.model_wrapped), whole)
-        model = method.load_trainable(config.model, whole, dtype=config.dtype, lora=prepared.lora).to(prepared.device)
+    if prepared.sharded:
+        save_whole(model, trainer.accelerator.get_state_dict(trainer.model_wrapped), working / "whole")
     trainer.accelerator.free_memory()
-    context.model = method.trained(model).eval()
+    if prepared.sharded:
+        context.model = nn.Identity()
+        del model, trainer  # their parts, gradients and optimizer make room for what is measured
+        context.model = read_back(prepared, working)
+    else:
+        context.model = method.trained(model).eval()
 
 
 def save_whole(model: Any, state: dict[str, Any], folder: Path) -> None:
-    """Writes a model whose parameters lie in parts on several processes, `state` being all of them, gathered.
-
-    Every process reads it back, to measure and remember samples by itself.
-    """
+    """Writes a model whose parameters lie in parts on several processes, `state` being all of them, gathered."""
     if is_main():
         model.save_pretrained(folder, state_dict=state)
     wait_for_all()
+
+
+def read_back(prepared: Prepared, working: Path) -> Any:
+    """The trained model that `save_whole` wrote to `working`, in evaluation mode.
+
+    One that is measured in parts is frozen and cannot be saved: its stage's `model` folder is written before, there.
+    """
+    config, method, written = prepared.config, prepared.method, working / "model"
+
+    def whole() -> Any:
+        model = method.load_trainable(config.model, working / "whole", dtype=config.dtype, lora=prepared.lora)
+        return method.trained(model).eval()
+
+    if not prepared.in_parts:
+        return whole().to(prepared.device)
+    if is_main():
+        shutil.rmtree(written, ignore_errors=True)  # of an attempt that was stopped
+        method.save(whole(), prepared.tokenizer, written)
+        shutil.rmtree(working / "whole")
+    wait_for_all()
+    return prepared.on_device(lambda: method.load(config.model, written, dtype=config.dtype))
 
 
 def claim(working: Path, prepared: Prepared, stage: PlannedStage) -> None:

@@ -2,7 +2,7 @@
 
 transformers hands every attention function the queries and keys after rotary embedding and before the key/value heads
 are repeated. The tap is such a function: it delegates to the implementation that the model already uses and keeps
-references to the tensors that pass. Outside the `with` block the model is exactly what it was.
+references to the tensors that pass (of sinks, a copy). Outside the `with` block the model is exactly what it was.
 """
 
 from __future__ import annotations
@@ -179,7 +179,9 @@ def _attend(
             window=kwargs.get("sliding_window") or None,
             softcap=kwargs.get("softcap"),
         )
-        tap._record(module, AttentionCall(query, key, value, output, geometry, kwargs.get("s_aux"), mask))
+        # The one weight among them: where weights lie in parts, it is let go of behind its layer.
+        sink = None if kwargs.get("s_aux") is None else kwargs["s_aux"].clone()
+        tap._record(module, AttentionCall(query, key, value, output, geometry, sink, mask))
     return output, weights
 
 

@@ -14,7 +14,7 @@ from seekr.batches import MicroBatch
 from seekr.losses import TopLogits, answer_cross_entropy, answer_positions, logits_at
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.replay import Replay
-from seekr.processes import own_share
+from seekr.processes import in_step, own_share
 
 
 @dataclass(kw_only=True)
@@ -69,14 +69,15 @@ class Derpp(Replay):
         samples = self.kept_samples(context)
         writer = self.memory_writer(context, samples)
         context.model.eval()
-        own = own_share(len(samples))
-        with torch.no_grad(), context.track(f"remembering {context.task}", len(own)) as advance:
-            for place in own:
+        own = len(own_share(len(samples)))
+        with torch.no_grad(), context.track(f"remembering {context.task}", own) as advance:
+            for (place,), counts in in_step(len(samples)):
                 batch = batch_of([samples[place]], context)
                 asked = answer_positions(batch["labels"], shift=self.logit_shift)
                 logits = logits_at(context.model, model_inputs(batch), *asked)
-                writer.add(place, logits=self.stored_logits(logits))
-                advance(1)
+                if counts:
+                    writer.add(place, logits=self.stored_logits(logits))
+                    advance(1)
         writer.close()
 
     def stored_logits(self, logits: Tensor) -> TopLogits:

@@ -32,7 +32,7 @@ from seekr.memory import Memory
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.derpp import Derpp
 from seekr.models import measuring
-from seekr.processes import is_main, own_share, summed
+from seekr.processes import in_step, is_main, own_share, summed
 
 _IMPORTANCE = "importance.safetensors"
 MEASURED_TOGETHER = 4  # samples in one forward while measuring: the activations of a training step at most
@@ -148,18 +148,17 @@ class Seekr(Derpp):
         shape = layers_and_heads(context.model)
         sensitivity, change = torch.zeros(shape), torch.zeros(shape)
         before = None if context.before is None else context.before()
-        own = own_share(len(samples))
-        with context.track(f"measuring {context.task}", len(own)) as advance:
-            for start in range(own.start, own.stop, MEASURED_TOGETHER):
-                some = samples[start : min(start + MEASURED_TOGETHER, own.stop)]
-                batch = batch_of(some, context)
-                share = len(some) / len(samples)
+        own = len(own_share(len(samples)))
+        with context.track(f"measuring {context.task}", own) as advance:
+            for places, counts in in_step(len(samples), MEASURED_TOGETHER):
+                batch = batch_of([samples[place] for place in places], context)
+                share = len(places) / len(samples) if counts else 0
                 with measuring(context.model):
                     found = unnormalized_sensitivity(context.model, batch, entries=self.entries, norm=self.norm)
                 sensitivity += found.cpu() * share
                 if before is not None:
                     change += measure_change(before, context.model, batch, norm=self.norm).cpu() * share
-                advance(len(some))
+                advance(len(places) if counts else 0)
         return normalize_layers(summed(sensitivity, context.device)), summed(change, context.device)
 
     def _remember(self, samples: list[TokenizedRow], heads: dict[int, Tensor], context: TaskContext) -> None:
@@ -167,14 +166,16 @@ class Seekr(Derpp):
         draw = np.random.default_rng([context.seed, context.index, 1])
         # Of all samples, whoever remembers them: how they are shared out decides nothing.
         queries = [self.drawn_queries(len(sample.input_ids), draw) for sample in samples]
-        own = own_share(len(samples))
-        with torch.no_grad(), context.track(f"remembering {context.task}", len(own)) as advance:
-            for place in own:
+        own = len(own_share(len(samples)))
+        with torch.no_grad(), context.track(f"remembering {context.task}", own) as advance:
+            for (place,), counts in in_step(len(samples)):
                 sample, positions = samples[place], queries[place]
                 batch = batch_of([sample], context)
                 asked = answer_positions(batch["labels"], shift=self.logit_shift)
                 with Tap(context.model, heads) as tap:
                     logits = logits_at(context.model, model_inputs(batch), *asked)
+                if not counts:
+                    continue
                 span = (0, len(sample.input_ids))
                 attention = {
                     layer: QueryKeyRows.of_call(tap.calls[layer], 0, span, chosen, positions)
@@ -206,7 +207,8 @@ def attention_floor(model: nn.Module, memory: Memory, context: TaskContext) -> f
     """The attention loss of the very model that was remembered, in nats: what the stored form costs at least."""
     total = torch.zeros((), dtype=torch.float64)
     with torch.no_grad():
-        for i in own_share(len(memory)):
-            batch = batch_of([memory.encoded(i)], context)
-            total += attention_distillation_loss(model, [memory.attention(i)], batch, memory.heads).cpu()
+        for (place,), counts in in_step(len(memory)):
+            batch = batch_of([memory.encoded(place)], context)
+            loss = attention_distillation_loss(model, [memory.attention(place)], batch, memory.heads)
+            total += loss.cpu() * counts
     return float(summed(total, context.device)) / len(memory)
