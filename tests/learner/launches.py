@@ -49,6 +49,7 @@ def start(
     command: str = "learn",
     words: Sequence[str] = (),
     folders: Sequence[Path | None] | None = None,
+    program: Sequence[str] = ("-m", "seekr"),
     **environment: str,
 ) -> list[subprocess.Popen[str]]:
     """`seekr COMMAND` on as many processes as there are configurations, which are the same one but in odd tests, as
@@ -61,7 +62,7 @@ def start(
     shared |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environment}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "seekr", command, str(config), *words],
+            [sys.executable, *program, command, str(config), *words],
             cwd=folder,
             env=os.environ | (shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if len(configs) > 1 else {}),
             stdout=subprocess.DEVNULL,
