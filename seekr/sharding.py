@@ -39,6 +39,8 @@ def load_in_parts(load: Callable[[], Any], device: torch.device) -> Any:
 
 def is_in_parts(model: nn.Module) -> bool:
     """Whether processes have to call the model in step."""
+    if process_count() == 1:
+        return False
     from torch.distributed.fsdp import FSDPModule
 
     return any(isinstance(module, FSDPModule) for module in model.modules())

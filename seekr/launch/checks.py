@@ -45,7 +45,7 @@ def check_launch(training: dict[str, Any]) -> None:
         ("ACCELERATE_DEEPSPEED_ZERO3_INIT", "zero3_init_flag"),
     ):
         if sharding(training) and _says(variable):
-            raise InputError(f"{key} must be false in the launch: every process reads and measures the whole model")
+            raise InputError(f"{key} must be false in the launch: every process reads the whole model into CPU memory")
 
 
 def check_sharding(method: Method, training: dict[str, Any]) -> None:

@@ -92,7 +92,8 @@ class Method:
         adapter: which weights are trained: "any" = all of them or the LoRA adapter that a run asks for, "none" = of
             the model itself alone, "lora" = a LoRA adapter, peft's default one if the run says nothing, "own" = an
             adapter or prompts that the method makes itself.
-        shards: whether parameters may be spread over processes, as FSDP and ZeRO-3 do.
+        shards: whether parameters may be spread over processes, as FSDP and ZeRO-3 do. Unless the adapter is its own,
+            `after_task` is then given models in parts, which all processes call equally often: `processes.in_step`.
     """
 
     name: ClassVar[str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,14 +70,16 @@ def _replicated(paper: Paper, parts: Bytes) -> Bytes:
 def _sharded(paper: Paper, parts: Bytes, devices: int) -> Bytes:
     """Parameters, gradients and optimizer state in parts; two layers and what stands outside of them whole for a while.
 
-    FSDP2 gathers in the dtype of the computation, so that autocast's casts of all weights fall away.
+    While a step is taken FSDP2 gathers in the dtype of the computation, so that autocast's casts of all weights fall
+    away. Models that are measured are gathered as they were loaded, and of what computes there is a cast.
     """
     shared = {WEIGHTS, GRADIENTS, OPTIMIZER, BEFORE}
     layers = [layer for layer in paper.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     half = paper.arguments.bf16 or paper.arguments.fp16
-    one = max((_bytes(layer, half) for layer in layers), default=0)
-    rest = _bytes(paper.model, half) - sum(_bytes(layer, half) for layer in layers)
+    one, rest = _largest_and_rest(paper.model, layers, half and BEFORE not in parts)
     gathered = rest + 2 * one
+    if half and BEFORE in parts:
+        gathered += sum(_largest_and_rest(paper.model, layers, half))
     if OPTIMIZER in parts:  # gradients of a layer are whole until they are summed over the devices
         gathered += max((_bytes(layer, half, trained=True) for layer in layers), default=0)
         gathered += _bytes(paper.model, half, trained=True) - sum(_bytes(layer, half, trained=True) for layer in layers)
@@ -85,6 +87,12 @@ def _sharded(paper: Paper, parts: Bytes, devices: int) -> Bytes:
         name: -(-count // devices) if name in shared else count for name, count in parts.items() if name != CASTS
     }
     return sharded | {GATHERED: gathered}
+
+
+def _largest_and_rest(model: nn.Module, layers: Sequence[nn.Module], half: bool) -> tuple[int, int]:
+    """Bytes of the largest layer, and of what stands outside of the layers."""
+    sizes = [_bytes(layer, half) for layer in layers]
+    return max(sizes, default=0), _bytes(model, half) - sum(sizes)
 
 
 def _bytes(module: nn.Module, half: bool, *, trained: bool = False) -> int:

@@ -15,9 +15,10 @@ from seekr.errors import InputError
 from seekr.memory import KeptSample
 from seekr.methods import Method, Sequential, make_method
 from seekr.planning.live import GRADIENTS, LOGITS, MAPS, WEIGHTS
-from seekr.planning.paper import Paper
+from seekr.planning.paper import BEFORE, OPTIMIZER, Paper
 from seekr.planning.rows import Shape
 from seekr.planning.scaling import Steps
+from seekr.planning.sharding import GATHERED, ways
 
 VOCABULARY, LENGTH, ROWS, ANSWERS = 3000, 160, 2, 60
 
@@ -157,3 +158,25 @@ def test_distillation_and_a_second_model_are_counted() -> None:
 def test_what_is_no_language_model_is_refused() -> None:
     with pytest.raises(InputError, match="no causal language model can be built"):
         paper(ViTConfig())  # type: ignore[arg-type]
+
+
+def test_models_that_are_measured_are_gathered_in_the_dtype_they_were_loaded_in() -> None:
+    """A step's layers are gathered in half precision; those of both models while heads are measured in float32."""
+    found = paper(method="seekr", bf16=True)
+    count = sum(p.numel() for p in found.model.parameters())
+    layer = sum(p.numel() for p in found.layers[0].parameters())
+    rest = count - len(found.layers) * layer
+    step, measuring = {WEIGHTS: 4 * count, OPTIMIZER: 8 * count}, {WEIGHTS: 4 * count, BEFORE: 4 * count}
+    gathered, held = [], []
+    for phase in (step, measuring):
+        way = next(
+            way
+            for way in ways(found, {"it": phase}, trains="", checkpointing=True, devices=4)
+            if way.sharding == "FSDP2"
+        )
+        gathered.append(way.parts[GATHERED])
+        held.append(way.parts[WEIGHTS])
+    assert held == [count, count]
+    assert way.parts[BEFORE] == count
+    assert gathered[0] == 2 * (rest + 2 * layer) + 2 * (rest + layer)  # gradients beside the weights
+    assert gathered[1] == 4 * (rest + 2 * layer) + 2 * (rest + layer)  # casts beside them
