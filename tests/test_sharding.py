@@ -68,6 +68,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "tied": lambda: llama(tie_word_embeddings=True),
     "sinks": with_sinks,
     "lora": with_lora,
+    "autocast": llama,
 }
 
 
@@ -102,14 +103,14 @@ def measures(kind: str, place: Loaded) -> dict[str, Tensor]:
     """Both measures of the heads, batch after batch, of a family of models, and its logits at answer tokens."""
     before, after = (place(model) for model in states(KINDS[kind]))
     found = {}
-    for start in (0, 3):
-        batch = collate(toy_samples(6)[start : start + 3], 0)
-        with measuring(after):
-            found[f"sensitivity {start}"] = unnormalized_sensitivity(after, batch)
-        found[f"change {start}"] = measure_change(before, after, batch)
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        with torch.no_grad():
-            found[f"logits {start}"] = logits_at(after, inputs, *answer_positions(batch["labels"]))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"):
+        for start in (0, 3):
+            batch = collate(toy_samples(6)[start : start + 3], 0)
+            with measuring(after):
+                found[f"sensitivity {start}"] = unnormalized_sensitivity(after, batch)
+            found[f"change {start}"] = measure_change(before, after, batch)
+            with torch.no_grad():
+                found[f"logits {start}"] = logits_at(after, model_inputs(batch), *answer_positions(batch["labels"]))
     return found
 
 
