@@ -89,13 +89,18 @@ def in_parts(model: nn.Module) -> nn.Module:
 
 
 def keep(folder: Path, place: Loaded) -> None:
-    """What `seekr` and `derpp` keep of a task, of each number of samples, to folders of their own."""
+    """What methods keep of a task, of each number of samples, to folders of their own."""
     before, after = states(llama)
     for count in COUNTS:
-        seekr = Seekr(replay_ratio=1.0, query_budget=3, head_budget=4, teacher_form="exact", logit_top_k=None)
-        for method in (seekr, Derpp(replay_ratio=1.0, logit_top_k=None)):
+        settings: dict[str, Any] = {"replay_ratio": 1.0, "query_budget": 3, "head_budget": 4, "logit_top_k": None}
+        methods = {
+            "seekr": Seekr(**settings, teacher_form="exact"),
+            "few bits": Seekr(**settings, teacher_form="query_key"),
+            "derpp": Derpp(replay_ratio=1.0, logit_top_k=None),
+        }
+        for name, method in methods.items():
             model = place(after)
-            stage = folder / f"{method.name}-{count}"
+            stage = folder / f"{name}-{count}"
             method.after_task(context(stage, model, toy_samples(count), before=lambda: place(before)))
 
 
@@ -293,9 +298,14 @@ def test_teachers_are_kept_alike(two: Two, one: Path, count: int, method: str) -
             rows = [memory.rows(sample, layer, CPU) for memory in (found, expected)]
             torch.testing.assert_close(rows[0].query, rows[1].query, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(rows[0].key, rows[1].key, rtol=1e-5, atol=1e-5)
-    if method == "seekr":
-        floors = [memory.about["facts"]["attention_floor"] for memory in (found, expected)]
-        assert floors[0] == pytest.approx(floors[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_what_few_bits_cost_is_measured_alike(two: Two, one: Path, count: int) -> None:
+    memories = [Memory.open(folder / f"few bits-{count}" / "memory") for folder in (two[0], one)]
+    floors = [memory.about["facts"]["attention_floor"] for memory in memories]
+    assert floors[0] == pytest.approx(floors[1], rel=1e-4)
+    assert floors[1] > 0
 
 
 @pytest.mark.parametrize("kind", ["llama", "lora"])
