@@ -51,7 +51,8 @@ def load_model(base: str, adapter: Path | None = None, *, dtype: str, trainable:
     from transformers import AutoModelForCausalLM
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+        with _read_whole():
+            model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
     except _LOADING_ERRORS as error:
         raise InputError(f"model: {base!r} cannot be loaded as a causal language model: {_line(error)}") from None
     if adapter is not None:
@@ -59,6 +60,22 @@ def load_model(base: str, adapter: Path | None = None, *, dtype: str, trainable:
 
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     return model.train() if trainable else model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _read_whole() -> Iterator[None]:
+    """While a configuration of ZeRO-3 is alive, transformers cuts weights up as it reads them, by all processes
+    together, whatever its `zero3_init_flag` says. Here one process may read what others do not; DeepSpeed cuts up a
+    model once it is to be trained.
+    """
+    from transformers.integrations import deepspeed
+
+    alive = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed._hf_deepspeed_config_weak_ref = None
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = alive
 
 
 def load_stage(base: str, weights: Path | None, *, dtype: str, trainable: bool = False) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 from seekr.attention import divergence
 from seekr.attention.divergence import SampleTeacher
 from seekr.attention.rows import QueryKeyRows
+from seekr.attention.stored import FORMS, decode, encode
 from seekr.attention.tap import AttentionCall, Geometry
 from seekr.errors import InputError
 
@@ -62,7 +63,7 @@ def divergence_on(device: torch.device, dtype: torch.dtype, size: int) -> Diverg
 
 
 def _kernels(device: torch.device, dtype: torch.dtype, size: int) -> Divergence:
-    """The kernels, tried on two small heads first. Raises whatever goes wrong."""
+    """The kernels, tried on two small heads and every form of a teacher first. Raises whatever goes wrong."""
     from seekr.attention import divergence_triton
 
     generator = torch.Generator().manual_seed(0)
@@ -73,15 +74,18 @@ def _kernels(device: torch.device, dtype: torch.dtype, size: int) -> Divergence:
     ]
     calls[0].query.requires_grad_()
     calls[0].key.requires_grad_()
-    heads = torch.arange(2, device=device)
-    target = SampleTeacher(0, (0, 70), heads, None, QueryKeyRows.of_call(calls[1], 0, (0, 70), heads))
-    found = []
-    with torch.enable_grad():
-        for one in (divergence.attention_divergence, divergence_triton.attention_divergence):
-            value = one(calls[0], [target])
-            found.append([value.detach(), *torch.autograd.grad(value.sum(), [calls[0].query, calls[0].key])])
-    for expected, one in zip(*found, strict=True):
-        error = (one.float() - expected.float()).norm() / expected.float().norm()
-        if not error <= _TOLERANCE[dtype]:
-            raise ArithmeticError(f"they are off by {float(error):.1e} of the definition")
+    heads = torch.arange(2)
+    exact = QueryKeyRows.of_call(calls[1], 0, (0, 70), heads)
+    for form in FORMS:  # a kernel of its own for each
+        kept = decode(encode(exact, form), form, exact.positions, exact.geometry, size)
+        target = SampleTeacher(0, (0, 70), heads, None, kept)
+        found = []
+        with torch.enable_grad():
+            for one in (divergence.attention_divergence, divergence_triton.attention_divergence):
+                value = one(calls[0], [target])
+                found.append([value.detach(), *torch.autograd.grad(value.sum(), [calls[0].query, calls[0].key])])
+        for expected, one in zip(*found, strict=True):
+            error = (one.float() - expected.float()).norm() / expected.float().norm()
+            if not error <= _TOLERANCE[dtype]:
+                raise ArithmeticError(f"{form}: they are off by {float(error):.1e} of the definition")
     return divergence_triton.attention_divergence

@@ -67,15 +67,18 @@ class QueryKeyRows:
             sample: row of the batch.
             span: the sample's columns (start, stop).
             heads: [heads] ascending, indices; best on the CPU.
-            positions: [queries] ascending, from the sample's first token; None = every token.
+            positions: [queries] ascending, from the sample's first token, on any device; None = every token.
         """
         start, stop = span
+        key_heads, key_of_head = key_heads_of(heads, call)
+        # An index on the CPU would be copied to a GPU with a wait for all that is under way there.
+        heads = heads.to(call.query.device, non_blocking=True)
         query = call.query.detach()[sample, heads, start:stop]
         if positions is None:
             positions = torch.arange(stop - start, device=query.device)
         else:
+            positions = positions.to(query.device, non_blocking=True)
             query = query[:, positions]
-        key_heads, key_of_head = key_heads_of(heads, call)
         key = call.key.detach()[sample, key_heads, start:stop]
         sink = None if call.sink is None else call.sink.detach()[heads]
         return cls(query, key, key_of_head, positions, call.geometry, sink)

@@ -21,7 +21,7 @@ from seekr.losses import answer_positions, logits_at
 Entries = Literal["visible", "all"]
 Norm = Literal["frobenius", "mean_square"]
 
-_BLOCK = 128
+_BLOCK, _BLOCK_ON_GPU = 128, 1024
 
 
 def measure_sensitivity(
@@ -142,7 +142,7 @@ def squared_norm(outputs: Tensor, values: Tensor, window: int | None, entries: s
     running = window is None or window >= length
     gram = values.new_zeros(groups, size, size)
     positions = torch.arange(length, device=outputs.device)
-    for rows_slice in blocks(length, _BLOCK):
+    for rows_slice in blocks(length, _BLOCK if outputs.device.type == "cpu" else _BLOCK_ON_GPU):
         columns = rows_slice if running else visible_columns(positions[rows_slice], window)
         rows = outputs[:, rows_slice].reshape(groups, -1, size)
         entries_block = (rows @ values[:, columns].transpose(1, 2)).reshape(heads, -1, columns.stop - columns.start)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from seekr.attention.rows import MapRows, QueryKeyRows
 from seekr.attention.tap import Geometry
 
 Form = Literal["exact", "query_key", "rows", "top"]
+FORMS: tuple[Form, ...] = get_args(Form)
 TeacherForm = Literal["auto", "exact", "query_key", "rows", "top"]
 
 TRIFLE = 1 << 16

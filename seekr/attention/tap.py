@@ -2,7 +2,8 @@
 
 transformers hands every attention function the queries and keys after rotary embedding and before the key/value heads
 are repeated. The tap is such a function: it delegates to the implementation that the model already uses and keeps
-references to the tensors that pass (of sinks, a copy). Outside the `with` block the model is exactly what it was.
+references to the tensors that pass (a copy of sinks, and under autocast queries and keys as it makes them). Outside
+the `with` block the model is exactly what it was.
 """
 
 from __future__ import annotations
@@ -179,10 +180,18 @@ def _attend(
             window=kwargs.get("sliding_window") or None,
             softcap=kwargs.get("softcap"),
         )
+        query, key = _as_attended(query), _as_attended(key)
         # The one weight among them: where weights lie in parts, it is let go of behind its layer.
         sink = None if kwargs.get("s_aux") is None else kwargs["s_aux"].clone()
         tap._record(module, AttentionCall(query, key, value, output, geometry, sink, mask))
     return output, weights
+
+
+def _as_attended(tensor: Tensor) -> Tensor:
+    """Queries or keys in the dtype of autocast: rotary embedding leaves them in float32, attention takes them so."""
+    device = tensor.device.type
+    half = torch.is_autocast_enabled(device) and tensor.dtype == torch.float32
+    return tensor.to(torch.get_autocast_dtype(device)) if half else tensor
 
 
 def _delegate(implementation: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
-import time
+from functools import partial
 from typing import Any
+
+from seekr.bench.meters import timed
 
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 REPEATS = 5
@@ -19,15 +21,13 @@ def sensitivity_rows() -> list[dict[str, Any]]:
 
     from seekr.attention.sensitivity import squared_norm
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
     for length in LENGTHS:
         torch.manual_seed(0)
-        gradient, values = torch.randn(8, length, 64), torch.randn(8, length, 64)
-        squared_norm(gradient, values, None)
-        seconds = []
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            squared_norm(gradient, values, None)
-            seconds.append(time.perf_counter() - start)
-        rows.append({"what": "sensitivity", "length": length, "seconds": statistics.median(seconds)})
+        gradient, values = (torch.randn(8, length, 64).to(device) for _ in range(2))
+        work = partial(squared_norm, gradient, values, None)
+        work()
+        seconds = statistics.median(timed(work, device) for _ in range(REPEATS))
+        rows.append({"what": "sensitivity", "device": device, "length": length, "seconds": seconds})
     return rows

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from seekr.agreement import agreed
 from seekr.attention.backend import divergence_on
 from seekr.attention.change import measure_change
 from seekr.attention.distillation import attention_distillation_loss, weighted_attention_divergence
@@ -83,8 +84,8 @@ class Seekr(Derpp):
             dtype = next(context.model.parameters()).dtype
             if torch.is_autocast_enabled(context.device.type):
                 dtype = torch.get_autocast_dtype(context.device.type)
-            # Kernels are compiled, or refused, before a step is taken.
-            divergence_on(context.device, dtype, head_size(context.model))
+            # Kernels are compiled, or refused by all processes, before a step is taken.
+            agreed(lambda: divergence_on(context.device, dtype, head_size(context.model)))
 
     def check_kept(self, stages: Sequence[Path]) -> None:
         for stage in stages:  # needed once the task is learned, and a loss is better told before

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from seekr.attention import Tap, attention_distillation_loss, measure_change, measure_sensitivity
-from seekr.attention.tap import layers_and_heads, model_inputs, sample_spans
+from seekr.attention.rows import QueryKeyRows
+from seekr.attention.tap import AttentionCall, Geometry, layers_and_heads, model_inputs, sample_spans
 from seekr.errors import InputError
 
 HEADS = {0: torch.tensor([1, 2]), 2: torch.tensor([0, 3])}
@@ -156,3 +157,28 @@ def test_a_model_without_heads_is_refused() -> None:
     config = MambaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=1)
     with pytest.raises(InputError, match="mamba has no attention heads"):
         layers_and_heads(MambaForCausalLM(config))
+
+
+def test_rows_lie_where_the_call_does_wherever_the_queries_were_drawn() -> None:
+    """Queries are drawn on the CPU: remembering failed on a GPU. Meta tensors stand in for one."""
+    query, key = torch.empty(1, 4, 7, 8, device="meta"), torch.empty(1, 2, 7, 8, device="meta")
+    call = AttentionCall(query, key, key, query, Geometry(1.0), None, None)
+    rows = QueryKeyRows.of_call(call, 0, (0, 7), torch.tensor([0, 3]), torch.tensor([2, 5]))
+    assert {tensor.device.type for tensor in (rows.query, rows.key, rows.key_of_head, rows.positions)} == {"meta"}
+    assert rows.query.shape == (2, 2, 8)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_under_autocast_queries_and_keys_are_those_that_attention_takes(implementation: str) -> None:
+    """Rotary embedding leaves them in float32, in which kernels would run without tensor cores."""
+    model = by_definition.tiny_llama()
+    model.set_attn_implementation(implementation)
+    batch = model_inputs(by_definition.make_batch((9, 5)))
+    with torch.autocast("cpu", dtype=torch.bfloat16), Tap(model) as tap:
+        found = model(**batch, use_cache=False).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(**batch, use_cache=False).logits
+    assert torch.equal(found, expected)
+    for call in tap.calls.values():
+        assert call.query.dtype == call.key.dtype == torch.bfloat16
+        assert all(tensor.requires_grad for tensor in (call.query, call.key))
