@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -158,12 +159,11 @@ def learn_stage(
     if prepared.sharded:
         save_whole(model, trainer.accelerator.get_state_dict(trainer.model_wrapped), working / "whole")
     trainer.accelerator.free_memory()
+    del trainer
     if prepared.sharded:
-        context.model = nn.Identity()
-        del model, trainer  # their parts, gradients and optimizer make room for what is measured
-        context.model = read_back(prepared, working)
-    else:
-        context.model = method.trained(model).eval()
+        context.model = model = nn.Identity()  # parts make room for what is measured
+    gc.collect()  # what trains refers to itself in circles, and has gradients and the optimizer's state with it
+    context.model = read_back(prepared, working) if prepared.sharded else method.trained(model).eval()
 
 
 def save_whole(model: Any, state: dict[str, Any], folder: Path) -> None:

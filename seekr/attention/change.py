@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from seekr.attention.rows import QueryKeyRows, block_size, blocks, visible_colum
 from seekr.attention.sensitivity import Norm, check_options
 from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs, sample_spans
 from seekr.errors import InputError
+from seekr.losses import logits_at
 
 
 def measure_change(
@@ -44,19 +47,24 @@ def measure_change(
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     spans = sample_spans(batch["attention_mask"])
     result = torch.zeros(layers_and_heads(after), device=device)
-    with torch.no_grad(), Tap(before) as old:
-        before(**model_inputs(batch), use_cache=False)
+    calls: dict[int, AttentionCall] = {}
+
+    def keep(layer: int, call: AttentionCall) -> None:
+        nothing = call.value.new_empty(0)  # maps are made of queries and keys
+        calls[layer] = replace(call, value=nothing, output=nothing)
 
     def consume(layer: int, call: AttentionCall) -> None:
-        reference = old.calls.pop(layer)
+        reference = calls.pop(layer)
         with torch.autocast(device.type, enabled=False), full_precision():
             for sample, span in enumerate(spans):
                 squares = _squared_difference(reference, call, sample, span)
                 length = span[1] - span[0]
                 result[layer] += squares.sqrt() if norm == "frobenius" else squares / (length * length)
 
-    with torch.no_grad(), Tap(after, consume=consume):
-        after(**model_inputs(batch), use_cache=False)
+    first = torch.zeros(1, dtype=torch.long, device=device)  # of all logits, which nobody asks for, one place is made
+    for model, take in ((before, keep), (after, consume)):
+        with torch.no_grad(), Tap(model, consume=take):
+            logits_at(model, model_inputs(batch), first, first)
     return result / len(spans)
 
 

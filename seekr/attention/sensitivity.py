@@ -67,12 +67,15 @@ def unnormalized_sensitivity(
     def consume(layer: int, call: AttentionCall) -> None:
         if not first_output:
             first_output.append(call.output)
-        call.output.register_hook(lambda gradient: _add(result, layer, call, gradient, spans, entries, norm))
+        # The hook belongs to the output: were the output, or a tensor with a graph, in the hook's hands, neither would
+        # ever go, as Python's garbage collector does not see what autograd holds.
+        values, window = call.value.detach(), call.geometry.window
+        call.output.register_hook(lambda gradient: _add(result[layer], values, gradient, spans, window, entries, norm))
 
     with torch.enable_grad(), Tap(model, consume=consume):
         labels = _own_labels(batch["labels"], spans)
-        logits = logits_at(model, model_inputs(batch), *answer_positions(labels))
-        loss = sample_losses(logits, labels).sum()
+        # Logits have no name, and go once the loss is known: its backward needs their log-probabilities alone.
+        loss = sample_losses(logits_at(model, model_inputs(batch), *answer_positions(labels)), labels).sum()
         torch.autograd.grad(loss, first_output)
     return result / len(spans)
 
@@ -103,20 +106,19 @@ def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _add(
     result: Tensor,
-    layer: int,
-    call: AttentionCall,
+    values: Tensor,
     gradient: Tensor,
     spans: list[tuple[int, int]],
+    window: int | None,
     entries: str,
     norm: str,
 ) -> None:
     with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False), full_precision():
         for sample, (start, stop) in enumerate(spans):
             outputs = gradient[sample, start:stop].transpose(0, 1).float()
-            values = call.value.detach()[sample, :, start:stop].float()
-            squares = squared_norm(outputs, values, call.geometry.window, entries)
+            squares = squared_norm(outputs, values[sample, :, start:stop].float(), window, entries)
             length = stop - start
-            result[layer] += squares.sqrt() if norm == "frobenius" else squares / (length * length)
+            result += squares.sqrt() if norm == "frobenius" else squares / (length * length)
 
 
 def squared_norm(outputs: Tensor, values: Tensor, window: int | None, entries: str = "visible") -> Tensor:

@@ -36,7 +36,7 @@ from seekr.models import measuring
 from seekr.processes import in_step, is_main, own_share, summed
 
 _IMPORTANCE = "importance.safetensors"
-MEASURED_TOGETHER = 4  # samples in one forward while measuring: the activations of a training step at most
+MEASURED_TOGETHER = 4  # samples in one forward while measuring, at most, and never more than in one of training
 
 
 @dataclass(kw_only=True)
@@ -149,9 +149,9 @@ class Seekr(Derpp):
         shape = layers_and_heads(context.model)
         sensitivity, change = torch.zeros(shape), torch.zeros(shape)
         before = None if context.before is None else context.before()
-        own = len(own_share(len(samples)))
+        own, together = len(own_share(len(samples))), min(MEASURED_TOGETHER, context.micro_batch_rows)
         with context.track(f"measuring {context.task}", own) as advance:
-            for places, counts in in_step(len(samples), MEASURED_TOGETHER):
+            for places, counts in in_step(len(samples), together):
                 batch = batch_of([samples[place] for place in places], context)
                 share = len(places) / len(samples) if counts else 0
                 with measuring(context.model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -160,6 +161,36 @@ def test_layers_on_which_nothing_depends_stay_zero() -> None:
 def test_what_cannot_be_measured(measure: Callable[[nn.Module, dict[str, Tensor]], Tensor], said: str) -> None:
     with pytest.raises(InputError, match=said):
         measure(by_definition.tiny_llama(), by_definition.make_batch((6, 4)))
+
+
+class Made(TorchDispatchMode):
+    """Knows every storage that any operation makes, and holds none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.storages.add(leaf.untyped_storage())
+        return result
+
+
+@pytest.mark.parametrize("trained", ["everything", "nothing", "checkpointed"])
+def test_a_measure_leaves_nothing_behind_but_its_numbers(trained: str) -> None:
+    """Sensitivity kept the queries, keys, values and outputs of all layers, and their graph, for the rest of a run."""
+    model = by_definition.tiny_llama()
+    other = by_definition.moved(model)
+    batch = by_definition.make_batch((11, 8))
+    model.requires_grad_(trained != "nothing")
+    if trained == "checkpointed":
+        model.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with Made() as made:
+        found = measure_sensitivity(model, batch), measure_change(other, model, batch)
+    held = [*found, *batch.values(), *(t for one in (model, other) for t in (*one.parameters(), *one.buffers()))]
+    assert set(made.storages) <= {tensor.untyped_storage() for tensor in held}
 
 
 class Largest(TorchDispatchMode):

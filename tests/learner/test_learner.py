@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seekr import Run, Task
 from seekr.errors import InputError, RunError
+from seekr.methods import Seekr, TaskContext
 from seekr.stages import locked
 
 Learn = Callable[..., Run]
@@ -226,6 +228,22 @@ def test_a_loss_that_is_not_finite_behind_the_last_step_leaves_no_stage(
     with pytest.raises(RunError, match="task 'a', behind its last step: the loss"):
         learn(tmp_path / "run", method=method, training=training)
     assert Run(tmp_path / "run").stages == []
+
+
+def test_nothing_of_the_optimizer_is_left_when_a_task_is_measured(
+    learn: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state, twice the weights, stayed through measuring until Python's garbage collector came by."""
+    found: list[type] = []
+
+    def measured(self: Seekr, context: TaskContext) -> None:
+        found.extend(type(thing) for thing in gc.get_objects() if issubclass(type(thing), torch.optim.Optimizer))
+        raise Stop
+
+    monkeypatch.setattr(Seekr, "after_task", measured)
+    with pytest.raises(Stop):
+        learn(tmp_path / "run")
+    assert not found
 
 
 def test_a_missing_memory_is_told_before_anything_is_written(finished: Run, learn: Learn, tmp_path: Path) -> None:
