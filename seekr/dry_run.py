@@ -79,9 +79,10 @@ def plan_run(prepared: Prepared) -> list[StageSteps]:
 def plan_disk(prepared: Prepared) -> Disk:
     """Bytes of the stages and of the checkpoints while a task is learned."""
     return disk(
+        prepared.method,
         prepared.arguments,
+        plan_run(prepared),
         keep=prepared.config.keep_stages,
-        learned=sum(stage.learn for stage in prepared.stages),
         stored=prepared.stored_parameters,
         trained=prepared.trained_parameters,
         dtype=prepared.config.dtype,

@@ -84,7 +84,7 @@ def test_rows_keep_their_teachers() -> None:
         logits = other(**padded.inputs).logits
     answers = [(padded.labels[i, 1:] != -100).nonzero().flatten() for i in range(len(rows))]
     stored = [recorded(logits[i, where]) for i, where in enumerate(answers)]
-    method._responses = object()  # type: ignore[assignment]
+    method.responses = object()  # type: ignore[assignment]
     method.response = lambda sample: stored[sample]  # type: ignore[method-assign]
     parts = [method.task_loss(model, batch) for batch in (with_layout(padded), padded)]
     for name in ("task", "distillation"):

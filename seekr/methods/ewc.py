@@ -56,8 +56,8 @@ class Ewc(Method):
     penalty_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1000.0
     fisher_samples: Annotated[int, Field(ge=1)] = 100
 
-    _kept: Quadratic | None = field(default=None, init=False, repr=False, compare=False)
-    _held: list[tuple[str, Parameter]] = field(default_factory=list, init=False, repr=False, compare=False)
+    quadratic: Quadratic | None = field(default=None, init=False, repr=False, compare=False)
+    held: list[tuple[str, Parameter]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def check_run(self, *, dtype: str, lora: bool, skills: bool) -> None:
         if lora and skills:
@@ -71,17 +71,17 @@ class Ewc(Method):
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
-        self._kept = newest_quadratic(context.stages)
-        self._held = trained_parameters(context.model)
-        if self._kept is not None and self._kept.names != {name for name, _ in self._held}:
+        self.quadratic = newest_quadratic(context.stages)
+        self.held = trained_parameters(context.model)
+        if self.quadratic is not None and self.quadratic.names != {name for name, _ in self.held}:
             raise InputError("method ewc: the weights that are trained now are not those that were measured before")
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        if self._kept is None or not self.penalty_weight:
+        if self.quadratic is None or not self.penalty_weight:
             return super().task_loss(model, batch)
         share = float(batch.share)
         # Before the forward: the backward then comes to it last, when the activations are gone.
-        penalty = self._kept.penalty(self._held) * (self.penalty_weight * share) if share else None
+        penalty = self.quadratic.penalty(self.held) * (self.penalty_weight * share) if share else None
         parts = super().task_loss(model, batch)
         return parts | {"ewc": parts["task"] * 0 if penalty is None else penalty}
 
@@ -100,7 +100,7 @@ class Ewc(Method):
             save_file(combined(newest_quadratic(context.stages), fisher, anchors), folder / FILE)
         if frozen:
             model.requires_grad_(False)
-        self._kept, self._held = None, []
+        self.quadratic, self.held = None, []
 
     def _fisher_rows(self, context: TaskContext) -> list[TokenizedRow]:
         rows = len(context.samples)

@@ -43,11 +43,11 @@ class Lwf(Method):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
     logit_top_k: Annotated[int, Field(ge=1)] | None = 128
 
-    _responses: Memory | None = field(default=None, init=False, repr=False, compare=False)
+    responses: Memory | None = field(default=None, init=False, repr=False, compare=False)
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
-        self._responses = None
+        self.responses = None
         if not context.stages or not self.distillation_weight:
             return
         folder = context.working / "responses"
@@ -63,12 +63,12 @@ class Lwf(Method):
         )
         self._record(writer, own_share(len(context.samples)), context)
         writer.close()
-        self._responses = Memory.open(folder, verify=False)
+        self.responses = Memory.open(folder, verify=False)
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         logits = task_logits(model, batch)
         parts = {"task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
-        if self._responses is None:
+        if self.responses is None:
             return parts
         rows, _ = answer_positions(batch.labels)
         chosen = logits.float() / self.temperature
@@ -80,12 +80,12 @@ class Lwf(Method):
         return parts
 
     def after_task(self, context: TaskContext) -> None:
-        self._responses = None
+        self.responses = None
 
     def response(self, sample: int) -> TopLogits:
         """What the old model says at the answer tokens of a row of the task, softened by the temperature."""
-        assert self._responses is not None
-        return self._responses.logits(sample)
+        assert self.responses is not None
+        return self.responses.logits(sample)
 
     def _record(self, writer: MemoryWriter, places: range, context: TaskContext) -> None:
         model = context.model.to(context.device)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
 from seekr.attention.stored import TRIFLE, TeacherForm, compact_bytes
 from seekr.heads import resolve_budgets
-from seekr.methods import Derpp, Seekr
+from seekr.methods import Derpp, Ewc, OnPolicyReplay, Seekr
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from seekr.attention.tap import AttentionCall
     from seekr.methods import Method
+    from seekr.planning.rows import StageSteps
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,17 @@ class SampleBytes:
     @property
     def total(self) -> int:
         return self.tokens + self.logits + self.attention
+
+
+def keeps_attention(method: Method) -> TypeGuard[Seekr]:
+    """Whether heads are measured after a task, and attention is kept."""
+    return isinstance(method, Seekr) and (bool(method.attention_weight) or not isinstance(method, OnPolicyReplay))
+
+
+def keeps_logits(method: Method) -> TypeGuard[Derpp]:
+    """Whether logits are kept with each row."""
+    needed = keeps_attention(method) or not isinstance(method, OnPolicyReplay)
+    return isinstance(method, Derpp) and (needed or bool(method.logit_weight))
 
 
 def chosen_heads(method: Seekr, text: Any) -> dict[int, int]:
@@ -78,10 +91,10 @@ def sample_bytes(
 ) -> SampleBytes:
     """Bytes of one kept row; `calls` holds a recorded call of each layer, of any length."""
     logits = attention = 0.0
-    if isinstance(method, Derpp):
+    if keeps_logits(method):
         top = min(method.logit_top_k or text.vocab_size, text.vocab_size)
         logits = answers * top * (4 + (4 if method.logit_top_k is None else 2))  # id and log-probability
-    if isinstance(method, Seekr):
+    if keeps_attention(method):
         queries = min(method.query_budget or tokens, tokens)
         attention = 0.0 if queries == tokens else 4.0 * queries  # their positions
         for layer, heads in chosen_heads(method, text).items():
@@ -92,25 +105,34 @@ def sample_bytes(
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes of the weights of all stages that are kept, of one, and of the checkpoints while a task is learned."""
+    """Bytes of the weights of all stages that are kept, of one, and of what is there while a task is learned.
+
+    `most_checkpoints`: how many there are at most at a time, `checkpoints`: their bytes.
+    """
 
     stages: int
     one_stage: int
     kept_stages: int
     checkpoints: int
+    most_checkpoints: int
 
 
 def disk(
-    arguments: TrainingArguments, *, keep: str | int, learned: int, stored: int, trained: int, dtype: str,
-    optimizer: int | None = None,
+    method: Method, arguments: TrainingArguments, stages: Sequence[StageSteps], *, keep: str | int, stored: int,
+    trained: int, dtype: str, optimizer: int | None = None,
 ) -> Disk:  # fmt: skip
-    """Disk of a run of `learned` tasks whose stages hold `stored` parameters, of which `trained` are trained.
+    """Disk of a run whose stages hold `stored` parameters, of which `trained` are trained.
 
     A checkpoint holds the weights and the optimizer's state (`optimizer` bytes; None: AdamW's two numbers beside each
-    trained weight). One more of them is there than are kept while the next is written.
+    trained weight). Every `save_steps` steps one is written, and one behind the last; one more of them is there than
+    `save_total_limit` while the next is written, and all are where that is null.
     """
+    learned = [stage for stage in stages if stage.rows.learn]
     item = getattr(torch, dtype).itemsize
-    count = learned if keep == "all" else min(learned, 1 if keep == "last" else int(keep))
+    kept = len(learned) if keep == "all" else min(len(learned), 1 if keep == "last" else int(keep))
+    one = stored * item + (2 * 4 * trained if isinstance(method, Ewc) else 0)  # its Fisher information and anchors
     state = 2 * trained * item if optimizer is None else optimizer
-    limit = (arguments.save_total_limit or 2) + 1
-    return Disk(count * stored * item, stored * item, count, limit * (stored * item + state))
+    count = max((math.ceil(stage.steps / arguments.save_steps) for stage in learned), default=0)
+    if arguments.save_total_limit is not None:
+        count = min(count, arguments.save_total_limit + 1)
+    return Disk(kept * one, one, kept, count * (stored * item + state), count)

@@ -1,13 +1,12 @@
-"""A model without numbers, and the steps that it takes: what they hold in memory at their peak, part by part.
+"""A model without numbers: built from its configuration as a run builds it, and counted while it is used.
 
-Nothing here is a formula of some family: forward, losses, backward and the tap are the run's own, on tensors that have
-a shape and no data, and what is alive at a time is counted. Only the kernel of the attention divergence is stood in
-for.
+Nothing here is a formula of some family: tensors have a shape and no data, the code is the run's own, and what is alive
+at a time is counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -20,19 +19,13 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer, Traini
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from seekr.attention.divergence import Gradients, SampleTeacher, divergence_by
-from seekr.attention.rows import block_size
-from seekr.attention.sensitivity import sample_losses
 from seekr.attention.tap import AttentionCall, Tap
 from seekr.batches import MicroBatch, Row, StepKind
 from seekr.errors import InputError
-from seekr.losses import TopLogits, answer_positions, logits_at
-from seekr.methods import Derpp, Method, Seekr
-from seekr.models import measuring, parameter_count
-from seekr.planning.kept import LayerTeacher, attention_bytes, layer_teacher
-from seekr.planning.live import DISTILLATION, GRADIENTS, TEACHER, WEIGHTS, Live
+from seekr.methods import Method
+from seekr.models import parameter_count
+from seekr.planning.live import WEIGHTS, Live
 from seekr.planning.rows import Shape
-from seekr.training.gradient_share import gradient_shares
 
 BEFORE = "model before the task"
 OPTIMIZER = "optimizer state"
@@ -41,10 +34,6 @@ UNPADDED = "seekr_unpadded"
 
 Bytes = dict[str, int]
 """Part → bytes."""
-
-LATE_LAYERS, BETWEEN, FIRST_LAYER = "late layers", "between", "first layer"
-Windows = dict[str, Bytes]
-"""Window of a step → bytes at its peak: up to the last layer's backward, from the first's on, and between them."""
 
 
 class Paper:
@@ -123,7 +112,7 @@ class Paper:
                 optimizer = kind(trained, **options)
                 for parameter in trained:
                     parameter.grad = torch.empty_like(parameter)
-                with self._live(Shape(1, 2, 1, False)):
+                with self._seeing(Shape(1, 2, 1, False)):
                     optimizer.step()
                 tensors = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
                 return sum(tensor.nbytes for tensor in tensors)
@@ -132,39 +121,11 @@ class Paper:
             finally:
                 self.model.zero_grad(set_to_none=True)
 
-    def task_step(self, shape: Shape, *, checkpointing: bool) -> Windows:
-        """Bytes alive in the micro-batches of a task step, the optimizer's state not counted."""
-        return self._step("task", shape, checkpointing, {})
-
-    def replay_step(self, shape: Shape, *, checkpointing: bool, heads: Mapping[int, int]) -> Windows:
-        """The same of a replay step, in whose first one the gradient of each part of the loss is measured too.
-
-        `heads`: layer → how many of its heads are distilled.
-        """
-        return self._step("replay", shape, checkpointing, heads)
-
-    def measuring(self, shape: Shape, *, checkpointing: bool) -> Windows:
-        """Bytes alive while kept rows are measured after a task, without the model before it."""
-        with self._mode, self._attending(shape.padded), self._checkpointing(checkpointing), self._live(shape) as live:
-            live.window(LATE_LAYERS)
-            with self._precision(), measuring(self.model):
-                self._measure(self._batch("replay", shape))
-        return live.peaks
-
-    def _measure(self, batch: MicroBatch) -> None:
-        """Sensitivity's forward and backward, which keep the calls of all layers until they are done."""
-        calls: dict[int, AttentionCall] = {}
-        with Tap(self.model, consume=calls.__setitem__):
-            logits = logits_at(self.model, batch.inputs, *answer_positions(batch.labels))
-        torch.autograd.grad(sample_losses(logits, batch.labels).sum(), calls[min(calls)].output)
-
     def calls(self) -> dict[int, AttentionCall]:
         """The attention calls of one short forward, layer by layer: their heads, sizes and dtypes."""
         shape = Shape(1, 8, 1, False)
-        with self._mode, torch.no_grad(), self._attending(shape.padded), self._precision(), self._live(shape):
-            batch = self._batch("task", shape)
-            with Tap(self.model) as tap:
-                self.model(**batch.inputs, use_cache=False)
+        with self.counting(shape), torch.no_grad(), self.precision(), Tap(self.model) as tap:
+            self.model(**self.batch("task", shape).inputs, use_cache=False)
         return tap.calls
 
     @property
@@ -172,72 +133,33 @@ class Paper:
         """The configuration of the text model."""
         return self.model.config.get_text_config()
 
-    def _step(self, kind: StepKind, shape: Shape, checkpointing: bool, heads: Mapping[int, int]) -> Windows:
-        with self._mode, self._attending(False), self._checkpointing(checkpointing), self._live(shape) as live:
-            for number in range(min(2, self.arguments.gradient_accumulation_steps)):
-                live.window(LATE_LAYERS)
-                parts = self._losses(kind, shape, live, heads)
-                if number == 0:
-                    gradient_shares(parts, self.model.parameters())
-                with self._watching(live):
-                    torch.stack(list(parts.values())).sum().backward()
-                del parts
-            self.model.zero_grad(set_to_none=True)
-        return live.peaks
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes of what is trained, and of its gradients."""
+        return sum(parameter.nbytes for parameter in self.model.parameters() if parameter.requires_grad)
 
     @contextmanager
-    def _watching(self, live: Live) -> Iterator[None]:
-        """Sees gradients as they come, and opens a window when the last layer has all of its own, and the second."""
-        ends = (BETWEEN, self.layers[-1:]), (FIRST_LAYER, self.layers[:2][-1:])
-        waiting = [
-            (name, {id(p) for layer in some for p in layer.parameters() if p.requires_grad}) for name, some in ends
-        ]
+    def counting(self, shape: Shape, *, masked: bool = False, checkpointing: bool = False) -> Iterator[Live]:
+        """A block in which the model takes forwards and backwards of `shape`, and what is alive is counted.
 
-        def see(parameter: Parameter) -> None:
-            live.know([parameter.grad], GRADIENTS)  # type: ignore[list-item]
-            for name, pending in waiting:
-                if id(parameter) in pending:
-                    pending.remove(id(parameter))
-                    if not pending:
-                        live.window(name)
+        `masked`: whether attention is given a mask of padding. Steps of training give none.
+        """
+        with self._mode, self._attending(masked), self._checkpointing(checkpointing), self._seeing(shape) as live:
+            yield live
 
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        hooks = [p.register_post_accumulate_grad_hook(see) for p in trained]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _losses(self, kind: StepKind, shape: Shape, live: Live, heads: Mapping[int, int]) -> dict[str, Tensor]:
-        batch, forward = self._batch(kind, shape), _Prepared(self.model, self.arguments)
-        if kind == "task":
-            return Method.task_loss(self.method, forward, batch)
-        if not isinstance(self.method, Derpp):
-            return {"replay": Method.task_loss(self.method, forward, batch)["task"]}
-        method = deepcopy(self.method)
-        method.memories = [_KeptLogits(method, shape, self.vocabulary, live)]  # type: ignore[list-item]
-        if not isinstance(method, Seekr) or not method.attention_weight:
-            return Derpp.replay_loss(method, forward, batch)
-        with Tap(self.model, heads) as tap:
-            parts = Derpp.replay_loss(method, forward, batch)
-        queries = min(method.query_budget or shape.length, shape.length)
-        divergences = [
-            _divergence(call, layer_teacher(call, heads[layer], queries, shape.length), method, shape, live)
-            for layer, call in tap.calls.items()
-        ]
-        return parts | {"attention": method.attention_weight * torch.stack(divergences).sum()}
-
-    def _precision(self) -> torch.autocast:
-        return _precision(self.arguments)
-
-    def _batch(self, kind: StepKind, shape: Shape) -> MicroBatch:
+    def batch(self, kind: StepKind, shape: Shape) -> MicroBatch:
+        """A micro-batch of a step; to be made while counting."""
         rows: list[Row] = [(0, i) for i in range(shape.rows)]
         ids = torch.zeros((shape.rows, shape.length), dtype=torch.long)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": torch.zeros_like(ids)}
         return MicroBatch(kind, inputs, torch.zeros_like(ids), torch.ones(shape.rows), rows, 1, rows)
 
-    def _live(self, shape: Shape) -> Live:
+    def precision(self) -> torch.autocast:
+        """The autocast of the run."""
+        dtype = torch.float16 if self.arguments.fp16 else torch.bfloat16
+        return torch.autocast("cpu", dtype=dtype, enabled=self.arguments.bf16 or self.arguments.fp16)
+
+    def _seeing(self, shape: Shape) -> Live:
         live = Live(
             vocabulary=self.vocabulary,
             rows=shape.rows,
@@ -283,70 +205,6 @@ class Paper:
         finally:
             if on:
                 getattr(base, "activation_checkpointing_disable", base.gradient_checkpointing_disable)()
-
-
-class _Prepared(nn.Module):
-    """What accelerate makes of a model: autocast inside the forward, float32 outside."""
-
-    def __init__(self, model: nn.Module, arguments: TrainingArguments) -> None:
-        super().__init__()
-        self.model, self.arguments = model, arguments
-
-    def forward(self, **inputs: Any) -> Any:
-        with _precision(self.arguments):
-            output = self.model(**inputs)
-        if self.arguments.bf16 or self.arguments.fp16:
-            output.logits = output.logits.float()
-        return output
-
-
-def _precision(arguments: TrainingArguments) -> torch.autocast:
-    dtype = torch.float16 if arguments.fp16 else torch.bfloat16
-    return torch.autocast("cpu", dtype=dtype, enabled=arguments.bf16 or arguments.fp16)
-
-
-class _KeptLogits:
-    """A memory that has the logits of a kept row, in their real form and without numbers."""
-
-    def __init__(self, method: Derpp, shape: Shape, vocabulary: int, live: Live) -> None:
-        self._shape = min(shape.answers, shape.length - 1), min(method.logit_top_k or vocabulary, vocabulary)
-        self._dtype = torch.float32 if method.logit_top_k is None else torch.float16
-        self._live = live
-
-    def read_ahead(self, sample: int) -> None: ...
-
-    def logits(self, sample: int) -> TopLogits:  # noqa: ARG002 - they are all alike
-        with self._live.part(TEACHER):
-            ids = torch.zeros(self._shape, dtype=torch.int32)
-            return TopLogits(ids, torch.zeros(self._shape, dtype=self._dtype))
-
-
-def _divergence(call: AttentionCall, teacher: LayerTeacher, method: Seekr, shape: Shape, live: Live) -> Tensor:
-    """The divergence of a layer, its kernel stood in for by the tensors that it makes."""
-    with live.part(TEACHER):
-        stored = round(attention_bytes(teacher, method.teacher_form))
-        loaded = [torch.empty(stored, dtype=torch.uint8) for _ in range(shape.rows)]
-    with live.part(DISTILLATION):
-        heads = torch.zeros(teacher.heads, dtype=torch.long)
-        positions = None if teacher.queries == shape.length else torch.zeros(teacher.queries, dtype=torch.long)
-        targets = [
-            SampleTeacher(row, (0, shape.length), heads, positions, rows)  # type: ignore[arg-type]
-            for row, rows in enumerate(loaded)
-        ]
-        return divergence_by(_kernel, call, targets).sum()
-
-
-def _kernel(call: AttentionCall, target: SampleTeacher, _: bool) -> tuple[Tensor, Gradients]:
-    """What the PyTorch definition of the divergence makes of one sample: vectors in float32, blocks of scores."""
-    heads, length, size = len(target.heads), target.span[1] - target.span[0], call.query.shape[-1]
-    queries = length if target.positions is None else len(target.positions)
-    vectors = [torch.empty((heads, count, size)) for count in (queries, length) for _ in ("student", "teacher")]
-    block = min(block_size(heads, length), queries)
-    scores = [torch.empty((heads, block, length)) for _ in ("scores", "student", "teacher", "its exponential")]
-    query, key = torch.empty((heads, queries, size)), torch.empty((heads, length, size))
-    gradients = Gradients(query, key, target.heads, torch.empty(heads))
-    del vectors, scores
-    return torch.zeros(()), gradients
 
 
 def _give_storage(model: nn.Module) -> None:

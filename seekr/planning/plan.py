@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from seekr.config import Config
-from seekr.methods import Method, Seekr
+from seekr.methods import AGem, Method
 from seekr.methods.seekr import MEASURED_TOGETHER
-from seekr.planning.kept import Disk, SampleBytes, disk, sample_bytes
+from seekr.planning.kept import Disk, SampleBytes, disk, keeps_attention, sample_bytes
 from seekr.planning.live import ACTIVATIONS, CASTS, LOGITS, MAPS
 from seekr.planning.paper import OPTIMIZER, Bytes, Paper
 from seekr.planning.reading import RunOnPaper, read_run
-from seekr.planning.rows import Shape, StageSteps, largest_of, measured_shape, plan_steps
+from seekr.planning.rows import Shape, StageSteps, drawn_shape, largest_of, measured_shape, plan_steps
 from seekr.planning.scaling import Steps
 from seekr.planning.sharding import Way, ways
 from seekr.report.terminal import readable_bytes
@@ -21,8 +21,16 @@ from seekr.report.terminal import readable_bytes
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-COUNTED = ("sequential", "joint", "replay", "derpp", "seekr")
-"""Methods whose steps hold nothing in memory but what is counted here."""
+NOT_COUNTED = {
+    "ewc": "the Fisher information while it is measured, in CPU memory: 8 bytes a trained weight",
+    "lwf": "on the disk, while a task is learned, 8 bytes for each recorded logit of each answer token of its rows",
+    "olora": "the adapters of earlier tasks beside the new one, in memory and in each forward",
+    "on_policy_replay": "generating answers to the kept prompts, with their keys and values",
+    "l2p": "the forward that chooses prompts, and counting how often each was chosen",
+    "progressive_prompts": "the prompts of earlier tasks in front of every row",
+    "lfpt5": "rows made up by the model: generating them, and the loss of the generator",
+}
+"""What a method holds or does besides."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +183,7 @@ def make_plan(
     kept = _kept(run.method, paper, steps)
     learned = sum(stage.rows.learn for stage in steps)
     saved = disk(
-        run.arguments, keep=config.keep_stages, learned=learned, stored=paper.stored, trained=paper.trained,
+        run.method, run.arguments, steps, keep=config.keep_stages, stored=paper.stored, trained=paper.trained,
         dtype=config.dtype, optimizer=optimizer,
     )  # fmt: skip
     return Plan(
@@ -209,14 +217,18 @@ def _phases(steps: Steps, stages: Sequence[StageSteps], checkpointing: bool, opt
     """The moments of a run that may need most: a step of either kind, and measuring where it loads a second model."""
     found = []
     state = {OPTIMIZER: optimizer} if optimizer else {}
+    method, micro_batch = steps.paper.method, steps.paper.arguments.per_device_train_batch_size
+    drawn = drawn_shape(stages, min(micro_batch, method.reference_rows)) if isinstance(method, AGem) else None
     for name, shape, step in (
         ("task step", largest_of([stage.task_shape for stage in stages]), steps.task_step),
         ("replay step", largest_of([stage.replay_shape for stage in stages]), steps.replay_step),
+        ("reference gradient", drawn, steps.reference_step),
     ):
         if shape is not None:
             found.append(Phase(name, shape, step(shape, checkpointing=checkpointing) | state))
-    if isinstance(steps.paper.method, Seekr) and (shape := measured_shape(stages, MEASURED_TOGETHER)) is not None:
-        found.append(Phase("measuring heads", shape, steps.measuring(shape, checkpointing=checkpointing)))
+    measured = measured_shape(stages, min(MEASURED_TOGETHER, micro_batch)) if keeps_attention(method) else None
+    if measured is not None:
+        found.append(Phase("measuring heads", measured, steps.measure_heads(measured, checkpointing=checkpointing)))
     return found
 
 
@@ -233,7 +245,7 @@ def _activations(paper: Paper, run: RunOnPaper, phases: Sequence[Phase]) -> dict
 
 
 def _kept(method: Method, paper: Paper, steps: Sequence[StageSteps]) -> list[Kept]:
-    calls = paper.calls() if isinstance(method, Seekr) else {}
+    calls = paper.calls() if keeps_attention(method) else {}
     found = []
     for stage in steps:
         sizes = [
@@ -269,11 +281,11 @@ def _notes(run: RunOnPaper, paper: Paper, optimizer: int | None, saved: Disk, le
     notes = []
     if optimizer is None:
         notes.append(f"the state of optimizer {optimizer_name(run.arguments)} is not known here and is not counted")
-    if run.method.name not in COUNTED:
-        notes.append(f"what the method {run.method.name} itself holds in memory and keeps is not counted")
+    if run.method.name in NOT_COUNTED:
+        notes.append(f"method {run.method.name}: not counted is {NOT_COUNTED[run.method.name]}")
     if paper.attention not in ("sdpa", "eager"):
         notes.append(f"attention {paper.attention} is taken to hold queries, keys, values and output, and no map")
-    if isinstance(run.method, Seekr):
+    if keeps_attention(run.method):
         notes.append("chosen heads are not known before: the budget is taken as spread evenly over its layers")
     if saved.kept_stages == learned > 1:
         notes.append(

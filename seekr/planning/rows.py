@@ -47,7 +47,7 @@ class StageRows:
 
 @dataclass(frozen=True)
 class Shape:
-    """One forward: `rows` of up to `length` tokens with up to `answers` answer tokens each, padded or of one length."""
+    """One forward: `rows` of up to `length` tokens with `answers` answer tokens each, padded or of one length."""
 
     rows: int
     length: int
@@ -70,6 +70,11 @@ class StageSteps:
     kept: Sequence[int]
     task_shape: Shape | None
     replay_shape: Shape | None
+
+    @property
+    def steps(self) -> int:
+        """Of both kinds."""
+        return self.task_steps + self.replay_steps
 
 
 def plan_steps(
@@ -140,14 +145,13 @@ class _Counted:
         return steps, tokens
 
     def largest(self, steps: Sequence[Step], accumulation: int, processes: int) -> dict[StepKind, Shape]:
-        """Of each kind the micro-batch of the most padded tokens, with the longest answers of any."""
+        """Of each kind the micro-batch of the most padded tokens, with the answers of the one that has most."""
         found: dict[StepKind, Shape] = {}
         for step in steps:
             for slots in split(step, self.tokens, accumulation=accumulation, processes=processes):
                 for slot in slots:
-                    lengths = [self.tokens(row) for row in slot.rows]
-                    answers = max(self._sources[source + 1][1][i] for source, i in slot.rows)
-                    shape = Shape(len(lengths), max(lengths), answers, min(lengths) < max(lengths))
+                    answers = [self._sources[source + 1][1][i] for source, i in slot.rows]
+                    shape = shape_of([self.tokens(row) for row in slot.rows], answers)
                     found[step.kind] = _larger(found.get(step.kind), shape)
         return found
 
@@ -158,14 +162,28 @@ def measured_shape(plans: Sequence[StageSteps], together: int) -> Shape | None:
     for plan in plans:
         for start in range(0, len(plan.kept), together):
             places = plan.kept[start : start + together]
-            lengths = [plan.rows.tokens[i] for i in places]
-            answers = max(plan.rows.answers[i] for i in places)
-            largest = _larger(largest, Shape(len(lengths), max(lengths), answers, min(lengths) < max(lengths)))
+            shape = shape_of([plan.rows.tokens[i] for i in places], [plan.rows.answers[i] for i in places])
+            largest = _larger(largest, shape)
     return largest
 
 
+def drawn_shape(plans: Sequence[StageSteps], rows: int) -> Shape | None:
+    """The largest forward of up to `rows` kept rows that are drawn at random while a later task is learned."""
+    last = max((place for place, plan in enumerate(plans) if plan.rows.learn), default=0)
+    kept = [(plan.rows.tokens[i], plan.rows.answers[i]) for plan in plans[:last] for i in plan.kept]
+    if not kept:
+        return None
+    longest = sorted(kept, reverse=True)[:rows]
+    return shape_of([tokens for tokens, _ in longest], sorted((answers for _, answers in kept), reverse=True)[:rows])
+
+
+def shape_of(lengths: Sequence[int], answers: Sequence[int]) -> Shape:
+    """The forward of rows of these lengths: so many answer tokens each that they are as many together."""
+    return Shape(len(lengths), max(lengths), math.ceil(sum(answers) / len(answers)), min(lengths) < max(lengths))
+
+
 def largest_of(shapes: Sequence[Shape | None]) -> Shape | None:
-    """The one of the most padded tokens, with the longest answers of any; None where there is none."""
+    """The one of the most padded tokens, with the answers of the one that has most; None where there is none."""
     found: Shape | None = None
     for shape in shapes:
         found = found if shape is None else _larger(found, shape)
@@ -176,7 +194,8 @@ def _larger(one: Shape | None, other: Shape) -> Shape:
     if one is None:
         return other
     larger = max(one, other, key=lambda shape: (shape.rows * shape.length, shape.padded))
-    return Shape(larger.rows, larger.length, min(larger.length, max(one.answers, other.answers)), larger.padded)
+    answers = math.ceil(max(shape.rows * shape.answers for shape in (one, other)) / larger.rows)
+    return Shape(larger.rows, larger.length, min(larger.length, answers), larger.padded)
 
 
 def assumed(index: int, name: str, learn: bool, epochs: float | None, rows: int, length: int) -> StageRows:

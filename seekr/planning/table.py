@@ -134,8 +134,8 @@ def totals(plan: Plan) -> list[str]:
         f"kept     {sum(kept.rows for kept in plan.kept):,} rows of past tasks with their teachers, "
         f"{readable_bytes(sum(kept.total for kept in plan.kept))}",
         f"disk     {readable_bytes(disk.stages)} for the weights of {saved} (keep_stages: "
-        f"{plan.run.config.keep_stages}), {readable_bytes(disk.checkpoints)} more for checkpoints while a task is "
-        "learned",
+        f"{plan.run.config.keep_stages}), {readable_bytes(disk.checkpoints)} more for {disk.most_checkpoints} "
+        f"checkpoint{'s' * (disk.most_checkpoints > 1)} while a task is learned",
     ]
 
 

@@ -146,7 +146,7 @@ def test_a_step_is_the_same_however_it_is_cut(tmp_path: Path, cuts: list[list[in
 def test_nothing_of_the_quadratic_stays_in_memory_between_forward_and_backward(tmp_path: Path) -> None:
     method = Ewc(penalty_weight=1.0)
     model = llama_after_two_tasks(method, tmp_path)
-    kept = method._kept
+    kept = method.quadratic
     assert kept is not None
     assert not any(isinstance(value, Tensor) for value in vars(kept).values())
     saved: list[Tensor] = []
@@ -171,7 +171,7 @@ def test_the_backward_comes_to_the_penalty_when_that_of_the_model_is_done(tmp_pa
         output.register_hook(lambda gradient: order.append("first activation"))
 
     model.get_input_embeddings().register_forward_hook(watch)
-    kept = method._kept
+    kept = method.quadratic
     assert kept is not None
     parts = method.task_loss(model, task_batch(toy_samples(3), [0, 1, 2]))
     read = kept.read

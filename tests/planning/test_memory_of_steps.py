@@ -15,6 +15,7 @@ from seekr.errors import InputError
 from seekr.memory import KeptSample
 from seekr.methods import Method, Sequential, make_method
 from seekr.planning.live import GRADIENTS, LOGITS, MAPS, WEIGHTS
+from seekr.planning.moments import task_step
 from seekr.planning.paper import BEFORE, OPTIMIZER, Paper
 from seekr.planning.rows import Shape
 from seekr.planning.scaling import Steps
@@ -81,7 +82,7 @@ def real_step(method: Method, model: LlamaForCausalLM, *, lengths: tuple[int, ..
 def test_a_task_step_holds_what_the_allocator_hands_out(checkpointing: bool, padded: bool, attention: str) -> None:
     on_paper = paper()
     on_paper.attention = attention
-    windows = on_paper.task_step(Shape(ROWS, LENGTH, ANSWERS, padded), checkpointing=checkpointing)
+    windows = task_step(on_paper, Shape(ROWS, LENGTH, ANSWERS, padded), checkpointing=checkpointing)
     parts = max(windows.values(), key=lambda parts: sum(parts.values()))
     torch.manual_seed(0)
     model = LlamaForCausalLM(config())
@@ -97,7 +98,7 @@ def test_no_map_is_built_but_by_eager_attention() -> None:
 
     def maps(attention: str) -> int:
         on_paper.attention = attention
-        windows = on_paper.task_step(shape, checkpointing=False)
+        windows = task_step(on_paper, shape, checkpointing=False)
         return max(windows.values(), key=lambda parts: sum(parts.values())).get(MAPS, 0)
 
     assert maps("sdpa") == maps("flash_attention_2") == 0
@@ -119,7 +120,7 @@ def test_a_deep_model_is_what_its_layers_add_up_to(half: bool, lora: Any, accumu
         return paper(config(num_hidden_layers=5), layers=layers, **settings)
 
     for checkpointing in (False, True):
-        for step, shape in (("task_step", Shape(2, 200, 90, True)), ("measuring", Shape(2, 24, 8, False))):
+        for step, shape in (("task_step", Shape(2, 200, 90, True)), ("measure_heads", Shape(2, 24, 8, False))):
             counted = getattr(EveryLayer(whole, make), step)(shape, checkpointing=checkpointing)
             grown = getattr(Steps(whole, make), step)(shape, checkpointing=checkpointing)
             assert sum(grown.values()) == pytest.approx(sum(counted.values()), rel=1e-6)
@@ -152,7 +153,7 @@ def test_distillation_and_a_second_model_are_counted() -> None:
     with_maps = sum(steps.replay_step(shape, checkpointing=False).values())
     without = sum(plain.replay_step(shape, checkpointing=False).values())
     assert with_maps > without
-    assert steps.measuring(shape, checkpointing=False)["model before the task"] == kept.weights
+    assert steps.measure_heads(shape, checkpointing=False)["model before the task"] == kept.weights
 
 
 def test_what_is_no_language_model_is_refused() -> None:
