@@ -28,11 +28,12 @@ from seekr.planning.rows import Shape
 from seekr.planning.stand_ins import divergence, with_kept
 from seekr.training.gradient_share import gradient_shares
 
-BEFORE_FORWARD, LATE_LAYERS, BETWEEN, FIRST_LAYER = "before the forward", "late layers", "between", "first layer"
+BEFORE, FORWARD, SHARES = "before the forward", "forward", "gradient shares"
+LATE_LAYERS, BETWEEN, FIRST_LAYER = "late layers", "between", "first layer"
 SENSITIVITY, OLD_MODEL, NEW_MODEL = "sensitivity", "change, old model", "change, new model"
 Windows = dict[str, Bytes]
-"""Part of a moment → bytes at its peak; of a step: up to the last layer's backward, from the first's on, and between
-them."""
+"""Part of a moment → bytes at its peak. Of a step these are what comes before its forward, forward and losses, and the
+backward: up to the last layer's own, from the first's on, and between them."""
 
 
 def task_step(paper: Paper, shape: Shape, *, checkpointing: bool) -> Windows:
@@ -70,14 +71,16 @@ def _step(
     """`more`: the gradients of another micro-batch are there, so that this one holds the most of any; the first one,
     in which each part's gradient is measured, holds less."""
     with paper.counting(shape, checkpointing=checkpointing) as live:
-        live.window(BEFORE_FORWARD)
+        live.window(BEFORE)
         if more:
             with live.part(GRADIENTS):
                 for parameter in (p for p in paper.model.parameters() if p.requires_grad):
                     parameter.grad = torch.empty_like(parameter)
         parts = _losses(paper, kind, shape, live, heads)
         if not more:
+            live.window(SHARES)
             gradient_shares(parts, paper.model.parameters())
+        live.window(LATE_LAYERS)
         with _watching(paper, live):
             torch.stack(list(parts.values())).sum().backward()
         del parts
@@ -137,7 +140,7 @@ class _Prepared(nn.Module):
         self._paper, self._live = paper, live
 
     def forward(self, **inputs: Any) -> Any:
-        self._live.window(LATE_LAYERS)
+        self._live.window(FORWARD)
         with self._paper.precision():
             output = self.model(**inputs)
         if self._paper.arguments.bf16 or self._paper.arguments.fp16:

@@ -24,6 +24,13 @@ from seekr.planning.sharding import GATHERED, ways
 VOCABULARY, LENGTH, ROWS, ANSWERS = 3000, 160, 2, 60
 
 
+class EveryLayer(Steps):
+    """Counts every layer."""
+
+    def _alike(self) -> bool:
+        return False
+
+
 def config(**more: Any) -> LlamaConfig:
     sizes = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 6, "num_attention_heads": 4}
     return LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=2, max_position_embeddings=512, **sizes | more)
@@ -33,7 +40,7 @@ def paper(
     model: LlamaConfig | None = None,
     *,
     layers: int | None = None,
-    method: str = "sequential",
+    method: str | dict[str, Any] = "sequential",
     lora: dict[str, Any] | None = None,
     **training: Any,
 ) -> Paper:
@@ -109,11 +116,6 @@ def test_no_map_is_built_but_by_eager_attention() -> None:
 @pytest.mark.parametrize(("half", "lora", "accumulation"), [(False, None, 1), (True, None, 2), (True, {"r": 4}, 1)])
 def test_a_deep_model_is_what_its_layers_add_up_to(half: bool, lora: Any, accumulation: int) -> None:
     settings = {"lora": lora, "bf16": half, "gradient_accumulation_steps": accumulation}
-
-    class EveryLayer(Steps):
-        def _alike(self) -> bool:
-            return False
-
     whole = paper(config(num_hidden_layers=5), **settings)
 
     def make(layers: int) -> Paper:
@@ -124,6 +126,24 @@ def test_a_deep_model_is_what_its_layers_add_up_to(half: bool, lora: Any, accumu
             counted = getattr(EveryLayer(whole, make), step)(shape, checkpointing=checkpointing)
             grown = getattr(Steps(whole, make), step)(shape, checkpointing=checkpointing)
             assert sum(grown.values()) == pytest.approx(sum(counted.values()), rel=1e-6)
+
+
+@pytest.mark.parametrize(("lora", "accumulation"), [(None, 1), (None, 2), ({"r": 4}, 2)])
+def test_layers_that_distil_are_what_their_kinds_add_up_to(lora: Any, accumulation: int) -> None:
+    """Heads are spread as 1, 1, 2, 1, 2, 1, 2 over the first seven of nine layers."""
+
+    def make(layers: int | None = None) -> Paper:
+        method = {"name": "seekr", "head_budget": 10, "query_budget": 50}
+        return paper(
+            config(num_hidden_layers=9), layers=layers, method=method, lora=lora,
+            gradient_accumulation_steps=accumulation,
+        )  # fmt: skip
+
+    whole = make()
+    for checkpointing in (False, True):
+        counted = EveryLayer(whole, make).replay_step(Shape(2, 200, 90, True), checkpointing=checkpointing)
+        grown = Steps(whole, make).replay_step(Shape(2, 200, 90, True), checkpointing=checkpointing)
+        assert sum(grown.values()) == pytest.approx(sum(counted.values()), rel=1e-6)
 
 
 def test_logits_are_in_float32_whatever_the_model_computes_in() -> None:
