@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig
 
 from seekr.arguments import check_lora, training_arguments
 from seekr.batches import MicroBatch, collate
 from seekr.errors import InputError
+from seekr.losses import TopLogits
 from seekr.memory import KeptSample
-from seekr.methods import Method, Sequential, make_method
+from seekr.methods import Ewc, Lwf, Method, Sequential, make_method
+from seekr.methods.ewc import Quadratic
 from seekr.planning.live import GRADIENTS, LOGITS, MAPS, WEIGHTS
 from seekr.planning.moments import task_step
 from seekr.planning.paper import BEFORE, OPTIMIZER, Paper
@@ -78,7 +81,7 @@ def real_step(method: Method, model: LlamaForCausalLM, *, lengths: tuple[int, ..
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def run() -> None:
-        method.task_loss(model, batch)["task"].backward()
+        torch.stack(list(method.task_loss(model, batch).values())).sum().backward()
 
     return allocated(run)
 
@@ -97,6 +100,45 @@ def test_a_task_step_holds_what_the_allocator_hands_out(checkpointing: bool, pad
     lengths = (LENGTH, LENGTH - 20 * padded)
     found = real_step(Sequential(), model, lengths=lengths, checkpointing=checkpointing)
     assert sum(parts.values()) - parts[WEIGHTS] == pytest.approx(found, rel=0.03)
+
+
+class RandomQuadratic(Quadratic):
+    """A penalty on every weight of a model, of numbers that are made when they are read."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self.constant = 0.0
+
+    def read(self, name: str) -> tuple[Tensor, Tensor]:
+        return torch.rand(self.shapes[name]), torch.rand(self.shapes[name])
+
+
+class RandomResponses:
+    def logits(self, sample: int) -> TopLogits:
+        ids = torch.randint(VOCABULARY, (ANSWERS, 128), dtype=torch.int32)
+        return TopLogits(ids, torch.rand(ANSWERS, 128) - 20)
+
+
+@pytest.mark.parametrize("name", ["ewc", "lwf"])
+def test_what_a_method_adds_to_a_task_step_is_what_the_allocator_hands_out(name: str) -> None:
+    """Two gradients of one tensor are added in place in a run, and to a third one on paper."""
+    on_paper = paper(method=name)
+    windows = task_step(on_paper, Shape(ROWS, LENGTH, ANSWERS, False), checkpointing=False)
+    parts = max(windows.values(), key=lambda parts: sum(parts.values()))
+    torch.manual_seed(0)
+    model, method = LlamaForCausalLM(config()), make_method(name)
+    if isinstance(method, Ewc):
+        method.held, method.quadratic = list(model.named_parameters()), RandomQuadratic(model)
+    if isinstance(method, Lwf):
+        method.responses = RandomResponses()  # type: ignore[assignment]
+    found = real_step(method, model, lengths=(LENGTH,) * ROWS, checkpointing=False)
+    assert sum(parts.values()) - parts[WEIGHTS] == pytest.approx(found, rel=0.08)
+
+
+def test_a_reference_gradient_lies_beside_that_of_the_step() -> None:
+    on_paper = paper(method="agem")
+    parts = Steps(on_paper, lambda n: on_paper).reference_step(Shape(2, 8, 4, False), checkpointing=False)
+    assert parts[GRADIENTS] > 1.5 * on_paper.trained_bytes
 
 
 def test_no_map_is_built_but_by_eager_attention() -> None:

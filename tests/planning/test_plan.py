@@ -11,7 +11,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig
+from transformers import LlamaConfig, TrainerCallback
 
 import seekr
 from seekr.attention.rows import QueryKeyRows
@@ -19,8 +19,10 @@ from seekr.attention.stored import encode
 from seekr.attention.tap import Geometry
 from seekr.cli import main
 from seekr.config import make_config, resolve_paths
+from seekr.learner import run_request
 from seekr.planning.kept import LayerTeacher, attention_bytes
 from seekr.planning.plan import make_plan
+from seekr.preparation import Request
 
 METHOD = {"name": "seekr", "replay_ratio": 0.25, "query_budget": 4}
 TRAINING = {"per_device_train_batch_size": 4, "num_train_epochs": 1.5}
@@ -63,6 +65,38 @@ def test_steps_kept_bytes_and_disk_are_those_of_the_run(raw: dict[str, Any], tmp
         weights = (stage.folder / "model" / "model.safetensors").stat().st_size
         assert plan.disk.one_stage == pytest.approx(weights, rel=0.02)
     assert plan.disk.stages == 2 * plan.disk.one_stage
+
+
+@pytest.mark.parametrize(("limit", "most"), [(None, 5), (1, 2), (2, 3)])
+def test_checkpoints_are_as_many_as_a_run_has_at_a_time(raw: dict[str, Any], limit: int | None, most: int) -> None:
+    """Where none was to be deleted, two were planned."""
+
+    class Seen(TrainerCallback):
+        most = 0
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.most = max(self.most, len(list(Path(args.output_dir).glob("checkpoint-*"))))
+
+    seen = Seen()
+    training = {"per_device_train_batch_size": 4, "num_train_epochs": 2, "save_steps": 2, "save_total_limit": limit}
+    raw |= {"training": training, "method": "sequential", "tasks": raw["tasks"][:1]}
+    raw["tasks"][0] |= {"num_train_epochs": 2.25}
+    config = resolve_paths(make_config(raw, "test"), Path.cwd())
+    assert make_plan(config).disk.most_checkpoints == most
+    run_request(Request(config, callbacks=[seen]))
+    assert seen.most == most
+
+
+@pytest.mark.parametrize("name", ["ewc", "lwf", "agem", "hft", "olora", "on_policy_replay", "l2p"])
+def test_methods_are_planned_and_what_is_not_counted_is_said(raw: dict[str, Any], name: str) -> None:
+    kept = {"replay_ratio": 0.25} if name in ("agem", "on_policy_replay") else {}
+    plan = plan_of(raw | {"method": {"name": name, **kept}})
+    named = {"agem": "reference gradient", "on_policy_replay": "replay step"}.get(name, "task step")
+    assert named in {phase.name for phase in plan.phases}
+    assert "measuring heads" not in {phase.name for phase in plan.phases}
+    assert any(note.startswith(f"method {name}: not counted") for note in plan.notes) is (name not in ("agem", "hft"))
+    if name == "ewc":
+        assert plan.disk.one_stage == 4 * plan.stored + 8 * plan.trained
 
 
 def _tensor_bytes(path: Path) -> int:
