@@ -28,7 +28,7 @@ from seekr.planning.rows import Shape
 from seekr.planning.stand_ins import divergence, with_kept
 from seekr.training.gradient_share import gradient_shares
 
-BEFORE, FORWARD, SHARES = "before the forward", "forward", "gradient shares"
+START, FORWARD, SHARES = "before the forward", "forward", "gradient shares"
 LATE_LAYERS, BETWEEN, FIRST_LAYER = "late layers", "between", "first layer"
 SENSITIVITY, OLD_MODEL, NEW_MODEL = "sensitivity", "change, old model", "change, new model"
 Windows = dict[str, Bytes]
@@ -71,7 +71,7 @@ def _step(
     """`more`: the gradients of another micro-batch are there, so that this one holds the most of any; the first one,
     in which each part's gradient is measured, holds less."""
     with paper.counting(shape, checkpointing=checkpointing) as live:
-        live.window(BEFORE)
+        live.window(START)
         if more:
             with live.part(GRADIENTS):
                 for parameter in (p for p in paper.model.parameters() if p.requires_grad):

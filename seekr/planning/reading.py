@@ -62,13 +62,16 @@ def read_run(config: Config) -> RunOnPaper:
             f"{len(missing)} of {len(stages)} tasks are planned as train_limit rows of {max_length:,} tokens, all of "
             f"them answer: {why}"
         )
+    if config.training.get("use_liger_kernel"):
+        notes.append("use_liger_kernel: not counted; a task step's logits, which are counted, fall away by it")
     arguments = training_arguments(training, output_dir=Path(config.output_dir), seed=config.seed)
     return RunOnPaper(config, model_config, method, arguments, lora, max_length, stages, notes)
 
 
 def _on_this_machine(training: dict[str, Any]) -> dict[str, Any]:
     """Settings of a machine with a GPU, so that they can be checked on one without."""
-    return {key: value for key, value in training.items() if key != "tf32"} | {"use_cpu": True}
+    elsewhere = ("tf32", "use_liger_kernel")
+    return {key: value for key, value in training.items() if key not in elsewhere} | {"use_cpu": True}
 
 
 def _tokenizer(model: str) -> PreTrainedTokenizerBase | None:
