@@ -79,7 +79,8 @@ def encode_rows(teacher: QueryKeyRows, *, bucket: bool) -> dict[str, Tensor]:
     for logs, there, kept in _kept_blocks(teacher, bucket=bucket):
         below = logs.amax(dim=-1, keepdim=True) - logs
         if bucket:
-            rests.append(torch.where(there & ~kept, (-below).exp(), 0).sum(dim=-1).to(torch.float16))
+            rest = torch.where(there & ~kept, (-below).exp(), 0).sum(dim=-1)
+            rests.append(rest.clamp_max(torch.finfo(torch.float16).max).to(torch.float16))
             flags.append(kept[:, there])
         seen = torch.where(kept & (below <= _RANGE), below, 0)
         # The stored step is what the codes are made with, or a long row would drift by its rounding.

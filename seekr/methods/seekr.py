@@ -56,8 +56,8 @@ class Seekr(Derpp):
         entries: "visible" (the map's own) or "all" (also above the diagonal, released code), for sensitivity.
         reduction: "per_sample" = mean over each sample's layers, then over samples; "per_layer" = mean over the samples
             that use a layer, then over the layers that any sample of the step uses (released code).
-        teacher_form: how attention is kept: "exact", in few bits as "query_key" or "rows", or "auto" (exact
-            where that is a trifle, else the smaller one).
+        teacher_form: how attention is kept: "exact", in few bits as "query_key", "rows" or "top" (a row's
+            largest entries), or "auto" (exact where that is a trifle, else the smallest that keeps the gradient).
 
     Source: SEEKR, arXiv 2411.06171.
     """

@@ -82,6 +82,8 @@ class Live(TorchDispatchMode):
             return 1.0 if args[0].is_floating_point() else 1
         if func is _aten.nonzero.default:
             result = args[0].new_empty((self._chosen(args[0]), args[0].dim()), dtype=torch.long)
+        elif func is _aten._unique2.default:  # positions of answers, where a model takes no mask of places
+            result = args[0].new_empty(self._answers), torch.empty_like(args[0]), args[0].new_empty(0)
         else:
             if func in (_aten.index.Tensor, _aten.index_put_.default, _aten.index_put.default):
                 args = (args[0], self._places(args[1]), *args[2:])
