@@ -66,7 +66,7 @@ def bench_table(rows: list[dict[str, Any]], *, wide: bool = True) -> Table:
     shown = len(cells.headings) if wide else len(cells.headings) - 1
     table = plain_table("")
     for heading in cells.headings[:shown]:
-        number = heading.startswith(("×", "time", "memory"))
+        number = heading.startswith(("×", "time", "bytes"))
         table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number)
     for row in cells.rows:
         table.add_row(*row[:shown])

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+Way = tuple[str, int | None]
+"""How a step is taken: "plain", "seekr" or "eager" (by built maps), and the query budget."""
+
 
 @dataclass(frozen=True)
 class Shape:

@@ -21,8 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from seekr.bench.shapes import Shape, shapes_here
-from seekr.bench.worker import Way
+from seekr.bench.shapes import Shape, Way, shapes_here
 
 STEPS = 5
 WAYS: tuple[Way, ...] = (("plain", None), ("seekr", None), ("seekr", 100), ("eager", None))

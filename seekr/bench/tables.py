@@ -9,7 +9,7 @@ from seekr.report.terminal import readable_bytes
 
 Rows = list[dict[str, Any]]
 
-HEADINGS = ["what", "case", "time", "× time", "memory or bytes", "× memory", ""]
+HEADINGS = ["what", "case", "time", "× time", "bytes", "× bytes", ""]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _divergence_lines(rows: Rows) -> list[list[str]]:
                 f"{row['heads']} heads, {row['key_heads']} of keys, {row['length']} tokens: {ways[row['path']]}",
                 _time(row["seconds"]),
                 f"{row['seconds'] / base['seconds']:.2f}",
-                readable_bytes(row["peak_bytes"]),
+                "" if row["peak_bytes"] is None else readable_bytes(row["peak_bytes"]),
                 "",
                 speed + built,
             ]

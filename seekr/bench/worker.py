@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seekr.bench.meters import held_bytes, own_code, peak_bytes, reset_peak, timed
-from seekr.bench.shapes import Shape
-
-Way = tuple[str, int | None]
-""""plain", "seekr" or "eager" (by built maps), and the query budget."""
+from seekr.bench.shapes import Shape, Way
 
 
 def remember(folder: Path, shape: Shape, length: int, queries: int | None) -> None:
