@@ -39,7 +39,7 @@ def _step_lines(rows: Rows) -> list[list[str]]:
     for row in rows:
         base = plain[row["model"], row["length"]]
         seekr = f"seekr, {row['queries'] or 'all'} queries"
-        way = {"plain": "no attention", "eager": "built maps"}.get(row["path"], seekr)
+        way = {"plain": "no attention loss", "eager": "built maps"}.get(row["path"], seekr)
         case = f"{row['model']}, {row['length']} tokens: {way}"
         if row["seconds"] is None:
             found.append(["replay step", case, "", "", "does not fit", "", ""])
