@@ -201,6 +201,7 @@ def measure(raw: dict[str, Any]) -> dict[str, Any]:
     """Processor seconds of each optimizer step, this process's high-water mark and what it holds at the end."""
     from transformers import TrainerCallback
 
+    from seekr.bench.meters import held_bytes, peak_bytes
     from seekr.learner import run_request
     from seekr.preparation import Request
 
@@ -220,15 +221,7 @@ def measure(raw: dict[str, Any]) -> dict[str, Any]:
     clock = Clock()
     run_request(Request(configuration(raw), callbacks=[clock]))
     shutil.rmtree(raw["output_dir"])
-    return {"step_seconds": clock.spent, "peak_bytes": _status("VmHWM"), "resident_bytes": _status("VmRSS")}
-
-
-def _status(field: str) -> int:
-    """Bytes of VmRSS (now) or VmHWM (high-water mark) of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"this system does not report {field}; the check runs on Linux")
+    return {"step_seconds": clock.spent, "peak_bytes": peak_bytes("cpu"), "resident_bytes": held_bytes("cpu")}
 
 
 if __name__ == "__main__":
