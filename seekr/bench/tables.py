@@ -33,6 +33,19 @@ def bench_cells(rows: Rows) -> Cells:
     return Cells(HEADINGS, [line for kind in kinds for line in lines[kind]([r for r in rows if r["what"] == kind])])
 
 
+def _line(
+    what: str,
+    case: str,
+    *,
+    seconds: float | None = None,
+    slower: str = "",
+    size: str = "",
+    larger: str = "",
+    note: str = "",
+) -> list[str]:
+    return [what, case, "" if seconds is None else _time(seconds), slower, size, larger, note]
+
+
 def _step_lines(rows: Rows) -> list[list[str]]:
     plain = {(row["model"], row["length"]): row for row in rows if row["path"] == "plain"}
     found = []
@@ -42,12 +55,15 @@ def _step_lines(rows: Rows) -> list[list[str]]:
         way = {"plain": "no attention loss", "eager": "built maps"}.get(row["path"], seekr)
         case = f"{row['model']}, {row['length']} tokens: {way}"
         if row["seconds"] is None:
-            found.append(["replay step", case, "", "", "does not fit", "", ""])
+            found.append(_line("replay step", case, size="does not fit"))
             continue
-        seconds, peak = row["seconds"], row["peak_bytes"]
         own = f"own code {row['own_share']:.1%} of it" if row.get("own_share") else ""
-        ratios = f"{seconds / base['seconds']:.2f}", f"{peak / base['peak_bytes']:.2f}"
-        found.append(["replay step", case, _time(seconds), ratios[0], readable_bytes(peak), ratios[1], own])
+        ratios = [f"{row[key] / base[key]:.2f}" for key in ("seconds", "peak_bytes")]
+        peak = readable_bytes(row["peak_bytes"])
+        line = _line(
+            "replay step", case, seconds=row["seconds"], slower=ratios[0], size=peak, larger=ratios[1], note=own
+        )
+        found.append(line)
     return found
 
 
@@ -58,17 +74,15 @@ def _divergence_lines(rows: Rows) -> list[list[str]]:
         base = next(r for r in rows if r["path"] == "attention" and _case(r) == _case(row))
         speed = f"{row['operations'] / row['seconds'] / 1e12:.3g} TFLOP/s"
         built = "" if row["path"] == "attention" else f"; built maps: {readable_bytes(row['built_bytes'])}"
-        found.append(
-            [
-                "layer, both passes",
-                f"{row['heads']} heads, {row['key_heads']} of keys, {row['length']} tokens: {ways[row['path']]}",
-                _time(row["seconds"]),
-                f"{row['seconds'] / base['seconds']:.2f}",
-                "" if row["peak_bytes"] is None else readable_bytes(row["peak_bytes"]),
-                "",
-                speed + built,
-            ]
+        line = _line(
+            "layer, both passes",
+            f"{row['heads']} heads, {row['key_heads']} of keys, {row['length']} tokens: {ways[row['path']]}",
+            seconds=row["seconds"],
+            slower=f"{row['seconds'] / base['seconds']:.2f}",
+            size="" if row["peak_bytes"] is None else readable_bytes(row["peak_bytes"]),
+            note=speed + built,
         )
+        found.append(line)
     return found
 
 
@@ -80,45 +94,38 @@ def _task_step_lines(rows: Rows) -> list[list[str]]:
     base = next(row for row in rows if row["path"] == "padded")["seconds"]
     ways = {"padded": "padded rows, all logits", "seekr": "seekr"}
     return [
-        [
+        _line(
             "task step",
             f"{row['model']}, {row['tokens']} tokens: {ways[row['path']]}",
-            _time(row["seconds"]),
-            f"{row['seconds'] / base:.2f}",
-            "",
-            "",
-            f"{row['tokens'] / row['seconds']:,.0f} tokens a second",
-        ]
+            seconds=row["seconds"],
+            slower=f"{row['seconds'] / base:.2f}",
+            note=f"{row['tokens'] / row['seconds']:,.0f} tokens a second",
+        )
         for row in rows
     ]
 
 
 def _bytes_lines(rows: Rows) -> list[list[str]]:
     return [
-        [
+        _line(
             "kept of a sample",
-            f"{row['form']}, {'all' if row['queries'] is None else row['queries']} queries",
-            "",
-            "",
-            readable_bytes(row["bytes"]),
-            f"{row['bytes'] / row['released_bytes']:.3f}",
-            f"error of the loss {row['loss_error']:.1e}, cosine of its gradient {row['gradient_cosine']:.4f}",
-        ]
+            f"{row['form']}, {row['queries'] or 'all'} queries",
+            size=readable_bytes(row["bytes"]),
+            larger=f"{row['bytes'] / row['released_bytes']:.3f}",
+            note=f"error of the loss {row['loss_error']:.1e}, cosine of its gradient {row['gradient_cosine']:.4f}",
+        )
         for row in rows
     ]
 
 
 def _sensitivity_lines(rows: Rows) -> list[list[str]]:
     return [
-        [
+        _line(
             "sensitivity of a layer",
             f"{row['length']} tokens",
-            _time(row["seconds"]),
-            "",
-            "",
-            "",
-            f"{row['seconds'] / row['length'] * 1e6:.1f} µs a token",
-        ]
+            seconds=row["seconds"],
+            note=f"{row['seconds'] / row['length'] * 1e6:.1f} µs a token",
+        )
         for row in rows
     ]
 
