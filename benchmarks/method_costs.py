@@ -21,8 +21,18 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from random_model import write_random_model
+
 ROUNDS = 3
 ROWS, BATCH, RATIO, JOINED = 48, 8, 0.125, 9
+SIZES = {
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 512,
+}
 MEASURED = ("step_seconds", "task_seconds", "peak_bytes")
 
 
@@ -41,7 +51,7 @@ def main() -> None:
 
     methods = arguments.methods or list(METHODS)
     folder = arguments.output_dir
-    make_model(folder / "model")
+    write_random_model(folder / "model", **SIZES)
     runs: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     for number in range(ROUNDS):
         for method in methods:
@@ -65,31 +75,6 @@ def facts(kind: Any) -> dict[str, Any]:
         "old_data": "all" if kind.joint else "generated" if kind.generates else "rows" if kind.keeps else "none",
         "told_task": kind.tell_task is not Method.tell_task,
     }
-
-
-def make_model(folder: Path) -> None:
-    """A random Llama with the built-in tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    from seekr.builtin import builtin_model
-
-    tokenizer = AutoTokenizer.from_pretrained(builtin_model())
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=512,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def in_a_process(method: str, folder: Path) -> dict[str, Any]:

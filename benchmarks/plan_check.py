@@ -22,11 +22,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from random_model import write_random_model
+
 ROWS, BATCH, RATIO = 12, 2, 0.5
 MODELS = {
     "10M": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 8, "vocab_size": 8192},
     "47M": {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 12, "vocab_size": 8192},
 }
+HEADS_AND_POSITIONS = {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 1024}
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def main() -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for name in MODELS:
-        make_model(folder / name, MODELS[name])
+        write_random_model(folder / name, model_max_length=1024, **MODELS[name], **HEADS_AND_POSITIONS)
     rows = []
     for case in CASES:
         if case.name in arguments.cases:
@@ -162,29 +165,6 @@ def rows_file(folder: Path, task: str, length: int, count: int) -> Path:
         json.dumps([{"prompt": text[: len(text) // 2], "answer": text[len(text) // 2 :]} for text in texts])
     )
     return path
-
-
-def make_model(folder: Path, sizes: dict[str, int]) -> None:
-    """A random Llama with the built-in tokenizer, and a vocabulary larger than that one's."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    from seekr.builtin import builtin_model
-
-    tokenizer = AutoTokenizer.from_pretrained(builtin_model())
-    tokenizer.model_max_length = 1024
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        **sizes,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=1024,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def in_a_process(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
