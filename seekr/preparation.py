@@ -122,6 +122,16 @@ def prepare(request: Request) -> Prepared:
         return _prepare(request)
 
 
+def check_settings(
+    config: Config, method: Method, tasks: list[Task], training: dict[str, Any]
+) -> tuple[dict[str, Any], LoraConfig | None, list[Task]]:
+    """The settings of training and of the adapter, checked, and the tasks in their order. Raises InputError."""
+    training = check_training(training)
+    lora = check_lora(method.lora_settings(config.lora))
+    method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
+    return training, lora, order_tasks(tasks, joint=method.joint)
+
+
 def _prepare(request: Request) -> Prepared:
     from seekr.methods import make_method
     from seekr.models import load_config_of, load_tokenizer
@@ -135,10 +145,7 @@ def _prepare(request: Request) -> Prepared:
     method = request.method or make_method(config.method)
     check_sharding(method, config.training)
     check_launch(config.training)
-    training = check_training(config.training)
-    lora = check_lora(method.lora_settings(config.lora))
-    method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
-    tasks = order_tasks(tasks, joint=method.joint)
+    training, lora, tasks = check_settings(config, method, tasks, config.training)
     model_config = load_config_of(config.model)
     tokenizer = load_tokenizer(config.model)
     learned = sum(task.learn for task in tasks)

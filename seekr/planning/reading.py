@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr.arguments import check_lora, check_training, training_arguments
+from seekr.arguments import training_arguments
 from seekr.config import Config, make_tasks
 from seekr.errors import InputError
 from seekr.models import load_config_of, load_tokenizer
 from seekr.planning.rows import StageRows, assumed, together
-from seekr.task_data import JOINT, PlannedStage, order_tasks, read_task
+from seekr.preparation import check_settings
+from seekr.task_data import JOINT, PlannedStage, read_task
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -44,11 +45,7 @@ def read_run(config: Config) -> RunOnPaper:
     from seekr.tasks import max_length_of
 
     method = make_method(config.method)
-    training = check_training(_on_this_machine(config.training))
-    lora = check_lora(method.lora_settings(config.lora))
-    tasks = make_tasks(config)
-    method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
-    tasks = order_tasks(tasks, joint=method.joint)
+    training, lora, tasks = check_settings(config, method, make_tasks(config), _on_this_machine(config.training))
     model_config = load_config_of(config.model)
     tokenizer = _tokenizer(config.model)
     learned = sum(task.learn for task in tasks)
