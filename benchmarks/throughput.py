@@ -29,7 +29,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROWS, BATCH, SHORTEST, LONGEST, VOCABULARY = 64, 16, 20, 512, 8192
+from seekr.bench.task_step import LONGEST, ragged_lengths
+
+ROWS, BATCH, VOCABULARY = 64, 16, 8192
 TRAINERS: dict[str, dict[str, Any]] = {
     "seekr": {},
     "TRL": {},
@@ -167,7 +169,7 @@ def rows(answers: float) -> list[tuple[list[int], int]]:
     import numpy as np
 
     draw = np.random.default_rng(0)
-    lengths = np.clip(np.exp(draw.normal(np.log(100), 0.8, ROWS)), SHORTEST, LONGEST).astype(int)
+    lengths = ragged_lengths(draw, ROWS)
     return [(draw.integers(3, VOCABULARY, length).tolist(), int(length * (1 - answers))) for length in lengths]
 
 

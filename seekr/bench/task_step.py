@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from seekr.bench.meters import timed
 from seekr.bench.shapes import Shape, shapes_here
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ROWS, MICRO_BATCH, SHORTEST, LONGEST = 16, 4, 20, 512
 STEPS = 5
@@ -23,6 +26,13 @@ def task_step_rows(console: Console) -> list[dict[str, Any]]:
         return _measure(shapes_here()[0])
 
 
+def ragged_lengths(draw: np.random.Generator, count: int) -> np.ndarray:
+    """Tokens of rows, as data sets have them: log-normal with a median of 100, from SHORTEST to LONGEST."""
+    import numpy as np
+
+    return np.clip(np.exp(draw.normal(np.log(100), 0.8, count)), SHORTEST, LONGEST).astype(int)
+
+
 def _measure(shape: Shape) -> list[dict[str, Any]]:
     import numpy as np
     import torch
@@ -35,7 +45,7 @@ def _measure(shape: Shape) -> list[dict[str, Any]]:
     from seekr.training.rows import Rows
 
     draw = np.random.default_rng(0)
-    lengths = np.clip(np.exp(draw.normal(np.log(100), 0.8, ROWS)), SHORTEST, LONGEST).astype(int)
+    lengths = ragged_lengths(draw, ROWS)
     samples = []
     for length in lengths:
         ids = draw.integers(3, shape.vocabulary, length).astype(np.int32)
