@@ -25,7 +25,7 @@ from seekr.errors import InputError
 from seekr.fingerprints import hash_file
 from seekr.losses import TopLogits
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,10 @@ def _read_about(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}, line {error.lineno}: broken JSON; restore it or learn the task again") from None
     version = about.get("version") if isinstance(about, dict) else None
     if version != VERSION:
-        raise InputError(f"{path}: version {version!r} of the memory format; this seekr reads {VERSION}")
+        raise InputError(
+            f"{path}: version {version!r} of the memory format, and this seekr reads {VERSION}; "
+            "use the seekr that wrote it, or learn the task again"
+        )
     missing = {"tokenizer", "model", "heads", "samples", "samples_sha256", "shards", "layers", "forms"} - about.keys()
     if missing:
         raise InputError(f"{path}: {', '.join(sorted(missing))} missing; restore it or learn the task again")

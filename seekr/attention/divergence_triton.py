@@ -18,7 +18,7 @@ from triton import knobs
 
 from seekr.attention.divergence import Gradients, SampleTeacher, divergence_by
 from seekr.attention.kernels import divergence_by_queries, gradient_by_keys
-from seekr.attention.map_rows import ZERO, StoredRows
+from seekr.attention.map_rows import ZERO, StoredRows, visible
 from seekr.attention.rows import LOG_ZERO, MapRows, QueryKeyRows, key_heads_of
 from seekr.attention.tap import AttentionCall
 
@@ -48,7 +48,7 @@ def _sample_divergence(
     sink = None if student.sink is None else student.sink.float().contiguous()
     teacher = _read(target.rows)
     teacher_sink, rest = teacher.pop("teacher_sink"), teacher.pop("rest")
-    rows, keys, warps = _block_sizes(query.dtype, size)
+    rows, keys, warps, stages = _block_sizes(query.dtype, size)
     values = query.new_empty(heads, queries, dtype=torch.float32)
     # Of student and teacher: each row's largest score, and the logarithm of its sum after that is taken off; and what
     # the gradient in the bucket is multiplied by.
@@ -59,7 +59,7 @@ def _sample_divergence(
         "heads": heads, "queries": queries, "length": length, "window": window, "scaling": call.geometry.scaling,
         "softcap": call.geometry.softcap or 1.0, "scale": call.geometry.scaling / values.numel(),
         "SIZE": size, "PADDED": max(16, triton.next_power_of_2(size)), "ROWS": rows, "KEYS": keys,
-        "SOFTCAP": call.geometry.softcap is not None, "num_warps": warps,
+        "SOFTCAP": call.geometry.softcap is not None, "num_warps": warps, "num_stages": stages,
         # The difference of two probabilities may lie below the range of float16, and is at most 1.
         "LIFT": 2.0**15 if query.dtype == torch.float16 else 1.0,
     }  # fmt: skip
@@ -105,7 +105,7 @@ def _read(rows: MapRows) -> dict[str, Any]:
     codes, step, entries = rows.codes.contiguous(), rows.step.contiguous(), rows.codes.shape[1]
     sink = step
     if rows.sink:
-        last = codes[:, torch.cat([rows.starts[1:], rows.starts.new_full((1,), entries)]) - 1]
+        last = codes[:, rows.starts + visible(rows.positions, rows.geometry.window)[1]]
         sink = (last.float() * -step.float()).masked_fill_(last == ZERO, LOG_ZERO)
     return {
         "teacher_query": codes, "teacher_key": codes, "row_scale": step, "key_scale": step, "starts": rows.starts,
@@ -120,6 +120,10 @@ def _product(tensor: Tensor) -> Tensor:
     return (tensor.float() if wide else tensor).contiguous()
 
 
-def _block_sizes(dtype: torch.dtype, size: int) -> tuple[int, int, int]:
-    """(queries, keys, warps) of a program, so that its tiles stay in registers and shared memory."""
-    return (32, 32, 4) if dtype == torch.float32 or size > 128 else (64, 64, 4)
+def _block_sizes(dtype: torch.dtype, size: int) -> tuple[int, int, int, int]:
+    """(queries, keys, warps, stages) of a program, so that its tiles stay in registers and in the shared memory of
+    consumer GPUs too, 99 KiB from compute capability 8.6 on."""
+    wide = size > 128
+    if dtype == torch.float32:
+        return (16, 16, 4, 2) if wide else (32, 32, 4, 2)
+    return (32, 32, 4, 3) if wide else (64, 64, 4, 3)

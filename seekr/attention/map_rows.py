@@ -15,6 +15,7 @@ from seekr.attention.tap import Geometry
 ZERO, REST = 255, 254  # codes of an entry that is kept as 0, and of one that is in the bucket
 _RANGE = 16.0  # nats below a row's largest entry; what is smaller is kept as 0
 _SHARE, _FEWEST = 10, 16  # of a row's visible entries one in so many is kept, and at least so many
+_GROUP = 4  # entries in a group: of one in ten, 0.25 + 1 - 0.9⁴ = 0.59 bits an entry say which they are, in place of 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,9 @@ class StoredRows:
 def encode_rows(teacher: QueryKeyRows, *, bucket: bool) -> dict[str, Tensor]:
     """Tensors of a teacher's rows; see `decode_rows`.
 
-    With a `bucket`, the largest tenth of each row's entries (and at least 16, and the sink) have codes, a bit for
-    each entry says which these are, and the others are one number. Without it every entry has a code.
+    With a `bucket`, the largest tenth of each row's entries (and at least 16, and the sink) have codes, and the others
+    are one number; a bit for each group of four entries, and one for each entry of a group that has any, say which
+    have codes. Without it every entry has one.
     """
     codes, steps, flags, rests = [], [], [], []
     for logs, there, kept in _kept_blocks(teacher, bucket=bucket):
@@ -90,7 +92,8 @@ def encode_rows(teacher: QueryKeyRows, *, bucket: bool) -> dict[str, Tensor]:
         steps.append(step)
     tensors = {"codes": torch.cat(codes, dim=1), "step": torch.cat(steps, dim=1)}
     if bucket:
-        tensors |= {"kept": _pack(torch.cat(flags, dim=1)), "rest": torch.cat(rests, dim=1)}
+        groups, kept = _pack_flags(torch.cat(flags, dim=1))
+        tensors |= {"groups": groups, "kept": kept, "rest": torch.cat(rests, dim=1)}
     if teacher.sink is not None:
         tensors["sink"] = teacher.sink
     return tensors
@@ -130,7 +133,7 @@ def decode_rows(tensors: Mapping[str, Tensor], positions: Tensor, geometry: Geom
     starts = entries.cumsum(0) - entries
     codes, rest = tensors["codes"], tensors.get("rest")
     if rest is not None:
-        flags = _unpack(tensors["kept"])[:, : int(entries.sum())]
+        flags = _unpack_flags(tensors["groups"], tensors["kept"])
         codes = torch.full_like(flags, REST, dtype=torch.uint8).masked_scatter_(flags, codes.flatten())
     return StoredRows(codes, tensors["step"].float(), positions, starts, geometry, with_sink, rest)
 
@@ -146,6 +149,12 @@ def kept_entries(count: Tensor) -> Tensor:
     return torch.minimum(count, (count // _SHARE).clamp(min=_FEWEST))
 
 
+def bits_of_flags(visible: Tensor) -> Tensor:
+    """Bits that say which of a row's `visible` entries have codes, if these lie anywhere, fewer if close."""
+    density = kept_entries(visible) / visible
+    return visible * (1 / _GROUP + 1 - (1 - density) ** _GROUP)
+
+
 def _rank(logs: Tensor, there: Tensor, sink: bool) -> Tensor:
     """Place of each entry among its row's, the largest first; the sink before all, what is not there behind all."""
     order = logs.masked_fill(~there, -float("inf"))
@@ -154,9 +163,23 @@ def _rank(logs: Tensor, there: Tensor, sink: bool) -> Tensor:
     return order.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
 
 
+def _pack_flags(flags: Tensor) -> tuple[Tensor, Tensor]:
+    """bool [heads, n] → a bit for each group, uint8 [heads, ⌈n / 32⌉], and the bits of groups that have any, uint8."""
+    flags = functional.pad(flags, (0, -flags.shape[1] % (8 * _GROUP))).reshape(len(flags), -1, _GROUP)
+    filled = flags.any(dim=-1)
+    return _pack(filled), _pack(flags[filled].flatten())
+
+
+def _unpack_flags(groups: Tensor, kept: Tensor) -> Tensor:
+    """What `_pack_flags` made, with what was filled up to a multiple of 32."""
+    filled = _unpack(groups).repeat_interleave(_GROUP, dim=1)
+    return torch.zeros_like(filled).masked_scatter_(filled, _unpack(kept))
+
+
 def _pack(flags: Tensor) -> Tensor:
-    """bool [heads, n] → uint8 [heads, ⌈n / 8⌉]."""
-    flags = functional.pad(flags, (0, -flags.shape[1] % 8)).reshape(len(flags), -1, 8)
+    """bool [..., n] → uint8 [..., ⌈n / 8⌉]."""
+    flags = functional.pad(flags, (0, -flags.shape[-1] % 8))
+    flags = flags.reshape(*flags.shape[:-1], flags.shape[-1] // 8, 8)
     weights = 2 ** torch.arange(8, dtype=torch.uint8, device=flags.device)
     return (flags.to(torch.uint8) * weights).sum(dim=-1, dtype=torch.uint8)
 
@@ -164,4 +187,4 @@ def _pack(flags: Tensor) -> Tensor:
 def _unpack(bits: Tensor) -> Tensor:
     """What `_pack` made, with what was filled up to a multiple of 8."""
     places = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    return ((bits[..., None] >> places) & 1).flatten(1).bool()
+    return ((bits[..., None] >> places) & 1).flatten(-2).bool()

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from seekr.attention.map_rows import decode_rows, encode_rows, kept_entries, kept_squares
+from seekr.attention.map_rows import bits_of_flags, decode_rows, encode_rows, kept_entries, kept_squares
 from seekr.attention.rows import MapRows, QueryKeyRows
 from seekr.attention.tap import Geometry
 
@@ -84,11 +84,12 @@ def compact_bytes(heads: int, key_heads: int, size: int, queries: int, length: i
     """Bytes of one layer of a sample in each compact form, queries being spread over a sample without a window."""
     width = 8 * math.ceil(size / 8) * 7 // 8 + 2
     visible = (length + 1) / 2
-    kept = float(kept_entries(torch.arange(1, length + 1)).float().mean())
+    rows = torch.arange(1, length + 1)
+    top = float((kept_entries(rows) + bits_of_flags(rows) / 8).mean())
     return {
         "query_key": width * (heads * queries + key_heads * length),
         "rows": heads * queries * (visible + 2),
-        "top": heads * queries * (visible / 8 + kept + 4),
+        "top": heads * queries * (top + 4),
     }
 
 

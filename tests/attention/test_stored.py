@@ -122,6 +122,15 @@ def test_packing_is_exact(size: int) -> None:
     assert torch.equal(stored._unpack(packed, size) * scale[..., None], values)
 
 
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.9, 1.0])
+@pytest.mark.parametrize(("heads", "entries"), [(1, 1), (3, 31), (2, 32), (5, 333)])
+def test_flags_come_back_from_their_groups(heads: int, entries: int, density: float) -> None:
+    flags = torch.rand(heads, entries) < density
+    back = map_rows._unpack_flags(*map_rows._pack_flags(flags))
+    assert torch.equal(back[:, :entries], flags)
+    assert not back[:, entries:].any()
+
+
 @pytest.mark.parametrize("magnitude", [0.0, 1e-2, 1.0, 1e4])
 def test_quantization_error_is_half_a_step(magnitude: float) -> None:
     values = magnitude * torch.randn(50, 13)
@@ -186,7 +195,7 @@ def test_a_bucket_by_definition(window: int | None, sink: bool) -> None:
     )
     there = seen(teacher)
     flags = torch.zeros(there.expand_as(student).shape, dtype=torch.bool)
-    flags[:, there] = map_rows._unpack(kept["kept"])[:, : int(there.sum())]
+    flags[:, there] = map_rows._unpack_flags(kept["groups"], kept["kept"])[:, : int(there.sum())]
     assert torch.equal(flags.sum(-1), torch.minimum(there.sum(-1), (there.sum(-1) // 10).clamp(min=16)).expand(6, -1))
     exact = teacher.log_probs(slice(0, length), slice(0, length)).double().exp()
     smallest = torch.where(flags, exact, 2).amin(-1)
