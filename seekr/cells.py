@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seekr.disk import write_atomically, write_json
 from seekr.processes import is_main
@@ -13,6 +13,7 @@ from seekr.scoring import METRICS, ScoreMatrix
 from seekr.stages import has_weights, stage_folder
 
 if TYPE_CHECKING:
+    from seekr.answering import Answer
     from seekr.preparation import Prepared
     from seekr.tasks import Example
 
@@ -62,13 +63,17 @@ class ScoreBook:
 
     def fill(self, cells: list[tuple[int, int]]) -> None:
         """Generates and scores cells, row by row; each is on the disk as soon as it is scored."""
+        from seekr.answering import answering
+
         for row in sorted({row for row, _ in cells}):
             columns = [column for r, column in cells if r == row]
             columns = [column for column in columns if not self._copy_from_same_model(row, column)]
             if columns:
-                model = self._load(row)
-                for column in columns:
-                    self._score(model, row, column)
+                source = self._source(row)
+                weights = None if source in (None, self.prepared.config.model) else Path(str(source))
+                with answering(self.prepared, weights) as answer:
+                    for column in columns:
+                        self._score(answer, row, column)
         self.write()
 
     def matrix(self) -> ScoreMatrix:
@@ -103,21 +108,10 @@ class ScoreBook:
         if asked == [(example.prompt_text, example.references) for example in data.test]:
             self._keep_score(row, column, predictions)
 
-    def _score(self, model: Any, row: int, column: int) -> None:
-        from seekr.evaluation import generate_answers
-
+    def _score(self, answer: Answer, row: int, column: int) -> None:
         data = self.tasks[column]
-        batch_size = self.prepared.training.get("per_device_eval_batch_size", 64)
-        self.prepared.method.tell_task(model, column)
         with bar(f"scoring {data.task.name} {self._after(row)}", len(data.test)) as advance:
-            predictions = generate_answers(
-                model,
-                self.prepared.tokenizer,
-                data.test_prompts,
-                max_new_tokens=data.task.max_new_tokens,
-                batch_size=batch_size,
-                advance=advance,
-            )
+            predictions = answer(column, advance)
         lines = (_line(example, prediction) for example, prediction in zip(data.test, predictions, strict=True))
         if is_main():
             write_atomically(self._path(row, column), "".join(lines))
@@ -155,12 +149,6 @@ class ScoreBook:
         if row == BASE:
             return "before any task"
         return "after all tasks" if self.prepared.joint else f"after {self.tasks[row].task.name}"
-
-    def _load(self, row: int) -> Any:
-        base, source = self.prepared.config.model, self._source(row)
-        weights = None if source in (None, base) else Path(str(source))
-        prepared = self.prepared
-        return prepared.on_device(lambda: prepared.method.load(base, weights, dtype=prepared.config.dtype))
 
 
 def _line(example: Example, prediction: str) -> str:

@@ -27,7 +27,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 class Config(BaseModel):
     """What `seekr learn` needs to know; the keys of the YAML file.
 
-    `training` holds fields of transformers' `TrainingArguments`, `lora` those of peft's `LoraConfig`.
+    `training` holds fields of transformers' `TrainingArguments`, `lora` those of peft's `LoraConfig`, `vllm` those of
+    vLLM's `EngineArgs`.
     Relative paths have been made absolute by `load_config`, from the YAML's folder.
     """
 
@@ -41,6 +42,7 @@ class Config(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_length: int | None = Field(default=None, ge=2)
     cells: Literal["paper", "seen", "all"] = "paper"
+    vllm: dict[str, Any] | None = None
     keep_stages: Literal["all", "last"] | PositiveInt = "all"
     seed: Seed = 0
     seeds: list[Seed] | None = None

@@ -83,7 +83,7 @@ def generate_tokens(
     """
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt without tokens cannot be answered")
-    ends = _end_tokens(model, tokenizer)
+    ends = end_tokens(model.generation_config, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     drawn = {} if temperature is None else {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     settings = GenerationConfig(
@@ -108,7 +108,7 @@ def generate_tokens(
         )
         if advance is not None:  # the other processes are at work on the batches behind this one
             advance(len(order[place * batch_size : (place + process_count()) * batch_size]))
-        return [_until_end(found, ends) for found in generated[:, ids.shape[1] :].tolist()]
+        return [until_end(found, ends) for found in generated[:, ids.shape[1] :].tolist()]
 
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     in_step = is_in_parts(model)
@@ -119,9 +119,9 @@ def generate_tokens(
     return [answers[i] for i in range(len(prompts))]
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokenizer's end token, then those that the model's generation settings name beside it (end of turn)."""
-    named = model.generation_config.eos_token_id if model.generation_config is not None else None
+def end_tokens(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokenizer's end token, then those that a model's generation settings name beside it (end of turn)."""
+    named = settings.eos_token_id if settings is not None else None
     others = named if isinstance(named, list) else [named]
     return list(dict.fromkeys(int(token) for token in (tokenizer.eos_token_id, *others) if token is not None))
 
@@ -137,7 +137,8 @@ def pad_left(prompts: Sequence[np.ndarray], pad: int, device: torch.device) -> t
     return ids.to(device), mask.to(device)
 
 
-def _until_end(answer: list[int], ends: list[int]) -> Generated:
+def until_end(answer: list[int], ends: list[int]) -> Generated:
+    """The tokens of an answer before the first that ends it."""
     stop = next((position for position, token in enumerate(answer) if token in ends), None)
     return Generated(answer, None) if stop is None else Generated(answer[:stop], answer[stop])
 

@@ -15,7 +15,7 @@ import torch
 
 from seekr.agreement import agreed
 from seekr.cells import ScoreBook
-from seekr.config import IN_MEMORY, make_config, resolve_paths
+from seekr.config import IN_MEMORY, Config, make_config, resolve_paths
 from seekr.disk import write_json
 from seekr.errors import InputError, RunError
 from seekr.models import one_kind_of_bar
@@ -45,6 +45,7 @@ def learn(
     dtype: str = ...,
     max_length: int | None = ...,
     cells: str = ...,
+    vllm: Mapping[str, Any] | None = ...,
     keep_stages: str | int = ...,
     seed: int = ...,
     seeds: None = ...,
@@ -64,6 +65,7 @@ def learn(
     dtype: str = ...,
     max_length: int | None = ...,
     cells: str = ...,
+    vllm: Mapping[str, Any] | None = ...,
     keep_stages: str | int = ...,
     seeds: Sequence[int],
     callbacks: Sequence[TrainerCallback] = ...,
@@ -81,6 +83,7 @@ def learn(
     dtype: str = "float32",
     max_length: int | None = None,
     cells: str = "paper",
+    vllm: Mapping[str, Any] | None = None,
     keep_stages: str | int = "all",
     seed: int = 0,
     seeds: Sequence[int] | None = None,
@@ -101,6 +104,7 @@ def learn(
         dtype: of the weights while they are trained: float32, bfloat16 or float16.
         max_length: tokens of prompt and answer; None = what model and tokenizer allow.
         cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all".
+        vllm: arguments of vLLM's engine, which then answers test rows; None = transformers answers them.
         keep_stages: whose weights stay on disk: "all", "last", or a number of stages.
         seed: of everything that is drawn.
         seeds: instead of `seed`: a run of each, in output_dir/seed-N.
@@ -127,6 +131,7 @@ def learn(
         "dtype": dtype,
         "max_length": max_length,
         "cells": cells,
+        "vllm": dict(vllm) if isinstance(vllm, Mapping) else vllm,
         "keep_stages": keep_stages,
         "seed": seed,
         "seeds": list(seeds) if isinstance(seeds, Sequence) else seeds,
@@ -190,7 +195,7 @@ def facts(prepared: Prepared) -> dict[str, Any]:
         **prepared.config.model_dump(mode="json"),
         "tasks": {stage.name: stage.identity() for stage in prepared.stages},
         "identity": prepared.identity,
-        "versions": versions(),
+        "versions": versions(prepared.config),
         "finished stages": len(prepared.finished),
     }
 
@@ -279,7 +284,7 @@ def describe_run(prepared: Prepared) -> dict[str, Any]:
     """The content of run.json."""
     return {
         "config": prepared.config.model_dump(mode="json") | {"method": prepared.method.settings()},
-        "versions": versions(),
+        "versions": versions(prepared.config),
         "model_fingerprint": prepared.model_fingerprint,
         "tokenizer_fingerprint": prepared.tokenizer_fingerprint,
         "max_length": prepared.max_length,
@@ -289,8 +294,13 @@ def describe_run(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Package → version, of seekr and of all that its numbers depend on."""
+def versions(config: Config) -> dict[str, str]:
+    """Package → version, of seekr and of all that a run's numbers depend on."""
     from seekr import __version__
 
-    return {"seekr": __version__, "python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    found = {"seekr": __version__, "python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    if config.vllm is not None:
+        import vllm
+
+        found["vllm"] = vllm.__version__
+    return found

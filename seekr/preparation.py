@@ -136,6 +136,7 @@ def _prepare(request: Request) -> Prepared:
     from seekr.methods import make_method
     from seekr.models import load_config_of, load_tokenizer
     from seekr.tasks import check_tasks, max_length_of
+    from seekr.vllm_engine import check_vllm
 
     config = request.config
     run = Path(config.output_dir)
@@ -146,6 +147,7 @@ def _prepare(request: Request) -> Prepared:
     check_sharding(method, config.training)
     check_launch(config.training)
     training, lora, tasks = check_settings(config, method, tasks, config.training)
+    check_vllm(config.vllm, method, lora)
     model_config = load_config_of(config.model)
     tokenizer = load_tokenizer(config.model)
     learned = sum(task.learn for task in tasks)

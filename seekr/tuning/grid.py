@@ -19,6 +19,7 @@ _FIXED = {
     "seed": "seeds=[0,1,2] learns every candidate with each",
     "output_dir": "give --output-dir DIR",
     "cells": "every candidate is scored alike",
+    "vllm": "every candidate is scored alike; give it in the file, or as vllm={}",
     "keep_stages": "weights of candidates are not kept but for the newest stage",
     "tasks": "only train_limit and num_train_epochs of tasks can be tried; the rest says what is scored",
 }

@@ -1,0 +1,55 @@
+"""Who answers the test rows of a run with the model of a stage: transformers, or vLLM where the run asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seekr import evaluation
+
+if TYPE_CHECKING:
+    from seekr.preparation import Prepared
+
+Answer = Callable[[int, Callable[[int], None]], list[str]]
+"""(place of a task, advance) → an answer to each of its test prompts; `advance` is called with how many came."""
+
+
+@contextmanager
+def answering(prepared: Prepared, weights: Path | None) -> Iterator[Answer]:
+    """A stage's `model` folder, None = the base model, made ready to answer. All processes call it and what it gives.
+
+    Raises RunError where vLLM does not take the model.
+    """
+    config, tasks = prepared.config, prepared.tasks
+    if config.vllm is not None:
+        from seekr import vllm_engine
+
+        with vllm_engine.answering(
+            config.model,
+            weights,
+            prepared.tokenizer,
+            settings=config.vllm,
+            dtype=config.dtype,
+            length=max(len(prompt) + data.task.max_new_tokens for data in tasks for prompt in data.test_prompts),
+            device=prepared.device,
+        ) as generate:
+            yield lambda column, advance: generate(
+                tasks[column].test_prompts, tasks[column].task.max_new_tokens, advance
+            )
+        return
+    model = prepared.on_device(lambda: prepared.method.load(config.model, weights, dtype=config.dtype))
+
+    def answer(column: int, advance: Callable[[int], None]) -> list[str]:
+        prepared.method.tell_task(model, column)
+        return evaluation.generate_answers(
+            model,
+            prepared.tokenizer,
+            tasks[column].test_prompts,
+            max_new_tokens=tasks[column].task.max_new_tokens,
+            batch_size=prepared.training.get("per_device_eval_batch_size", 64),
+            advance=advance,
+        )
+
+    yield answer
