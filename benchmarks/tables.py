@@ -35,6 +35,7 @@ def tables() -> dict[str, str]:
         "planned examples": example_table(_rows("plan_examples.json")),
         "parts of the planned examples": example_parts_table(_rows("plan_examples.json")),
         "throughput": throughput_table(_rows("throughput.json")),
+        "answering": answering_table(_rows("answering.json")),
     }
 
 
@@ -195,6 +196,21 @@ def throughput_table(rows: Rows) -> str:
     return _markdown(
         ["trainer", "rows × micro-batches", "answers", "tokens a second", "ratio to TRL's best", "peak memory"], found
     )
+
+
+def answering_table(rows: Rows) -> str:
+    """A line a way; the start comes once for each model that is scored."""
+    found = [
+        [
+            row["way"],
+            f"{row['start_seconds']:.1f} s",
+            f"{row['seconds']:.1f} s",
+            f"{row['tokens'] / row['seconds']:,.0f}",
+            f"{row['same_answers']:.0%}",
+        ]
+        for row in rows
+    ]
+    return _markdown(["answers by", "start", "answers", "tokens a second", "the same answers"], found)
 
 
 def _where(distance: float | str) -> str:

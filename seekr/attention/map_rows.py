@@ -167,7 +167,7 @@ def _pack_flags(flags: Tensor) -> tuple[Tensor, Tensor]:
     """bool [heads, n] → a bit for each group, uint8 [heads, ⌈n / 32⌉], and the bits of groups that have any, uint8."""
     flags = functional.pad(flags, (0, -flags.shape[1] % (8 * _GROUP))).reshape(len(flags), -1, _GROUP)
     filled = flags.any(dim=-1)
-    return _pack(filled), _pack(flags[filled].flatten())
+    return _pack(filled), _pack(flags.masked_select(filled[..., None]))
 
 
 def _unpack_flags(groups: Tensor, kept: Tensor) -> Tensor:
