@@ -45,8 +45,6 @@ def main() -> None:
     if arguments.worker:
         arguments.json.write_text(json.dumps(measure(arguments.worker, arguments.model, arguments.dtype)))
         return
-    import vllm
-
     from seekr.bench import describe_machine
 
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
@@ -66,9 +64,8 @@ def main() -> None:
     for way in WAYS:
         same = sum(one == other for one, other in zip(runs[way][0]["answers"], expected, strict=True))
         medians = {key: median(run[key] for run in runs[way]) for key in ("start_seconds", "seconds")}
-        tokens = runs[way][0]["tokens"]
-        rows.append({"way": way, **medians, "tokens": tokens, "same_answers": same / PROMPTS})
-    machine = describe_machine() | {"vllm": vllm.__version__}
+        rows.append({"way": way, **medians, "prompts": PROMPTS, "same_answers": same / PROMPTS})
+    machine = describe_machine() | {"vllm": runs["vllm"][0]["version"]}
     arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
@@ -79,7 +76,7 @@ def measure(way: str, model: str, dtype: str) -> dict[str, Any]:
 
     from seekr.evaluation import generate_answers
     from seekr.models import load_model
-    from seekr.vllm_engine import answering
+    from seekr.vllm_engine import answering, check_vllm
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     drawn = np.random.default_rng(0)
@@ -89,24 +86,19 @@ def measure(way: str, model: str, dtype: str) -> dict[str, Any]:
     if way == "transformers":
         loaded = load_model(model, dtype=dtype).to(device)
         return _timed(
-            lambda asked: generate_answers(loaded, tokenizer, asked, max_new_tokens=NEW_TOKENS),
-            prompts,
-            start,
-            tokenizer,
+            lambda asked: generate_answers(loaded, tokenizer, asked, max_new_tokens=NEW_TOKENS), prompts, start
         )
-    with answering(
-        model, None, tokenizer, settings={}, dtype=dtype, length=400 + NEW_TOKENS, device=device
-    ) as generate:
-        return _timed(lambda asked: generate(asked, NEW_TOKENS, lambda _: None), prompts, start, tokenizer)
+    length = 400 + NEW_TOKENS
+    with answering(model, None, tokenizer, settings={}, dtype=dtype, length=length, device=device) as generate:
+        found = _timed(lambda asked: generate(asked, NEW_TOKENS, lambda _: None), prompts, start)
+    return found | {"version": check_vllm({}, model, dtype=dtype, length=length, lora=None, rank=0)}
 
 
-def _timed(answer: Any, prompts: list[np.ndarray], start: float, tokenizer: Any) -> dict[str, Any]:
+def _timed(answer: Any, prompts: list[np.ndarray], start: float) -> dict[str, Any]:
     answer(prompts[:2])
     ready = time.perf_counter()
     answers = answer(prompts)
-    seconds = time.perf_counter() - ready
-    tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in answers)
-    return {"start_seconds": ready - start, "seconds": seconds, "answers": answers, "tokens": tokens}
+    return {"start_seconds": ready - start, "seconds": time.perf_counter() - ready, "answers": answers}
 
 
 if __name__ == "__main__":

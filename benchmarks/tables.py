@@ -205,12 +205,12 @@ def answering_table(rows: Rows) -> str:
             row["way"],
             f"{row['start_seconds']:.1f} s",
             f"{row['seconds']:.1f} s",
-            f"{row['tokens'] / row['seconds']:,.0f}",
+            f"{row['prompts'] / row['seconds']:.1f}",
             f"{row['same_answers']:.0%}",
         ]
         for row in rows
     ]
-    return _markdown(["answers by", "start", "answers", "tokens a second", "the same answers"], found)
+    return _markdown(["answers by", "start", "answers", "prompts a second", "the same answers"], found)
 
 
 def _where(distance: float | str) -> str:

@@ -18,6 +18,10 @@ class CommonInputError(InputError):
     """An InputError that all processes raise at once; the main one says it."""
 
 
+class CommonRunError(RunError):
+    """Likewise a RunError."""
+
+
 def agreed(work: Callable[[], T], facts: Callable[[T], Mapping[str, Any]] = lambda _: {}) -> T:
     """Does `work` on every process, and goes on only where it came out well on all, with the same `facts`.
 
@@ -37,7 +41,7 @@ def agreed(work: Callable[[], T], facts: Callable[[T], Mapping[str, Any]] = lamb
     except InputError as error:
         outcome = (CommonInputError, str(error), {})
     except RunError as error:
-        outcome = (RunError, str(error), {})
+        outcome = (CommonRunError, str(error), {})
     found = gathered(outcome)
     for process, (kind, message, _) in enumerate(found):
         if kind is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seekr.disk import write_atomically, write_json
 from seekr.processes import is_main
@@ -112,9 +112,12 @@ class ScoreBook:
         data = self.tasks[column]
         with bar(f"scoring {data.task.name} {self._after(row)}", len(data.test)) as advance:
             predictions = answer(column, advance)
-        lines = (_line(example, prediction) for example, prediction in zip(data.test, predictions, strict=True))
+        version = self.prepared.vllm_version
+        by = {} if version is None else {"by": f"vllm {version}"}
+        lines = (_line(example, prediction) | by for example, prediction in zip(data.test, predictions, strict=True))
         if is_main():
-            write_atomically(self._path(row, column), "".join(lines))
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            write_atomically(self._path(row, column), text)
         self._keep_score(row, column, predictions)
         self.write()
 
@@ -151,6 +154,5 @@ class ScoreBook:
         return "after all tasks" if self.prepared.joint else f"after {self.tasks[row].task.name}"
 
 
-def _line(example: Example, prediction: str) -> str:
-    content = {"prompt": example.prompt_text, "prediction": prediction, "references": example.references}
-    return json.dumps(content, ensure_ascii=False) + "\n"
+def _line(example: Example, prediction: str) -> dict[str, Any]:
+    return {"prompt": example.prompt_text, "prediction": prediction, "references": example.references}

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _give_up(str(error), WRONG_INPUT, silently=_told_by_another(error))
     except RunError as error:
-        return _give_up(str(error), FAILED)
+        return _give_up(str(error), FAILED, silently=_told_by_another(error))
     except KeyboardInterrupt as interrupt:
         return _give_up(str(interrupt) or "interrupted", FAILED)
     except BrokenPipeError:  # the reader of `seekr heads RUN | head` has seen enough
@@ -50,11 +50,11 @@ def _give_up(message: str, status: int, *, silently: bool = False) -> int:
     return status
 
 
-def _told_by_another(error: InputError) -> bool:
-    from seekr.agreement import CommonInputError
+def _told_by_another(error: InputError | RunError) -> bool:
+    from seekr.agreement import CommonInputError, CommonRunError
     from seekr.processes import is_main
 
-    return isinstance(error, CommonInputError) and not is_main()
+    return isinstance(error, CommonInputError | CommonRunError) and not is_main()
 
 
 def _quiet_libraries() -> None:
@@ -143,7 +143,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from seekr.run import open_runs
     from seekr.tables import print_scores, print_seeds
 
-    runs = [evaluate(run.folder, cells=arguments.cells) for run in agreed(lambda: open_runs(arguments.run))]
+    found = agreed(lambda: open_runs(arguments.run))
+    runs = [evaluate(run.folder, cells=arguments.cells, by=arguments.by) for run in found]
     if is_main():
         print_scores(runs[0]) if runs[0].folder == arguments.run else print_seeds(runs)
 

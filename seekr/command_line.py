@@ -101,6 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("evaluate", "fill in what is missing of a run's score matrix")
     sub.add_argument("run", type=Path, metavar="RUN")
     sub.add_argument("--cells", choices=("paper", "seen", "all"), help="which scores; default: those of the run")
+    sub.add_argument("--by", choices=("transformers", "vllm"), help="who answers; default: as the run has it")
 
     sub = command("report", "write one self-contained page about runs")
     sub.add_argument("runs", nargs="+", type=Path, metavar="RUN")

@@ -27,6 +27,8 @@ def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
     print_fact("training", _pairs(prepared.training))
     if config.lora:
         print_fact("lora", _pairs(config.lora))
+    if prepared.vllm_version is not None:
+        print_fact("answers by", f"vllm {prepared.vllm_version}, {_pairs(config.vllm or {}, 'its')}")
     for folder in folders:
         print_fact("output_dir", folder)
     table = Table()
@@ -89,5 +91,5 @@ def plan_disk(prepared: Prepared) -> Disk:
     )
 
 
-def _pairs(settings: dict[str, object]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items()) or "as transformers' defaults"
+def _pairs(settings: dict[str, object], whose: str = "transformers'") -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items()) or f"as {whose} defaults"

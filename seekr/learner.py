@@ -15,7 +15,7 @@ import torch
 
 from seekr.agreement import agreed
 from seekr.cells import ScoreBook
-from seekr.config import IN_MEMORY, Config, make_config, resolve_paths
+from seekr.config import IN_MEMORY, make_config, resolve_paths
 from seekr.disk import write_json
 from seekr.errors import InputError, RunError
 from seekr.models import one_kind_of_bar
@@ -195,7 +195,7 @@ def facts(prepared: Prepared) -> dict[str, Any]:
         **prepared.config.model_dump(mode="json"),
         "tasks": {stage.name: stage.identity() for stage in prepared.stages},
         "identity": prepared.identity,
-        "versions": versions(prepared.config),
+        "versions": versions(prepared),
         "finished stages": len(prepared.finished),
     }
 
@@ -248,12 +248,19 @@ def finish_stage(prepared: Prepared, book: ScoreBook) -> None:
     wait_for_all()
 
 
-def evaluate(run: Path, cells: str | None = None) -> Run:
+def evaluate(run: Path, cells: str | None = None, by: Literal["transformers", "vllm"] | None = None) -> Run:
     """Fills in what is missing of the score matrix of a run, as far as the weights are there.
 
+    Answers are by transformers or vLLM, None = as the run has it.
     Raises InputError where the folder holds no run, its data has changed, or weights that are needed are gone.
     """
-    prepared = agreed(lambda: prepare(Request(Run(run).config)), facts)
+
+    def prepared_run() -> Prepared:
+        config = Run(run).config
+        engine = {None: config.vllm, "transformers": None, "vllm": config.vllm or {}}[by]
+        return prepare(Request(config.model_copy(update={"vllm": engine})))
+
+    prepared = agreed(prepared_run, facts)
     with one_kind_of_bar(), ExitStack() as stack:
         agreed(lambda: stack.enter_context(locked(prepared.run)) if is_main() else None)
         book = ScoreBook(prepared)
@@ -284,7 +291,7 @@ def describe_run(prepared: Prepared) -> dict[str, Any]:
     """The content of run.json."""
     return {
         "config": prepared.config.model_dump(mode="json") | {"method": prepared.method.settings()},
-        "versions": versions(prepared.config),
+        "versions": versions(prepared),
         "model_fingerprint": prepared.model_fingerprint,
         "tokenizer_fingerprint": prepared.tokenizer_fingerprint,
         "max_length": prepared.max_length,
@@ -294,13 +301,9 @@ def describe_run(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def versions(config: Config) -> dict[str, str]:
+def versions(prepared: Prepared) -> dict[str, str]:
     """Package → version, of seekr and of all that a run's numbers depend on."""
     from seekr import __version__
 
     found = {"seekr": __version__, "python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
-    if config.vllm is not None:
-        import vllm
-
-        found["vllm"] = vllm.__version__
-    return found
+    return found if prepared.vllm_version is None else found | {"vllm": prepared.vllm_version}

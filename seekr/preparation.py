@@ -65,6 +65,8 @@ class Prepared:
     stored_parameters: int
     step_rows: int
     """Rows of an optimizer step, over all processes."""
+    vllm_version: str | None = None
+    """Of the vLLM that answers test rows; None = transformers does."""
     callbacks: Sequence[TrainerCallback] = ()
     source: Path | None = None
 
@@ -133,10 +135,10 @@ def check_settings(
 
 
 def _prepare(request: Request) -> Prepared:
+    from seekr.answering import check_answering
     from seekr.methods import make_method
     from seekr.models import load_config_of, load_tokenizer
     from seekr.tasks import check_tasks, max_length_of
-    from seekr.vllm_engine import check_vllm
 
     config = request.config
     run = Path(config.output_dir)
@@ -147,7 +149,6 @@ def _prepare(request: Request) -> Prepared:
     check_sharding(method, config.training)
     check_launch(config.training)
     training, lora, tasks = check_settings(config, method, tasks, config.training)
-    check_vllm(config.vllm, method, lora)
     model_config = load_config_of(config.model)
     tokenizer = load_tokenizer(config.model)
     learned = sum(task.learn for task in tasks)
@@ -177,6 +178,7 @@ def _prepare(request: Request) -> Prepared:
         callbacks=request.callbacks,
         source=request.source,
         step_rows=step_rows,
+        vllm_version=check_answering(config, method, lora, data),
         **check_model(config, method, lora, tokenizer, max_length, learned),
     )
     if record is not None:

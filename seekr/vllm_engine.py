@@ -5,17 +5,19 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from seekr.errors import InputError, RunError, nearest
+from seekr.agreement import agreed
+from seekr.errors import InputError, RunError
 from seekr.evaluation import answer_text, end_tokens, until_end
 from seekr.processes import gathered, own_share, process_count
 
@@ -23,70 +25,71 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedTokenizerBase
 
-    from seekr.methods import Method
-
 _OWN = {
     "model": "the model of each stage is answered with",
     "tokenizer": "prompts and answers are token ids",
     "skip_tokenizer_init": "prompts and answers are token ids",
     "generation_config": "answers are greedy",
+    "seed": "answers are greedy",
     "enable_lora": "it follows from the key lora",
     "max_lora_rank": "it follows from the key lora",
-    "seed": "answers are greedy",
+    "device_ids": "an engine has its process's device",
 }
 """Arguments of the engine that follow from the run."""
 
-_PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "device_ids")
+_PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for `max_lora_rank`."""
-
-_PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
-"""Ways to begin an adapter that leave the model's own weights as they are."""
 
 _TOGETHER = 1024
 """Prompts that an engine is given at once; how they are batched is its own affair."""
 
-_LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_", "MASTER_", "TORCHELASTIC_")
+_LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 """How variables begin that tell a process its place in a launch; an engine is none of its processes."""
 
 Generate = Callable[[Sequence[np.ndarray], int, Callable[[int], None]], list[str]]
 """(prompts, max_new_tokens, advance) → an answer to each prompt; `advance` is called with how many came."""
 
 
-def check_vllm(settings: Mapping[str, Any] | None, method: Method, lora: LoraConfig | None) -> None:
-    """Raises InputError where vLLM is asked for, and is not there or cannot answer with what this run trains."""
-    if settings is None:
-        return
-    if find_spec("vllm") is None:
-        raise InputError("vllm: the package vllm is not installed; install it (pip install vllm), or leave the key out")
-    if method.adapter == "own":
-        raise InputError(f"vllm: {method.name} answers with prompts of its own, which vLLM has not; leave the key out")
-    from vllm.engine.arg_utils import EngineArgs
+def check_vllm(
+    settings: Mapping[str, Any], model: str, *, dtype: str, length: int, lora: LoraConfig | None, rank: int
+) -> str:
+    """The version of vLLM, which is tried up to where it would read weights.
 
-    known = {field.name for field in fields(EngineArgs)} - _OWN.keys()
+    Args:
+        settings: the key `vllm` of a run.
+        model: the base model.
+        dtype: of the weights, unless `settings` says otherwise.
+        length: tokens of the longest prompt with its answer.
+        lora: the adapter that is trained.
+        rank: the largest that one will have.
+
+    Raises:
+        InputError: where vLLM is not there, or does not take these settings, the model or the adapter.
+    """
+    if find_spec("vllm") is None:
+        raise InputError(
+            "vllm: the package vllm is not installed; install it (pip install vllm), or leave the key out (vllm=null)"
+        )
     for key in settings:
         if key in _OWN:
             raise InputError(f"vllm.{key} is set by seekr: {_OWN[key]}; leave it out")
-        if key not in known:
-            raise InputError(f"vllm: unknown key {str(key)!r}; {nearest(str(key), known)}")
-    if process_count() > 1:
-        for key in _PARALLEL:
-            if settings.get(key) not in (None, 1):
-                raise InputError(
-                    f"vllm.{key}: each of {process_count()} processes answers a part of the rows on its own device; "
-                    "leave it out, or score with one process: the same command again without the launch"
-                )
-    if lora is not None:
-        _check_adapter(lora)
-
-
-def _check_adapter(lora: LoraConfig) -> None:
-    start = lora.init_lora_weights
-    odd = [key for key in ("use_dora", "modules_to_save", "lora_bias", "layer_replication") if getattr(lora, key, None)]
-    if isinstance(start, str) and start not in _PLAIN_STARTS:
-        odd.append(f"init_lora_weights: {start}")
-    if odd:
-        raise InputError(f"vllm: it does not read adapters with {odd[0]}; leave that out of lora, or the key vllm")
+        if process_count() > 1 and key in _PARALLEL and settings[key] != 1:
+            raise InputError(
+                f"vllm.{key}: each of {process_count()} processes answers a part of the rows on its own device; "
+                "leave it out, or score with one process: the same command again without the launch"
+            )
+    given = settings.get("max_model_len")
+    if isinstance(given, int) and given < length:
+        raise InputError(f"vllm.max_model_len: {given} are not enough for a prompt and its answer, which take {length}")
+    arguments = _arguments(model, settings, dtype=dtype, length=length, rank=rank if lora is not None else None)
+    described = None if lora is None else json.loads(json.dumps(lora.to_dict(), default=_plain))
+    try:
+        with _worker(stderr=subprocess.DEVNULL) as ask:
+            reply = ask({"check": True, "arguments": arguments, "lora": described})
+    except RunError as error:
+        raise InputError(f"vllm: {error}; mend that, or leave the key out (vllm=null)") from None
+    return str(reply["version"])
 
 
 @contextmanager
@@ -116,65 +119,110 @@ def answering(
         device: this process's own.
 
     Raises:
-        RunError: where the engine does not start, or breaks down.
+        RunError: where the engine does not start, or breaks down; on all processes.
     """
     adapter = weights if weights is not None and (weights / "adapter_config.json").is_file() else None
     source = base if weights in (None, adapter) else str(weights)
-    arguments = {"dtype": dtype, "max_model_len": length, "disable_log_stats": True, **settings}
-    arguments |= {"model": source, "skip_tokenizer_init": True, "generation_config": "vllm", "seed": 0}
-    if adapter:
-        arguments |= {"enable_lora": True, "max_lora_rank": _rank_of(adapter)}
+    rank = None if adapter is None else _rank_of(adapter)
+    arguments = _arguments(source, settings, dtype=dtype, length=length, rank=rank)
     if process_count() > 1 and device.index is not None:
         arguments["device_ids"] = [device.index]
+    ends = end_tokens(_generation_settings(source), tokenizer)
     # What earlier models have left in this process's cache is memory that the engine would not get.
     gc.collect()
-    if device.type != "cpu":
+    if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    from vllm import LLM, SamplingParams
-    from vllm.lora.request import LoRARequest
+    with _worker(stderr=None) as ask:
 
-    with _failing(f"did not start with {source}"), _outside_the_launch():
-        engine = LLM(**arguments)
-    request = LoRARequest("stage", 1, str(adapter)) if adapter else None
-    ends = end_tokens(_generation_settings(source), tokenizer)
+        def told(request: dict[str, Any]) -> dict[str, Any]:
+            try:
+                return ask(request)
+            except RunError as error:
+                raise RunError(
+                    f"vllm: the engine failed with {source}: {error}; what was learned is kept, and the same command "
+                    "with other settings, or with vllm=null, scores it"
+                ) from None
 
-    def generate(prompts: Sequence[np.ndarray], max_new_tokens: int, advance: Callable[[int], None]) -> list[str]:
-        parameters = SamplingParams(
-            temperature=0.0, max_tokens=max_new_tokens, stop_token_ids=ends, ignore_eos=True, detokenize=False
-        )
-        own, found = own_share(len(prompts)), []
-        for start in range(0, len(own), _TOGETHER):
-            asked = [{"prompt_token_ids": prompts[place].tolist()} for place in own[start : start + _TOGETHER]]
-            with _failing(f"did not answer with {source}"):
-                outputs = engine.generate(asked, parameters, use_tqdm=False, lora_request=request)
-            answers = [until_end(list(output.outputs[0].token_ids), ends) for output in outputs]
-            found += [answer_text(one, tokenizer) for one in answers]
-            advance(len(prompts[start * process_count() : (start + _TOGETHER) * process_count()]))
-        return [text for part in gathered(found) for text in part]
+        first = {"check": False, "arguments": arguments, "adapter": None if adapter is None else str(adapter)}
+        agreed(lambda: told(first))
 
-    try:
+        def generate(prompts: Sequence[np.ndarray], max_new_tokens: int, advance: Callable[[int], None]) -> list[str]:
+            own = own_share(len(prompts))
+
+            def answers() -> list[str]:
+                found = []
+                for start in range(0, len(own), _TOGETHER):
+                    asked = [prompts[place].tolist() for place in own[start : start + _TOGETHER]]
+                    reply = told({"prompts": asked, "max_new_tokens": max_new_tokens, "ends": ends})
+                    found += [answer_text(until_end(ids, ends), tokenizer) for ids in reply["answers"]]
+                    advance(len(prompts[start * process_count() : (start + _TOGETHER) * process_count()]))
+                return found
+
+            return [text for part in gathered(agreed(answers)) for text in part]
+
         yield generate
-    finally:
-        engine.llm_engine.engine_core.shutdown()
+
+
+def _arguments(model: str, settings: Mapping[str, Any], *, dtype: str, length: int, rank: int | None) -> dict[str, Any]:
+    """Those of the engine; `rank` = the largest of the adapter's, None = there is no adapter."""
+    found = {"dtype": dtype, "max_model_len": length, "disable_log_stats": True, **settings}
+    found |= {"model": model, "skip_tokenizer_init": True, "generation_config": "vllm", "seed": 0}
+    if rank is not None:
+        found |= {"enable_lora": True, "max_lora_rank": next((one for one in _RANKS if one >= rank), rank)}
+    return found
 
 
 @contextmanager
-def _failing(what: str) -> Iterator[None]:
-    """Whatever an engine may meet, in one line; its own process has said more on stderr."""
+def _worker(stderr: int | None) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
+    """A process of `vllm_worker`, and what asks it. That raises RunError with what went wrong there."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCH)}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")])}
+    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "seekr.vllm_worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env=quiet | environment,
+        start_new_session=True,  # Ctrl-C is for this process, which then ends that one
+    )
+    questions, answers = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
+
+    def ask(request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            questions.write(json.dumps(request) + "\n")
+            questions.flush()
+            line = answers.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RunError(f"its process ended with status {process.wait()}")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise RunError(reply["error"])
+        return reply
+
     try:
-        yield
-    except Exception as error:
-        raise RunError(
-            f"vllm: the engine {what}: {' '.join(str(error).split())[:300]}; what was learned is kept, and the same "
-            "command with other settings, or with vllm=null, scores it"
-        ) from None
+        yield ask
+    finally:
+        with suppress(BrokenPipeError):
+            questions.close()
+        try:
+            process.wait(timeout=120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        answers.close()
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def _rank_of(adapter: Path) -> int:
     config = json.loads((adapter / "adapter_config.json").read_text())
-    largest = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-    return next((rank for rank in _RANKS if rank >= largest), largest)
+    return max([config["r"], *(config.get("rank_pattern") or {}).values()])
 
 
 def _generation_settings(model: str) -> Any:
@@ -185,15 +233,3 @@ def _generation_settings(model: str) -> Any:
         return GenerationConfig.from_pretrained(model)
     except OSError:
         return GenerationConfig.from_model_config(AutoConfig.from_pretrained(model))
-
-
-@contextmanager
-def _outside_the_launch() -> Iterator[None]:
-    """While this lasts, a process that is begun takes itself for one by itself."""
-    hidden = {name: value for name, value in os.environ.items() if name.startswith(_LAUNCH)}
-    for name in hidden:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)

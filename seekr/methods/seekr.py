@@ -80,11 +80,11 @@ class Seekr(Derpp):
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
-        if self.attention_weight and self.memories:
+        if self.attention_weight:
             dtype = next(context.model.parameters()).dtype
             if torch.is_autocast_enabled(context.device.type):
                 dtype = torch.get_autocast_dtype(context.device.type)
-            # Kernels are compiled, or refused by all processes, before a step is taken.
+            # Kernels are compiled, or refused by all processes, before the first task is trained.
             agreed(lambda: divergence_on(context.device, dtype, head_size(context.model)))
 
     def check_kept(self, stages: Sequence[Path]) -> None:

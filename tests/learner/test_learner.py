@@ -15,6 +15,7 @@ from small_runs import SEEKR, TRAINING, Stop, StopAt, digests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seekr import Run, Task
+from seekr.attention.backend import divergence_on
 from seekr.errors import InputError, RunError
 from seekr.methods import Seekr, TaskContext
 from seekr.stages import locked
@@ -255,3 +256,16 @@ def test_a_missing_memory_is_told_before_anything_is_written(finished: Run, lear
         learn(run, "abc")
     assert (run / "run.json").read_bytes() == record
     assert not (run / "working").exists()
+
+
+def test_a_divergence_that_is_not_known_is_told_before_the_first_task_is_trained(
+    learn: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told once the first memory was there, behind a whole task."""
+    monkeypatch.setenv("SEEKR_DIVERGENCE", "cutlass")
+    divergence_on.cache_clear()
+    with pytest.raises(InputError, match="SEEKR_DIVERGENCE=cutlass is not known; set it to triton or torch"):
+        learn(tmp_path / "run", "a")
+    assert Run(tmp_path / "run").stages == []
+    monkeypatch.delenv("SEEKR_DIVERGENCE")
+    assert [stage.name for stage in learn(tmp_path / "run", "a").stages] == ["a"]

@@ -2,6 +2,7 @@
 
 It is as strict as vLLM: an engine refuses what is longer than `max_model_len`, an adapter above `max_lora_rank`, and
 work once it is shut down. Each engine adds its arguments to the file that ENGINES names, and its end to the same file.
+ENGINE_FAILS makes one fail: "start", "answer", or "die" without a word.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class LLM:
 
         if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
             raise RuntimeError("an engine that takes itself for a process of the launch waits for the others")
-        if arguments.get("gpu_memory_utilization", 0.9) > 1:
-            raise ValueError("GPU memory utilization must be less than 1.0")
+        if os.environ.get("ENGINE_FAILS") == "start":
+            raise ValueError("no memory is left")
         self.length, self.rank = max_model_len, arguments.get("max_lora_rank", 0) * arguments.get("enable_lora", False)
         self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
         self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=self.shutdown))
@@ -61,6 +62,11 @@ class LLM:
         use_tqdm: bool,
         lora_request: LoRARequest | None,
     ) -> list[Any]:
+        if os.environ.get("ENGINE_FAILS") == "answer":
+            raise RuntimeError("the device\nis gone")
+        if os.environ.get("ENGINE_FAILS") == "die":
+            os._exit(3)
+        print("what is printed is no reply")
         model = self.model
         if lora_request is not None:
             from peft import PeftModel
