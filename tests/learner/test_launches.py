@@ -15,6 +15,8 @@ import launches
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 from seekr import Run
 from seekr.identity import with_step_rows
@@ -142,7 +144,13 @@ def test_finished_stages_are_gone_on_from_by_another_number(
     assert max(launches.distances(one, tmp_path / "run", tiny_model_folder)) < TOLERANCE
 
 
-@pytest.mark.parametrize(("first", "then"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+TWO_RESUME = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.19"),
+    reason="it does not read the optimizer of several CPU processes",
+)
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), pytest.param(1, 2, marks=[pytest.mark.slow, TWO_RESUME])])
 def test_a_task_that_was_stopped_goes_on_with_another_number(
     first: int, then: int, one: Path, tiny_model_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
