@@ -15,8 +15,6 @@ from seekr.errors import InputError, RunError
 from seekr.processes import disconnect
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from seekr.config import Config
     from seekr.preparation import Request
 
@@ -192,7 +190,7 @@ def _tune(arguments: argparse.Namespace) -> None:
 
 
 def _tasks(arguments: argparse.Namespace) -> None:
-    from seekr.disk import write_json
+    from seekr.disk import check_writable, write_json
     from seekr.tables import print_check
     from seekr.tasks.checking import check_folder
 
@@ -201,7 +199,7 @@ def _tasks(arguments: argparse.Namespace) -> None:
         raise InputError("--max-length counts tokens; say whose: --tokenizer MODEL")
     if limit is not None and limit < 2:
         raise InputError(f"--max-length: {limit} leaves no room for a prompt and an answer; give 2 or more")
-    _check_writable(file)
+    check_writable(file, "--json")
     tokenizer = None
     if arguments.tokenizer is not None and arguments.folder.is_dir():
         from seekr.models import load_tokenizer
@@ -221,9 +219,10 @@ def _launch_config(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     config = _loader(arguments)(arguments.overrides)
-    _check_writable(arguments.json)
+    from seekr.disk import check_writable
     from seekr.planning import run_plan
 
+    check_writable(arguments.json, "--json")
     run_plan(
         config,
         tokens_per_second=arguments.tokens_per_second,
@@ -233,14 +232,11 @@ def _plan(arguments: argparse.Namespace) -> None:
     )
 
 
-def _check_writable(file: Path | None) -> None:
-    if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
-        raise InputError(f"--json: {file} cannot be written: its folder is missing, or it is a folder itself")
-
-
 def _bench(arguments: argparse.Namespace) -> None:
     from seekr.bench import run_bench
+    from seekr.disk import check_writable
 
+    check_writable(arguments.json, "--json")
     run_bench(arguments.json)
 
 

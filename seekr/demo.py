@@ -10,7 +10,7 @@ from typing import Any
 
 from seekr.builtin import TASKS, builtin_model, builtin_rows
 from seekr.builtin.tasks import Split
-from seekr.disk import read_json, write_json
+from seekr.disk import check_writable, read_json, write_json
 from seekr.errors import InputError
 from seekr.learner import learn
 from seekr.report import read_runs, write_report
@@ -90,8 +90,7 @@ def check_folder(output_dir: Path, seed: int, json_file: Path | None) -> None:
         raise InputError(
             f"--output-dir: {output_dir} holds a demo of {min(seeds)}; give that --seed, or another folder"
         )
-    if json_file is not None and (json_file.is_dir() or not json_file.resolve().parent.is_dir()):
-        raise InputError(f"--json: {json_file} cannot be written: its folder is missing, or it is a folder itself")
+    check_writable(json_file, "--json")
 
 
 def write_tasks(output_dir: Path, seed: int, split: Split) -> list[Task]:

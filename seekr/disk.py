@@ -7,7 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from seekr.errors import RunError
+from seekr.errors import InputError, RunError
+
+
+def check_writable(path: Path | None, name: str) -> None:
+    """Raises InputError where a file that is to be written once all is done could not be, `name` being its option."""
+    if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+        raise InputError(f"{name}: {path} cannot be written: its folder is missing, or it is a folder itself")
 
 
 def write_atomically(path: Path, text: str) -> None:

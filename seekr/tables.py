@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seekr.disk import write_atomically
+from seekr.disk import check_writable, write_atomically
 from seekr.errors import InputError
 from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
@@ -67,9 +67,8 @@ def print_comparison(comparison: Comparison, *, csv: Path | None = None, markdow
     """Runs in one table, on the terminal and in files; a file named - is stdout, and takes the table's place."""
     texts = [(path, form(comparison)) for path, form in ((csv, csv_text), (markdown, markdown_text)) if path]
     piped = any(str(path) == "-" for path, _ in texts)
-    for path, _ in texts:
-        if path.is_dir() or not path.resolve().parent.is_dir():
-            raise InputError(f"{path}: cannot be written: its folder is missing, or it is a folder itself")
+    check_writable(csv, "--csv")
+    check_writable(markdown, "--markdown")
     for path, text in texts:
         if str(path) == "-":
             sys.stdout.write(text)

@@ -257,6 +257,7 @@ def test_an_unsafe_or_doubled_name_behind_a_finished_run(
         ["evaluate", "nowhere"],
         ["report", "nowhere"],
         ["demo", "--seed", "-1"],
+        ["bench", "--json", "nowhere/bench.json"],
         ["compare"],
         ["compare", "nowhere"],
         ["tune"],
