@@ -21,18 +21,10 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from random_model import write_random_model
+from random_model import OF_25_MILLION, write_random_model
 
 WAYS = ("transformers", "vllm")
 ROUNDS, PROMPTS, NEW_TOKENS = 3, 96, 64
-SIZES = {
-    "hidden_size": 512,
-    "intermediate_size": 1376,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 512,
-}
 
 
 def main() -> None:
@@ -51,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="seekr-bench-") as folder:
         model = arguments.model or str(Path(folder) / "model")
         if not arguments.model:
-            write_random_model(Path(model), **SIZES)
+            write_random_model(Path(model), **OF_25_MILLION)
         for _ in range(ROUNDS):
             for way in WAYS:
                 found = Path(folder) / "found.json"

@@ -21,18 +21,10 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from random_model import write_random_model
+from random_model import OF_25_MILLION, write_random_model
 
 ROUNDS = 3
 ROWS, BATCH, RATIO, JOINED = 48, 8, 0.125, 9
-SIZES = {
-    "hidden_size": 512,
-    "intermediate_size": 1376,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 512,
-}
 MEASURED = ("step_seconds", "task_seconds", "peak_bytes")
 
 
@@ -51,7 +43,7 @@ def main() -> None:
 
     methods = arguments.methods or list(METHODS)
     folder = arguments.output_dir
-    write_random_model(folder / "model", **SIZES)
+    write_random_model(folder / "model", **OF_25_MILLION)
     runs: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     for number in range(ROUNDS):
         for method in methods:

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+OF_25_MILLION = {
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 512,
+}
+"""Sizes of a Llama of 25 million parameters."""
+
 
 def write_random_model(folder: Path, *, model_max_length: int | None = None, **sizes: int) -> None:
     """Writes a model with the built-in tokenizer.

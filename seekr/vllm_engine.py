@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,9 @@ _TOGETHER = 1024
 
 _LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 """How variables begin that tell a process its place in a launch; an engine is none of its processes."""
+
+_PATIENCE, _IMPATIENCE = 120.0, 10.0
+"""Seconds that an engine may take to end, and one whose work was broken off."""
 
 Generate = Callable[[Sequence[np.ndarray], int, Callable[[int], None]], list[str]]
 """(prompts, max_new_tokens, advance) → an answer to each prompt; `advance` is called with how many came."""
@@ -203,15 +207,17 @@ def _worker(stderr: int | None) -> Iterator[Callable[[dict[str, Any]], dict[str,
             raise RunError(reply["error"])
         return reply
 
+    patience = _IMPATIENCE
     try:
         yield ask
+        patience = _PATIENCE
     finally:
         with suppress(BrokenPipeError):
             questions.close()
         try:
-            process.wait(timeout=120)
+            process.wait(timeout=patience)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # the engine's own processes too
             process.wait()
         answers.close()
 

@@ -6,7 +6,10 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +118,34 @@ def test_an_engine_that_fails_costs_nothing_that_was_learned(
     assert [stage.name for stage in Run(tmp_path / "run").stages] == ["a"]
     assert fails != "answer" or engines()[-1] == "gone"
     assert learn(tmp_path / "run", "a").scores.matrix[0][0] is not None
+
+
+def test_an_interrupted_run_leaves_no_engine_behind(
+    tiny_model_folder: Path, engines: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    from seekr import vllm_engine
+
+    monkeypatch.setenv("ENGINE_FAILS", "hang")
+    monkeypatch.setattr(vllm_engine, "_IMPATIENCE", 0.1)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    settings: dict[str, Any] = {"settings": {}, "dtype": "float32", "length": 9, "device": torch.device("cpu")}
+
+    def interrupt() -> None:
+        while len(engines()) < 2:
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def answer() -> None:
+        with vllm_engine.answering(str(tiny_model_folder), None, tokenizer, **settings) as generate:
+            generate([np.arange(5, 8)], 2, lambda _: None)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        answer()
+    with pytest.raises(ProcessLookupError):
+        os.kill(engines()[1], 0)
 
 
 def test_an_engine_has_the_device_of_its_process(

@@ -2,13 +2,14 @@
 
 It is as strict as vLLM: an engine refuses what is longer than `max_model_len`, an adapter above `max_lora_rank`, and
 work once it is shut down. Each engine adds its arguments to the file that ENGINES names, and its end to the same file.
-ENGINE_FAILS makes one fail: "start", "answer", or "die" without a word.
+ENGINE_FAILS makes one fail: "start", "answer", "die" without a word, or "hang".
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,9 @@ class LLM:
             raise RuntimeError("the device\nis gone")
         if os.environ.get("ENGINE_FAILS") == "die":
             os._exit(3)
+        if os.environ.get("ENGINE_FAILS") == "hang":
+            self.tell(os.getpid())
+            time.sleep(600)
         print("what is printed is no reply")
         model = self.model
         if lora_request is not None:
