@@ -232,6 +232,7 @@ def test_adapters_in_full_precision_are_refused_on_a_gpu(
         learn(tmp_path / "run", vllm={}, lora={"r": 2})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "ranks"), [("olora", [8, 16]), ("osf", [None, None])])
 def test_stages_of_methods_with_weights_of_their_own(
     learn: Callable[..., Run], engines: Callable[[], list[Any]], tmp_path: Path, method: str, ranks: list[Any]

@@ -22,9 +22,6 @@ class EngineArgs:
     device_ids: list[int] | None = None
 
     def create_engine_config(self) -> SimpleNamespace:
-        from transformers import AutoConfig
-
-        AutoConfig.from_pretrained(self.model)
         if self.gpu_memory_utilization > 1:
             raise ValueError("GPU memory utilization must be less than 1.0")
         lora = SimpleNamespace(max_lora_rank=self.max_lora_rank) if self.enable_lora else None
