@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-import seekr
 from seekr import Run
 from seekr.errors import InputError, RunError
+from seekr.learner import evaluate
 
 DOUBLES = Path(__file__).parent / "doubles"
 
@@ -71,19 +71,23 @@ def test_answers_are_those_of_transformers(
         assert one.get("max_lora_rank") == (16 if "lora" in more else None)
 
 
+def learned_by_two(model: Path, data: Path, folder: Path, **environment: str) -> launches.Outcome:
+    """A run of one task, answered by vLLM, on two processes."""
+    config = launches.config_of(model, data, folder / "run", "a", method="sequential")
+    path = launches.write(folder / "c.yaml", {**config, "vllm": {}})
+    return launches.learn(path, path, words=["training.per_device_train_batch_size=4"], **environment)
+
+
 def test_two_processes_answer_as_one(
     tiny_model_folder: Path, data_folder: Path, engines: Callable[[], list[Any]], tmp_path: Path
 ) -> None:
-    config = launches.config_of(tiny_model_folder, data_folder, tmp_path / "run", "a", method="sequential")
-    path = launches.write(tmp_path / "c.yaml", {**config, "vllm": {}})
-    by_two = ["training.per_device_train_batch_size=4"]
-    found = launches.learn(path, path, words=by_two)
+    found = learned_by_two(tiny_model_folder, data_folder, tmp_path)
     assert [status for status, _ in found] == [0, 0], found
     two = predictions(Run(tmp_path / "run"))
     assert len(engines()) == 4
     for file in (tmp_path / "run" / "predictions").iterdir():
         file.unlink()
-    seekr.learner.evaluate(tmp_path / "run", by="transformers")
+    evaluate(tmp_path / "run", by="transformers")
     assert predictions(Run(tmp_path / "run")) == two
     assert len(engines()) == 4
 
@@ -91,10 +95,7 @@ def test_two_processes_answer_as_one(
 def test_a_process_whose_engine_fails_takes_the_others_with_it(
     tiny_model_folder: Path, data_folder: Path, engines: Callable[[], list[Any]], tmp_path: Path
 ) -> None:
-    config = launches.config_of(tiny_model_folder, data_folder, tmp_path / "run", "a", method="sequential")
-    path = launches.write(tmp_path / "c.yaml", {**config, "vllm": {}})
-    by_two = ["training.per_device_train_batch_size=4"]
-    found = launches.learn(path, path, words=by_two, ENGINE_FAILS="answer")
+    found = learned_by_two(tiny_model_folder, data_folder, tmp_path, ENGINE_FAILS="answer")
     assert [status for status, _ in found] == [1, 1], found
     assert sum("the engine failed" in text for _, text in found) == 1
     assert [stage.name for stage in Run(tmp_path / "run").stages] == ["a"]
