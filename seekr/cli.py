@@ -98,12 +98,13 @@ def _requests(arguments: argparse.Namespace) -> tuple[list[Request], bool]:
         from seekr.extension import extend, extend_seeds
         from seekr.run import open_runs
 
-        if arguments.config is not None or arguments.recipes:
+        overrides = [word for word in (arguments.config, *arguments.overrides) if word is not None]
+        if arguments.recipes or any("=" not in word for word in overrides):
             given = arguments.config or f"--recipe {arguments.recipes[0]}"
             raise InputError(f"{given}: --from takes its configuration from the run; leave it out")
         if arguments.task is None:
             raise InputError("--from needs the task to add: --task NAME=PATH")
-        wanted = arguments.source, arguments.task, arguments.output_dir
+        wanted = arguments.source, arguments.task, arguments.output_dir, overrides
         several = open_runs(arguments.source)[0].folder != arguments.source
         return extend_seeds(*wanted) if several else [extend(*wanted)], several
     if arguments.task is not None or arguments.output_dir is not None:

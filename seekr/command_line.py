@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         "learn a sequence of tasks; the same command again goes on where it stopped",
         usage="seekr learn CONFIG.yaml [key=value ...] [--dry-run]\n"
         "       seekr learn --recipe NAME [--recipe NAME ...] [key=value ...] [--dry-run]\n"
-        "       seekr learn --from RUN --task NAME=PATH[,key=value,...] [--output-dir DIR] [--dry-run]",
+        "       seekr learn --from RUN --task NAME=PATH[,key=value,...] [key=value ...] [--output-dir DIR]",
     )
     _add_configuration(sub, "key=value", "dotted, e.g. method.name=derpp tasks.0.train_limit=9")
     sub.add_argument(

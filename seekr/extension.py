@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from seekr.config import parse_yaml
+from seekr.config import apply_overrides, make_config, parse_yaml
 from seekr.errors import InputError, nearest
 from seekr.preparation import Request
 from seekr.run import Run, seed_folders
 from seekr.task_data import JOINT
 
+FREE = ("cells", "keep_stages", "vllm")
 
-def extend(source: Path, text: str, output_dir: Path | None) -> Request:
+
+def extend(source: Path, text: str, output_dir: Path | None, overrides: Sequence[str] = ()) -> Request:
     """What to do for `--from source --task text`: the run's own configuration with one task at its end.
 
     `text` is NAME=PATH[,key=value,...]: a file of training rows, or a folder with train, eval and test; the keys are
-    those of a task, such as metric=rouge_l. The new run lies in `output_dir`, by default SOURCE-NAME.
-    Raises InputError.
+    those of a task, such as metric=rouge_l. The new run lies in `output_dir`, by default SOURCE-NAME. `overrides` are
+    settings of the new task's training that nothing kept of the finished ones depends on. Raises InputError.
     """
     from seekr.learner import describe_task
 
@@ -33,12 +36,28 @@ def extend(source: Path, text: str, output_dir: Path | None) -> Request:
     folder = output_dir if output_dir is not None else here.with_name(f"{here.name}-{made.name}")
     if folder.resolve() == source.resolve():
         raise InputError(f"--output-dir {folder}: is the run to go on from, which stays untouched; give another folder")
-    tasks = [*run.config.tasks, describe_task(made)]
-    config = run.config.model_copy(update={"tasks": tasks, "output_dir": str(folder.absolute())})
-    return Request(config, source=source.resolve())
+    raw = run.config.model_dump()
+    for override in overrides:
+        check_free(override, raw["method"])
+    apply_overrides(raw, overrides)
+    raw |= {"tasks": [*raw["tasks"], describe_task(made)], "output_dir": str(folder.absolute())}
+    return Request(make_config(raw, f"--from {source}"), source=source.resolve())
 
 
-def extend_seeds(source: Path, text: str, output_dir: Path | None) -> list[Request]:
+def check_free(override: str, method: Mapping[str, Any]) -> None:
+    """Raises InputError for a setting that a run cannot go on with another value of."""
+    from seekr.methods import METHODS
+
+    key = override.partition("=")[0].strip()
+    free = [f"method.{name}" for name in sorted(METHODS[method["name"]].free)]
+    if key not in (*free, *FREE) and not key.startswith(("training.", "vllm.")):
+        raise InputError(
+            f"{override!r}: --from goes on with what the run has; other values can be given to training.KEY, "
+            f"{', '.join((*FREE, *free))}"
+        )
+
+
+def extend_seeds(source: Path, text: str, output_dir: Path | None, overrides: Sequence[str] = ()) -> list[Request]:
     """The same for each run in a folder of seeds: they go on in a folder of seeds. Raises InputError."""
     name = parse_task(text)["name"]
     here = source.resolve()
@@ -47,7 +66,7 @@ def extend_seeds(source: Path, text: str, output_dir: Path | None) -> list[Reque
         raise InputError(
             f"--output-dir {root}: holds the runs to go on from, which stay untouched; give another folder"
         )
-    return [extend(folder, text, root / folder.name) for folder in seed_folders(source)]
+    return [extend(folder, text, root / folder.name, overrides) for folder in seed_folders(source)]
 
 
 def parse_task(text: str) -> dict[str, Any]:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
+import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from seekr.errors import InputError
 
-ImportanceForm = Literal["product_of_sums", "sum_of_products"]
+ImportanceForm = Literal["product_of_sums", "sum_of_products", "sensitivity", "change", "random"]
+Budget = Annotated[int, Field(ge=1)] | Literal["all"] | None
 
 
 def head_importance(
-    sensitivities: Sequence[Tensor], changes: Sequence[Tensor], *, form: ImportanceForm = "product_of_sums"
+    sensitivities: Sequence[Tensor],
+    changes: Sequence[Tensor],
+    *,
+    form: ImportanceForm = "product_of_sums",
+    seed: Sequence[int] = (0,),
 ) -> Tensor:
     """Importance of each head over the tasks so far, [layers, heads].
 
@@ -23,14 +30,21 @@ def head_importance(
         sensitivities: S_k of each task, [layers, heads].
         changes: F_k of each task, [layers, heads]; zeros where a task was remembered without being learned.
         form: "product_of_sums" = (Σ_k S_k)·(Σ_k F_k), as the paper writes it; "sum_of_products" = Σ_k S_k·F_k, as the
-            released code computes it.
+            released code computes it; "sensitivity" = Σ_k S_k; "change" = Σ_k F_k; "random" = drawn by `seed`, in
+            [0, 1), whatever was measured.
+        seed: of what is drawn, each at least 0.
 
-    Where nothing moved at all, importance is the sensitivity alone.
+    Where nothing moved at all, importance is the sensitivity alone, unless it is random.
 
-    Source: SEEKR, arXiv 2411.06171 (importance).
+    Source: SEEKR, arXiv 2411.06171 (importance; the last three forms are those of its ablation).
     """
-    if not any(bool(change.any()) for change in changes):
+    if form == "random":
+        drawn = np.random.default_rng(seed).random(sensitivities[-1].shape, dtype=np.float32)
+        return torch.from_numpy(drawn)
+    if form == "sensitivity" or not any(bool(change.any()) for change in changes):
         return torch.stack(list(sensitivities)).sum(dim=0)
+    if form == "change":
+        return torch.stack(list(changes)).sum(dim=0)
     if form == "product_of_sums":
         return torch.stack(list(sensitivities)).sum(dim=0) * torch.stack(list(changes)).sum(dim=0)
     return torch.stack([s * f for s, f in zip(sensitivities, changes, strict=True)]).sum(dim=0)
@@ -66,19 +80,24 @@ def select_heads(importance: Tensor, *, layer_budget: int, head_budget: int) -> 
     return {layer: torch.tensor(heads) for layer, heads in chosen.items()}
 
 
-def resolve_budgets(layers: int, heads: int, layer_budget: int | None, head_budget: int | None) -> tuple[int, int]:
-    """Budgets with the paper's share of the model for None: ¾ of the layers and ⅛ of all heads, rounded up (24 layers
-    and 128 heads for Llama-2-7B).
+def resolve_budgets(layers: int, heads: int, layer_budget: Budget, head_budget: Budget) -> tuple[int, int]:
+    """Budgets as numbers: "all" = every layer, and every head of the layers; None = the paper's share of the model,
+    ¾ of the layers and ⅛ of all heads, rounded up (24 layers and 128 heads for Llama-2-7B).
 
     Raises:
         InputError: for explicit budgets larger than the model.
     """
-    if layer_budget is None:
-        layer_budget = math.ceil(3 * layers / 4)
-    if head_budget is None:
-        head_budget = min(math.ceil(layers * heads / 8), layer_budget * heads)
-    check_budgets(layers, heads, layer_budget, head_budget)
-    return layer_budget, head_budget
+    chosen_layers = _number(layer_budget, every=layers, share=math.ceil(3 * layers / 4))
+    every = chosen_layers * heads
+    chosen_heads = _number(head_budget, every=every, share=min(math.ceil(layers * heads / 8), every))
+    check_budgets(layers, heads, chosen_layers, chosen_heads)
+    return chosen_layers, chosen_heads
+
+
+def _number(budget: Budget, *, every: int, share: int) -> int:
+    if budget == "all":
+        return every
+    return share if budget is None else budget
 
 
 def check_budgets(layers: int, heads: int, layer_budget: int, head_budget: int) -> None:

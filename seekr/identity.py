@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     from seekr.tasks import Task
 
-    settings = with_step_rows(record["identity"])
+    settings = as_kept_now(record["identity"])
     seed = settings.pop("seed")
     defaults = {field.name: field.default for field in fields(Task)}
     tasks = {}
@@ -56,14 +56,27 @@ def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple
     return None
 
 
-def with_step_rows(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity as it is kept now: of older runs it names the three factors of `step_rows`."""
+def as_kept_now(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as it is kept now: of older runs it names the three factors of `step_rows`, and lacks settings of
+    methods that came later."""
+    settings = {**settings, "method": method_as_kept_now(settings["method"])}
     if "step_rows" in settings:
-        return dict(settings)
+        return settings
     training = dict(settings.get("training", {}))
     rows, steps = training.pop("per_device_train_batch_size", 8), training.pop("gradient_accumulation_steps", 1)
     kept = {key: value for key, value in settings.items() if key != "processes"}
     return {**kept, "training": training, "step_rows": rows * steps * settings.get("processes", 1)}
+
+
+def method_as_kept_now(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's settings as `run.json` keeps them now: older runs, which replayed once an epoch, did not say so."""
+    return {"replay_passes": None, **settings} if settings.keys() & {"replay_ratio", "pseudo_ratio"} else dict(settings)
+
+
+def with_free(there: Mapping[str, Any], here: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
+    """The identity of the run that another goes on from, with the other's values of what may differ between them."""
+    method = {key: here["method"].get(key) if key in free else value for key, value in there["method"].items()}
+    return {**there, "method": method, "training": here["training"], "step_rows": here["step_rows"]}
 
 
 def compare(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

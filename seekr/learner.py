@@ -16,8 +16,9 @@ import torch
 from seekr.agreement import agreed
 from seekr.cells import ScoreBook
 from seekr.config import IN_MEMORY, make_config, resolve_paths
-from seekr.disk import write_json
+from seekr.disk import read_json, write_json
 from seekr.errors import InputError, RunError
+from seekr.identity import as_kept_now, flatten
 from seekr.models import one_kind_of_bar
 from seekr.preparation import Prepared, Request, prepare
 from seekr.processes import is_main, process_count, wait_for_all
@@ -298,7 +299,20 @@ def describe_run(prepared: Prepared) -> dict[str, Any]:
         "seed": prepared.config.seed,
         "from": str(prepared.source) if prepared.source else None,
         "identity": prepared.identity,
+        "changed": changed_settings(prepared),
     }
+
+
+def changed_settings(prepared: Prepared) -> list[dict[str, Any]]:
+    """What this run, and those that it goes on from, changed after a stage: its place, and key → [before, since]."""
+    if prepared.source is None:
+        home = prepared.run / "run.json"
+        return list(read_json(home).get("changed", [])) if home.is_file() else []
+    record = read_json(prepared.source / "run.json")
+    old, new = (flatten(side) for side in (as_kept_now(record["identity"]), prepared.identity))
+    keys = {key: [old.get(key), new.get(key)] for key in {**old, **new} if old.get(key) != new.get(key)}
+    after = len(finished_stages(prepared.source))
+    return [*record.get("changed", []), *([{"after_stages": after, "settings": keys}] if keys else [])]
 
 
 def versions(prepared: Prepared) -> dict[str, str]:

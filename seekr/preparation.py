@@ -182,7 +182,10 @@ def _prepare(request: Request) -> Prepared:
         **check_model(config, method, lora, tokenizer, max_length, learned),
     )
     if record is not None:
-        identity.compare(home, identity.with_step_rows(record["identity"]), prepared.identity)
+        there = identity.as_kept_now(record["identity"])
+        if home == request.source:
+            there = identity.with_free(there, prepared.identity, method.free)
+        identity.compare(home, there, prepared.identity)
     check_finished(home, prepared.finished, prepared.stages)
     check_memories(prepared)
     return prepared
@@ -213,7 +216,7 @@ def rows_of_a_step(training: dict[str, Any], record: dict[str, Any] | None) -> i
         return rows_of_a_batch(settings) * int(settings.get("gradient_accumulation_steps", 1))
 
     if record is not None and of_a_process(record["config"]["training"]) == of_a_process(training):
-        return int(identity.with_step_rows(record["identity"])["step_rows"])
+        return int(identity.as_kept_now(record["identity"])["step_rows"])
     return of_a_process(training) * process_count()
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from seekr.config import Config, make_config, resolve_paths
 from seekr.disk import read_json
 from seekr.errors import InputError
+from seekr.identity import method_as_kept_now
 from seekr.stages import finished_stages, has_weights, stage_name, working_folder
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Run:
     def config(self) -> Config:
         """The resolved configuration; its output_dir is this folder, wherever it was moved to."""
         raw = self.record["config"] | {"output_dir": str(self.folder.absolute())}
+        raw["method"] = method_as_kept_now(raw["method"])
         return resolve_paths(make_config(raw, str(self.folder / "run.json")), self.folder.absolute())
 
     @property
@@ -127,6 +129,18 @@ class Run:
     def stages(self) -> list[Stage]:
         """The finished stages in their order."""
         return [Stage(folder) for folder in finished_stages(self.folder)]
+
+    @property
+    def newest_replays(self) -> list[dict[str, Any]]:
+        """What the log says of the attention loss in each replay step of the newest task that has any."""
+        from seekr.training.log import read_steps
+
+        working = sorted((self.folder / "working").glob("*/log.jsonl"))
+        for path in reversed([*(stage.folder / "log.jsonl" for stage in self.stages), *working]):
+            steps = [line for line in read_steps(path) if "attention_weight" in line]
+            if steps:
+                return steps
+        return []
 
     def status(self) -> list[TaskStatus]:
         """How far each stage is, in their order; `joint` has one stage for all tasks."""

@@ -20,6 +20,7 @@ from seekr.interruption import stopping_politely
 from seekr.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.methods import TaskContext
 from seekr.methods.base import batch_of
+from seekr.methods.replay import Replay
 from seekr.models import load_stage
 from seekr.preparation import Prepared
 from seekr.processes import is_main, wait_for_all
@@ -151,6 +152,7 @@ def learn_stage(
             log_path=working / "log.jsonl",
             pad_token_id=prepared.tokenizer.pad_token_id,
             step_rows=prepared.step_rows,
+            replay_passes=method.replay_passes if isinstance(method, Replay) else None,
             callbacks=[interruption, *prepared.callbacks],
         )
         trainer.train(resume_from_checkpoint=True)

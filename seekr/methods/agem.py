@@ -27,6 +27,7 @@ class AGem(Replay):
     g_ref is the gradient of the answer loss of rows drawn anew for every step out of all kept ones.
 
     Args:
+        replay_passes: null, as there are no replay steps here.
         reference_rows: kept rows of which g_ref is taken in each step; all where fewer are kept.
 
     Source: Chaudhry et al., Efficient Lifelong Learning with A-GEM, arXiv 1812.00420.
@@ -36,6 +37,7 @@ class AGem(Replay):
     replays: ClassVar[bool] = False
     shards: ClassVar[bool] = False
 
+    replay_passes: None = None
     reference_rows: Annotated[int, Field(ge=1)] = 16
 
     _context: TaskContext | None = field(default=None, init=False, repr=False, compare=False)

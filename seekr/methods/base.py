@@ -94,6 +94,7 @@ class Method:
             adapter or prompts that the method makes itself.
         shards: whether parameters may be spread over processes, as FSDP and ZeRO-3 do. Unless the adapter is its own,
             `after_task` is then given models in parts, which all processes call equally often: `processes.in_step`.
+        free: settings that nothing kept of a task depends on, so that another run may go on with others.
     """
 
     name: ClassVar[str]
@@ -103,6 +104,7 @@ class Method:
     replays: ClassVar[bool] = False
     adapter: ClassVar[Adapter] = "any"
     shards: ClassVar[bool] = True
+    free: ClassVar[frozenset[str]] = frozenset()
 
     memories: list[Memory] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -214,6 +216,16 @@ class Method:
 
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Asked in each optimizer step (counted from 0 in the task), its gradients whole and not yet clipped."""
+
+    def step_facts(self) -> dict[str, float | None]:
+        """What the log says of the optimizer step just asked about, beside its losses; the same on all processes."""
+        return {}
+
+    def resumed(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Told when training begins what the log has of the steps that were taken before; none = it is the beginning.
+
+        What a method makes of earlier steps is a function of these lines, so that a resumed task is one never stopped.
+        """
 
     def after_task(self, context: TaskContext) -> None:
         """Asked after a task is trained, or to be remembered: writes what is kept into `context.folder`."""

@@ -33,6 +33,7 @@ class Derpp(Replay):
     """
 
     name: ClassVar[str] = "derpp"
+    free: ClassVar[frozenset[str]] = Replay.free | {"logit_weight"}
 
     logit_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     logit_shift: bool = True

@@ -38,6 +38,7 @@ class Lwf(Method):
     """
 
     name: ClassVar[str] = "lwf"
+    free: ClassVar[frozenset[str]] = frozenset({"distillation_weight", "temperature", "logit_top_k"})
 
     distillation_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0

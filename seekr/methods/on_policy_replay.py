@@ -18,7 +18,7 @@ from seekr.memory_writer import MemoryWriter
 from seekr.methods.base import TaskContext
 from seekr.methods.derpp import Derpp
 from seekr.methods.replay import Replay
-from seekr.methods.seekr import Seekr
+from seekr.methods.seekr import AttentionWeight, Seekr
 from seekr.scoring import row_scores
 
 
@@ -47,8 +47,9 @@ class OnPolicyReplay(Seekr):
     """
 
     name: ClassVar[str] = "on_policy_replay"
+    free: ClassVar[frozenset[str]] = Replay.free
 
-    attention_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    attention_weight: AttentionWeight = 0.0
     logit_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
     attempts: Annotated[int, Field(ge=1)] = 1
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0

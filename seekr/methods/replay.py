@@ -24,6 +24,9 @@ class Replay(Method):
 
     Args:
         replay_ratio: kept share of a task's rows, 0 < ratio ≤ 1; at least one row is kept.
+        replay_passes: how often each kept row is replayed in an epoch, as long as there are no more replay steps than
+            steps of the task: a task costs twice its own steps at most, however many came before it. null = once, the
+            rule of SEEKR's paper, whatever that costs.
         replay_choice: "random" rows drawn by the run's seed, or the "first" ones, as the released code of SEEKR has it.
 
     Source: experience replay as in Chaudhry et al., arXiv 1902.10486.
@@ -32,8 +35,10 @@ class Replay(Method):
     name: ClassVar[str] = "replay"
     keeps: ClassVar[bool] = True
     replays: ClassVar[bool] = True
+    free: ClassVar[frozenset[str]] = frozenset({"replay_passes"})
 
     replay_ratio: Ratio = 0.01
+    replay_passes: Annotated[int, Field(ge=1)] | None = 4
     replay_choice: Literal["random", "first"] = "random"
 
     def kept_rows(self, rows: int) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,14 +29,17 @@ from seekr.attention.support import check_attention
 from seekr.attention.tap import Tap, head_size, layers_and_heads, model_inputs, sample_spans
 from seekr.batches import MicroBatch, Row, TokenizedRow
 from seekr.errors import InputError
-from seekr.heads import ImportanceForm, head_importance, resolve_budgets, select_heads
+from seekr.heads import Budget, ImportanceForm, head_importance, resolve_budgets, select_heads
 from seekr.losses import answer_positions, logits_at
 from seekr.memory import Memory
+from seekr.methods.attention_weight import FollowedWeight, Pulls, weight_advice
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.derpp import Derpp
 from seekr.models import measuring
 from seekr.processes import in_step, is_main, own_share, summed
+from seekr.training.log import read_steps
 
+AttentionWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
 _IMPORTANCE = "importance.safetensors"
 MEASURED_TOGETHER = 4  # samples in one forward while measuring, at most, and never more than in one of training
 
@@ -47,11 +52,13 @@ class Seekr(Derpp):
     of KL(kept attention row || the model's).
 
     Args:
-        attention_weight: λ2 of the paper: 1000 at 1% replay, 100 at 10%.
-        layer_budget: layers that may hold chosen heads; null = ¾ of the layers.
-        head_budget: chosen heads over all these layers; null = ⅛ of all heads.
+        attention_weight: λ2 of the paper, which has 1000 at 1% replay and 100 at 10%; "auto" = it follows the
+            gradients, see `attention_weight.FollowedWeight`.
+        layer_budget: layers that may hold chosen heads; null = ¾ of the layers; "all".
+        head_budget: chosen heads over all these layers; null = ⅛ of all heads; "all" of these layers.
         query_budget: random queries of each kept sample whose rows are distilled; null = every query.
-        importance: "product_of_sums" = (Σ S)·(Σ F) (paper), "sum_of_products" = Σ S·F (released code).
+        importance: "product_of_sums" = (Σ S)·(Σ F) (paper), "sum_of_products" = Σ S·F (released code); the paper's
+            ablations "sensitivity" = Σ S, "change" = Σ F, and "random" heads, drawn by the run's seed for each task.
         norm: "frobenius" (paper) or "mean_square" (released code), for sensitivity and change.
         entries: "visible" (the map's own) or "all" (also above the diagonal, released code), for sensitivity.
         reduction: "per_sample" = mean over each sample's layers, then over samples; "per_layer" = mean over the samples
@@ -63,10 +70,11 @@ class Seekr(Derpp):
     """
 
     name: ClassVar[str] = "seekr"
+    free: ClassVar[frozenset[str]] = Derpp.free | {"attention_weight", "reduction"}
 
-    attention_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1000.0
-    layer_budget: Annotated[int, Field(ge=1)] | None = None
-    head_budget: Annotated[int, Field(ge=1)] | None = None
+    attention_weight: AttentionWeight = "auto"
+    layer_budget: Budget = None
+    head_budget: Budget = None
     query_budget: Annotated[int, Field(ge=1)] | None = 100
     importance: ImportanceForm = "product_of_sums"
     norm: Norm = "frobenius"
@@ -74,12 +82,23 @@ class Seekr(Derpp):
     reduction: Literal["per_sample", "per_layer"] = "per_sample"
     teacher_form: TeacherForm = "auto"
 
+    _begun: FollowedWeight = field(default_factory=FollowedWeight, init=False, repr=False, compare=False)
+    _followed: FollowedWeight = field(default_factory=FollowedWeight, init=False, repr=False, compare=False)
+    _pulls: Pulls | None = field(default=None, init=False, repr=False, compare=False)
+    _advised: bool = field(default=False, init=False, repr=False, compare=False)
+    _facts: dict[str, float | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
         check_attention(model, max_length)
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
+        self._begun, self._pulls = FollowedWeight(), None
+        for stage in context.stages:
+            self._begun = self._begun.carried_on()
+            self._begun.follow_all(read_steps(stage / "log.jsonl"))
+        self._followed = self._begun.carried_on()
         if self.attention_weight:
             dtype = next(context.model.parameters()).dtype
             if torch.is_autocast_enabled(context.device.type):
@@ -95,6 +114,8 @@ class Seekr(Derpp):
         counted = {row: key for row, key in enumerate(batch.rows) if batch.weights[row]}
         if not self.attention_weight:
             return super().replay_loss(model, batch)
+        if self._pulls is None:
+            self._pulls = Pulls(batch.labels.device)
         if not counted:
             # Every micro-batch of a step names the same parts, those that only keep the ranks in step too.
             parts = super().replay_loss(model, batch)
@@ -102,15 +123,39 @@ class Seekr(Derpp):
         layers = {layer for memory, _ in counted.values() for layer in self.memories[memory].heads}
         with Tap(model, layers) as tap:
             parts = super().replay_loss(model, batch)
+        self._pulls.branch(tap.given, tap.calls)
         teachers = {row: self.memories[memory].attention(sample) for row, (memory, sample) in counted.items()}
         weights = self.layer_weights(batch.step_rows)
-        parts["attention"] = self.attention_weight * weighted_attention_divergence(
+        parts["attention"] = self.weight * weighted_attention_divergence(
             tap.calls,
             teachers,
             sample_spans(batch.inputs["attention_mask"]),
             {(row, layer): weights[key[0], layer] for row, key in counted.items() for layer in teachers[row].heads},
         )
         return parts
+
+    @property
+    def weight(self) -> float:
+        """Of the attention loss in the next replay step."""
+        return self._followed.value if self.attention_weight == "auto" else float(self.attention_weight)
+
+    def resumed(self, lines: Sequence[dict[str, Any]]) -> None:
+        self._followed = self._begun.carried_on()
+        self._followed.follow_all(lines)
+
+    def after_backward(self, model: nn.Module, step: int) -> None:
+        self._facts = {}
+        if self._pulls is None:
+            return
+        attention, others = self._pulls.shares()
+        self._pulls = None
+        total = attention + others
+        share = attention / total if total and math.isfinite(total) else None
+        self._facts = {"attention_weight": self.weight, "attention_pull": share}
+        self._followed.follow(self.weight, share)
+
+    def step_facts(self) -> dict[str, float | None]:
+        return self._facts
 
     def layer_weights(self, step_rows: list[Row]) -> dict[tuple[int, int], float]:
         """(memory, layer) → weight of one sample's divergence in that layer, for all rows of an optimizer step."""
@@ -124,6 +169,7 @@ class Seekr(Derpp):
         return {(m, layer): 1 / (len(uses) * uses[layer]) for m in samples for layer in self.memories[m].heads}
 
     def after_task(self, context: TaskContext) -> None:
+        self._advise(context)
         samples = self.kept_samples(context)
         sensitivity, change = self._measure(samples, context)
         past = [importance_of(stage) for stage in context.stages]
@@ -131,6 +177,7 @@ class Seekr(Derpp):
             [measured["sensitivity"] for measured in past] + [sensitivity],
             [measured["change"] for measured in past] + [change],
             form=self.importance,
+            seed=(context.seed, context.index, 3),
         )
         budgets = resolve_budgets(*layers_and_heads(context.model), self.layer_budget, self.head_budget)
         heads = select_heads(importance, layer_budget=budgets[0], head_budget=budgets[1])
@@ -140,6 +187,13 @@ class Seekr(Derpp):
             chosen = {str(layer): kept.tolist() for layer, kept in heads.items()}
             (context.folder / "heads.json").write_text(json.dumps(chosen, indent=1) + "\n")
         self._remember(samples, heads, context)
+
+    def _advise(self, context: TaskContext) -> None:
+        """Says once, on stderr, that a fixed weight was out of proportion in the steps of the task."""
+        advice = weight_advice(self.attention_weight, read_steps(context.working / "log.jsonl"))
+        if advice and not self._advised and is_main():
+            print(f"seekr: task {context.task}: {advice}", file=sys.stderr)
+            self._advised = True
 
     def _measure(self, samples: list[TokenizedRow], context: TaskContext) -> tuple[Tensor, Tensor]:
         """Sensitivity (each layer's row sums to 1) and change, means over the kept samples; [layers, heads] on CPU.

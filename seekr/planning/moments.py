@@ -128,7 +128,7 @@ def _losses(paper: Paper, kind: StepKind, shape: Shape, live: Live, heads: Mappi
         divergence(call, layer_teacher(call, heads[layer], queries, shape.length), method, shape, live)
         for layer, call in tap.calls.items()
     ]
-    return parts | {"attention": method.attention_weight * torch.stack(divergences).sum()}
+    return parts | {"attention": method.weight * torch.stack(divergences).sum()}
 
 
 class _Prepared(nn.Module):

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from seekr.batches import Row, StepKind, answer_tokens
@@ -96,7 +97,9 @@ def plan_steps(
             plans.append(StageSteps(stage, 0, 0, 0, 0, kept, None, None))
             continue
         past = [plan for plan in plans if plan.kept and method.replays]
-        plan = StepPlan(len(stage.tokens), tuple(len(one.kept) for one in past), batch, seed, stage.index)
+        kept_rows = tuple(len(one.kept) for one in past)
+        passes = method.replay_passes if isinstance(method, Replay) else None
+        plan = StepPlan(len(stage.tokens), kept_rows, batch, seed, stage.index, passes)
         total = (
             arguments.max_steps
             if arguments.max_steps > 0
@@ -134,11 +137,14 @@ class _Counted:
         return self._sources[row[0] + 1][0][row[1]]
 
     def count(self, plan: StepPlan, total: int) -> tuple[Counter[StepKind], Counter[StepKind]]:
-        """Steps and tokens by kind over `total` steps: whole epochs read every row once."""
+        """Steps and tokens by kind over `total` steps: whole epochs and passes read every row once."""
         whole, rest = divmod(total, len(plan))
         steps: Counter[StepKind] = Counter({"task": whole * plan.task_steps, "replay": whole * plan.replay_steps})
         sums = [sum(tokens) for tokens, _ in self._sources]
-        tokens: Counter[StepKind] = Counter({"task": whole * sums[0], "replay": whole * sum(sums[1:])})
+        passes, left = divmod(steps["replay"], plan.pass_steps) if plan.pass_steps else (0, 0)
+        tokens: Counter[StepKind] = Counter({"task": whole * sums[0], "replay": passes * sum(sums[1:])})
+        for rows in islice(plan.replayed(passes * plan.pass_steps), left):
+            tokens["replay"] += sum(map(self.tokens, rows))
         for step in plan.epoch(whole)[:rest] if rest else ():
             steps[step.kind] += 1
             tokens[step.kind] += sum(map(self.tokens, step.rows))

@@ -6,7 +6,7 @@ file that is there but cannot be read is an `InputError`, since a table made fro
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,22 @@ from seekr.errors import InputError
 from seekr.scoring import ScoreMatrix
 from seekr.stages import finished_stages
 
-_NOT_PARTS = {"step", "kind", "loss", "learning_rate", "gradient_share", "grad_norm"}
+_FACTS = ("attention_weight", "attention_pull")
+_NOT_PARTS = {"step", "kind", "loss", "learning_rate", "gradient_share", "grad_norm", *_FACTS}
 _EVALUATE = "delete it and run `seekr evaluate {run}`"
 _RELEARN = "bring it back from a copy, or learn this run again"
 
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One optimizer step: the loss parts as they entered the loss, and now and then their gradient shares."""
+    """One optimizer step: the loss parts as they entered the loss, now and then their gradient shares, and `facts`: the
+    weight of the attention loss and its share of what pulls at the chosen heads."""
 
     step: int
     kind: str
     parts: dict[str, float]
     gradient_share: dict[str, float]
+    facts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,7 @@ def _log_entry(path: Path, line: int, row: dict[str, Any]) -> LogEntry:
             str(row["kind"]),
             {name: float(value) for name, value in row.items() if name not in _NOT_PARTS and value is not None},
             dict(row.get("gradient_share", {})),
+            {name: float(row[name]) for name in _FACTS if row.get(name) is not None},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}, line {line}: not a step of a log ({error!r}); {_RELEARN}") from error

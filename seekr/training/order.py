@@ -1,16 +1,19 @@
 """Which rows meet in which optimizer step: pure data, a function of (seed, task, epoch) and of nothing else.
 
 A step is a task step or a replay step, never both, so that the two kinds keep their own divisors and their
-own line in the log. With B rows a step an epoch has T = ceil(N / B) task steps and R = ceil(M / B) replay
-steps; replay step r = 1..R comes just before task step max(1, floor(r * T / R)), several before one if R > T.
+own line in the log. With B rows a step an epoch has T = ceil(N / B) task steps, and one pass over the kept rows
+is ceil(M / B) replay steps. An epoch has R = ceil(M / B) of them, every kept row once, or with `replay_passes`
+R = min(passes * ceil(M / B), T), one pass after the other over all epochs; replay step r = 1..R comes just before
+task step max(1, floor(r * T / R)), several before one if R > T.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 
 import numpy as np
 
@@ -40,7 +43,8 @@ class StepPlan:
 
     `task_rows` is N (at least 1), `memory_sizes` the kept samples of each past task (M in all, none = no
     replay steps), `batch_rows` is B: per-device batch times accumulation times processes. `seed` and `task`
-    are at least 0.
+    are at least 0. `replay_passes` says how often each kept row comes in an epoch, as long as there are no more
+    replay steps than task steps; None = once, whatever steps that takes, the rule of SEEKR's paper.
     """
 
     task_rows: int
@@ -48,6 +52,7 @@ class StepPlan:
     batch_rows: int
     seed: int
     task: int
+    replay_passes: int | None = None
 
     @property
     def task_steps(self) -> int:
@@ -57,6 +62,13 @@ class StepPlan:
     @property
     def replay_steps(self) -> int:
         """R: replay steps of an epoch."""
+        if self.replay_passes is None:
+            return self.pass_steps
+        return min(self.replay_passes * self.pass_steps, self.task_steps)
+
+    @property
+    def pass_steps(self) -> int:
+        """Replay steps in which every kept row comes once."""
         return -(-sum(self.memory_sizes) // self.batch_rows)
 
     def __len__(self) -> int:
@@ -76,16 +88,22 @@ class StepPlan:
         return tuple(kinds)
 
     def epoch(self, epoch: int) -> list[Step]:
-        """The steps of one epoch, counted from 0: every row of the task and of the memories exactly once."""
+        """The steps of one epoch, counted from 0: every row of the task once, and the next steps of replay."""
         samples: list[Row] = [(-1, i) for i in range(self.task_rows)]
-        kept: list[Row] = [(m, i) for m, size in enumerate(self.memory_sizes) for i in range(size)]
         # A stream for each kind: the task's order does not depend on how much is replayed, so methods compare
         # like with like.
         batches = {
             "task": iter(self._batches(samples, np.random.default_rng([self.seed, self.task, epoch, 0]))),
-            "replay": iter(self._batches(kept, np.random.default_rng([self.seed, self.task, epoch, 1]))),
+            "replay": self.replayed(epoch * self.replay_steps),
         }
         return [Step(kind, next(batches[kind])) for kind in self.kinds]
+
+    def replayed(self, first: int) -> Iterator[tuple[Row, ...]]:
+        """The rows of replay step `first`, counted over all epochs, and of those after it: pass after pass."""
+        kept: list[Row] = [(m, i) for m, size in enumerate(self.memory_sizes) for i in range(size)]
+        for number in count(first // max(1, self.pass_steps)):
+            batches = self._batches(kept, np.random.default_rng([self.seed, self.task, number, 1]))
+            yield from batches[max(0, first - number * self.pass_steps) :]
 
     def kind_of(self, step: int) -> tuple[StepKind, int]:
         """Kind of a step, counted from 0 over all epochs, and how many steps of that kind came before it."""

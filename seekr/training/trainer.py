@@ -20,6 +20,8 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -38,7 +40,7 @@ from seekr.training.checkpoints import (
     newest_complete_checkpoint,
 )
 from seekr.training.gradient_share import gradient_shares
-from seekr.training.log import StepLog
+from seekr.training.log import StepLog, read_steps
 from seekr.training.order import StepPlan, task_seed
 from seekr.training.rows import KeptSamples, RankSlots, Rows, loader
 from seekr.training.step_losses import StepLosses
@@ -50,7 +52,8 @@ class Losses(Protocol):
     The sum of a part over all micro-batches and ranks of a step is the part's loss of the step. All
     micro-batches of a kind have the same parts. `model` is what the Trainer trains: call it, and unwrap it
     only to look at it. `after_backward` may change the gradients of a step, counted from 0, before they are
-    clipped.
+    clipped; what `step_facts` then says goes into the step's line of the log, and when training begins `resumed` is
+    told the lines of the steps taken before.
     """
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
@@ -58,6 +61,10 @@ class Losses(Protocol):
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
 
     def after_backward(self, model: nn.Module, step: int) -> None: ...
+
+    def step_facts(self) -> dict[str, float | None]: ...
+
+    def resumed(self, lines: Sequence[dict[str, Any]]) -> None: ...
 
 
 class ContinualTrainer(Trainer):
@@ -72,6 +79,7 @@ class ContinualTrainer(Trainer):
       DeepSpeed).
     - `step_rows` are the rows of an optimizer step: at most, and by default, as many as the processes take in all
       micro-batches of a step together.
+    - `replay_passes`: how often a kept row comes in an epoch, see `StepPlan`.
     - Checkpoints go to `args.output_dir`, which belongs to this task: those that are torn or ahead of the run
       are deleted.
 
@@ -91,6 +99,7 @@ class ContinualTrainer(Trainer):
         log_path: Path,
         pad_token_id: int | None = None,
         step_rows: int | None = None,
+        replay_passes: int | None = None,
         gradient_share_every: int = 50,
         callbacks: list[TrainerCallback] | None = None,
         **trainer_options: Any,
@@ -115,13 +124,14 @@ class ContinualTrainer(Trainer):
             or args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
             seed=args.seed,
             task=task_index,
+            replay_passes=replay_passes,
         )
         self.step_log = StepLog(log_path)
         self._bar = TrainingBar(f"learning {task_name}", self._last_losses)
         for callback in (transformers.trainer.DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
             self.remove_callback(callback)
         # The keeper comes last, since its marker says that all is written.
-        for ours in (self._bar, self.step_log, keeper):
+        for ours in (self._bar, self.step_log, _Resumption(method, log_path), keeper):
             self.add_callback(ours)
         self._step = StepLosses()
         self._shares: dict[str, float] | None = None
@@ -195,6 +205,7 @@ class ContinualTrainer(Trainer):
         if self.accelerator.sync_gradients:
             self._end_step(inputs.kind)
             self.method.after_backward(model, self.state.global_step)
+            self._line = {**cast(dict[str, Any], self._line), **self.method.step_facts()}
         return loss
 
     @override
@@ -263,7 +274,7 @@ class ContinualTrainer(Trainer):
         )
 
     def _last_losses(self) -> dict[str, float]:
-        unshown = ("step", "kind", "learning_rate", "gradient_share")
+        unshown = ("step", "kind", "learning_rate", "gradient_share", *self.method.step_facts())
         return {name: value for name, value in (self._line or {}).items() if name not in unshown}
 
     @override
@@ -286,6 +297,20 @@ class ContinualTrainer(Trainer):
     @override
     def _track_num_input_tokens(self, inputs: MicroBatch) -> None:
         super()._track_num_input_tokens(inputs.inputs)
+
+
+class _Resumption(TrainerCallback):
+    """Tells the method the steps that were taken before training begins, from the log."""
+
+    def __init__(self, method: Losses, log_path: Path) -> None:
+        self.method = method
+        self.log_path = log_path
+
+    @override
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.method.resumed(read_steps(self.log_path, last=state.global_step) if state.global_step else [])
 
 
 def _own_arguments(args: TrainingArguments) -> TrainingArguments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,12 @@ class ToyMethod:
 
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Nothing: the gradients stay as they are."""
+
+    def step_facts(self) -> dict[str, float | None]:
+        return {}
+
+    def resumed(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Nothing: no step depends on earlier ones."""
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         self.seen.append(batch)
