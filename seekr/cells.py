@@ -1,4 +1,4 @@
-"""The score matrix of a run: which cells are wanted, the answers that they come from, scores.json."""
+"""The score matrix of a run: which cells are wanted, the answers or likelihoods they come from, scores.json."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seekr.batches import answer_tokens
 from seekr.disk import write_atomically, write_json
 from seekr.processes import is_main
 from seekr.progress import bar
-from seekr.scoring import METRICS, ScoreMatrix
+from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
 from seekr.stages import has_weights, stage_folder
 
 if TYPE_CHECKING:
     from seekr.answering import Answer
     from seekr.preparation import Prepared
     from seekr.tasks import Example
+
+Found = str | RowLikelihood
+"""Of a test row: the answer that was generated, or how likely the right one is."""
 
 BASE = -1
 """The row of the base model, before anything was learned."""
@@ -63,18 +67,23 @@ class ScoreBook:
 
     def fill(self, cells: list[tuple[int, int]]) -> None:
         """Generates and scores cells, row by row; each is on the disk as soon as it is scored."""
-        from seekr.answering import answering
-
         for row in sorted({row for row, _ in cells}):
             columns = [column for r, column in cells if r == row]
             columns = [column for column in columns if not self._copy_from_same_model(row, column)]
-            if columns:
-                source = self._source(row)
-                weights = None if source in (None, self.prepared.config.model) else Path(str(source))
-                with answering(self.prepared, weights) as answer:
-                    for column in columns:
-                        self._score(answer, row, column)
+            for engine in (False, True):  # one behind the other: an engine takes what memory it finds
+                own = [column for column in columns if self._by_vllm(column) == engine]
+                if own:
+                    self._fill_row(row, own, engine=engine)
         self.write()
+
+    def _fill_row(self, row: int, columns: list[int], *, engine: bool) -> None:
+        from seekr.answering import answering
+
+        source = self._source(row)
+        weights = None if source in (None, self.prepared.config.model) else Path(str(source))
+        with answering(self.prepared, weights, engine=engine) as answer:
+            for column in columns:
+                self._score(answer, row, column)
 
     def matrix(self) -> ScoreMatrix:
         """Everything scored so far."""
@@ -91,41 +100,49 @@ class ScoreBook:
         if is_main():
             write_json(self.prepared.run / "scores.json", self.matrix().to_json())
 
+    def _by_vllm(self, column: int) -> bool:
+        return self.prepared.config.vllm is not None and self.tasks[column].task.metric != LIKELIHOOD
+
     def _path(self, row: int, column: int) -> Path:
         return self.prepared.run / "predictions" / f"{'base' if row == BASE else row}-{column}.jsonl"
 
     def _read(self, row: int, column: int) -> None:
-        """Takes over answers from an earlier start, if they are answers to the test rows as they are now."""
+        """Takes over what an earlier start wrote, if it is of the test rows and the kind of metric as they are now."""
         path, data = self._path(row, column), self.tasks[column]
         if not path.is_file():
             return
         try:
             kept = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
             asked = [(row["prompt"], row["references"]) for row in kept]
-            predictions = [row["prediction"] for row in kept]
+            found = [_found(row, data.task.metric) for row in kept]
         except (ValueError, KeyError, TypeError):
             return  # torn from outside: generated again
-        if asked == [(example.prompt_text, example.references) for example in data.test]:
-            self._keep_score(row, column, predictions)
+        if asked != [(example.prompt_text, example.references) for example in data.test]:
+            return
+        counts = [one.answer_tokens for one in found if isinstance(one, RowLikelihood)]
+        if not counts or counts == [answer_tokens(sample) for sample in data.test_rows]:
+            self._keep_score(row, column, found)
 
     def _score(self, answer: Answer, row: int, column: int) -> None:
         data = self.tasks[column]
         with bar(f"scoring {data.task.name} {self._after(row)}", len(data.test)) as advance:
-            predictions = answer(column, advance)
-        version = self.prepared.vllm_version
-        by = {} if version is None else {"by": f"vllm {version}"}
-        lines = (_line(example, prediction) | by for example, prediction in zip(data.test, predictions, strict=True))
+            found = answer(column, advance)
+        by = {"by": f"vllm {self.prepared.vllm_version}"} if self._by_vllm(column) else {}
+        lines = (_line(example, one) | by for example, one in zip(data.test, found, strict=True))
         if is_main():
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             write_atomically(self._path(row, column), text)
-        self._keep_score(row, column, predictions)
+        self._keep_score(row, column, found)
         self.write()
 
-    def _keep_score(self, row: int, column: int, predictions: list[str]) -> None:
+    def _keep_score(self, row: int, column: int, found: Any) -> None:
         data = self.tasks[column]
+        if data.task.metric == LIKELIHOOD:
+            self.scores[row, column] = likelihood(found)
+            return
         references = [example.references for example in data.test]
         prompts = [example.prompt_text for example in data.test]
-        self.scores[row, column] = METRICS[data.task.metric](predictions, references, prompts)
+        self.scores[row, column] = METRICS[data.task.metric](found, references, prompts)
 
     def _copy_from_same_model(self, row: int, column: int) -> bool:
         """Skills train nothing: the rows after them are the base model's, whose answers may be there already."""
@@ -154,5 +171,14 @@ class ScoreBook:
         return "after all tasks" if self.prepared.joint else f"after {self.tasks[row].task.name}"
 
 
-def _line(example: Example, prediction: str) -> dict[str, Any]:
-    return {"prompt": example.prompt_text, "prediction": prediction, "references": example.references}
+def _line(example: Example, found: Found) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"prompt": example.prompt_text, "prediction": found, "references": example.references}
+    return {"prompt": example.prompt_text, "references": example.references, **found._asdict()}
+
+
+def _found(line: dict[str, Any], metric: str) -> Found:
+    if metric != LIKELIHOOD:
+        prediction: str = line["prediction"]
+        return prediction
+    return RowLikelihood(float(line["log_likelihood"]), int(line["answer_tokens"]))

@@ -1,21 +1,29 @@
-"""Answers of a model, generated many at a time."""
+"""What a model makes of test rows, many at a time: answers that it generates, or how likely it finds the right ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 from transformers import GenerationConfig
 
+from seekr.attention.tap import model_inputs
+from seekr.batches import TokenizedRow, collate
+from seekr.losses import answer_positions, logits_at
 from seekr.processes import process_count, spread
+from seekr.scoring.likelihood import RowLikelihood
 from seekr.sharding import is_in_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+R = TypeVar("R")
 
 
 def generate_answers(
@@ -96,7 +104,7 @@ def generate_tokens(
         bos_token_id=tokenizer.bos_token_id,
         **drawn,
     )
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    in_step = is_in_parts(model)
 
     def answer(place: int, rows: list[int]) -> list[Generated]:
         if temperature is not None:
@@ -106,17 +114,65 @@ def generate_tokens(
         generated: torch.Tensor = model.generate(  # type: ignore[operator]
             input_ids=ids, attention_mask=mask, generation_config=settings, synced_gpus=in_step
         )
-        if advance is not None:  # the other processes are at work on the batches behind this one
-            advance(len(order[place * batch_size : (place + process_count()) * batch_size]))
         return [until_end(found, ends) for found in generated[:, ids.shape[1] :].tolist()]
 
+    return _in_batches(model, [len(prompt) for prompt in prompts], batch_size, answer, advance)
+
+
+def answer_likelihoods(
+    model: PreTrainedModel,
+    rows: Sequence[TokenizedRow],
+    pad_token_id: int | None,
+    *,
+    batch_size: int,
+    inputs: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] = model_inputs,
+    advance: Callable[[int], None] | None = None,
+) -> list[RowLikelihood]:
+    """How likely the answer of each row is, by its own tokens in one forward: those that training counts.
+
+    Random state, training flags, processes and models in parts are as of `generate_tokens`.
+
+    Args:
+        rows: token ids, prompt and answer, and labels.
+        batch_size: rows of a forward, the longest first.
+        inputs: the forward arguments of a batch as `collate` makes it.
+        advance: called with the number of rows that each batch adds.
+    """
+
+    def measure(_: int, some: list[int]) -> list[RowLikelihood]:
+        batch = {name: t.to(model.device) for name, t in collate([rows[i] for i in some], pad_token_id).items()}
+        places, positions = answer_positions(batch["labels"])
+        logits = logits_at(model, dict(inputs(batch)), places, positions).float()
+        losses = functional.cross_entropy(logits, batch["labels"][places, positions + 1], reduction="none").cpu()
+        sums = torch.zeros(len(some), dtype=torch.float64).index_add(0, places.cpu(), losses.double())
+        counts = places.cpu().bincount(minlength=len(some))
+        return [RowLikelihood(-loss, count) for loss, count in zip(sums.tolist(), counts.tolist(), strict=True)]
+
+    return _in_batches(model, [len(row.input_ids) for row in rows], batch_size, measure, advance)
+
+
+def _in_batches(
+    model: PreTrainedModel,
+    lengths: Sequence[int],
+    batch_size: int,
+    work: Callable[[int, list[int]], list[R]],
+    advance: Callable[[int], None] | None,
+) -> list[R]:
+    """What `work(place, rows)` gives for the rows of each batch, the longest first, in the order of the rows."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+
+    def told(place: int, rows: list[int]) -> list[R]:
+        found = work(place, rows)
+        if advance is not None:  # the other processes are at work on the batches behind this one
+            advance(len(order[place * batch_size : (place + process_count()) * batch_size]))
+        return found
+
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    in_step = is_in_parts(model)
-    filling = batches[:1] * (-len(batches) % process_count() if in_step else 0)
+    filling = batches[:1] * (-len(batches) % process_count() if is_in_parts(model) else 0)
     with only_asked(model):
-        found = chain.from_iterable(spread([*batches, *filling], answer)[: len(batches)])
-    answers = dict(zip(order, found, strict=True))
-    return [answers[i] for i in range(len(prompts))]
+        found = chain.from_iterable(spread([*batches, *filling], told)[: len(batches)])
+    results = dict(zip(order, found, strict=True))
+    return [results[i] for i in range(len(lengths))]
 
 
 def end_tokens(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from seekr.errors import InputError
+from seekr.scoring.likelihood import LIKELIHOOD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,7 +24,11 @@ JOINT = "joint"
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task, read and tokenized. `prompts` and `references` belong to `samples`, `test_prompts` to `test`."""
+    """A task, read and tokenized. `prompts` and `references` belong to `samples`, `test_prompts` to `test`.
+
+    Where the metric is likelihood nothing is generated: `test_rows`, prompts with their answers, are in place of
+    `test_prompts`.
+    """
 
     task: Task
     samples: list[Encoded]
@@ -33,26 +38,52 @@ class TaskData:
     test: list[Example]
     test_prompts: list[np.ndarray]
     cut_test_prompts: int
+    test_rows: list[Encoded] = field(default_factory=list)
 
     def warnings(self) -> list[str]:
         """What a person should know of the rows, one line each: cut, or empty."""
-        cut = f"{self.cut_test_prompts} of {len(self.test)} test prompts were cut from the left to leave an answer room"
-        return [*self.summary.warnings(), *([cut] if self.cut_test_prompts else [])]
+        lines = {"test prompts were cut from the left to leave an answer room": self.cut_test_prompts}
+        if self.test_rows:
+            lines = self._test_row_warnings()
+        test = [f"{count} of {len(self.test)} {what}" for what, count in lines.items() if count]
+        return [*self.summary.warnings(), *test]
+
+    def _test_row_warnings(self) -> dict[str, int]:
+        from seekr.batches import answer_tokens
+        from seekr.tasks import EncodingSummary
+
+        found = EncodingSummary.of(self.test, self.test_rows)
+        return {
+            "test prompts were cut from the left, behind their first token, to fit max_length": found.cut_prompts,
+            "test answers were longer than max_length and are scored without their end": found.cut_answers,
+            "test answers are empty: their end token alone is scored": found.empty_answers,
+            "test rows are one token long, which nothing predicts, and are not scored": sum(
+                not answer_tokens(row) for row in self.test_rows
+            ),
+        }
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What may not change once the task is learned; the hashes are of the tokens."""
         task = self.task
         rows = (part for sample in self.samples for part in (sample.input_ids, sample.labels))
-        answers = [repr(example.references).encode() for example in self.test]
         return {
             "learn": task.learn,
             "rows": len(self.samples),
             "train": _digest(rows),
             "num_train_epochs": task.num_train_epochs,
-            "test": _digest(self.test_prompts, answers) if self.test else None,
-            "max_new_tokens": task.max_new_tokens,
+            "test": self._test_identity(),
+            "max_new_tokens": None if task.metric == LIKELIHOOD else task.max_new_tokens,
         }
+
+    def _test_identity(self) -> str | None:
+        if not self.test:
+            return None
+        answers = [repr(example.references).encode() for example in self.test]
+        if self.task.metric != LIKELIHOOD:
+            return _digest(self.test_prompts, answers)
+        rows = (part for row in self.test_rows for part in (row.input_ids, row.labels))
+        return f"{LIKELIHOOD} of {_digest(rows, answers)}"
 
 
 @dataclass(frozen=True)
@@ -101,6 +132,7 @@ def plan_stages(data: list[TaskData], *, joint: bool) -> list[PlannedStage]:
 
 def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *, seed: int) -> TaskData:
     """Reads the splits of a task and tokenizes them. Raises InputError with file and row."""
+    from seekr.batches import answer_tokens
     from seekr.tasks import EncodingSummary, encode_all, encode_prompts, read_split
 
     train = read_split(task, "train", seed=seed)
@@ -108,6 +140,21 @@ def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *
     if task.eval is not None:
         read_split(task, "eval", seed=seed)  # a broken file is told now, not by the first thing that uses it
     samples = encode_all(train, tokenizer, max_length)
+    data = TaskData(
+        task=task,
+        samples=samples,
+        prompts=[example.prompt_text for example in train],
+        references=[example.references for example in train],
+        summary=EncodingSummary.of(train, samples),
+        test=test,
+        test_prompts=[],
+        cut_test_prompts=0,
+    )
+    if task.metric == LIKELIHOOD:
+        rows = encode_all(test, tokenizer, max_length)
+        if rows and not any(map(answer_tokens, rows)):
+            raise InputError(f"task {task.name!r}, test: its rows are one token long, which nothing predicts")
+        return replace(data, test_rows=rows)
     room = max_length - task.max_new_tokens
     if test and room < 1:
         raise InputError(
@@ -116,13 +163,8 @@ def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *
         )
     test_prompts = encode_prompts(test, tokenizer, max_length, task.max_new_tokens)
     full = [example for example, prompt in zip(test, test_prompts, strict=True) if len(prompt) == room]
-    return TaskData(
-        task=task,
-        samples=samples,
-        prompts=[example.prompt_text for example in train],
-        references=[example.references for example in train],
-        summary=EncodingSummary.of(train, samples),
-        test=test,
+    return replace(
+        data,
         test_prompts=test_prompts,
         cut_test_prompts=sum(len(whole) > room for whole in encode_prompts(full, tokenizer, None, task.max_new_tokens)),
     )

@@ -1,4 +1,4 @@
-"""Generated answers: what they depend on, and what they leave as it was."""
+"""Generated answers, and likelihoods of given ones: what they depend on, and what they leave as it was."""
 
 import warnings
 
@@ -16,7 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from seekr.evaluation import generate_answers
+from seekr.evaluation import answer_likelihoods, generate_answers
+from seekr.memory import KeptSample
 
 SIZE = 40
 
@@ -95,6 +96,49 @@ def test_answers_are_those_of_greedy_decoding_at_any_batch_size(
         assert answers == expected
 
 
+def draw_rows(count: int = 23) -> list[KeptSample]:
+    """Rows with answers anywhere: none, the first token, several stretches."""
+    rng = np.random.default_rng(2)
+    rows = []
+    for _ in range(count):
+        ids = rng.integers(3, SIZE, rng.integers(1, 17)).astype(np.int32)
+        rows.append(KeptSample(ids, np.where(rng.random(len(ids)) < 0.4, ids, -100).astype(np.int32)))
+    return rows
+
+
+@torch.no_grad()
+def likelihood_by_definition(model: torch.nn.Module, row: KeptSample) -> tuple[float, int]:
+    """Σ log p(token | tokens before it) over a row's labels, each from a forward of its own over what is before."""
+    model.eval()
+    total, count = 0.0, 0
+    for place in range(1, len(row.labels)):
+        if row.labels[place] != -100:
+            logits = model(torch.tensor([row.input_ids[:place].tolist()])).logits[0, -1].double()
+            total += float((logits.exp() / logits.exp().sum())[row.labels[place]].log())
+            count += 1
+    return total, count
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_likelihoods_are_those_of_one_token_after_another(model: torch.nn.Module, batch_size: int) -> None:
+    rows = draw_rows()
+    found = answer_likelihoods(model, rows, None, batch_size=batch_size)  # type: ignore[arg-type]
+    expected = [likelihood_by_definition(model, row) for row in rows]
+    assert [one.answer_tokens for one in found] == [count for _, count in expected]
+    assert min(count for _, count in expected) == 0
+    assert [one.log_likelihood for one in found] == pytest.approx([total for total, _ in expected], rel=1e-5, abs=1e-5)
+
+
+def test_likelihoods_of_half_precision_are_summed_in_full() -> None:
+    """bfloat16 could not hold a sum of hundreds of tokens."""
+    rows = draw_rows()
+    rows = [KeptSample(np.tile(row.input_ids, 30)[:60], np.tile(row.input_ids, 30)[:60]) for row in rows]
+    whole = answer_likelihoods(make_model("llama"), rows, 0, batch_size=4)
+    half = answer_likelihoods(make_model("llama").bfloat16(), rows, 0, batch_size=4)
+    assert len({one.log_likelihood for one in half}) == len({one.log_likelihood for one in whole}) > 20
+    assert [one.log_likelihood for one in half] == pytest.approx([one.log_likelihood for one in whole], rel=0.05)
+
+
 def test_nothing_else_changes(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
     model.train()
     next(iter(model.children())).eval()  # a part that is frozen in evaluation mode stays so
@@ -104,6 +148,7 @@ def test_nothing_else_changes(model: torch.nn.Module, tokenizer: PreTrainedToken
     torch.manual_seed(7)
     state = torch.get_rng_state()
     generate_answers(model, tokenizer, draw_prompts(5), max_new_tokens=4)  # type: ignore[arg-type]
+    answer_likelihoods(model, draw_rows(5), None, batch_size=2)  # type: ignore[arg-type]
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == flags
     assert model.generation_config is settings
@@ -155,6 +200,8 @@ def test_progress_counts_every_answer_once(tokenizer: PreTrainedTokenizerFast) -
         make_model("llama"), tokenizer, draw_prompts(10), max_new_tokens=2, batch_size=4, advance=steps.append
     )
     assert (steps, len(answers)) == ([4, 4, 2], 10)
+    answer_likelihoods(make_model("llama"), draw_rows(10), None, batch_size=4, advance=steps.append)
+    assert steps[3:] == [4, 4, 2]
     assert generate_answers(make_model("llama"), tokenizer, [], max_new_tokens=2) == []
     with pytest.raises(ValueError, match="without tokens"):
         generate_answers(make_model("llama"), tokenizer, [np.array([], dtype=np.int32)], max_new_tokens=2)

@@ -19,7 +19,7 @@ from two_processes import results_of
 from seekr.agreement import agreed
 from seekr.batches import collate
 from seekr.errors import InputError
-from seekr.evaluation import generate_tokens
+from seekr.evaluation import answer_likelihoods, generate_tokens
 from seekr.methods import Ewc, Lwf
 from seekr.methods.ewc import FILE
 from seekr.processes import connect, gathered, own_share, spread, summed
@@ -89,6 +89,7 @@ def everything(folder: Path) -> dict[str, Any]:
         "greedy": generate_tokens(after, tokenizer, prompts, **settings),  # type: ignore[arg-type]
         "drawn": generate_tokens(after, tokenizer, prompts, temperature=2.0, seed=3, **settings),  # type: ignore[arg-type]
     }
+    found["likelihoods"] = answer_likelihoods(after, samples, 0, batch_size=2)  # type: ignore[arg-type]
     stage = context(folder / "stage", after, samples=samples, stages=[])
     Ewc(fisher_samples=5).after_task(stage)
     lwf = Lwf()
@@ -117,6 +118,7 @@ def work(folder: Path) -> None:
         fully_shard(model, mesh=mesh)
     own = [toy_samples(6)[place] for place in own_share(6)]
     results["measures"] = measures(after, before, collate(own, 0))
+    results["likelihoods in parts"] = answer_likelihoods(after, toy_samples(7), 0, batch_size=3)
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=True)
     save_whole(after, get_model_state_dict(after, options=options), folder / "whole")
     torch.save(results, folder / f"{rank}.pt")
@@ -136,7 +138,7 @@ def test_sums_and_results_are_the_same_on_all(two: tuple[Path, list[dict[str, An
     assert ranks[0]["spread"] == ranks[1]["spread"] == ["a00", "b11", "c20", "d31", "e40"]
 
 
-def test_answers_fisher_and_responses_are_those_of_one_process(
+def test_answers_likelihoods_fisher_and_responses_are_those_of_one_process(
     two: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
@@ -146,6 +148,7 @@ def test_answers_fisher_and_responses_are_those_of_one_process(
     for rank in ranks:
         assert rank["greedy"] == alone["greedy"]
         assert rank["drawn"] == alone["drawn"]
+        assert rank["likelihoods"] == alone["likelihoods"]
         for found, expected in zip(rank["responses"], alone["responses"], strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert alone["drawn"] != alone["greedy"]
@@ -164,6 +167,17 @@ def test_measures_of_parameters_in_parts_are_those_of_whole_ones(two: tuple[Path
         found = torch.stack([rank["measures"][name] for rank in ranks]).mean(dim=0)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-8)
         assert float(expected.min()) > 0, name
+
+
+def test_likelihoods_by_a_model_in_parts_are_those_of_the_whole_one(two: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Three batches on two processes, which must call the model equally often."""
+    _, ranks = two
+    _, after = models()
+    expected = answer_likelihoods(after, toy_samples(7), 0, batch_size=3)  # type: ignore[arg-type]
+    assert ranks[0]["likelihoods in parts"] == ranks[1]["likelihoods in parts"]
+    for found, right in zip(ranks[0]["likelihoods in parts"], expected, strict=True):
+        assert found.answer_tokens == right.answer_tokens
+        assert found.log_likelihood == pytest.approx(right.log_likelihood, rel=1e-5)
 
 
 def test_a_model_in_parts_is_written_whole(two: tuple[Path, list[dict[str, Any]]]) -> None:

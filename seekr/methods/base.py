@@ -13,6 +13,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from seekr.attention.tap import model_inputs
 from seekr.batches import MicroBatch, TokenizedRow, collate
 from seekr.errors import InputError, reason
 from seekr.fused_loss import computes_loss, fused_task_loss
@@ -177,6 +178,11 @@ class Method:
 
         Most methods have no use for it; a method that has one says so in its docstring.
         """
+
+    def inputs_with_answers(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a loaded model is given to say how likely the answers in a batch are, which it has to read as training
+        has it read them."""
+        return model_inputs(batch)
 
     def stored_parameters(self, model: nn.Module, trained: int) -> int:
         """Parameters in a stage's `model` folder: all those of an adapted `model`, or the `trained` ones alone."""

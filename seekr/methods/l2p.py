@@ -78,6 +78,12 @@ class L2p(SoftPrompts):
             "key": self.key_weight * (output.key_distances * batch.weights).sum() / len(batch.step_rows),
         }
 
+    def inputs_with_answers(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        inputs = super().inputs_with_answers(model, batch)
+        if not isinstance(model, PromptPoolModel):  # the base model
+            return inputs
+        return inputs | {"query_mask": prompt_mask(batch["attention_mask"], batch["labels"])}
+
     def after_task(self, context: TaskContext) -> None:
         if not context.learn:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,8 @@ from seekr.methods.base import TaskContext
 from seekr.methods.derpp import Derpp
 from seekr.methods.replay import Replay
 from seekr.methods.seekr import AttentionWeight, Seekr
-from seekr.scoring import row_scores
+from seekr.processes import is_main
+from seekr.scoring import LIKELIHOOD, row_scores
 
 
 @dataclass(kw_only=True)
@@ -28,7 +30,8 @@ class OnPolicyReplay(Seekr):
 
     An answer that scores below `correct_from` by the task's metric, or that does not end within `max_new_tokens`,
     leaves the stored one in place; so does a prompt that leaves no room for `max_new_tokens`, and a row with
-    more than one answer, or words behind it. An own answer is kept as the very tokens that were generated.
+    more than one answer, or words behind it. Nothing is generated where the task's metric is likelihood, which says
+    nothing of an answer of the model's own. An own answer is kept as the very tokens that were generated.
 
     Heads are measured and attention is kept only with an `attention_weight`, logits only with that or a
     `logit_weight`: everything then belongs to the own answers.
@@ -80,6 +83,11 @@ class OnPolicyReplay(Seekr):
 
     def correct_answers(self, context: TaskContext, places: Sequence[int]) -> dict[int, KeptSample]:
         """Place in the task's data → the row with the first correct answer of the model, for those that have one."""
+        if context.metric == LIKELIHOOD:
+            if is_main():
+                why = "metric likelihood can tell of no own answer whether it is correct"
+                print(f"seekr: task {context.task}: the answers of the data are replayed: {why}", file=sys.stderr)
+            return {}
         prompts = {place: prompt_of(context.samples[place]) for place in places}
         room = context.max_length - context.max_new_tokens
         open_places = [place for place in places if 0 < len(prompts[place]) <= room]

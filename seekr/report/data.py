@@ -121,11 +121,16 @@ class RunData:
         return getattr(self.scores, name) if self.scores and self.scores.tasks else None
 
     def answers(self, after: int, task: int) -> list[Answer]:
-        """What was generated for one cell of the matrix. Raises InputError where the file is torn."""
+        """What was generated for one cell of the matrix: nothing where likelihoods were measured instead.
+
+        Raises InputError where the file is torn.
+        """
         path = self.folder / "predictions" / f"{after}-{task}.jsonl"
         mend = _EVALUATE.format(run=self.folder)
         answers = []
         for line, row in _read_lines(path, mend):
+            if "log_likelihood" in row:
+                continue
             try:
                 references = row["references"] if "references" in row else row["reference"]
                 texts = (references,) if isinstance(references, str) else tuple(references)

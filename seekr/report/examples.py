@@ -39,7 +39,7 @@ class TaskExamples:
 
 
 def choose_examples(run: RunData) -> list[TaskExamples]:
-    """For every scored task the first two test rows of each outcome, wrong now first. Raises InputError."""
+    """For every task with answers the first two test rows of each outcome, wrong now first. Raises InputError."""
     if run.scores is None:
         return []
     chosen = []
@@ -48,6 +48,8 @@ def choose_examples(run: RunData) -> list[TaskExamples]:
         if last is None or last >= len(run.scores.tasks):
             continue
         newest = run.answers(last, column)
+        if not newest:
+            continue
         learned = run.answers(column, column) if last != column and (column, column) in run.cells else []
         outcomes: dict[tuple[bool, bool | None], list[Example]] = {}
         for number, answer in enumerate(newest):

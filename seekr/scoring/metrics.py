@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from seekr.errors import InputError, nearest
+from seekr.scoring.likelihood import LIKELIHOOD
 from seekr.scoring.rows import Metric, check_rows, mean_of_best
 from seekr.scoring.sari import sari
 from seekr.scoring.superni import superni_accuracy, superni_rouge_l
@@ -86,6 +87,8 @@ def row_scores(
 ) -> list[float]:
     """What each row scores by itself, 0..100; their mean is the metric. Raises InputError as the metric does, and for
     an unknown one."""
+    if metric == LIKELIHOOD:
+        raise InputError("row_scores: likelihood is how likely a model finds right answers; a prediction has none")
     if metric not in METRICS:
         raise InputError(f"row_scores: unknown metric {metric!r}; {nearest(str(metric), METRICS)}")
     check_rows(predictions, references, prompts)

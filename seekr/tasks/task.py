@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seekr.errors import InputError, nearest
+from seekr.scoring.likelihood import LIKELIHOOD
 from seekr.scoring.metrics import METRICS
 from seekr.tasks.example import Answers
 
@@ -33,7 +34,7 @@ class Task:
     test: Source | None = None  # None: the task is never scored
     eval: Source | None = None
     metric: str = "accuracy"
-    max_new_tokens: int = 32  # tokens of a generated answer, its end token included
+    max_new_tokens: int = 32  # tokens of a generated answer, its end token included; of no use to likelihood
     learn: bool = True  # False: a skill that the model already has, remembered and not trained
     num_train_epochs: float | None = None  # None: those of the run's training settings
     train_limit: int | None = None  # rows, after the seed's shuffle; None: all, in the order of the file
@@ -54,8 +55,8 @@ class Task:
             optional = source is None and key != "train"
             if not optional and (not isinstance(source, str | Path | list) or source == ""):
                 raise self._refusal(key, "must be a file, a folder, a hub name or a list of rows")
-        if self.metric not in METRICS:
-            mend = nearest(str(self.metric), METRICS)
+        if self.metric not in (metrics := (*METRICS, LIKELIHOOD)):
+            mend = nearest(str(self.metric), metrics)
             raise InputError(f"task {self.name!r}: unknown metric {self.metric!r}; {mend}")
         for key in ("max_new_tokens", "train_limit", "test_limit"):
             value = getattr(self, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,43 @@ def test_answers_are_those_of_transformers(
     for one in told[::2]:
         assert (one["enforce_eager"], one["skip_tokenizer_init"], one["dtype"]) == (True, True, "float32")
         assert one.get("max_lora_rank") == (16 if "lora" in more else None)
+
+
+def test_likelihoods_are_measured_by_transformers(
+    learn: Callable[..., Run],
+    task: Callable[..., Any],
+    engines: Callable[[], list[Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And that model is gone when an engine starts, which takes what memory it finds."""
+    from seekr import vllm_engine
+    from seekr.models import load_model
+
+    alive: list[weakref.ref[Any]] = []
+
+    def load(*args: Any, **more: Any) -> Any:
+        model = load_model(*args, **more)
+        alive.append(weakref.ref(model))
+        return model
+
+    def start(*args: Any, **more: Any) -> Any:
+        gc.collect()
+        assert not any(reference() for reference in alive)
+        return answering(*args, **more)
+
+    answering = vllm_engine.answering
+    tasks = [task("a"), task("b", metric="likelihood")]
+    expected = learn(tmp_path / "one", tasks, method="sequential")
+    with monkeypatch.context() as patched:
+        patched.setattr(vllm_engine, "answering", start)
+        patched.setattr("seekr.models.load_model", load)
+        found = learn(tmp_path / "other", tasks, method="sequential", vllm={})
+    assert alive
+    assert found.scores == expected.scores
+    assert len(engines()) == 2 * 2  # after each task, for `a` alone
+    lines = [json.loads(line) for line in (found.folder / "predictions" / "1-1.jsonl").read_text().splitlines()]
+    assert all("by" not in line and line["log_likelihood"] < 0 for line in lines)
 
 
 def learned_by_two(model: Path, data: Path, folder: Path, **environment: str) -> launches.Outcome:
