@@ -41,7 +41,17 @@ def check_answering(config: Config, method: Method, lora: LoraConfig | None, tas
         rank = max([lora.r, *(lora.rank_pattern or {}).values()])
         if isinstance(method, Olora):  # each stage holds the adapters of all tasks before it
             rank *= sum(data.task.learn for data in tasks)
-    return check_vllm(config.vllm, config.model, dtype=config.dtype, length=longest(tasks), lora=lora, rank=rank)
+    return check_vllm(
+        config.vllm, config.model, dtype=answering_dtype(config), length=longest(tasks), lora=lora, rank=rank
+    )
+
+
+def answering_dtype(config: Config) -> str:
+    """The dtype of the weights that answer: the run's, or what the Trainer's `bf16_full_eval`, `fp16_full_eval` say."""
+    for key, dtype in (("bf16_full_eval", "bfloat16"), ("fp16_full_eval", "float16")):
+        if config.training.get(key):
+            return dtype
+    return config.dtype
 
 
 def longest(tasks: Sequence[TaskData]) -> int:
@@ -65,7 +75,7 @@ def answering(prepared: Prepared, weights: Path | None, *, engine: bool) -> Iter
             weights,
             prepared.tokenizer,
             settings=config.vllm or {},
-            dtype=config.dtype,
+            dtype=answering_dtype(config),
             length=longest(tasks),
             device=prepared.device,
         ) as generate:
@@ -73,7 +83,7 @@ def answering(prepared: Prepared, weights: Path | None, *, engine: bool) -> Iter
                 tasks[column].test_prompts, tasks[column].task.max_new_tokens, advance
             )
         return
-    model = prepared.on_device(lambda: prepared.method.load(config.model, weights, dtype=config.dtype))
+    model = prepared.on_device(lambda: prepared.method.load(config.model, weights, dtype=answering_dtype(config)))
 
     def answer(column: int, advance: Callable[[int], None]) -> Sequence[str | RowLikelihood]:
         prepared.method.tell_task(model, column)

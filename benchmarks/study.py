@@ -1,0 +1,263 @@
+"""Methods beside each other on a base model and a suite of tasks: one run, and one line of JSON, a method and seed.
+
+    python benchmarks/study.py --base MODEL_FOLDER --suite smol6 --data DATA --output DIR --json results.jsonl \\
+        --methods sequential derpp seekr --seeds 0 1 2 --split eval --threads 1 --set method.replay_ratio=0.05
+
+What stands in the JSON is not measured again, and a run that was stopped goes on. The same command may be given several
+times at once, with one thread each: every run is taken by one process. `--base builtin` is the demo's model.
+`--set KEY=VALUE` takes `method.`, `training.`, `lora.` and `suite.` keys and wins over what suite and method say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import gc
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from study_measures import Clock, general_ability, kept_bytes, peak_memory, reset_peak_memory, steps_and_weights
+from study_methods import LABELS, check_changes, resolve
+from study_suites import SUITES, Split, Suite, general_rows, write_tasks
+
+from seekr.attention.tap import layers_and_heads
+from seekr.bench import describe_machine
+from seekr.builtin import builtin_model
+from seekr.errors import InputError, nearest
+from seekr.learner import learn
+from seekr.models import load_model, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run: what it is, in the words of its row, and where its files are."""
+
+    key: dict[str, Any]
+    suite: Suite
+    base: Path
+    data: Path
+    output: Path
+
+    @property
+    def folder(self) -> Path:
+        """The run and what is measured of it; the name says what was asked for, not what this version makes of it."""
+        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:8]
+        key = self.key
+        return self.output / f"{key['base']}-{key['suite']}" / f"{key['method']}-{key['seed']}-{key['split']}-{digest}"
+
+
+def main(words: list[str] | None = None) -> None:
+    arguments = parse(words)
+    torch.set_num_threads(arguments.threads)
+    try:
+        runs = plan(arguments)
+        left = [run for run in runs if not measured(run, arguments.json)]
+        print(f"{len(runs)} runs, {len(runs) - len(left)} of them measured before", file=sys.stderr)
+        for run in left:
+            with claimed(run.folder) as mine:
+                if not mine:
+                    print(f"another process is at work on {run.folder}", file=sys.stderr)
+                elif not measured(run, arguments.json):  # meanwhile, by another process
+                    add(measure(run), arguments.json)
+                    drop_weights(run.folder)
+    except InputError as error:
+        raise SystemExit(f"study: {error}") from None
+
+
+def parse(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True, help="model folder, or builtin")
+    parser.add_argument("--suite", required=True, choices=SUITES)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--json", type=Path, required=True, help="JSON Lines; rows are added")
+    parser.add_argument("--methods", nargs="+", required=True, help=", ".join(LABELS))
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--split", choices=["eval", "test"], default="eval")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args(words)
+
+
+def plan(arguments: argparse.Namespace) -> list[Planned]:
+    """Every run that was asked for, seed by seed. Raises InputError before anything is trained."""
+    for label in arguments.methods:
+        if label not in LABELS:
+            raise InputError(f"--methods: there is no {label!r}; {nearest(label, LABELS)}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here")
+    changes = dict(_change(word) for word in arguments.set)
+    check_changes(changes, arguments.methods)
+    of_suite = {key.removeprefix("suite."): value for key, value in changes.items() if key.startswith("suite.")}
+    suite = SUITES[arguments.suite].changed(of_suite)
+    common = {f"method.{key}": value for key, value in suite.method.items()}
+    common |= {f"training.{key}": value for key, value in suite.training.items()}
+    changes = {key: value for key, value in changes.items() if not key.startswith("suite.")}
+    base = Path(builtin_model()) if str(arguments.base) == "builtin" else arguments.base.absolute()
+    heads = layers_and_heads(load_model(str(base), dtype="float32"))
+    runs = []
+    for seed in arguments.seeds:
+        for label in arguments.methods:
+            settings = resolve(label, common, changes, heads)
+            settings["training"] |= {"use_cpu": arguments.device == "cpu"}
+            key = {"base": arguments.base.name, "suite": arguments.suite, "method": label, "seed": seed}
+            key |= {"split": arguments.split, "settings": settings, "rows_drawn": _described(suite)}
+            runs.append(Planned(key, suite, base, arguments.data.absolute(), arguments.output.absolute()))
+    return runs
+
+
+def measure(run: Planned) -> dict[str, Any]:
+    """Learns and scores one run, as far as that is still to do, and describes it."""
+    split: Split = run.key["split"]
+    settings = run.key["settings"]
+    print(f"{run.key['method']}, seed {run.key['seed']}, {split}: {run.folder}", file=sys.stderr, flush=True)
+    reset_peak_memory()
+    tokenizer = load_tokenizer(str(run.base))
+    where = run.output / "data" / run.key["suite"] / run.folder.name
+    tasks, counts = write_tasks(run.suite, run.data, where, seed=run.key["seed"], split=split, tokenizer=tokenizer)
+    clock = Clock(run.folder / "clock.json")
+    found = learn(
+        model=run.base,
+        tasks=tasks,
+        output_dir=run.folder / "run",
+        method=settings["method"],
+        training=settings["training"],
+        lora=settings["lora"],
+        max_length=run.suite.max_length,
+        seed=run.key["seed"],
+        callbacks=[clock],
+    )
+    seconds = clock.seconds(found)
+    gc.collect()
+    general = general_ability(
+        found, general_rows(run.suite, run.data, tokenizer), run.folder / "general.json", bf16=_is_bf16(settings)
+    )
+    scores = found.scores
+    own = {
+        "overall_performance": scores.overall_performance,
+        "backward_transfer": scores.backward_transfer,
+        "forgetting": scores.forgetting,
+        "tasks": scores.tasks,
+        "last_row": scores.matrix[-1],
+        "when_learned": [scores.matrix[i][i] for i in range(len(scores.tasks))] if len(found.stages) > 1 else None,
+        "general": general,
+        "seconds": seconds,
+        "kept_bytes": kept_bytes(found),
+        **steps_and_weights(found),
+        "peak_bytes": peak_memory(),
+        "rows": counts,
+    }
+    about = {"commit": commit(), "machine": describe_machine(), "model_fingerprint": found.record["model_fingerprint"]}
+    return {**run.key, **own, **about}
+
+
+def measured(run: Planned, file: Path) -> bool:
+    """Whether the JSON has the row of a run. A setting that the row's version did not have yet may have any value."""
+    wanted = _flat(run.key)
+    for row in rows_of(file):
+        there = _flat({key: row[key] for key in run.key if key in row})
+        if all(wanted.get(key, "gone") == value for key, value in there.items()) and run.key.keys() <= row.keys():
+            return True
+    return False
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    """The rows that are whole: a process that was killed may have left a part of one."""
+    rows = []
+    for line in file.read_text(encoding="utf-8").split("\n") if file.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def add(row: dict[str, Any], file: Path) -> None:
+    """Adds a line to the JSON in one write, also while other processes add theirs, and prints it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(row)
+    descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        os.write(descriptor, f"{chr(10) if torn else ''}{text}\n".encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    print(text, flush=True)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether the run is this process's; the system frees it when the process ends, in whatever way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".claim").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def drop_weights(folder: Path) -> None:
+    """The models of a measured run: scores, answers, logs and what is kept of the tasks stay."""
+    for model in (folder / "run" / "stages").glob("*/model"):
+        shutil.rmtree(model)
+
+
+def commit() -> str | None:
+    """The commit that is run, with a + where files differ from it; None outside a git checkout."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _change(word: str) -> tuple[str, Any]:
+    key, sign, value = word.partition("=")
+    if not sign:
+        raise InputError(f"--set {word}: not KEY=VALUE")
+    number = yaml.safe_load(value)
+    try:
+        return key, float(number) if isinstance(number, str) else number  # YAML takes 5e-5 for a text
+    except ValueError:
+        return key, number
+
+
+def _described(suite: Suite) -> dict[str, Any]:
+    """What of a suite is not among the settings: the rows, and how they are scored."""
+    described = json.loads(json.dumps(asdict(suite)))
+    return {key: value for key, value in described.items() if key not in ("training", "method")}
+
+
+def _is_bf16(settings: dict[str, Any]) -> bool:
+    return bool(settings["training"].get("bf16"))
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        return {prefix: settings}
+    return {key: value for name, item in settings.items() for key, value in _flat(item, f"{prefix}.{name}").items()}
+
+
+if __name__ == "__main__":
+    main()
