@@ -31,12 +31,11 @@ from study_measures import Clock, general_ability, kept_bytes, peak_memory, rese
 from study_methods import LABELS, check_changes, resolve
 from study_suites import SUITES, Split, Suite, general_rows, write_tasks
 
-from seekr.attention.tap import layers_and_heads
 from seekr.bench import describe_machine
 from seekr.builtin import builtin_model
 from seekr.errors import InputError, nearest
 from seekr.learner import learn
-from seekr.models import load_model, load_tokenizer
+from seekr.models import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -106,11 +105,10 @@ def plan(arguments: argparse.Namespace) -> list[Planned]:
     common |= {f"training.{key}": value for key, value in suite.training.items()}
     changes = {key: value for key, value in changes.items() if not key.startswith("suite.")}
     base = Path(builtin_model()) if str(arguments.base) == "builtin" else arguments.base.absolute()
-    heads = layers_and_heads(load_model(str(base), dtype="float32"))
     runs = []
     for seed in arguments.seeds:
         for label in arguments.methods:
-            settings = resolve(label, common, changes, heads)
+            settings = resolve(label, common, changes)
             settings["training"] |= {"use_cpu": arguments.device == "cpu"}
             key = {"base": arguments.base.name, "suite": arguments.suite, "method": label, "seed": seed}
             key |= {"split": arguments.split, "settings": settings, "rows_drawn": _described(suite)}

@@ -8,9 +8,6 @@ from typing import Any
 from seekr.errors import InputError, nearest
 from seekr.methods import METHODS, make_method
 
-ALL = "all"
-"""Of a budget: as many as the model has."""
-
 _LORA = {"lora.r": 16, "lora.lora_alpha": 16, "lora.target_modules": "all-linear"}
 
 LABELS: dict[str, dict[str, Any]] = {
@@ -24,7 +21,7 @@ LABELS: dict[str, dict[str, Any]] = {
     "seekr-random": {"method.name": "seekr", "method.importance": "random"},
     "seekr-sensitivity": {"method.name": "seekr", "method.importance": "sensitivity"},
     "seekr-change": {"method.name": "seekr", "method.importance": "change"},
-    "seekr-all": {"method.name": "seekr", "method.layer_budget": ALL, "method.head_budget": ALL},
+    "seekr-all": {"method.name": "seekr", "method.layer_budget": "all", "method.head_budget": "all"},
     "seekr-lora": {"method.name": "seekr", **_LORA},
     "ewc": {"method.name": "ewc"},
     "lwf": {"method.name": "lwf"},
@@ -36,14 +33,13 @@ LABELS: dict[str, dict[str, Any]] = {
 """`seekr` is the method with its own defaults. Keys: `method.KEY`, `training.KEY`, `lora.KEY`."""
 
 
-def resolve(label: str, common: dict[str, Any], changes: dict[str, Any], heads: tuple[int, int]) -> dict[str, Any]:
+def resolve(label: str, common: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """The arguments `method`, `training` and `lora` of a run.
 
     Args:
         label: one of `LABELS`.
         common: dotted keys of the suite; those of a method hold only where the method has such a setting.
         changes: dotted keys that win over the label's, and hold for a method as `common` does.
-        heads: layers of the model, and heads in each.
 
     Raises:
         InputError: for an unknown label, or a method or setting that this version does not have.
@@ -55,8 +51,6 @@ def resolve(label: str, common: dict[str, Any], changes: dict[str, Any], heads: 
     known = settings_of(name)
     given = {key: value for key, value in {**common, **changes}.items() if _fits(key, known)}
     merged = {**given, **own, **{key: value for key, value in given.items() if key in changes}}
-    budgets = {"method.layer_budget": heads[0], "method.head_budget": heads[0] * heads[1]}
-    merged |= {key: budgets[key] for key in budgets if merged.get(key) == ALL}
     parts: dict[str, dict[str, Any]] = {"method": {}, "training": {}, "lora": {}}
     for key, value in merged.items():
         part, _, rest = key.partition(".")
