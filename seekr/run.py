@@ -130,18 +130,6 @@ class Run:
         """The finished stages in their order."""
         return [Stage(folder) for folder in finished_stages(self.folder)]
 
-    @property
-    def newest_replays(self) -> list[dict[str, Any]]:
-        """What the log says of the attention loss in each replay step of the newest task that has any."""
-        from seekr.training.log import read_steps
-
-        working = sorted((self.folder / "working").glob("*/log.jsonl"))
-        for path in reversed([*(stage.folder / "log.jsonl" for stage in self.stages), *working]):
-            steps = [line for line in read_steps(path) if "attention_weight" in line]
-            if steps:
-                return steps
-        return []
-
     def status(self) -> list[TaskStatus]:
         """How far each stage is, in their order; `joint` has one stage for all tasks."""
         from seekr.task_data import JOINT

@@ -10,9 +10,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seekr.attention_weight import weight_advice
 from seekr.disk import check_writable, write_atomically
 from seekr.errors import InputError
-from seekr.methods.attention_weight import weight_advice
 from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
 from seekr.report.data import read_run
@@ -114,22 +114,15 @@ def print_status(run: Run) -> None:
     scores = run.scores if (run.folder / "scores.json").is_file() else None
     measured = 0 if scores is None else sum(score is not None for row in scores.matrix for score in row)
     console().print(f"{measured} cells of the score matrix are measured")
-    for line in attention_lines(run):
-        console().print(line)
+    data = read_run(run.folder)
+    if data.attention_weights:
+        weights = ", ".join(f"{task} {weight:.3g}" for task, weight in data.attention_weights.items())
+        console().print(f"attention weight: {weights}")
+    advice = weight_advice(run.record["config"]["method"].get("attention_weight"), data.attention_drift)
+    if advice:
+        console().print(advice)
     if any(status.state != "done" for status in statuses):
         console().print("the `seekr learn` command of this run goes on from here")
-
-
-def attention_lines(run: Run) -> list[str]:
-    """The weight of the attention loss in the newest replay step, its share of the pull, and what to do about it."""
-    steps = run.newest_replays
-    if not steps:
-        return []
-    last, setting = steps[-1], run.record["config"]["method"].get("attention_weight")
-    pull = "" if last["attention_pull"] is None else f", {last['attention_pull']:.0%} of the pull at the chosen heads"
-    how = " (auto)" if setting == "auto" else ""
-    advice = weight_advice(setting, steps)
-    return [f"attention weight {last['attention_weight']:.3g}{how}{pull}", *([advice] if advice else [])]
 
 
 def print_check(check: FolderCheck) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -38,6 +39,35 @@ def measure_change(
     Source: SEEKR, arXiv 2411.06171 (forgettability).
     """
     check_options(norm=norm)
+
+    def moved(old: AttentionCall, new: AttentionCall, sample: int, span: tuple[int, int]) -> Tensor:
+        squares = _squared_difference(old, new, sample, span)
+        return squares.sqrt() if norm == "frobenius" else squares / (span[1] - span[0]) ** 2
+
+    return _over_samples(before, after, batch, moved)
+
+
+def measure_drift(before: nn.Module, after: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """What the attention loss says of each head between `before` and `after`, had `before` been remembered.
+
+    Args: as `measure_change`.
+
+    Returns:
+        Tensor[layers, heads], float32: mean over samples and their queries of KL(row before || row after), in nats.
+
+    Raises:
+        InputError: if the two models differ in layers or heads.
+    """
+    return _over_samples(before, after, batch, _divergence)
+
+
+def _over_samples(
+    before: nn.Module,
+    after: nn.Module,
+    batch: dict[str, Tensor],
+    measure: Callable[[AttentionCall, AttentionCall, int, tuple[int, int]], Tensor],
+) -> Tensor:
+    """The mean over samples of what `measure` says of each layer's two calls, [heads] each; [layers, heads]."""
     if layers_and_heads(before) != layers_and_heads(after):
         raise InputError(
             f"before has (layers, heads) = {layers_and_heads(before)}, after has {layers_and_heads(after)}; "
@@ -57,9 +87,7 @@ def measure_change(
         reference = calls.pop(layer)
         with torch.autocast(device.type, enabled=False), full_precision():
             for sample, span in enumerate(spans):
-                squares = _squared_difference(reference, call, sample, span)
-                length = span[1] - span[0]
-                result[layer] += squares.sqrt() if norm == "frobenius" else squares / (length * length)
+                result[layer] += measure(reference, call, sample, span)
 
     first = torch.zeros(1, dtype=torch.long, device=device)  # of all logits, which nobody asks for, one place is made
     for model, take in ((before, keep), (after, consume)):
@@ -70,15 +98,30 @@ def measure_change(
 
 def _squared_difference(before: AttentionCall, after: AttentionCall, sample: int, span: tuple[int, int]) -> Tensor:
     """||A_after − A_before||_F² of each head of one sample, [heads]; a sink's column is no entry of the map."""
-    heads, device = torch.arange(after.query.shape[1]), after.query.device
-    old, new = (QueryKeyRows.of_call(call, sample, span, heads) for call in (before, after))
-    length = span[1] - span[0]
-    total = torch.zeros(len(heads), device=device)
-    for rows in blocks(length, block_size(len(heads), length, device)):
-        columns = visible_columns(new.positions[rows], after.geometry.window)
+    total = torch.zeros(after.query.shape[1], device=after.query.device)
+    for old, new, rows, columns in _blocks(before, after, sample, span):
         difference = _probabilities(new, rows, columns) - _probabilities(old, rows, columns)
         total += difference.square_().sum(dim=(1, 2))
     return total
+
+
+def _divergence(before: AttentionCall, after: AttentionCall, sample: int, span: tuple[int, int]) -> Tensor:
+    """Mean over the queries of one sample of KL(row before || row after), [heads]; a sink is one more entry."""
+    total = torch.zeros(after.query.shape[1], device=after.query.device)
+    for old, new, rows, columns in _blocks(before, after, sample, span):
+        logs = old.log_probs(rows, columns)
+        total += (logs.exp() * (logs - new.log_probs(rows, columns))).sum(dim=(1, 2))
+    return total / (span[1] - span[0])
+
+
+def _blocks(
+    before: AttentionCall, after: AttentionCall, sample: int, span: tuple[int, int]
+) -> Iterator[tuple[QueryKeyRows, QueryKeyRows, slice, slice]]:
+    """The rows of all heads of one sample in both calls, a block of queries at a time, and the keys that it sees."""
+    heads, length = torch.arange(after.query.shape[1]), span[1] - span[0]
+    old, new = (QueryKeyRows.of_call(call, sample, span, heads) for call in (before, after))
+    for rows in blocks(length, block_size(len(heads), length, after.query.device)):
+        yield old, new, rows, visible_columns(new.positions[rows], after.geometry.window)
 
 
 def _probabilities(rows: QueryKeyRows, block: slice, columns: slice) -> Tensor:

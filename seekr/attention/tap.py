@@ -66,8 +66,6 @@ class Tap:
     Attributes:
         calls: layer → AttentionCall, the first call of each layer (the recomputation of gradient checkpointing
             comes second and is not recorded).
-        given: layer → (query, key) of these calls as the model made them, in whose gradients all that follows meets;
-            without autocast those of the call.
 
     Raises:
         InputError: for reentrant gradient checkpointing, which runs the forward without a graph, so that gradients to
@@ -81,7 +79,6 @@ class Tap:
         consume: Callable[[int, AttentionCall], None] | None = None,
     ) -> None:
         self.calls: dict[int, AttentionCall] = {}
-        self.given: dict[int, tuple[Tensor, Tensor]] = {}
         self._layers = None if layers is None else frozenset(layers)
         self._consume = consume
         self._seen: set[int] = set()
@@ -96,7 +93,6 @@ class Tap:
 
     def __enter__(self) -> Tap:
         self.calls.clear()
-        self.given.clear()
         self._seen.clear()
         self._implementations = [config._attn_implementation for config in self._configs]
         names = [_tapped(implementation) for implementation in self._implementations]
@@ -111,7 +107,7 @@ class Tap:
         for config, implementation in zip(self._configs, self._implementations, strict=True):
             config._attn_implementation_internal = implementation
 
-    def _record(self, module: nn.Module, call: AttentionCall, given: tuple[Tensor, Tensor]) -> None:
+    def _record(self, module: nn.Module, call: AttentionCall) -> None:
         layer = getattr(module, "layer_idx", None)
         if not isinstance(layer, int) or layer in self._seen:
             return
@@ -119,7 +115,7 @@ class Tap:
             return
         self._seen.add(layer)
         if self._consume is None:
-            self.calls[layer], self.given[layer] = call, given
+            self.calls[layer] = call
         else:
             self._consume(layer, call)
 
@@ -184,11 +180,10 @@ def _attend(
             window=kwargs.get("sliding_window") or None,
             softcap=kwargs.get("softcap"),
         )
-        given = query, key
         query, key = _as_attended(query), _as_attended(key)
         # The one weight among them: where weights lie in parts, it is let go of behind its layer.
         sink = None if kwargs.get("s_aux") is None else kwargs["s_aux"].clone()
-        tap._record(module, AttentionCall(query, key, value, output, geometry, sink, mask), given)
+        tap._record(module, AttentionCall(query, key, value, output, geometry, sink, mask))
     return output, weights
 
 

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from seekr.attention.tap import model_inputs
-from seekr.batches import MicroBatch, TokenizedRow, collate
+from seekr.batches import MicroBatch, StepKind, TokenizedRow, collate
 from seekr.errors import InputError, reason
 from seekr.fused_loss import computes_loss, fused_task_loss
 from seekr.losses import answer_cross_entropy
@@ -53,6 +53,7 @@ class TaskContext:
         stages: folders of the finished stages before this one, in order.
         working: a folder that is there while the task is trained, and gone behind it.
         folder: the stage under construction.
+        sharded: whether each process holds but a part of the trained parameters, as with FSDP and ZeRO.
         track: opens a progress bar: `with track("measuring", 20) as advance: advance(1)`.
     """
 
@@ -78,6 +79,7 @@ class TaskContext:
     working: Path
     folder: Path
     track: Track
+    sharded: bool = False
 
 
 @dataclass(kw_only=True)
@@ -223,8 +225,11 @@ class Method:
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Asked in each optimizer step (counted from 0 in the task), its gradients whole and not yet clipped."""
 
-    def step_facts(self) -> dict[str, float | None]:
-        """What the log says of the optimizer step just asked about, beside its losses; the same on all processes."""
+    def end_step(self, kind: StepKind) -> dict[str, float]:
+        """Told when the gradients of an optimizer step are whole; gives what the log says of it beside its losses.
+
+        All processes call it, and get the same.
+        """
         return {}
 
     def resumed(self, lines: Sequence[dict[str, Any]]) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,30 +16,33 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from seekr.agreement import agreed
 from seekr.attention.backend import divergence_on
-from seekr.attention.change import measure_change
+from seekr.attention.change import measure_change, measure_drift
 from seekr.attention.distillation import attention_distillation_loss, weighted_attention_divergence
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import Entries, Norm, normalize_layers, unnormalized_sensitivity
 from seekr.attention.stored import TeacherForm
 from seekr.attention.support import check_attention
 from seekr.attention.tap import Tap, head_size, layers_and_heads, model_inputs, sample_spans
-from seekr.batches import MicroBatch, Row, TokenizedRow
+from seekr.attention_weight import FollowedWeight, mean_drift, weight_advice, weight_of_drift
+from seekr.batches import MicroBatch, Row, StepKind, TokenizedRow
 from seekr.errors import InputError
 from seekr.heads import Budget, ImportanceForm, head_importance, resolve_budgets, select_heads
 from seekr.losses import answer_positions, logits_at
 from seekr.memory import Memory
-from seekr.methods.attention_weight import FollowedWeight, Pulls, weight_advice
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.derpp import Derpp
 from seekr.models import measuring
 from seekr.processes import in_step, is_main, own_share, summed
+from seekr.training.gradient_share import gradient_shares
 from seekr.training.log import read_steps
 
 AttentionWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
 _IMPORTANCE = "importance.safetensors"
+_SCALE = 1024.0  # keeps float16's gradients above its smallest numbers; shares know nothing of it
 MEASURED_TOGETHER = 4  # samples in one forward while measuring, at most, and never more than in one of training
 
 
@@ -52,8 +54,8 @@ class Seekr(Derpp):
     of KL(kept attention row || the model's).
 
     Args:
-        attention_weight: λ2 of the paper, which has 1000 at 1% replay and 100 at 10%; "auto" = it follows the
-            gradients, see `attention_weight.FollowedWeight`.
+        attention_weight: λ2 of the paper, which has 1000 at 1% replay and 100 at 10%; "auto" = it follows
+            the gradients, see `attention_weight.FollowedWeight`.
         layer_budget: layers that may hold chosen heads; null = ¾ of the layers; "all".
         head_budget: chosen heads over all these layers; null = ⅛ of all heads; "all" of these layers.
         query_budget: random queries of each kept sample whose rows are distilled; null = every query.
@@ -82,11 +84,15 @@ class Seekr(Derpp):
     reduction: Literal["per_sample", "per_layer"] = "per_sample"
     teacher_form: TeacherForm = "auto"
 
-    _begun: FollowedWeight = field(default_factory=FollowedWeight, init=False, repr=False, compare=False)
-    _followed: FollowedWeight = field(default_factory=FollowedWeight, init=False, repr=False, compare=False)
-    _pulls: Pulls | None = field(default=None, init=False, repr=False, compare=False)
     _advised: bool = field(default=False, init=False, repr=False, compare=False)
-    _facts: dict[str, float | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _drift: float | None = field(default=None, init=False, repr=False, compare=False)
+    _begun: FollowedWeight = field(default_factory=lambda: FollowedWeight(1.0), init=False, repr=False, compare=False)
+    _followed: FollowedWeight = field(
+        default_factory=lambda: FollowedWeight(1.0), init=False, repr=False, compare=False
+    )
+    _sharded: bool = field(default=False, init=False, repr=False, compare=False)
+    _begins: bool = field(default=True, init=False, repr=False, compare=False)
+    _share: float | None = field(default=None, init=False, repr=False, compare=False)
 
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
@@ -94,11 +100,18 @@ class Seekr(Derpp):
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
-        self._begun, self._pulls = FollowedWeight(), None
-        for stage in context.stages:
-            self._begun = self._begun.carried_on()
-            self._begun.follow_all(read_steps(stage / "log.jsonl"))
-        self._followed = self._begun.carried_on()
+        tables = [importance_of(stage).get("drift") for stage in context.stages]
+        kept = zip(tables, self.memories, strict=True)
+        self._drift = mean_drift((table, memory.heads) for table, memory in kept if table is not None)
+        advice = weight_advice(self.attention_weight, self._drift)
+        if self.attention_weight == "auto" and context.sharded:
+            advice = "attention_weight auto follows the drift alone, as each process holds a part of the parameters"
+        if advice and not self._advised and is_main():
+            print(f"seekr: task {context.task}: {advice}", file=sys.stderr)
+            self._advised = True
+        self._begun = FollowedWeight(last_weight(context.stages) or weight_of_drift(self._drift))
+        self.resumed([])
+        self._sharded = context.sharded
         if self.attention_weight:
             dtype = next(context.model.parameters()).dtype
             if torch.is_autocast_enabled(context.device.type):
@@ -111,11 +124,15 @@ class Seekr(Derpp):
             importance_of(stage)
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        counted = {row: key for row, key in enumerate(batch.rows) if batch.weights[row]}
         if not self.attention_weight:
             return super().replay_loss(model, batch)
-        if self._pulls is None:
-            self._pulls = Pulls(batch.labels.device)
+        if self._begins:
+            self._begins = False
+            self._share = self._measured_share(model, batch)
+        return self._replay_parts(model, batch)
+
+    def _replay_parts(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        counted = {row: key for row, key in enumerate(batch.rows) if batch.weights[row]}
         if not counted:
             # Every micro-batch of a step names the same parts, those that only keep the ranks in step too.
             parts = super().replay_loss(model, batch)
@@ -123,7 +140,6 @@ class Seekr(Derpp):
         layers = {layer for memory, _ in counted.values() for layer in self.memories[memory].heads}
         with Tap(model, layers) as tap:
             parts = super().replay_loss(model, batch)
-        self._pulls.branch(tap.given, tap.calls)
         teachers = {row: self.memories[memory].attention(sample) for row, (memory, sample) in counted.items()}
         weights = self.layer_weights(batch.step_rows)
         parts["attention"] = self.weight * weighted_attention_divergence(
@@ -140,22 +156,34 @@ class Seekr(Derpp):
         return self._followed.value if self.attention_weight == "auto" else float(self.attention_weight)
 
     def resumed(self, lines: Sequence[dict[str, Any]]) -> None:
-        self._followed = self._begun.carried_on()
-        self._followed.follow_all(lines)
+        self._followed = replace(self._begun)
+        self._followed.take_all(lines)
 
-    def after_backward(self, model: nn.Module, step: int) -> None:
-        self._facts = {}
-        if self._pulls is None:
-            return
-        attention, others = self._pulls.shares()
-        self._pulls = None
-        total = attention + others
-        share = attention / total if total and math.isfinite(total) else None
-        self._facts = {"attention_weight": self.weight, "attention_pull": share}
-        self._followed.follow(self.weight, share)
+    def end_step(self, kind: StepKind) -> dict[str, float]:
+        if kind == "task" or not self.attention_weight:
+            return {}
+        facts = {"attention_weight": self.weight} | ({} if self._share is None else {"attention_share": self._share})
+        self._followed.take(self._share)
+        self._begins, self._share = True, None
+        return facts
 
-    def step_facts(self) -> dict[str, float | None]:
-        return self._facts
+    def _measured_share(self, model: nn.Module, batch: MicroBatch) -> float | None:
+        """The share of the gradient norm that the attention loss has on the first row of a step, as process 0 finds it.
+
+        None where it is not this step's turn, and where a process holds but a part of the parameters.
+        """
+        if self.attention_weight != "auto" or self._sharded or not self._followed.is_due(len(batch.step_rows)):
+            return None
+        device = batch.labels.device
+        share = torch.zeros(1, device=device)
+        if is_main():
+            whole = model.module if isinstance(model, DistributedDataParallel) else model
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                parts = self._replay_parts(whole, batch.alone(0))
+            attention = parts.pop("attention")
+            both = {"attention": attention, "others": torch.stack(list(parts.values())).sum()}
+            share += gradient_shares(both, whole.parameters(), scale=_SCALE)["attention"]
+        return float(summed(share, device))
 
     def layer_weights(self, step_rows: list[Row]) -> dict[tuple[int, int], float]:
         """(memory, layer) → weight of one sample's divergence in that layer, for all rows of an optimizer step."""
@@ -169,39 +197,29 @@ class Seekr(Derpp):
         return {(m, layer): 1 / (len(uses) * uses[layer]) for m in samples for layer in self.memories[m].heads}
 
     def after_task(self, context: TaskContext) -> None:
-        self._advise(context)
         samples = self.kept_samples(context)
-        sensitivity, change = self._measure(samples, context)
-        past = [importance_of(stage) for stage in context.stages]
+        measured = self._measure(samples, context)
+        tasks = [*(importance_of(stage) for stage in context.stages), measured]
         importance = head_importance(
-            [measured["sensitivity"] for measured in past] + [sensitivity],
-            [measured["change"] for measured in past] + [change],
+            [task["sensitivity"] for task in tasks],
+            [task["change"] for task in tasks],
             form=self.importance,
             seed=(context.seed, context.index, 3),
         )
         budgets = resolve_budgets(*layers_and_heads(context.model), self.layer_budget, self.head_budget)
         heads = select_heads(importance, layer_budget=budgets[0], head_budget=budgets[1])
         if is_main():
-            measured = {"sensitivity": sensitivity, "change": change, "importance": importance}
-            save_file(measured, context.folder / _IMPORTANCE)
+            save_file(measured | {"importance": importance}, context.folder / _IMPORTANCE)
             chosen = {str(layer): kept.tolist() for layer, kept in heads.items()}
             (context.folder / "heads.json").write_text(json.dumps(chosen, indent=1) + "\n")
         self._remember(samples, heads, context)
 
-    def _advise(self, context: TaskContext) -> None:
-        """Says once, on stderr, that a fixed weight was out of proportion in the steps of the task."""
-        advice = weight_advice(self.attention_weight, read_steps(context.working / "log.jsonl"))
-        if advice and not self._advised and is_main():
-            print(f"seekr: task {context.task}: {advice}", file=sys.stderr)
-            self._advised = True
-
-    def _measure(self, samples: list[TokenizedRow], context: TaskContext) -> tuple[Tensor, Tensor]:
-        """Sensitivity (each layer's row sums to 1) and change, means over the kept samples; [layers, heads] on CPU.
-
-        Each process measures its share of the samples.
+    def _measure(self, samples: list[TokenizedRow], context: TaskContext) -> dict[str, Tensor]:
+        """Sensitivity (each layer's row sums to 1), change and drift, means over the kept samples: [layers, heads] on
+        the CPU. Each process measures its share of the samples.
         """
         shape = layers_and_heads(context.model)
-        sensitivity, change = torch.zeros(shape), torch.zeros(shape)
+        found = {name: torch.zeros(shape) for name in ("sensitivity", "change", "drift")}
         before = None if context.before is None else context.before()
         own, together = len(own_share(len(samples))), min(MEASURED_TOGETHER, context.micro_batch_rows)
         with context.track(f"measuring {context.task}", own) as advance:
@@ -209,12 +227,14 @@ class Seekr(Derpp):
                 batch = batch_of([samples[place] for place in places], context)
                 share = len(places) / len(samples) if counts else 0
                 with measuring(context.model):
-                    found = unnormalized_sensitivity(context.model, batch, entries=self.entries, norm=self.norm)
-                sensitivity += found.cpu() * share
+                    one = unnormalized_sensitivity(context.model, batch, entries=self.entries, norm=self.norm)
+                found["sensitivity"] += one.cpu() * share
                 if before is not None:
-                    change += measure_change(before, context.model, batch, norm=self.norm).cpu() * share
+                    found["change"] += measure_change(before, context.model, batch, norm=self.norm).cpu() * share
+                    found["drift"] += measure_drift(before, context.model, batch).cpu() * share
                 advance(len(places) if counts else 0)
-        return normalize_layers(summed(sensitivity, context.device)), summed(change, context.device)
+        found = {name: summed(table, context.device) for name, table in found.items()}
+        return found | {"sensitivity": normalize_layers(found["sensitivity"])}
 
     def _remember(self, samples: list[TokenizedRow], heads: dict[int, Tensor], context: TaskContext) -> None:
         writer = self.memory_writer(context, samples, heads=heads, form=self.teacher_form)
@@ -247,6 +267,17 @@ class Seekr(Derpp):
         if self.query_budget is None or self.query_budget >= length:
             return None
         return torch.from_numpy(np.sort(draw.choice(length, size=self.query_budget, replace=False)))
+
+
+def last_weight(stages: Sequence[Path]) -> float | None:
+    """The weight that the newest task with replay steps had come to by following its gradients; None = none had."""
+    for stage in reversed(stages):
+        replays = [line for line in read_steps(stage / "log.jsonl") if line["kind"] == "replay"]
+        if any("attention_share" in line for line in replays):
+            followed = FollowedWeight(replays[0]["attention_weight"])
+            followed.take_all(replays)
+            return followed.value
+    return None
 
 
 def importance_of(stage: Path) -> dict[str, Tensor]:

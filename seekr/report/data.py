@@ -6,7 +6,7 @@ file that is there but cannot be read is an `InputError`, since a table made fro
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,39 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from seekr.attention_weight import mean_drift
 from seekr.errors import InputError
 from seekr.scoring import ScoreMatrix
 from seekr.stages import finished_stages
 
-_FACTS = ("attention_weight", "attention_pull")
-_NOT_PARTS = {"step", "kind", "loss", "learning_rate", "gradient_share", "grad_norm", *_FACTS}
+_NOT_PARTS = {
+    "step",
+    "kind",
+    "loss",
+    "learning_rate",
+    "gradient_share",
+    "grad_norm",
+    "attention_weight",
+    "attention_share",
+}
 _EVALUATE = "delete it and run `seekr evaluate {run}`"
 _RELEARN = "bring it back from a copy, or learn this run again"
 
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One optimizer step: the loss parts as they entered the loss, now and then their gradient shares, and `facts`: the
-    weight of the attention loss and its share of what pulls at the chosen heads."""
+    """One optimizer step: the loss parts as they entered the loss, and now and then their gradient shares."""
 
     step: int
     kind: str
     parts: dict[str, float]
     gradient_share: dict[str, float]
-    facts: dict[str, float] = field(default_factory=dict)
+    attention_weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StageData:
-    """One finished task of a run. `tables` holds sensitivity, change and importance, each [layers, heads]."""
+    """One finished task of a run. `tables` holds sensitivity, change, drift and importance, each [layers, heads]."""
 
     index: int
     name: str
@@ -100,6 +108,20 @@ class RunData:
     def final(self) -> dict[str, float | None]:
         """The score of every task once all are learned, None = not measured."""
         return dict(zip(self.scores.tasks, self.scores.matrix[-1], strict=True)) if self.scores else {}
+
+    @property
+    def attention_weights(self) -> dict[str, float]:
+        """Task → the weight that the attention loss had in its replay steps."""
+        last = {
+            stage.name: next((e.attention_weight for e in reversed(stage.log) if e.attention_weight), None)
+            for stage in self.stages
+        }
+        return {name: weight for name, weight in last.items() if weight is not None}
+
+    @property
+    def attention_drift(self) -> float | None:
+        """By how many nats the chosen heads' attention drifts while a task is learned; None = not measured."""
+        return mean_drift((stage.tables["drift"], stage.heads) for stage in self.stages if "drift" in stage.tables)
 
     @cached_property
     def steps(self) -> dict[str, int]:
@@ -213,7 +235,7 @@ def _log_entry(path: Path, line: int, row: dict[str, Any]) -> LogEntry:
             str(row["kind"]),
             {name: float(value) for name, value in row.items() if name not in _NOT_PARTS and value is not None},
             dict(row.get("gradient_share", {})),
-            {name: float(row[name]) for name in _FACTS if row.get(name) is not None},
+            None if row.get("attention_weight") is None else float(row["attention_weight"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}, line {line}: not a step of a log ({error!r}); {_RELEARN}") from error

@@ -10,9 +10,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from seekr.attention_weight import weight_advice
 from seekr.disk import write_atomically
 from seekr.errors import InputError
-from seekr.methods.attention_weight import weight_advice
 from seekr.report import charts
 from seekr.report.data import RunData, StageData, read_runs
 from seekr.report.examples import TaskExamples, choose_examples
@@ -30,10 +30,6 @@ _PARTS = {
     "replay": "Replay loss",
     "logit": "Logit distillation",
     "attention": "Attention distillation",
-}
-_ATTENTION = {
-    "attention_weight": "Weight of the attention loss",
-    "attention_pull": "Its share of the pull at the chosen heads",
 }
 
 
@@ -78,8 +74,7 @@ class RunView:
     other_tables: dict[str, tuple[Figure, ...]]
     losses: tuple[Figure, ...]
     share: Figure | None
-    attention: tuple[Figure, ...]
-    advice: tuple[str, ...]
+    advice: str | None
     share_legend: tuple[str, ...]
     settings: tuple[tuple[str, str], ...]
     examples: tuple[TaskExamples, ...]
@@ -155,8 +150,7 @@ def _view(run: RunData, label: str, number: int, total: int) -> RunView:
         other_tables={text: figures for text, figures in others.items() if figures},
         losses=tuple(_loss_figures(run)),
         share=share,
-        attention=tuple(_attention_figures(run)),
-        advice=tuple(_advice(run)),
+        advice=weight_advice(run.record["config"]["method"].get("attention_weight"), run.attention_drift),
         share_legend=tuple(curve.name for curve in shares),
         settings=tuple((key, _plain(value)) for key, value in flatten(run.record).items()),
         examples=tuple(choose_examples(run)),
@@ -211,23 +205,6 @@ def _loss_figures(run: RunData) -> Iterable[Figure]:
             charts.curve_chart(run, [curve], f"{title} over the optimizer steps"),
             f"at the end: {last:.3g}",
         )
-
-
-def _attention_figures(run: RunData) -> Iterable[Figure]:
-    """How the weight of the attention loss went, and how strongly it pulled."""
-    for name, title in _ATTENTION.items():
-        for curve in charts.curves_of(run, lambda entry: entry.facts):
-            if curve.name == name:
-                drawing = charts.curve_chart(run, [curve], title, share=name == "attention_pull")
-                yield Figure(title, drawing, f"at the end: {float(curve.stages[-1][1][-1]):.3g}")
-
-
-def _advice(run: RunData) -> Iterable[str]:
-    setting = run.record["config"]["method"].get("attention_weight")
-    for stage in run.stages:
-        advice = weight_advice(setting, [entry.facts for entry in stage.log])
-        if advice:
-            yield f"{stage.name}: {advice}"
 
 
 def _plain(value: object) -> str:

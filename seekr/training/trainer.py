@@ -52,8 +52,8 @@ class Losses(Protocol):
     The sum of a part over all micro-batches and ranks of a step is the part's loss of the step. All
     micro-batches of a kind have the same parts. `model` is what the Trainer trains: call it, and unwrap it
     only to look at it. `after_backward` may change the gradients of a step, counted from 0, before they are
-    clipped; what `step_facts` then says goes into the step's line of the log, and when training begins `resumed` is
-    told the lines of the steps taken before.
+    clipped; what `end_step` gives goes into the step's line of the log, and when training begins `resumed` is told the
+    lines of the steps that were taken before.
     """
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
@@ -62,7 +62,7 @@ class Losses(Protocol):
 
     def after_backward(self, model: nn.Module, step: int) -> None: ...
 
-    def step_facts(self) -> dict[str, float | None]: ...
+    def end_step(self, kind: StepKind) -> dict[str, float]: ...
 
     def resumed(self, lines: Sequence[dict[str, Any]]) -> None: ...
 
@@ -136,6 +136,7 @@ class ContinualTrainer(Trainer):
         self._step = StepLosses()
         self._shares: dict[str, float] | None = None
         self._line: dict[str, Any] | None = None  # of the step being taken, for the log
+        self._shown: dict[str, float] = {}  # its losses, for the bar
         self._unreported: dict[str, list[float]] = defaultdict(list)
 
     @override
@@ -205,7 +206,6 @@ class ContinualTrainer(Trainer):
         if self.accelerator.sync_gradients:
             self._end_step(inputs.kind)
             self.method.after_backward(model, self.state.global_step)
-            self._line = {**cast(dict[str, Any], self._line), **self.method.step_facts()}
         return loss
 
     @override
@@ -250,11 +250,12 @@ class ContinualTrainer(Trainer):
         parts = self._step.sums(self.accelerator)
         if not all(map(math.isfinite, parts.values())):
             self._stop(kind, parts)
+        self._shown = {"loss": sum(parts.values()), **parts}
         self._line = {
             "step": self.state.global_step + 1,
             "kind": kind,
-            "loss": sum(parts.values()),
-            **parts,
+            **self._shown,
+            **self.method.end_step(kind),
             "learning_rate": self._get_learning_rate(),
         }
         if self._shares is not None:
@@ -274,8 +275,7 @@ class ContinualTrainer(Trainer):
         )
 
     def _last_losses(self) -> dict[str, float]:
-        unshown = ("step", "kind", "learning_rate", "gradient_share", *self.method.step_facts())
-        return {name: value for name, value in (self._line or {}).items() if name not in unshown}
+        return self._shown
 
     @override
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
@@ -300,7 +300,7 @@ class ContinualTrainer(Trainer):
 
 
 class _Resumption(TrainerCallback):
-    """Tells the method the steps that were taken before training begins, from the log."""
+    """Tells the method, when training begins, what the log has of the steps that were taken before."""
 
     def __init__(self, method: Losses, log_path: Path) -> None:
         self.method = method

@@ -141,7 +141,7 @@ def test_labels_resolve(label: str, suite: str) -> None:
     """Every label of a method that is there makes a valid one on every suite, budgets of the whole model included."""
     common = {f"method.{key}": value for key, value in study_suites.SUITES[suite].method.items()}
     try:
-        settings = study_methods.resolve(label, common, {}, (4, 8))
+        settings = study_methods.resolve(label, common, {})
     except InputError as error:
         pytest.skip(f"this version does not have it: {error}")
     if label == "seekr-all":

@@ -110,7 +110,10 @@ def test_methods_by_name_and_settings() -> None:
         (None, "neither a name nor a mapping"),
         ({"name": "seekr", "replay_rato": 1}, "method.replay_rato: .* did you mean 'replay_ratio'?"),
         ({"name": "sequential", "replay_ratio": 0.1}, "sequential has no such setting; it has no settings"),
-        ({"name": "replay", "logit_weight": 0.1}, "replay has no such setting; valid are replay_choice, replay_ratio"),
+        (
+            {"name": "replay", "logit_weight": 0.1},
+            "replay has no such setting; valid are replay_choice, replay_passes, replay_ratio",
+        ),
         ({"name": "replay", "replay_ratio": 0}, "method.replay_ratio: input should be greater than 0, not 0"),
         ({"name": "replay", "replay_ratio": 1.01}, "less than or equal to 1, not 1.01"),
         ({"name": "replay", "replay_ratio": "0.1"}, "should be a valid number, not '0.1'"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
 
-from seekr.batches import MicroBatch
+from seekr.batches import MicroBatch, StepKind
 from seekr.training.trainer import ContinualTrainer
 
 
@@ -75,7 +75,7 @@ class ToyMethod:
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Nothing: the gradients stay as they are."""
 
-    def step_facts(self) -> dict[str, float | None]:
+    def end_step(self, kind: StepKind) -> dict[str, float]:
         return {}
 
     def resumed(self, lines: Sequence[dict[str, Any]]) -> None:
