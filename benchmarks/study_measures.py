@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import resource
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,12 @@ from study_suites import Rows
 from transformers import TrainerCallback
 
 from seekr import Run, Task
-from seekr.attention.tap import model_inputs
-from seekr.batches import answer_tokens, collate
 from seekr.disk import read_json, write_json
-from seekr.losses import answer_cross_entropy, answer_positions, logits_at
+from seekr.evaluation import answer_likelihoods
 from seekr.methods import make_method
 from seekr.models import load_tokenizer
-from seekr.tasks.encoding import Encoded, encode_all
+from seekr.scoring.likelihood import likelihood
+from seekr.tasks.encoding import encode_all
 from seekr.tasks.reading import read_split
 
 BATCH = 8
@@ -94,27 +93,20 @@ def general_ability(run: Run, rows: Rows, file: Path, *, bf16: bool) -> list[flo
             continue
         model = method.load(config.model, weights, dtype=config.dtype)
         method.tell_task(model, max(number - 1, 0))
-        known[name] = likelihood(model.to(device), samples, tokenizer.pad_token_id, bf16=bf16)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            known[name] = likelihood(
+                answer_likelihoods(
+                    model.to(device),
+                    samples,
+                    tokenizer.pad_token_id,
+                    batch_size=BATCH,
+                    inputs=partial(method.inputs_with_answers, model),
+                )
+            )
         write_json(file, known)
         del model
         gc.collect()
     return [known.get("base" if stage is None else stage.name) for stage in places]
-
-
-def likelihood(model: Any, samples: list[Encoded], pad: int | None, *, bf16: bool) -> float:
-    """100 · exp(−Σ cross-entropy / answer tokens) over all samples together."""
-    order = sorted(range(len(samples)), key=lambda i: len(samples[i].input_ids))
-    device = next(model.parameters()).device
-    total = 0.0
-    model.eval()
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for start in range(0, len(order), BATCH):
-            batch = collate([samples[i] for i in order[start : start + BATCH]], pad)
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            logits = logits_at(model, model_inputs(batch), *answer_positions(batch["labels"]))
-            weights = torch.ones(len(batch["labels"]), device=device)
-            total += float(answer_cross_entropy(logits.float(), batch["labels"], weights))
-    return 100 * math.exp(-total / sum(answer_tokens(sample) for sample in samples))
 
 
 def steps_and_weights(run: Run) -> dict[str, Any]:

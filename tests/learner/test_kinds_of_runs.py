@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from small_runs import Stop, StopAt, digests
-from transformers import AutoModelForCausalLM
+from small_runs import TRAINING, Stop, StopAt, digests
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from seekr import Run, Task
+from seekr import Run, Task, evaluation
 from seekr.cells import BASE, wanted_cells
 from seekr.errors import InputError
 from seekr.learner import evaluate
@@ -49,6 +50,24 @@ def test_a_task_without_test_rows_is_never_scored(learn: Learn, task: MakeTask, 
     assert run.scores.metrics == [None, "accuracy"]
     assert [row[0] for row in run.scores.matrix] == [None, None]
     assert run.scores.overall_performance == run.scores.matrix[1][1]
+
+
+def test_bf16_full_eval_answers_in_bfloat16_and_trains_as_before(
+    learn: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtypes = []
+    generate = evaluation.generate_answers
+
+    def watched(model: PreTrainedModel, *args: Any, **more: Any) -> list[str]:
+        dtypes.append(model.dtype)
+        return generate(model, *args, **more)
+
+    monkeypatch.setattr(evaluation, "generate_answers", watched)
+    cpu = {**TRAINING, "use_cpu": True}
+    plain = learn(tmp_path / "plain", "a", method="sequential", training=cpu)
+    run = learn(tmp_path / "run", "a", method="sequential", training={**cpu, "bf16_full_eval": True})
+    assert dtypes == [torch.float32, torch.bfloat16]
+    assert digests(run.folder) == digests(plain.folder)
 
 
 def test_joint_is_one_stage_and_one_row(learn: Learn, tmp_path: Path) -> None:
