@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from seekr.errors import InputError
+from seekr.precision import full_precision
 
 ImportanceForm = Literal["product_of_sums", "sum_of_products"]
 
 
+@full_precision()
 def head_importance(
     sensitivities: Sequence[Tensor], changes: Sequence[Tensor], *, form: ImportanceForm = "product_of_sums"
 ) -> Tensor:
