@@ -12,11 +12,13 @@ from pydantic import Field
 from torch import Tensor
 
 from seekr.errors import InputError
+from seekr.precision import full_precision
 
 ImportanceForm = Literal["product_of_sums", "sum_of_products", "sensitivity", "change", "random"]
 Budget = Annotated[int, Field(ge=1)] | Literal["all"] | None
 
 
+@full_precision()
 def head_importance(
     sensitivities: Sequence[Tensor],
     changes: Sequence[Tensor],

@@ -14,8 +14,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from seekr.errors import InputError
+from seekr.precision import full_precision
 
 
+@full_precision()
 def logit_distillation_loss(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, shift: bool = True
 ) -> Tensor:
@@ -93,6 +95,7 @@ def logits_at(model: nn.Module, inputs: dict[str, Tensor], rows: Tensor, positio
     return logits[rows, places]
 
 
+@full_precision()
 def answer_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Σ over rows of weight · Σ over answer tokens of the cross-entropy, in nats; Tensor[], float32.
 
@@ -118,11 +121,13 @@ class TopLogits:
     log_probs: Tensor
 
     @classmethod
+    @full_precision()
     def of_logits(cls, logits: Tensor, k: int, dtype: torch.dtype) -> TopLogits:
         """The k largest entries of logits [answer tokens, vocabulary]; all of them if k is larger."""
         top = logits.float().log_softmax(dim=-1).topk(min(k, logits.shape[-1]), dim=-1)
         return cls(top.indices.to(torch.int32), top.values.to(dtype))
 
+    @full_precision()
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """Cross-entropy of a student to the teacher over (k entries + rest), [answer tokens]; logits as above."""
         logits = logits.float()
@@ -137,6 +142,7 @@ class TopLogits:
         rest = logits.scatter(-1, ids, float("-inf")).logsumexp(dim=-1) - normalizer.squeeze(-1)
         return loss - (1 - teacher.exp().sum(dim=-1)).clamp(min=0) * rest
 
+    @full_precision()
     def divergence(self, logits: Tensor) -> Tensor:
         """KL(teacher || student) over (k entries + rest), [answer tokens], 0 to rounding where both agree."""
         teacher = self.log_probs.to(logits.device).float()

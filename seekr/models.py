@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from seekr.errors import InputError
+from seekr.precision import no_autocast
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -114,7 +115,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
         for module in model.modules():
             module.training = getattr(module, "gradient_checkpointing", False)
     try:
-        with torch.autocast(device, enabled=False) if half else nullcontext():
+        with no_autocast() if half else nullcontext():
             yield
     finally:
         model.eval()

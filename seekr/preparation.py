@@ -13,7 +13,7 @@ from seekr.arguments import check_lora, check_training, training_arguments, weig
 from seekr.config import Config, make_tasks
 from seekr.disk import read_json
 from seekr.errors import InputError
-from seekr.launch.checks import check_launch, check_sharding, sharding
+from seekr.launch.checks import check_fp16, check_launch, check_sharding, sharding
 from seekr.processes import process_count
 from seekr.progress import bar
 from seekr.run import seed_folders
@@ -187,6 +187,8 @@ def _prepare(request: Request) -> Prepared:
             there = identity.with_free(there, prepared.identity, method.free)
         identity.compare(home, there, prepared.identity)
     check_finished(home, prepared.finished, prepared.stages)
+    if len(prepared.finished) < len(prepared.stages):  # what is trained can be scored on any machine
+        check_fp16(training)
     check_memories(prepared)
     return prepared
 
@@ -229,6 +231,8 @@ def check_model(
     tasks: int,
 ) -> dict[str, Any]:
     """Whether method and adapter fit the model, and the facts about it that a run needs. Raises InputError."""
+    import torch
+
     from seekr.fingerprints import fingerprint_model, fingerprint_tokenizer
     from seekr.models import load_model, parameter_count
 
@@ -244,6 +248,11 @@ def check_model(
     }
     method.check_model(model, max_length, tasks)
     adapted = method.adapt(model.requires_grad_(True), lora)
+    if config.training.get("fp16") and any(p.requires_grad and p.dtype == torch.float16 for p in adapted.parameters()):
+        raise InputError(
+            "dtype: float16 cannot be with training.fp16, whose loss scale needs float32 weights to train; set dtype: "
+            "float32, or train an adapter (lora)"
+        )
     trained = parameter_count(adapted, trainable_only=True)
     return facts | {"trained_parameters": trained, "stored_parameters": method.stored_parameters(adapted, trained)}
 

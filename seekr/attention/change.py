@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from seekr.attention.divergence import full_precision
 from seekr.attention.rows import QueryKeyRows, block_size, blocks, visible_columns
 from seekr.attention.sensitivity import Norm, check_options
 from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs, sample_spans
 from seekr.errors import InputError
 from seekr.losses import logits_at
+from seekr.precision import full_precision
 
 
 def measure_change(
@@ -83,11 +83,11 @@ def _over_samples(
         nothing = call.value.new_empty(0)  # maps are made of queries and keys
         calls[layer] = replace(call, value=nothing, output=nothing)
 
+    @full_precision()
     def consume(layer: int, call: AttentionCall) -> None:
         reference = calls.pop(layer)
-        with torch.autocast(device.type, enabled=False), full_precision():
-            for sample, span in enumerate(spans):
-                result[layer] += measure(reference, call, sample, span)
+        for sample, span in enumerate(spans):
+            result[layer] += measure(reference, call, sample, span)
 
     first = torch.zeros(1, dtype=torch.long, device=device)  # of all logits, which nobody asks for, one place is made
     for model, take in ((before, keep), (after, consume)):

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from seekr.attention.rows import MapRows, QueryKeyRows, block_size, blocks, visible_columns
 from seekr.attention.tap import AttentionCall
+from seekr.precision import full_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ def divergence_by(measure: SampleDivergence, call: AttentionCall, teachers: Sequ
 
 class _Divergence(torch.autograd.Function):
     @staticmethod
+    @full_precision()
     def forward(
         ctx: Any,
         query: Tensor,
@@ -92,8 +94,7 @@ class _Divergence(torch.autograd.Function):
         teachers: tuple[SampleTeacher, ...],
     ) -> Tensor:
         needs_gradient = any(ctx.needs_input_grad[:3])
-        with torch.autocast(query.device.type, enabled=False), full_precision():
-            found = [measure(call, teacher, needs_gradient) for teacher in teachers]
+        found = [measure(call, teacher, needs_gradient) for teacher in teachers]
         # Without the teachers' rows, which would stay until the backward.
         ctx.places = [(one.sample, one.span, one.heads, one.positions) for one in teachers]
         ctx.shapes = query.shape, key.shape, None if sink is None else sink.shape
@@ -107,6 +108,7 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @full_precision()
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         return _scatter_gradients(ctx, upstream)
 
@@ -176,22 +178,3 @@ def _sample_divergence(
         return value * share, None
     key_heads = target.heads // (call.query.shape[1] // call.key.shape[1])
     return value * share, Gradients(query_grad, key_grad, key_heads.to(key_grad.device), sink_grad * share)
-
-
-class full_precision:
-    """Switches TF32, and bfloat16 products on CPU, off inside the block: their few bits of mantissa would be the noise
-    floor of every measure."""
-
-    def __enter__(self) -> None:
-        # Not by `allow_tf32`, which raises where the user has set the precision by this newer name.
-        self._precisions = [backend.fp32_precision for backend in _matmuls()]
-        for backend in _matmuls():
-            backend.fp32_precision = "ieee"
-
-    def __exit__(self, *_: object) -> None:
-        for backend, precision in zip(_matmuls(), self._precisions, strict=True):
-            backend.fp32_precision = precision
-
-
-def _matmuls() -> tuple[Any, Any]:
-    return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]

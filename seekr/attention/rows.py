@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seekr.attention.tap import AttentionCall, Geometry
+from seekr.precision import full_precision
 
 # Stands for log 0: finite, so that 0 · log 0 comes out as 0 and not as NaN.
 LOG_ZERO = -1e30
@@ -98,6 +99,7 @@ class QueryKeyRows:
         """[heads], float32, or None."""
         return None if self.sink is None else self.sink.float()
 
+    @full_precision()
     def scores(self, rows: slice, columns: slice) -> Tensor:
         """[heads, rows, columns (+ 1)]: scores after soft cap, `LOG_ZERO` where not visible, the sink last."""
         query, key = self.queries[:, rows], self.keys[:, columns]

@@ -12,11 +12,11 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from seekr.attention.divergence import full_precision
 from seekr.attention.rows import blocks, hide, visible_columns
 from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs, sample_spans
 from seekr.errors import InputError
 from seekr.losses import answer_positions, logits_at
+from seekr.precision import full_precision, no_autocast
 
 Entries = Literal["visible", "all"]
 Norm = Literal["frobenius", "mean_square"]
@@ -76,7 +76,8 @@ def unnormalized_sensitivity(
         labels = _own_labels(batch["labels"], spans)
         # Logits have no name, and go once the loss is known: its backward needs their log-probabilities alone.
         loss = sample_losses(logits_at(model, model_inputs(batch), *answer_positions(labels)), labels).sum()
-        torch.autograd.grad(loss, first_output)
+        with no_autocast():  # as in training, where the backward is behind it
+            torch.autograd.grad(loss, first_output)
     return result / len(spans)
 
 
@@ -88,6 +89,7 @@ def _own_labels(labels: Tensor, spans: list[tuple[int, int]]) -> Tensor:
     return own
 
 
+@full_precision()
 def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy over each sample's own answer tokens, [samples], float32.
 
@@ -104,6 +106,8 @@ def sample_losses(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.zeros(len(labels), device=logits.device).index_add(0, rows, losses) / counts
 
 
+@torch.no_grad()
+@full_precision()
 def _add(
     result: Tensor,
     values: Tensor,
@@ -113,12 +117,11 @@ def _add(
     entries: str,
     norm: str,
 ) -> None:
-    with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False), full_precision():
-        for sample, (start, stop) in enumerate(spans):
-            outputs = gradient[sample, start:stop].transpose(0, 1).float()
-            squares = squared_norm(outputs, values[sample, :, start:stop].float(), window, entries)
-            length = stop - start
-            result += squares.sqrt() if norm == "frobenius" else squares / (length * length)
+    for sample, (start, stop) in enumerate(spans):
+        outputs = gradient[sample, start:stop].transpose(0, 1).float()
+        squares = squared_norm(outputs, values[sample, :, start:stop].float(), window, entries)
+        length = stop - start
+        result += squares.sqrt() if norm == "frobenius" else squares / (length * length)
 
 
 def squared_norm(outputs: Tensor, values: Tensor, window: int | None, entries: str = "visible") -> Tensor:

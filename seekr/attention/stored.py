@@ -15,6 +15,7 @@ from torch import Tensor
 from seekr.attention.map_rows import bits_of_flags, decode_rows, encode_rows, kept_entries, kept_squares
 from seekr.attention.rows import MapRows, QueryKeyRows
 from seekr.attention.tap import Geometry
+from seekr.precision import full_precision
 
 Form = Literal["exact", "query_key", "rows", "top"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -24,6 +25,7 @@ TRIFLE = 1 << 16
 _SQUARES = 0.98
 
 
+@full_precision()
 def encode(teacher: QueryKeyRows, form: Form) -> dict[str, Tensor]:
     """The tensors that are kept of a layer in a form; see `decode`."""
     if form in ("rows", "top"):
@@ -43,6 +45,7 @@ def encode(teacher: QueryKeyRows, form: Form) -> dict[str, Tensor]:
     return tensors
 
 
+@full_precision()
 def decode(tensors: Mapping[str, Tensor], form: Form, positions: Tensor, geometry: Geometry, size: int) -> MapRows:
     """The rows that `encode` kept.
 
@@ -65,6 +68,7 @@ def decode(tensors: Mapping[str, Tensor], form: Form, positions: Tensor, geometr
     )  # fmt: skip
 
 
+@full_precision()
 def automatic_form(teacher: QueryKeyRows) -> Form:
     """The form that takes the fewest bytes of those that keep the gradient.
 

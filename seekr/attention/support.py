@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seekr.attention.rows import QueryKeyRows, hide
 from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs
 from seekr.errors import InputError
+from seekr.precision import full_precision
 
 _LENGTHS = (13, 9)
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -61,6 +62,7 @@ def check_attention(model: nn.Module, max_length: int | None = None) -> None:
         _check_window(kind, layer, call, base.config.get_text_config(), max_length)
 
 
+@full_precision()
 def _check_call(kind: str, layer: int, call: AttentionCall, heads: int) -> None:
     """The call's output must be that of the map which the tap's queries and keys make, for every sample."""
     if call.query.shape[1] != heads or heads % call.key.shape[1]:

@@ -48,6 +48,18 @@ def check_launch(training: dict[str, Any]) -> None:
             raise InputError(f"{key} must be false in the launch: every process reads the whole model into CPU memory")
 
 
+def check_fp16(training: dict[str, Any]) -> None:
+    """float16 is trained in on a GPU alone; accelerate leaves it out on a CPU and says nothing. Raises InputError."""
+    import torch
+
+    on_gpu = torch.accelerator.is_available() and not (on_cpu() or training.get("use_cpu"))
+    if training.get("fp16") and not on_gpu:
+        raise InputError(
+            "training.fp16 needs a GPU: on the CPU weights would be trained in float32, and attention and logits kept "
+            "in float16; set training.bf16 and training.use_cpu, or leave fp16 out"
+        )
+
+
 def check_sharding(method: Method, training: dict[str, Any]) -> None:
     """A method that needs parameters and gradients whole is not trained in parts. Raises InputError."""
     for name in () if method.shards else sharding(training):

@@ -22,6 +22,7 @@ from seekr.errors import InputError
 from seekr.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.methods.base import Method, TaskContext, batch_of
 from seekr.models import measuring
+from seekr.precision import no_autocast
 from seekr.processes import is_main, own_share, summed
 
 FILE = "ewc.safetensors"
@@ -129,7 +130,9 @@ def measure_fisher(
         for place in own:
             batch = batch_of([rows[place]], context)
             logits = logits_at(context.model, model_inputs(batch), *answer_positions(batch["labels"]))
-            answer_cross_entropy(logits, batch["labels"], torch.ones(1, device=logits.device)).backward()
+            loss = answer_cross_entropy(logits, batch["labels"], torch.ones(1, device=logits.device))
+            with no_autocast():  # as in training, where the backward is behind it
+                loss.backward()
             advance(1)
     return {name: summed(total, context.device).div_(len(rows)) for name, total in sums.items()}
 

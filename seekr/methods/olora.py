@@ -17,6 +17,7 @@ from seekr.batches import MicroBatch
 from seekr.errors import InputError
 from seekr.methods.base import Adapter, Method
 from seekr.models import load_model, with_adapter
+from seekr.precision import full_precision
 
 _NEW = "default"  # the name under which peft writes an adapter into a folder itself, not into a subfolder
 _PAST = "past"
@@ -118,14 +119,14 @@ def _activate(model: nn.Module) -> None:
             layer.lora_B[_PAST].requires_grad_(False)
 
 
+@full_precision()
 def _overlap(model: nn.Module) -> Tensor | None:
     """Σ over modules of the squared entries of A_past A_newᵀ, float32; None where there is no past."""
     layers = [layer.lora_A for layer in _layers(model) if _PAST in layer.lora_A]
     pairs = [(cast(Tensor, one[_PAST].weight), cast(Tensor, one[_NEW].weight)) for one in layers]
     if not pairs:
         return None
-    with torch.autocast(pairs[0][0].device.type, enabled=False):
-        return torch.stack([(past.float() @ new.float().T).square().sum() for past, new in pairs]).sum()
+    return torch.stack([(past.float() @ new.float().T).square().sum() for past, new in pairs]).sum()
 
 
 def _join(key: str, past: Tensor | None, new: Tensor) -> Tensor:

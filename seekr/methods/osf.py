@@ -16,6 +16,7 @@ from seekr.batches import MicroBatch
 from seekr.errors import InputError
 from seekr.methods.base import Adapter, Method, TaskContext
 from seekr.models import load_model
+from seekr.precision import full_precision
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -106,6 +107,7 @@ class Osf(Method):
     def after_backward(self, model: nn.Module, step: int) -> None:
         self._moved = True
 
+    @full_precision()
     def trained(self, model: Any) -> Any:
         project(model)
         merged = model.merge_and_unload()
@@ -114,6 +116,7 @@ class Osf(Method):
 
 
 @torch.no_grad()
+@full_precision()
 def project(model: nn.Module) -> None:
     """Takes out of the factors of every layer what lies in the kept directions."""
     for layer in _layers(model):

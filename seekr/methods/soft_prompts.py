@@ -19,6 +19,7 @@ from seekr.attention.tap import position_ids
 from seekr.errors import InputError
 from seekr.methods.base import Adapter, Method
 from seekr.models import load_model
+from seekr.precision import no_autocast
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -93,7 +94,8 @@ class SoftPromptModel(PeftModelForCausalLM):
 
     def _inputs_behind(self, prefix: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         tokens = self.embed(input_ids)
-        embeddings = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)
+        with no_autocast():  # it joins no weights in 16 bits of another kind than its own
+            embeddings = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)
         mask = torch.cat([attention_mask.new_ones(len(prefix), prefix.shape[1]), attention_mask], dim=1)
         # Padding on the left goes before the prefix: in a hole behind it, a sliding window would count it.
         padding = (attention_mask.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)

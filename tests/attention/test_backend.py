@@ -48,6 +48,20 @@ def test_kernels_that_compute_what_the_definition_does_are_taken(
     assert backend.divergence_on(device, dtype, size) is divergence_triton.attention_divergence
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_kernels_are_tried_outside_the_autocast_that_the_first_task_is_begun_in(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """They were passed over on every GPU in a run with bf16: their teachers could not be made under autocast."""
+    pytest.importorskip("triton")
+    from seekr.attention import divergence_triton
+
+    monkeypatch.setenv(backend.VARIABLE, "triton")
+    device = GPU if torch.cuda.is_available() else CPU
+    with torch.autocast(device.type, dtype=dtype):
+        assert backend.divergence_on(device, dtype, 8) is divergence_triton.attention_divergence
+
+
 def test_kernels_that_compute_something_else_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     from seekr.attention import divergence_triton

@@ -246,19 +246,6 @@ def test_autocast_does_not_reach_the_numbers(attention_divergence: Divergence) -
             assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("name", ["tf32", "bf16"])
-def test_precision_settings_are_left_as_they_were(name: str) -> None:
-    backend = torch.backends.cuda.matmul if name == "tf32" else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = backend.fp32_precision
-    try:
-        backend.fp32_precision = name
-        with divergence.full_precision():
-            assert backend.fp32_precision == "ieee"
-        assert backend.fp32_precision == name
-    finally:
-        backend.fp32_precision = before
-
-
 def test_gradient_of_float16_survives_until_its_weight_comes(attention_divergence: Divergence) -> None:
     """Gradients that float16 cannot hold are kept wider, as the weight of the loss may make them large again."""
     student = random_call((100,), dtype=torch.float16)

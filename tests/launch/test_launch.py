@@ -16,7 +16,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from seekr.cli import main
 from seekr.errors import InputError
 from seekr.launch import launch_file, launch_names
-from seekr.launch.checks import check_launch
+from seekr.launch.checks import check_fp16, check_launch
 
 
 def test_names_and_files(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,3 +133,32 @@ def test_quantized_weights_are_refused(
     with pytest.raises(InputError, match="are quantized, and seekr has no way to train"):
         seekr.learn(model=tiny_model_folder, tasks=tasks, output_dir=tmp_path / "run", lora={"r": 2})
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("training", "environment", "devices", "refused"),
+    [
+        ({"fp16": True}, {}, 0, True),
+        ({"fp16": True, "use_cpu": True}, {}, 1, True),
+        ({"fp16": True}, {"ACCELERATE_USE_CPU": "true"}, 1, True),
+        ({"fp16": True}, {}, 1, False),
+        ({"fp16": False}, {}, 0, False),
+        ({"bf16": True, "use_cpu": True}, {}, 0, False),
+    ],
+)
+def test_float16_is_not_trained_in_on_a_cpu(
+    training: dict[str, Any],
+    environment: dict[str, str],
+    devices: int,
+    refused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: devices > 0)
+    if not refused:
+        check_fp16(training)
+        return
+    with pytest.raises(InputError, match=r"training\.fp16 needs a GPU: .*; set training\.bf16") as raised:
+        check_fp16(training)
+    assert "\n" not in str(raised.value)

@@ -10,6 +10,7 @@ import attention_definitions as by_definition
 import numpy as np
 import pytest
 import torch
+from precisions import AUTOCAST
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from toy_tasks import context, task_batch, toy_samples
@@ -18,6 +19,7 @@ from seekr.errors import InputError
 from seekr.memory import KeptSample
 from seekr.methods import Ewc, Sequential
 from seekr.methods.ewc import FILE, Quadratic
+from seekr.precision import no_autocast
 
 
 class TwoNumbers(nn.Module):
@@ -265,3 +267,15 @@ def test_fisher_of_float16_autocast_is_not_lost_below_its_range(tmp_path: Path) 
     name = "fisher.model.layers.0.mlp.down_proj.weight"
     assert plain[name].sum() > 0
     torch.testing.assert_close(mixed[name], plain[name], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("around", AUTOCAST)
+def test_fisher_of_the_same_forward_has_the_same_bits_under_autocast(tmp_path: Path, around: str) -> None:
+    """The backward is not under it, as in training: where a part of the forward is float32, its gradients are."""
+    model = by_definition.tiny_llama()
+    model.forward = no_autocast()(model.forward)  # type: ignore[method-assign]
+    samples = toy_samples(4, seed=5)
+    plain = load_file(learned(Ewc(), tmp_path / "plain", [model], [samples])[0] / "model" / FILE)
+    with AUTOCAST[around]():
+        mixed = load_file(learned(Ewc(), tmp_path / "mixed", [model], [samples])[0] / "model" / FILE)
+    assert all(torch.equal(mixed[name], tensor) for name, tensor in plain.items())

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
+from precisions import AROUND, assert_same_bits
 from toy_tasks import task_batch, toy_samples
 
 from seekr.methods import Olora
+from seekr.methods.olora import _overlap
 
 LORA = {"r": 2, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"]}
 
@@ -72,6 +74,21 @@ def test_penalty_is_the_definition_however_a_step_is_cut(base: Path, tmp_path: P
             start += cut
         assert parts["orthogonality"] == pytest.approx(0.7 * expected, rel=1e-5)
     assert parts["task"] > 0
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_penalty_has_the_same_bits_in_every_precision(base: Path, tmp_path: Path, around: str) -> None:
+    method = Olora()
+    model = method.load_trainable(str(base), learned(method, base, tmp_path, 1), dtype="float32", lora=lora())
+    new = [parameter for name, parameter in model.named_parameters() if "lora_A.default" in name]
+
+    def numbers() -> list[torch.Tensor]:
+        penalty = _overlap(model)
+        assert penalty is not None
+        return [penalty.detach()]
+
+    assert_same_bits(numbers, around)
+    assert all(parameter.requires_grad for parameter in new)
 
 
 def test_without_past_or_weight_there_is_no_penalty(base: Path, tmp_path: Path) -> None:

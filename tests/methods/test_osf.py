@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from precisions import AROUND, assert_same_bits
 from toy_tasks import task_batch, toy_samples
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import seekr.methods.osf
 from seekr.errors import InputError
 from seekr.methods import Osf
+from seekr.methods.osf import project
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,24 @@ def test_every_loss_is_of_the_weights_that_would_be_kept(base: Path) -> None:
         optimizer.zero_grad()
     stepped = float((left.T @ layer.osf_svd_params["default"]["U_low"].detach()).abs().max())
     assert max(leaks) < 1e-5 < 1e-3 < stepped
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_kept_directions_are_kept_in_every_precision(base: Path, around: str) -> None:
+    """What is projected and what a stage is merged to; both are products of float32 matrices."""
+
+    def numbers() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = Osf().load_trainable(str(base), None, dtype="float32", lora=None)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.01 * torch.randn_like(parameter))
+        project(model)
+        projected = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+        return projected + [parameter.detach() for parameter in Osf().trained(model).parameters()]
+
+    assert_same_bits(numbers, around)
 
 
 def test_kept_directions_answer_as_before(base: Path, tmp_path: Path) -> None:

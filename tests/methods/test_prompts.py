@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from precisions import AROUND, AUTOCAST, assert_same_bits
 from toy_tasks import context, task_batch, toy_samples
 from transformers import (
     GenerationConfig,
@@ -169,6 +170,27 @@ def test_what_was_saved_comes_back_and_goes_on(tmp_path: Path, kind: str) -> Non
     for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(one, two)
     assert [p.requires_grad for p in other.parameters()] == [p.requires_grad for p in model.parameters()]
+
+
+@pytest.mark.parametrize("around", AUTOCAST)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_weights_in_16_bits_run_under_autocast_to_the_other_kind(kind: str, dtype: torch.dtype, around: str) -> None:
+    model = prompted(kind, base_model())
+    ids = torch.arange(3, 15).view(2, 6)
+    expected = model(input_ids=ids, use_cache=False).logits
+    model.base_model.to(dtype)
+    with AUTOCAST[around]():
+        found = model(input_ids=ids, use_cache=False).logits
+    assert (found.float() - expected).norm() < 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_l2p_chooses_the_same_prompts_in_every_precision(around: str) -> None:
+    model: Any = prompted("l2p", base_model())
+    ids = torch.randint(3, 96, (16, 6))
+    assert_same_bits(lambda: list(model.choose(ids, torch.ones_like(ids), penalized=True)), around)
 
 
 @pytest.mark.parametrize("kind", KINDS)
