@@ -90,20 +90,6 @@ class MicroBatch:
         ids = self.inputs["input_ids"]
         return {"input_ids": ids, "position_ids": torch.arange(ids.shape[1], device=ids.device).expand_as(ids)}
 
-    def alone(self, row: int) -> MicroBatch:
-        """One of the rows as a step by itself, without padding."""
-        length = int(self.inputs["attention_mask"][row].sum())
-        labels = self.labels[row : row + 1, :length]
-        return MicroBatch(
-            kind=self.kind,
-            inputs={name: tensor[row : row + 1, :length] for name, tensor in self.inputs.items()},
-            labels=labels,
-            weights=torch.ones_like(self.weights[:1]),
-            rows=[self.rows[row]],
-            step_tokens=max(1, int((labels[:, 1:] != IGNORED).sum())),
-            step_rows=[self.rows[row]],
-        )
-
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same micro-batch with its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

@@ -119,7 +119,6 @@ def make_context(prepared: Prepared, stage: PlannedStage, earlier: list[Path], s
         working=working_folder(prepared.run, stage.index, stage.name),
         folder=Path(),
         track=bar,
-        sharded=prepared.sharded,
     )
     if stage.learn:
         context.before = lambda: prepared.on_device(lambda: prepared.method.load(base, start, dtype=dtype))

@@ -78,3 +78,32 @@ def test_where_nothing_moved_sensitivity_decides(form: str) -> None:
     sensitivity = [torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, 1.0]])]
     still = [torch.zeros(1, 2)] * 2
     assert head_importance(sensitivity, still, form=form).tolist() == [[5, 3]]  # type: ignore[arg-type]
+
+
+def test_the_ablations_of_importance() -> None:
+    sensitivities, changes = [torch.rand(3, 4), torch.rand(3, 4)], [torch.zeros(3, 4), torch.rand(3, 4)]
+    assert torch.equal(head_importance(sensitivities, changes, form="sensitivity"), sum(sensitivities))
+    assert torch.equal(head_importance(sensitivities, changes, form="change"), changes[1])
+    drawn = [head_importance(sensitivities, changes, form="random", seed=(0, task, 3)) for task in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+    assert drawn[0].shape == (3, 4)
+    nothing = head_importance(sensitivities, [torch.zeros(3, 4)] * 2, form="random")
+    assert not torch.equal(nothing, sum(sensitivities))  # random stays random where nothing moved
+
+
+def test_random_heads_are_spread_evenly() -> None:
+    counts = torch.zeros(4, 8)
+    for task in range(400):
+        importance = head_importance([torch.ones(4, 8)], [torch.ones(4, 8)], form="random", seed=(0, task, 3))
+        for layer, heads in select_heads(importance, layer_budget=3, head_budget=4).items():
+            counts[layer, heads] += 1
+    assert float(counts.sum()) == 1600
+    assert float((counts - 50).abs().max()) < 30  # 4.2 standard deviations
+
+
+def test_all_layers_and_heads_as_budgets() -> None:
+    assert resolve_budgets(4, 8, "all", "all") == (4, 32)
+    assert resolve_budgets(4, 8, None, "all") == (3, 24)
+    assert resolve_budgets(4, 8, "all", None) == (4, 4)
+    assert resolve_budgets(4, 8, 2, "all") == (2, 16)

@@ -53,7 +53,6 @@ class TaskContext:
         stages: folders of the finished stages before this one, in order.
         working: a folder that is there while the task is trained, and gone behind it.
         folder: the stage under construction.
-        sharded: whether each process holds but a part of the trained parameters, as with FSDP and ZeRO.
         track: opens a progress bar: `with track("measuring", 20) as advance: advance(1)`.
     """
 
@@ -79,7 +78,6 @@ class TaskContext:
     working: Path
     folder: Path
     track: Track
-    sharded: bool = False
 
 
 @dataclass(kw_only=True)
@@ -225,18 +223,9 @@ class Method:
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Asked in each optimizer step (counted from 0 in the task), its gradients whole and not yet clipped."""
 
-    def end_step(self, kind: StepKind) -> dict[str, float]:
-        """Told when the gradients of an optimizer step are whole; gives what the log says of it beside its losses.
-
-        All processes call it, and get the same.
-        """
+    def step_facts(self, kind: StepKind) -> dict[str, float]:
+        """What the log says of an optimizer step beside its losses; the same on all processes."""
         return {}
-
-    def resumed(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Told when training begins what the log has of the steps that were taken before; none = it is the beginning.
-
-        What a method makes of earlier steps is a function of these lines, so that a resumed task is one never stopped.
-        """
 
     def after_task(self, context: TaskContext) -> None:
         """Asked after a task is trained, or to be remembered: writes what is kept into `context.folder`."""

@@ -6,9 +6,9 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from seekr.agreement import agreed
 from seekr.attention.backend import divergence_on
@@ -27,7 +26,7 @@ from seekr.attention.sensitivity import Entries, Norm, normalize_layers, unnorma
 from seekr.attention.stored import TeacherForm
 from seekr.attention.support import check_attention
 from seekr.attention.tap import Tap, head_size, layers_and_heads, model_inputs, sample_spans
-from seekr.attention_weight import FollowedWeight, mean_drift, weight_advice, weight_of_drift
+from seekr.attention_weight import automatic_weight, mean_drift, weight_advice
 from seekr.batches import MicroBatch, Row, StepKind, TokenizedRow
 from seekr.errors import InputError
 from seekr.heads import Budget, ImportanceForm, head_importance, resolve_budgets, select_heads
@@ -37,12 +36,9 @@ from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.derpp import Derpp
 from seekr.models import measuring
 from seekr.processes import in_step, is_main, own_share, summed
-from seekr.training.gradient_share import gradient_shares
-from seekr.training.log import read_steps
 
 AttentionWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
 _IMPORTANCE = "importance.safetensors"
-_SCALE = 1024.0  # keeps float16's gradients above its smallest numbers; shares know nothing of it
 MEASURED_TOGETHER = 4  # samples in one forward while measuring, at most, and never more than in one of training
 
 
@@ -55,7 +51,7 @@ class Seekr(Derpp):
 
     Args:
         attention_weight: λ2 of the paper, which has 1000 at 1% replay and 100 at 10%; "auto" = it follows
-            the gradients, see `attention_weight.FollowedWeight`.
+            from how far attention drifts, see `attention_weight.automatic_weight`.
         layer_budget: layers that may hold chosen heads; null = ¾ of the layers; "all".
         head_budget: chosen heads over all these layers; null = ⅛ of all heads; "all" of these layers.
         query_budget: random queries of each kept sample whose rows are distilled; null = every query.
@@ -86,13 +82,6 @@ class Seekr(Derpp):
 
     _advised: bool = field(default=False, init=False, repr=False, compare=False)
     _drift: float | None = field(default=None, init=False, repr=False, compare=False)
-    _begun: FollowedWeight = field(default_factory=lambda: FollowedWeight(1.0), init=False, repr=False, compare=False)
-    _followed: FollowedWeight = field(
-        default_factory=lambda: FollowedWeight(1.0), init=False, repr=False, compare=False
-    )
-    _sharded: bool = field(default=False, init=False, repr=False, compare=False)
-    _begins: bool = field(default=True, init=False, repr=False, compare=False)
-    _share: float | None = field(default=None, init=False, repr=False, compare=False)
 
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
@@ -104,14 +93,9 @@ class Seekr(Derpp):
         kept = zip(tables, self.memories, strict=True)
         self._drift = mean_drift((table, memory.heads) for table, memory in kept if table is not None)
         advice = weight_advice(self.attention_weight, self._drift)
-        if self.attention_weight == "auto" and context.sharded:
-            advice = "attention_weight auto follows the drift alone, as each process holds a part of the parameters"
         if advice and not self._advised and is_main():
             print(f"seekr: task {context.task}: {advice}", file=sys.stderr)
             self._advised = True
-        self._begun = FollowedWeight(last_weight(context.stages) or weight_of_drift(self._drift))
-        self.resumed([])
-        self._sharded = context.sharded
         if self.attention_weight:
             dtype = next(context.model.parameters()).dtype
             if torch.is_autocast_enabled(context.device.type):
@@ -126,12 +110,6 @@ class Seekr(Derpp):
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         if not self.attention_weight:
             return super().replay_loss(model, batch)
-        if self._begins:
-            self._begins = False
-            self._share = self._measured_share(model, batch)
-        return self._replay_parts(model, batch)
-
-    def _replay_parts(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         counted = {row: key for row, key in enumerate(batch.rows) if batch.weights[row]}
         if not counted:
             # Every micro-batch of a step names the same parts, those that only keep the ranks in step too.
@@ -152,38 +130,11 @@ class Seekr(Derpp):
 
     @property
     def weight(self) -> float:
-        """Of the attention loss in the next replay step."""
-        return self._followed.value if self.attention_weight == "auto" else float(self.attention_weight)
+        """Of the attention loss in the replay steps of this task."""
+        return automatic_weight(self._drift) if self.attention_weight == "auto" else float(self.attention_weight)
 
-    def resumed(self, lines: Sequence[dict[str, Any]]) -> None:
-        self._followed = replace(self._begun)
-        self._followed.take_all(lines)
-
-    def end_step(self, kind: StepKind) -> dict[str, float]:
-        if kind == "task" or not self.attention_weight:
-            return {}
-        facts = {"attention_weight": self.weight} | ({} if self._share is None else {"attention_share": self._share})
-        self._followed.take(self._share)
-        self._begins, self._share = True, None
-        return facts
-
-    def _measured_share(self, model: nn.Module, batch: MicroBatch) -> float | None:
-        """The share of the gradient norm that the attention loss has on the first row of a step, as process 0 finds it.
-
-        None where it is not this step's turn, and where a process holds but a part of the parameters.
-        """
-        if self.attention_weight != "auto" or self._sharded or not self._followed.is_due(len(batch.step_rows)):
-            return None
-        device = batch.labels.device
-        share = torch.zeros(1, device=device)
-        if is_main():
-            whole = model.module if isinstance(model, DistributedDataParallel) else model
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                parts = self._replay_parts(whole, batch.alone(0))
-            attention = parts.pop("attention")
-            both = {"attention": attention, "others": torch.stack(list(parts.values())).sum()}
-            share += gradient_shares(both, whole.parameters(), scale=_SCALE)["attention"]
-        return float(summed(share, device))
+    def step_facts(self, kind: StepKind) -> dict[str, float]:
+        return {"attention_weight": self.weight} if kind == "replay" and self.attention_weight else {}
 
     def layer_weights(self, step_rows: list[Row]) -> dict[tuple[int, int], float]:
         """(memory, layer) → weight of one sample's divergence in that layer, for all rows of an optimizer step."""
@@ -267,17 +218,6 @@ class Seekr(Derpp):
         if self.query_budget is None or self.query_budget >= length:
             return None
         return torch.from_numpy(np.sort(draw.choice(length, size=self.query_budget, replace=False)))
-
-
-def last_weight(stages: Sequence[Path]) -> float | None:
-    """The weight that the newest task with replay steps had come to by following its gradients; None = none had."""
-    for stage in reversed(stages):
-        replays = [line for line in read_steps(stage / "log.jsonl") if line["kind"] == "replay"]
-        if any("attention_share" in line for line in replays):
-            followed = FollowedWeight(replays[0]["attention_weight"])
-            followed.take_all(replays)
-            return followed.value
-    return None
 
 
 def importance_of(stage: Path) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ _NOT_PARTS = {
     "gradient_share",
     "grad_norm",
     "attention_weight",
-    "attention_share",
+    "gradient_norms",
 }
 _EVALUATE = "delete it and run `seekr evaluate {run}`"
 _RELEARN = "bring it back from a copy, or learn this run again"

@@ -12,15 +12,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 
-def read_steps(path: Path, last: int | None = None) -> list[dict[str, Any]]:
-    """The lines of a log up to step `last`, None = all; none where there is no log."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8") as file:
-        lines = (json.loads(line) for line in file if line.endswith("\n"))
-        return [line for line in lines if last is None or line["step"] <= last]
-
-
 class StepLog(TrainerCallback):
     """Appends lines to `path`; when a run begins or resumes, lines behind its step are dropped."""
 

@@ -20,8 +20,6 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -40,7 +38,7 @@ from seekr.training.checkpoints import (
     newest_complete_checkpoint,
 )
 from seekr.training.gradient_share import gradient_shares
-from seekr.training.log import StepLog, read_steps
+from seekr.training.log import StepLog
 from seekr.training.order import StepPlan, task_seed
 from seekr.training.rows import KeptSamples, RankSlots, Rows, loader
 from seekr.training.step_losses import StepLosses
@@ -52,8 +50,7 @@ class Losses(Protocol):
     The sum of a part over all micro-batches and ranks of a step is the part's loss of the step. All
     micro-batches of a kind have the same parts. `model` is what the Trainer trains: call it, and unwrap it
     only to look at it. `after_backward` may change the gradients of a step, counted from 0, before they are
-    clipped; what `end_step` gives goes into the step's line of the log, and when training begins `resumed` is told the
-    lines of the steps that were taken before.
+    clipped; what `step_facts` says goes into the step's line of the log.
     """
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
@@ -62,9 +59,7 @@ class Losses(Protocol):
 
     def after_backward(self, model: nn.Module, step: int) -> None: ...
 
-    def end_step(self, kind: StepKind) -> dict[str, float]: ...
-
-    def resumed(self, lines: Sequence[dict[str, Any]]) -> None: ...
+    def step_facts(self, kind: StepKind) -> dict[str, float]: ...
 
 
 class ContinualTrainer(Trainer):
@@ -131,7 +126,7 @@ class ContinualTrainer(Trainer):
         for callback in (transformers.trainer.DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
             self.remove_callback(callback)
         # The keeper comes last, since its marker says that all is written.
-        for ours in (self._bar, self.step_log, _Resumption(method, log_path), keeper):
+        for ours in (self._bar, self.step_log, keeper):
             self.add_callback(ours)
         self._step = StepLosses()
         self._shares: dict[str, float] | None = None
@@ -255,7 +250,7 @@ class ContinualTrainer(Trainer):
             "step": self.state.global_step + 1,
             "kind": kind,
             **self._shown,
-            **self.method.end_step(kind),
+            **self.method.step_facts(kind),
             "learning_rate": self._get_learning_rate(),
         }
         if self._shares is not None:
@@ -297,20 +292,6 @@ class ContinualTrainer(Trainer):
     @override
     def _track_num_input_tokens(self, inputs: MicroBatch) -> None:
         super()._track_num_input_tokens(inputs.inputs)
-
-
-class _Resumption(TrainerCallback):
-    """Tells the method, when training begins, what the log has of the steps that were taken before."""
-
-    def __init__(self, method: Losses, log_path: Path) -> None:
-        self.method = method
-        self.log_path = log_path
-
-    @override
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.method.resumed(read_steps(self.log_path, last=state.global_step) if state.global_step else [])
 
 
 def _own_arguments(args: TrainingArguments) -> TrainingArguments:

@@ -1,8 +1,10 @@
 """The plan of optimizer steps: what the rule says, and that it is a function of seed, task and epoch alone."""
 
 from collections import Counter
+from dataclasses import replace
 from math import ceil
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ plans = st.builds(
     seed=st.integers(0, 5),
     task=st.integers(0, 4),
 )
+"""By the rule of the paper: every kept row once an epoch."""
 
 
 @given(plans, st.integers(0, 3))
@@ -62,6 +65,31 @@ def test_order_is_a_function_of_seed_task_and_epoch(plan: StepPlan, epoch: int) 
     again = StepPlan(plan.task_rows, plan.memory_sizes, plan.batch_rows, plan.seed, plan.task)
     again.epoch(epoch + 1)  # asking for another epoch first changes nothing
     assert plan.epoch(epoch) == again.epoch(epoch)
+
+
+@given(plans, st.integers(1, 6))
+def test_passes_follow_each_other_and_cost_no_more_than_the_task(plan: StepPlan, passes: int) -> None:
+    more = replace(plan, replay_passes=passes)
+    assert more.replay_steps == min(passes * plan.replay_steps, plan.task_steps)
+    assert len(more) <= 2 * plan.task_steps
+    replayed = [step.rows for epoch in range(4) for step in more.epoch(epoch) if step.kind == "replay"]
+    # The steps of pass n are those of the paper's epoch n, whichever epochs they come in.
+    once = [step.rows for epoch in range(4 * passes) for step in plan.epoch(epoch) if step.kind == "replay"]
+    assert replayed == once[: len(replayed)]
+    assert [s for s in more.epoch(2) if s.kind == "task"] == [s for s in plan.epoch(2) if s.kind == "task"]
+
+
+def test_two_hundred_tasks_cost_twice_the_task_itself() -> None:
+    plan = StepPlan(1000, (10,) * 199, 16, 0, 199, replay_passes=4)
+    assert (plan.task_steps, plan.pass_steps, plan.replay_steps) == (63, 125, 63)
+    assert StepPlan(1000, (10,) * 5, 16, 0, 5, replay_passes=4).replay_steps == 16
+    assert len(StepPlan(1000, (10,) * 199, 16, 0, 199)) == 63 + 125  # the paper's rule is bounded by nothing
+
+
+def test_the_papers_rule_draws_what_it_always_drew() -> None:
+    drawn = np.random.default_rng([3, 2, 1, 1]).permutation(7)
+    rows = [step.rows for step in StepPlan(40, (7,), 4, 3, 2).epoch(1) if step.kind == "replay"]
+    assert rows == [tuple((0, int(i)) for i in drawn[:4]), tuple((0, int(i)) for i in drawn[4:])]
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"task": 1}, {"epoch": 1}])

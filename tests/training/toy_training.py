@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,11 +74,8 @@ class ToyMethod:
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Nothing: the gradients stay as they are."""
 
-    def end_step(self, kind: StepKind) -> dict[str, float]:
+    def step_facts(self, kind: StepKind) -> dict[str, float]:
         return {}
-
-    def resumed(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Nothing: no step depends on earlier ones."""
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         self.seen.append(batch)
