@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from seekr.attention import Tap, change, measure_change, measure_sensitivity, sensitivity
+from seekr.attention import Tap, attention_distillation_loss, change, measure_change, measure_sensitivity, sensitivity
 from seekr.attention.divergence import SampleTeacher, attention_divergence
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import normalize_layers, squared_norm, unnormalized_sensitivity
@@ -239,3 +239,24 @@ def test_nothing_grows_with_the_square_of_the_length(
     assert long < 2048**2 / 8
     assert long <= 2 * short
     assert long_kept <= 2 * short_kept
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 1}])
+def test_drift_is_the_attention_loss_of_each_head(side: str, changes: dict[str, Any]) -> None:
+    before = by_definition.tiny_llama(**changes).eval()
+    after = by_definition.moved(before, 0.3).eval()
+    batch = by_definition.make_batch([7, 1, 12], side=side)
+    found = change.measure_drift(before, after, batch)
+    maps = [by_definition.eager_maps(by_definition.eager(model), batch) for model in (before, after)]
+    spans = by_definition.spans_of([7, 1, 12], side)
+    for layer, (old, new) in enumerate(zip(*maps, strict=True)):
+        for head in range(old.shape[1]):
+            rows = [
+                by_definition.divergence(old[i, head, span, span], new[i, head, span, span]).mean()
+                for i, span in enumerate(spans)
+            ]
+            assert float(found[layer, head]) == pytest.approx(float(torch.stack(rows).mean()), rel=1e-4, abs=1e-7)
+            one = attention_distillation_loss(after, before, batch, {layer: torch.tensor([head])})
+            assert float(found[layer, head]) == pytest.approx(float(one), rel=1e-4, abs=1e-7)
+    assert float(change.measure_drift(after, after, batch).abs().max()) < 1e-7
