@@ -3,10 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo demo-small test test-all lint bench clean
 
 demo: $(READY)
 	$(BIN)/seekr demo --output-dir demo-run
+
+demo-small: $(READY)
+	$(BIN)/seekr demo --small --output-dir demo-run
 
 test: $(READY)
 	$(BIN)/ruff check .

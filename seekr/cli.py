@@ -132,7 +132,7 @@ def _loader(arguments: argparse.Namespace) -> Callable[[Sequence[str]], Config]:
 def _demo(arguments: argparse.Namespace) -> None:
     from seekr.demo import run_demo
 
-    run_demo(arguments.output_dir, seed=arguments.seed, json_file=arguments.json)
+    run_demo(arguments.output_dir, seed=arguments.seed, json_file=arguments.json, small=arguments.small)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

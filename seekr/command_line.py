@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--output-dir", type=Path, default=Path("demo-run"), metavar="DIR", help="one run a method below it"
     )
     sub.add_argument("--seed", type=_natural, default=0, metavar="N")
+    sub.add_argument("--small", action="store_true", help="three methods and three tasks alone")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON too")
 
     sub = command(

@@ -23,7 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "sequential": {},
     "replay": {"replay_ratio": 0.02},
     "derpp": {"replay_ratio": 0.02},
-    "seekr": {"replay_ratio": 0.02, "query_budget": None, "attention_weight": 10.0, "head_budget": 8},
+    "seekr": {"replay_ratio": 0.02, "query_budget": None, "head_budget": 8},
     "joint": {},
 }
 """In the order of the table; what keeps samples keeps the same number of them.
@@ -40,20 +40,36 @@ TRAINING = {
 }
 ROWS: dict[Split, int] = {"train": 1000, "eval": 100, "test": 100}
 MAX_NEW_TOKENS = 8
+SMALL_TASKS = 3
+SMALL = ("sequential", "derpp", "seekr")
+"""Tasks and methods of the small demo, whose runs a whole one in the same folder goes on with."""
 
 
-def run_demo(output_dir: Path, *, seed: int = 0, json_file: Path | None = None, split: Split = "test") -> list[Run]:
+def run_demo(
+    output_dir: Path,
+    *,
+    seed: int = 0,
+    json_file: Path | None = None,
+    split: Split = "test",
+    small: bool = False,
+) -> list[Run]:
     """Learns the built-in tasks with every method into `output_dir/<method>/`, prints a table and writes a page.
 
-    Stopped, it goes on where it was, as any run does. `split` "eval" scores on rows that settings may be chosen on.
+    Stopped, it goes on where it was, as any run does. `split` "eval" scores on rows that settings may be chosen on;
+    `small` takes the first tasks and the methods `SMALL` alone.
     Raises InputError where `output_dir` holds a demo of another seed, or something else.
     """
     check_folder(output_dir, seed, json_file)
     out = console()
-    tasks = write_tasks(output_dir, seed, split)
+    tasks = write_tasks(output_dir, seed, split)[: SMALL_TASKS if small else None]
+    methods = {name: settings for name, settings in METHODS.items() if name in SMALL or not small}
+    out.print(
+        f"{len(methods)} methods learn {len(tasks)} tasks one after another: some {1 if small else 6} minutes on two "
+        f"processor cores{'' if small else ', or 1 with --small'}"
+    )
     runs = []
-    for number, (name, settings) in enumerate(METHODS.items(), start=1):
-        out.print(f"{number} of {len(METHODS)}: {name}")
+    for number, (name, settings) in enumerate(methods.items(), start=1):
+        out.print(f"{number} of {len(methods)}: {name}")
         folder = output_dir / name
         with clocked(folder, output_dir / "seconds.json"):
             run = learn(
@@ -66,7 +82,8 @@ def run_demo(output_dir: Path, *, seed: int = 0, json_file: Path | None = None, 
                 seed=seed,
             )
         runs.append(run)
-        out.print(f"  overall performance {run.scores.overall_performance:.1f}")
+        seconds = read_json(output_dir / "seconds.json")[name]
+        out.print(f"  overall performance {run.scores.overall_performance:.1f}, {seconds:.0f} s")
     folders = [run.folder for run in runs]
     print_table(methods_table(read_runs(folders)))
     out.print(f"page: {write_report(folders, output_dir / 'report.html')}")

@@ -44,6 +44,24 @@ def test_demo(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert not (tmp_path / "demo" / "data" / "seed-8").exists()
 
 
+def test_a_small_demo_and_the_whole_one_after_it(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "SMALL_TASKS", 1)
+    arguments = ["demo", "--output-dir", str(tmp_path / "demo")]
+    assert main([*arguments, "--small"]) == 0
+    out = capsys.readouterr().out
+    assert "3 methods learn 1 tasks" in out
+    assert "minutes on two processor cores" in out
+    for name in demo.SMALL:
+        assert [stage.name for stage in Run(tmp_path / "demo" / name).stages] == [next(iter(demo.TASKS))]
+    assert not (tmp_path / "demo" / "joint").exists()
+    first = (tmp_path / "demo" / "seekr" / "stages" / "00-lookup" / "stage.json").stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert [stage.name for stage in Run(tmp_path / "demo" / "seekr").stages] == list(demo.TASKS)
+    assert (tmp_path / "demo" / "seekr" / "stages" / "00-lookup" / "stage.json").stat().st_mtime_ns == first
+
+
 def test_a_demo_does_not_write_into_a_folder_of_other_things(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
