@@ -1,0 +1,84 @@
+"""The tables of the evidence, from the rows of `study.py`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+Row = dict[str, Any]
+
+_STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Student's t of a 95% interval by the number of values."""
+
+
+def read_study(file: Path) -> list[Row]:
+    """The rows of a study, none where it was not run yet."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
+def label(row: Row) -> str:
+    """The method of a row, with what of it is not as the suite has it."""
+    settings, more = row["settings"]["method"], []
+    if "replay_ratio" in settings:
+        more.append(f"{100 * settings['replay_ratio']:g}%")
+        passes = settings.get("replay_passes")
+        more.append("once an epoch" if passes is None else f"{passes} passes")
+    return f"`{row['method']}`" + (f", {', '.join(more)}" if more else "")
+
+
+def study_table(rows: Sequence[Row], naming: Callable[[Row], str] = label) -> str:
+    """A line a method: means over the seeds with their 95% intervals, the best overall performance first.
+
+    General ability is the likelihood of rows that no task contains: its change from the base model to the last stage.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(naming(row), []).append(row)
+    lines = []
+    for name, own in groups.items():
+        performance = [row["overall_performance"] for row in own]
+        cells = [name, str(len(own)), interval(performance)]
+        cells += [interval([row["backward_transfer"] for row in own], signed=True)]
+        cells += [interval([row["general"][-1] - row["general"][0] for row in own if row["general"]], signed=True)]
+        cells += [f"{mean(sum(filter(None, row['seconds'].values())) for row in own):.0f}"]
+        cells += [_bytes(mean(row["kept_bytes"] for row in own))]
+        lines.append((mean(performance), cells))
+    head = ["method", "seeds", "overall performance", "backward transfer", "general ability", "seconds", "kept"]
+    return _markdown(head, [cells for _, cells in sorted(lines, key=lambda line: -line[0])])
+
+
+def interval(values: Sequence[float | None], *, signed: bool = False) -> str:
+    """Mean ± half of its 95% interval; the mean alone of one value."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    sign = "+" if signed else ""
+    if len(known) == 1:
+        return f"{known[0]:{sign}.1f}"
+    return f"{mean(known):{sign}.1f} ± {_STUDENT[len(known)] * stdev(known) / math.sqrt(len(known)):.1f}"
+
+
+def paired_table(rows: Sequence[Row], base: str, naming: Callable[[Row], str] = label) -> str:
+    """Overall performance seed by seed beside that of `base`: the mean difference and its 95% interval."""
+    reference = {row["seed"]: row["overall_performance"] for row in rows if naming(row) == base}
+    names = [name for name in dict.fromkeys(map(naming, rows)) if name != base]
+    lines = []
+    for name in names:
+        own = [row for row in rows if naming(row) == name and row["seed"] in reference]
+        differences = [row["overall_performance"] - reference[row["seed"]] for row in own]
+        lines.append([name, interval([row["overall_performance"] for row in own]), interval(differences, signed=True)])
+    head = ["method", "overall performance", f"difference to {base}"]
+    return _markdown(head, [[base, interval(list(reference.values())), ""], *lines])
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
