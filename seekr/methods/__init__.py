@@ -8,6 +8,7 @@ from typing import Any
 
 from seekr.errors import InputError, nearest
 from seekr.methods.agem import AGem
+from seekr.methods.averaging import Averaging
 from seekr.methods.base import Method, TaskContext
 from seekr.methods.derpp import Derpp
 from seekr.methods.ewc import Ewc
@@ -30,12 +31,14 @@ METHODS: dict[str, type[Method]] = {
         *(Sequential, Joint, Replay, Derpp, Seekr),
         *(Ewc, Lwf, L2p, ProgressivePrompts, Lfpt5, Hft, AGem),
         *(Olora, Osf, OnPolicyReplay),
+        *(Averaging,),
     )
 }
 
 __all__ = [
     "METHODS",
     "AGem",
+    "Averaging",
     "Derpp",
     "Ewc",
     "Hft",
@@ -76,6 +79,5 @@ def make_method(settings: str | Mapping[str, Any] | Method) -> Method:
     valid = [setting.name for setting in fields(kind) if setting.init]
     for key in options:
         if key not in valid:
-            hint = nearest(str(key), valid) if valid else "it has no settings"
-            raise InputError(f"method.{key}: {name} has no such setting; {hint}")
+            raise InputError(f"method.{key}: {name} has no such setting; {nearest(str(key), valid)}")
     return kind(**options)

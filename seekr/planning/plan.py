@@ -283,6 +283,8 @@ def _notes(run: RunOnPaper, paper: Paper, optimizer: int | None, saved: Disk, le
         notes.append(f"the state of optimizer {optimizer_name(run.arguments)} is not known here and is not counted")
     if run.method.name in NOT_COUNTED:
         notes.append(f"method {run.method.name}: not counted is {NOT_COUNTED[run.method.name]}")
+    if run.method.average is not None:
+        notes.append("average: once a task is trained, the model before it lies in CPU memory beside, not counted")
     if paper.attention not in ("sdpa", "eager"):
         notes.append(f"attention {paper.attention} is taken to hold queries, keys, values and output, and no map")
     if keeps_attention(run.method):

@@ -266,7 +266,7 @@ def test_the_frozen_half_is_left_bit_for_bit(learn: Learn, tiny_model_folder: Pa
     ("method", "lora", "said"),
     [
         ({"name": "hft"}, LORA, "lora: hft trains the weights of the model itself"),
-        ({"name": "hft", "ratio": 0.5}, None, "method.ratio: hft has no such setting; it has no settings"),
+        ({"name": "hft", "ratio": 0.5}, None, "method.ratio: hft has no such setting; valid are average"),
         ({"name": "ewc", "penalty_weight": -1}, None, "method.penalty_weight"),
         ({"name": "ewc", "fisher_samples": 0}, None, "method.fisher_samples"),
         ({"name": "ewc", "penalty": 1}, None, "did you mean 'penalty_weight'?"),
