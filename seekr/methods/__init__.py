@@ -12,8 +12,10 @@ from seekr.methods.averaging import Averaging
 from seekr.methods.base import Method, TaskContext
 from seekr.methods.derpp import Derpp
 from seekr.methods.ewc import Ewc
+from seekr.methods.general_replay import GeneralReplay
 from seekr.methods.hft import Hft
 from seekr.methods.joint import Joint
+from seekr.methods.kl_anchor import KlAnchor
 from seekr.methods.l2p import L2p
 from seekr.methods.lfpt5 import Lfpt5
 from seekr.methods.lwf import Lwf
@@ -31,7 +33,7 @@ METHODS: dict[str, type[Method]] = {
         *(Sequential, Joint, Replay, Derpp, Seekr),
         *(Ewc, Lwf, L2p, ProgressivePrompts, Lfpt5, Hft, AGem),
         *(Olora, Osf, OnPolicyReplay),
-        *(Averaging,),
+        *(Averaging, KlAnchor, GeneralReplay),
     )
 }
 
@@ -41,8 +43,10 @@ __all__ = [
     "Averaging",
     "Derpp",
     "Ewc",
+    "GeneralReplay",
     "Hft",
     "Joint",
+    "KlAnchor",
     "L2p",
     "Lfpt5",
     "Lwf",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NOT_COUNTED = {
     "ewc": "the Fisher information while it is measured, in CPU memory: 8 bytes a trained weight",
     "lwf": "on the disk, while a task is learned, 8 bytes for each recorded logit of each answer token of its rows",
+    "kl_anchor": "on the disk, while a task is learned, 8 bytes for each recorded logit of each token of its rows",
     "olora": "the adapters of earlier tasks beside the new one, in memory and in each forward",
     "on_policy_replay": "generating answers to the kept prompts, with their keys and values",
     "l2p": "the forward that chooses prompts, and counting how often each was chosen",

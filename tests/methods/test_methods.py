@@ -89,6 +89,8 @@ def test_methods_by_name_and_settings() -> None:
             "osf",
             "on_policy_replay",
             "averaging",
+            "kl_anchor",
+            "general_replay",
         ]
     )
     for name, kind in METHODS.items():
