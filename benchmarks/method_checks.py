@@ -31,6 +31,9 @@ from seekr.stage_builder import make_context, newest_weights
 from seekr.training.order import Step, StepPlan, split
 from seekr.training.rows import Rows
 
+OF_SKILLS = ("general_replay",)
+"""Methods that need a skill."""
+
 CHECKS = ("gradient_checkpointing", "ddp", "fsdp")
 SETTINGS: dict[str, dict[str, Any]] = {"seekr": {"attention_weight": 10}, "on_policy_replay": {"attention_weight": 10}}
 TOLERANCE = 1e-4
@@ -39,14 +42,14 @@ BATCH = 8
 TRAINING = {"optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant", "num_train_epochs": 1}
 
 
-def tasks(folder: Path) -> list[Task]:
-    """Two tasks without test rows: nothing is scored."""
+def tasks(method: str, folder: Path) -> list[Task]:
+    """Two tasks without test rows, so that nothing is scored, and a skill where the method needs one."""
     found = []
-    for name in ("upper", "reverse"):
+    for name in ("sort", "upper", "reverse") if method in OF_SKILLS else ("upper", "reverse"):
         file = folder / f"{name}.json"
         if not file.exists():
             write_json(file, builtin_rows(name, "train", seed=0, count=ROWS))
-        found.append(Task(name, train=file, separator=""))
+        found.append(Task(name, train=file, separator="", learn=name != "sort"))
     return found
 
 
@@ -61,7 +64,7 @@ def run_method(method: str, folder: Path, **training: Any) -> Run:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     return learn(
         model=builtin_model(),
-        tasks=tasks(folder.parent),
+        tasks=tasks(method, folder.parent),
         output_dir=folder,
         method=settings(method),
         max_length=40,
@@ -73,7 +76,7 @@ def distance(run: Path, other: Path) -> float:
     """‖w − w'‖ over ‖w − w_before‖, of the weights that two runs have after their last task."""
     stages, others = (sorted((folder / "stages").iterdir()) for folder in (run, other))
     first, second = _weights(stages[-1]), _weights(others[-1])
-    before = _weights(stages[0]) if len(stages) > 1 else {}
+    before = _weights(stages[-2]) if len(stages) > 1 else {}
     if first.keys() != second.keys():
         return float("inf")
     moved = [w - before[name] if name in before and before[name].shape == w.shape else w for name, w in first.items()]
@@ -124,11 +127,11 @@ def fsdp(method: str, folder: Path) -> float:
     Accelerate sets FSDP up on accelerators only, so this is `fully_shard` around the losses, without the Trainer.
     """
     prepared = prepare(Request(Run(folder / method).config))
-    asked, stage = prepared.method, prepared.stages[1]
+    asked, stage, earlier = prepared.method, prepared.stages[-1], prepared.finished[:-1]
     if not asked.shards:
         raise InputError(f"{asked.name} needs its parameters whole")
-    start = newest_weights(prepared.finished[:1])
-    context = make_context(prepared, stage, prepared.finished[:1], start)
+    start = newest_weights(earlier)
+    context = make_context(prepared, stage, earlier, start)
     context.working = folder / "working" / f"{method}-{torch.distributed.get_rank()}"
     context.working.mkdir(parents=True)
     torch.manual_seed(0)
@@ -140,7 +143,7 @@ def fsdp(method: str, folder: Path) -> float:
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn_like(parameter))
     rows = Rows(stage.samples, asked.replayed, context.pad_token_id)
-    plan = StepPlan(len(stage.samples), tuple(map(len, asked.replayed)), BATCH, 0, 1)
+    plan = StepPlan(len(stage.samples), tuple(map(len, asked.replayed)), BATCH, 0, stage.index)
     steps = [next(step for step in plan.epoch(0) if step.kind == kind) for kind in dict.fromkeys(plan.kinds)]
     whole = [_gradients(asked, model, rows, step, 1, 0) for step in steps]
     mesh = init_device_mesh("cpu", (2,))

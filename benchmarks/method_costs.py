@@ -80,6 +80,7 @@ def in_a_process(method: str, folder: Path) -> dict[str, Any]:
 
 def measure(method: str, folder: Path) -> dict[str, Any]:
     """Seconds of an optimizer step (mean over the last task), of the last task with all that belongs to it, bytes."""
+    from method_checks import OF_SKILLS
     from transformers import TrainerCallback
 
     import seekr
@@ -99,17 +100,18 @@ def measure(method: str, folder: Path) -> dict[str, Any]:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             self.ends.append(time.monotonic())
 
-    def task(name: str) -> seekr.Task:
+    def task(name: str, *, learn: bool = True) -> seekr.Task:
         rows = builtin_rows(name, "train", seed=0, count=ROWS * JOINED)
         texts = ["\n".join(row["prompt"] + row["answer"] for row in rows[i::ROWS]) for i in range(ROWS)]
         joined = [{"prompt": text[: len(text) // 2], "answer": text[len(text) // 2 :]} for text in texts]
-        return seekr.Task(name, train=joined, separator="")
+        return seekr.Task(name, train=joined, separator="", learn=learn)
 
     output = folder / f"run-{method}"
     shutil.rmtree(output, ignore_errors=True)
     settings = {"replay_ratio": RATIO} if "replay_ratio" in METHODS[method]().settings() else {}
     clock = Clock()
-    tasks = [task("upper"), task("reverse")]
+    skills = [task("sort", learn=False)] if method in OF_SKILLS else []
+    tasks = [*skills, task("upper"), task("reverse")]
     common: dict[str, Any] = {
         "model": folder / "model",
         "output_dir": output,
@@ -120,7 +122,7 @@ def measure(method: str, folder: Path) -> dict[str, Any]:
         "callbacks": [clock],
     }
     if not METHODS[method].joint:
-        seekr.learn(tasks=tasks[:1], **common)
+        seekr.learn(tasks=tasks[:-1], **common)
     start = time.monotonic()
     run = seekr.learn(tasks=tasks, **common)
     seconds = time.monotonic() - start

@@ -231,7 +231,7 @@ def drop_keys_of_other_method(settings: dict[str, Any], new: str) -> dict[str, A
     if old not in METHODS or new not in METHODS:
         return settings
     known = {name: {field.name for field in dataclass_fields(METHODS[name]) if field.init} for name in (old, new)}
-    foreign = known[old] - known[new]
+    foreign = known[old] - known[new] | ({"average"} if old == "averaging" else set())  # there it is the method
     return {key: value for key, value in settings.items() if key not in foreign}
 
 

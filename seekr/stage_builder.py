@@ -19,6 +19,7 @@ from seekr.errors import RunError
 from seekr.interruption import stopping_politely
 from seekr.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.methods import TaskContext
+from seekr.methods.averaging import average_weights
 from seekr.methods.base import batch_of
 from seekr.methods.replay import Replay
 from seekr.models import load_stage
@@ -165,7 +166,27 @@ def learn_stage(
     if prepared.sharded:
         context.model = model = nn.Identity()  # parts make room for what is measured
     gc.collect()  # what trains refers to itself in circles, and has gradients and the optimizer's state with it
-    context.model = read_back(prepared, working) if prepared.sharded else method.trained(model).eval()
+    if prepared.sharded:
+        context.model = read_back(prepared, stage, start, working)
+    else:
+        context.model = settled(prepared, stage, start, model)
+
+
+def settled(prepared: Prepared, stage: PlannedStage, start: Path | None, model: Any) -> Any:
+    """What stays of a model that was trained from `start` on, in evaluation mode: averaged with it where that is asked.
+
+    Nothing is written before, so that a run which is stopped here averages what its checkpoint holds: once.
+    """
+    config, method, lora = prepared.config, prepared.method, prepared.lora
+    model = method.trained(model)
+    if method.average is not None:
+        if lora is None:
+            before = method.load(config.model, start, dtype=config.dtype)
+        else:
+            seed_everything(task_seed(config.seed, stage.index))  # as the adapter was drawn when the task began
+            before = method.trained(method.load_trainable(config.model, start, dtype=config.dtype, lora=lora))
+        average_weights(model, before, method.average)
+    return model.eval()
 
 
 def save_whole(model: Any, state: dict[str, Any], folder: Path) -> None:
@@ -175,7 +196,7 @@ def save_whole(model: Any, state: dict[str, Any], folder: Path) -> None:
     wait_for_all()
 
 
-def read_back(prepared: Prepared, working: Path) -> Any:
+def read_back(prepared: Prepared, stage: PlannedStage, start: Path | None, working: Path) -> Any:
     """The trained model that `save_whole` wrote to `working`, in evaluation mode.
 
     One that is measured in parts is frozen and cannot be saved: its stage's `model` folder is written before, there.
@@ -184,7 +205,7 @@ def read_back(prepared: Prepared, working: Path) -> Any:
 
     def whole() -> Any:
         model = method.load_trainable(config.model, working / "whole", dtype=config.dtype, lora=prepared.lora)
-        return method.trained(model).eval()
+        return settled(prepared, stage, start, model)
 
     if not prepared.in_parts:
         return whole().to(prepared.device)

@@ -8,11 +8,14 @@ from typing import Any
 
 from seekr.errors import InputError, nearest
 from seekr.methods.agem import AGem
+from seekr.methods.averaging import Averaging
 from seekr.methods.base import Method, TaskContext
 from seekr.methods.derpp import Derpp
 from seekr.methods.ewc import Ewc
+from seekr.methods.general_replay import GeneralReplay
 from seekr.methods.hft import Hft
 from seekr.methods.joint import Joint
+from seekr.methods.kl_anchor import KlAnchor
 from seekr.methods.l2p import L2p
 from seekr.methods.lfpt5 import Lfpt5
 from seekr.methods.lwf import Lwf
@@ -30,16 +33,20 @@ METHODS: dict[str, type[Method]] = {
         *(Sequential, Joint, Replay, Derpp, Seekr),
         *(Ewc, Lwf, L2p, ProgressivePrompts, Lfpt5, Hft, AGem),
         *(Olora, Osf, OnPolicyReplay),
+        *(Averaging, KlAnchor, GeneralReplay),
     )
 }
 
 __all__ = [
     "METHODS",
     "AGem",
+    "Averaging",
     "Derpp",
     "Ewc",
+    "GeneralReplay",
     "Hft",
     "Joint",
+    "KlAnchor",
     "L2p",
     "Lfpt5",
     "Lwf",
@@ -76,6 +83,5 @@ def make_method(settings: str | Mapping[str, Any] | Method) -> Method:
     valid = [setting.name for setting in fields(kind) if setting.init]
     for key in options:
         if key not in valid:
-            hint = nearest(str(key), valid) if valid else "it has no settings"
-            raise InputError(f"method.{key}: {name} has no such setting; {hint}")
+            raise InputError(f"method.{key}: {name} has no such setting; {nearest(str(key), valid)}")
     return kind(**options)

@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast, get_type_hints
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from seekr.attention.tap import model_inputs
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Adapter = Literal["any", "none", "lora", "own"]
+Coefficient = Annotated[float, Field(gt=0, le=1)]
 Track = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -96,6 +97,10 @@ class Method:
         shards: whether parameters may be spread over processes, as FSDP and ZeRO-3 do. Unless the adapter is its own,
             `after_task` is then given models in parts, which all processes call equally often: `processes.in_step`.
         free: settings that nothing kept of a task depends on, so that another run may go on with others.
+
+    Args:
+        average: the share of the trained weights in what stays of a task, the rest being the model before it, see
+            `averaging`; null = all.
     """
 
     name: ClassVar[str]
@@ -106,6 +111,8 @@ class Method:
     adapter: ClassVar[Adapter] = "any"
     shards: ClassVar[bool] = True
     free: ClassVar[frozenset[str]] = frozenset()
+
+    average: Coefficient | None = None
 
     memories: list[Memory] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -118,8 +125,12 @@ class Method:
                 raise InputError(f"method.{key}: {reason(error)}, not {value!r}") from None
 
     def settings(self) -> dict[str, Any]:
-        """The method as `run.json` keeps it: its name and every setting."""
-        return {"name": self.name} | {item.name: getattr(self, item.name) for item in fields(self) if item.init}
+        """The method as `run.json` keeps it: its name and every setting.
+
+        `average` is left out where there is none: runs of before there was such a setting are the same run.
+        """
+        found = {"name": self.name} | {item.name: getattr(self, item.name) for item in fields(self) if item.init}
+        return {key: value for key, value in found.items() if key != "average" or value is not None}
 
     def lora_settings(self, lora: dict[str, Any] | Literal[False] | None) -> dict[str, Any] | None:
         """The fields of the LoRA adapter that is trained, None = no such adapter, given the key `lora` of a run.

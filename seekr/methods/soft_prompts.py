@@ -148,6 +148,11 @@ class SoftPrompts(Method):
 
     adapter: ClassVar[Adapter] = "own"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.average is not None:
+            raise InputError(f"method.average: {self.name} learns prompts and moves no weights; leave average out")
+
     @abstractmethod
     def make_model(self, base: Any) -> SoftPromptModel:
         """The base model with new prompts, drawn from torch's random state."""

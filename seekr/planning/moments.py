@@ -19,7 +19,8 @@ from seekr.attention.sensitivity import sample_losses
 from seekr.attention.tap import AttentionCall, Tap
 from seekr.batches import MicroBatch, StepKind
 from seekr.losses import answer_positions, logits_at
-from seekr.methods import Derpp, Ewc, Lwf, Method, Seekr
+from seekr.methods import Derpp, Ewc, KlAnchor, Method, Seekr
+from seekr.methods.responses import Recorded
 from seekr.models import measuring
 from seekr.planning.kept import layer_teacher
 from seekr.planning.live import GRADIENTS, Live
@@ -38,6 +39,8 @@ backward: up to the last layer's own, from the first's on, and between them."""
 
 def task_step(paper: Paper, shape: Shape, *, checkpointing: bool) -> Windows:
     """Bytes alive in the micro-batches of a task step, the optimizer's state not counted."""
+    if isinstance(paper.method, KlAnchor):  # it needs the logits of every token
+        shape = replace(shape, answers=shape.length - 1)
     return _step(paper, "task", shape, checkpointing, {}, more=paper.arguments.gradient_accumulation_steps > 1)
 
 
@@ -115,7 +118,7 @@ def _losses(paper: Paper, kind: StepKind, shape: Shape, live: Live, heads: Mappi
     trained = ((name, p) for name, p in paper.model.named_parameters() if p.requires_grad)
     method = with_kept(paper.method, shape, live, vocabulary=paper.vocabulary, trained=trained)
     if kind == "task":
-        own = isinstance(method, Ewc | Lwf)
+        own = isinstance(method, Ewc | Recorded)
         return method.task_loss(forward, batch) if own else Method.task_loss(method, forward, batch)
     if not isinstance(method, Derpp):
         return {"replay": Method.task_loss(method, forward, batch)["task"]}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NOT_COUNTED = {
     "ewc": "the Fisher information while it is measured, in CPU memory: 8 bytes a trained weight",
     "lwf": "on the disk, while a task is learned, 8 bytes for each recorded logit of each answer token of its rows",
+    "kl_anchor": "on the disk, while a task is learned, 8 bytes for each recorded logit of each token of its rows",
     "olora": "the adapters of earlier tasks beside the new one, in memory and in each forward",
     "on_policy_replay": "generating answers to the kept prompts, with their keys and values",
     "l2p": "the forward that chooses prompts, and counting how often each was chosen",
@@ -283,6 +284,8 @@ def _notes(run: RunOnPaper, paper: Paper, optimizer: int | None, saved: Disk, le
         notes.append(f"the state of optimizer {optimizer_name(run.arguments)} is not known here and is not counted")
     if run.method.name in NOT_COUNTED:
         notes.append(f"method {run.method.name}: not counted is {NOT_COUNTED[run.method.name]}")
+    if run.method.average is not None:
+        notes.append("average: once a task is trained, the model before it lies in CPU memory beside, not counted")
     if paper.attention not in ("sdpa", "eager"):
         notes.append(f"attention {paper.attention} is taken to hold queries, keys, values and output, and no map")
     if keeps_attention(run.method):

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from seekr.batches import Row, StepKind, answer_tokens
+from seekr.methods.general_replay import GeneralReplay
 from seekr.methods.replay import Replay
 from seekr.training.order import Step, StepPlan, split
 
@@ -119,6 +120,8 @@ def plan_steps(
 
 def kept_places(method: Method, stage: StageRows, seed: int) -> Sequence[int]:
     """Which rows of a stage are kept; where a method makes them up or chooses by what it measures, as many of them."""
+    if isinstance(method, GeneralReplay) and stage.learn:
+        return ()
     count = method.kept_rows(len(stage.tokens))
     if isinstance(method, Replay):
         return method.places_of(len(stage.tokens), seed, stage.index)

@@ -13,8 +13,9 @@ from torch.nn import Parameter
 from seekr.attention.divergence import Gradients, SampleTeacher, divergence_by
 from seekr.attention.rows import block_size
 from seekr.losses import TopLogits
-from seekr.methods import Derpp, Ewc, Lwf, Method, Seekr
+from seekr.methods import Derpp, Ewc, KlAnchor, Method, Seekr
 from seekr.methods.ewc import Quadratic
+from seekr.methods.responses import Recorded
 from seekr.planning.kept import LayerTeacher, attention_bytes
 from seekr.planning.live import DISTILLATION, TEACHER, Live
 from seekr.planning.rows import Shape
@@ -35,9 +36,11 @@ def with_kept(
     if isinstance(method, Derpp):
         k, dtype = method.logit_top_k or vocabulary, torch.float32 if method.logit_top_k is None else torch.float16
         method.memories = [_KeptLogits((answers, min(k, vocabulary)), dtype, live)]  # type: ignore[list-item]
-    if isinstance(method, Lwf) and method.distillation_weight:
+    if isinstance(method, Recorded) and method.weight:
         k = min(method.logit_top_k or vocabulary, vocabulary)
         method.responses = _KeptLogits((answers, k), torch.float32, live)  # type: ignore[assignment]
+    if isinstance(method, KlAnchor):
+        method.predicted = [shape.length - 1] * shape.rows
     if isinstance(method, Ewc):
         method.held = list(trained)
         method.quadratic = _KeptQuadratic(method.held, live)

@@ -1,4 +1,4 @@
-"""Whole runs of ewc, lwf, agem and hft: stopped and resumed, accumulated, over two processes, with adapters."""
+"""Whole runs of ewc, lwf, kl_anchor, agem and hft: stopped, resumed, accumulated, on two processes, with adapters."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ MakeTask = Callable[..., Task]
 METHODS: dict[str, dict[str, Any]] = {
     "ewc": {"name": "ewc", "penalty_weight": 1.0, "fisher_samples": 5},
     "lwf": {"name": "lwf", "distillation_weight": 2.0},
+    "kl_anchor": {"name": "kl_anchor", "kl_weight": 2.0},
     "agem": {"name": "agem", "replay_ratio": 0.5, "reference_rows": 5},
     "hft": {"name": "hft"},
 }
@@ -118,7 +119,7 @@ def test_accumulating_is_a_bigger_batch(learn: Learn, tmp_path: Path, name: str)
                 assert one[part] == pytest.approx(two[part], rel=1e-3, abs=ROUNDING.get(name, 1e-5))
 
 
-@pytest.mark.parametrize("name", ["ewc", "lwf", "agem"])
+@pytest.mark.parametrize("name", ["ewc", "lwf", "kl_anchor", "agem"])
 def test_with_an_adapter(learn: Learn, tmp_path: Path, name: str) -> None:
     with pytest.raises(Stop):
         learn(tmp_path / "run", method=METHODS[name], lora=LORA, callbacks=[StopAt(1, 3)])
@@ -136,7 +137,7 @@ def test_the_method_changes_what_is_learned(
     run = whole(name)
     plain = learn(tmp_path / "run", contradicting(), method="sequential", training=TRAINED)
     assert any(not torch.equal(one, weights(plain)[key]) for key, one in weights(run).items())
-    if name != "hft":  # the first task has nothing before it
+    if name not in ("hft", "kl_anchor"):  # the first task has nothing before it
         assert all(torch.equal(one, weights(plain, 0)[key]) for key, one in weights(run, 0).items())
     assert all(line["kind"] == "task" for line in log(run, 1))
     assert (run.stages[0].memory is not None) == (name == "agem")
@@ -145,20 +146,26 @@ def test_the_method_changes_what_is_learned(
 
 
 def test_parts_of_the_loss_begin_at_zero(whole: Callable[[str], Run]) -> None:
-    for name, part in (("ewc", "ewc"), ("lwf", "distillation")):
+    for name, part in (("ewc", "ewc"), ("lwf", "distillation"), ("kl_anchor", "kl")):
         values = [line[part] for line in log(whole(name), 1)]
         assert abs(values[0]) < 1e-5
         assert min(values[1:]) > 1e-5
-        assert part not in log(whole(name), 0)[0]
+        first = [line.get(part, 0.0) for line in log(whole(name), 0)]
+        assert abs(first[0]) < 1e-5
+        assert (max(first) > 1e-5) == (name == "kl_anchor")  # which the base model anchors
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_old_answers_are_recorded_in_the_precision_of_training(learn: Learn, tmp_path: Path, bf16: bool) -> None:
+@pytest.mark.parametrize(("name", "part"), [("lwf", "distillation"), ("kl_anchor", "kl")])
+@pytest.mark.parametrize("more", [{}, {"bf16": True, "use_cpu": True}, {"dtype": "bfloat16"}], ids=str)
+def test_old_answers_are_recorded_in_the_precision_of_training(
+    learn: Learn, tmp_path: Path, name: str, part: str, more: dict[str, Any]
+) -> None:
     """A model that does not move has nothing to be distilled; recorded in float32 and trained in bfloat16 it had."""
-    training = {**TRAINING, "learning_rate": 0.0, "bf16": bf16, "use_cpu": True}
-    run = learn(tmp_path / "run", method=METHODS["lwf"], training=training)
-    values = [abs(line["distillation"]) for line in log(run, 1)]
-    assert max(values) < (3e-5 if bf16 else 1e-5)
+    dtype = {key: value for key, value in more.items() if key == "dtype"}
+    training = {**TRAINING, "learning_rate": 0.0, **({} if dtype else more)}
+    run = learn(tmp_path / "run", method=METHODS[name], training=training, **dtype)
+    values = [abs(line[part]) for line in log(run, 1)]
+    assert max(values) < (3e-5 if more else 1e-5)
 
 
 @pytest.mark.parametrize("name", ["ewc", "agem"])
@@ -198,7 +205,7 @@ def test_a_skill_before_the_first_task(learn: Learn, task: MakeTask, tmp_path: P
     run = learn(tmp_path / "run", ["b", task("c", learn=False)], method=METHODS[name])
     assert run.stages[0].model is None
     parts = log(run, 1)[-1]
-    assert {"ewc": "ewc", "lwf": "distillation"}.get(name, "task") in parts
+    assert {"ewc": "ewc", "lwf": "distillation", "kl_anchor": "kl"}.get(name, "task") in parts
     if name == "agem":  # here the skill's gradients are never against the task's
         assert run.stages[0].memory is not None
         return
@@ -266,13 +273,15 @@ def test_the_frozen_half_is_left_bit_for_bit(learn: Learn, tiny_model_folder: Pa
     ("method", "lora", "said"),
     [
         ({"name": "hft"}, LORA, "lora: hft trains the weights of the model itself"),
-        ({"name": "hft", "ratio": 0.5}, None, "method.ratio: hft has no such setting; it has no settings"),
+        ({"name": "hft", "ratio": 0.5}, None, "method.ratio: hft has no such setting; valid are average"),
         ({"name": "ewc", "penalty_weight": -1}, None, "method.penalty_weight"),
         ({"name": "ewc", "fisher_samples": 0}, None, "method.fisher_samples"),
         ({"name": "ewc", "penalty": 1}, None, "did you mean 'penalty_weight'?"),
         ({"name": "lwf", "temperature": 0}, None, "method.temperature"),
         ({"name": "lwf", "distillation_weight": float("inf")}, None, "method.distillation_weight"),
         ({"name": "lwf", "logit_top_k": 0}, None, "method.logit_top_k"),
+        ({"name": "kl_anchor", "kl_weight": -0.1}, None, "method.kl_weight"),
+        ({"name": "kl_anchor", "temperature": 2.0}, None, "method.temperature: kl_anchor has no such setting"),
         ({"name": "agem", "reference_rows": 0}, None, "method.reference_rows"),
         ({"name": "agem", "replay_ratio": 0}, None, "method.replay_ratio"),
         ({"name": "agem", "logit_weight": 0.5}, None, "method.logit_weight: agem has no such setting"),

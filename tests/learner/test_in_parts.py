@@ -25,9 +25,9 @@ from seekr.sharding import load_in_parts
 TRAINING = launches.TRAINING | {"per_device_train_batch_size": 4}
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
 MORE: dict[str, dict[str, Any]] = {
-    "seekr": {},
+    "seekr, averaged": {"method": launches.METHOD | {"average": 0.5}},
     "own answers, of an adapter": {
-        "method": launches.METHOD | {"name": "on_policy_replay", "correct_from": 0.0, "attempts": 2},
+        "method": launches.METHOD | {"name": "on_policy_replay", "correct_from": 0.0, "attempts": 2, "average": 0.5},
         "lora": LORA,
     },
 }
@@ -45,7 +45,7 @@ def learn(folder: Path, model: Path, data: Path, program: list[str], more: dict[
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow if more else ()) for kind, more in MORE.items()]
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if "lora" in more else ()) for kind, more in MORE.items()]
 )
 def test_the_same_run(kind: str, tiny_model_folder: Path, data_folder: Path, tmp_path: Path) -> None:
     whole, parts = (

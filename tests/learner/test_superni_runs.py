@@ -15,7 +15,7 @@ TASKS = ["task1572", "task363", "task1290", "task181"]  # the first four of the 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "general_replay"])  # the order has no skill
 def test_four_tasks_of_superni(method: str, shared: Path, tmp_path: Path) -> None:
     words = [
         f"method.name={method}",

@@ -88,6 +88,9 @@ def test_methods_by_name_and_settings() -> None:
             "olora",
             "osf",
             "on_policy_replay",
+            "averaging",
+            "kl_anchor",
+            "general_replay",
         ]
     )
     for name, kind in METHODS.items():
@@ -109,10 +112,10 @@ def test_methods_by_name_and_settings() -> None:
         (["seekr"], "neither a name nor a mapping"),
         (None, "neither a name nor a mapping"),
         ({"name": "seekr", "replay_rato": 1}, "method.replay_rato: .* did you mean 'replay_ratio'?"),
-        ({"name": "sequential", "replay_ratio": 0.1}, "sequential has no such setting; it has no settings"),
+        ({"name": "sequential", "replay_ratio": 0.1}, "sequential has no such setting; valid are average$"),
         (
             {"name": "replay", "logit_weight": 0.1},
-            "replay has no such setting; valid are replay_choice, replay_passes, replay_ratio",
+            "replay has no such setting; valid are average, replay_choice, repl",
         ),
         ({"name": "replay", "replay_ratio": 0}, "method.replay_ratio: input should be greater than 0, not 0"),
         ({"name": "replay", "replay_ratio": 1.01}, "less than or equal to 1, not 1.01"),

@@ -87,14 +87,18 @@ def test_checkpoints_are_as_many_as_a_run_has_at_a_time(raw: dict[str, Any], lim
     assert seen.most == most
 
 
-@pytest.mark.parametrize("name", ["ewc", "lwf", "agem", "hft", "olora", "on_policy_replay", "l2p"])
+@pytest.mark.parametrize(
+    "name", ["ewc", "lwf", "kl_anchor", "averaging", "agem", "hft", "olora", "on_policy_replay", "l2p"]
+)
 def test_methods_are_planned_and_what_is_not_counted_is_said(raw: dict[str, Any], name: str) -> None:
     kept = {"replay_ratio": 0.25} if name in ("agem", "on_policy_replay") else {}
     plan = plan_of(raw | {"method": {"name": name, **kept}})
     named = {"agem": "reference gradient", "on_policy_replay": "replay step"}.get(name, "task step")
     assert named in {phase.name for phase in plan.phases}
     assert "measuring heads" not in {phase.name for phase in plan.phases}
-    assert any(note.startswith(f"method {name}: not counted") for note in plan.notes) is (name not in ("agem", "hft"))
+    assert any(note.startswith(f"method {name}: not counted") for note in plan.notes) is (
+        name not in ("agem", "hft", "averaging")
+    )
     if name == "ewc":
         assert plan.disk.one_stage == 4 * plan.stored + 8 * plan.trained
 

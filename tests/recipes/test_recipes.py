@@ -109,7 +109,7 @@ def test_rows_that_the_published_plain_version_lacks(shared: Path, learn: Learn)
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "general_replay"])  # no recipe has a skill
 def test_one_word_changes_the_method(learn: Learn, method: str) -> None:
     changes = [f"method.name={method}", *(["method.prompt_tokens=2"] if method == "progressive_prompts" else [])]
     for recipes in (["trace-order-1"], ["trace-order-1", "paper"]):

@@ -1,0 +1,107 @@
+"""What `lwf` and `kl_anchor` have in common: the model before a task, recorded on the task's rows, and held to."""
+
+from __future__ import annotations
+
+import shutil
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from seekr.attention.tap import model_inputs
+from seekr.batches import MicroBatch
+from seekr.losses import TopLogits, answer_positions, logits_at
+from seekr.memory import Memory
+from seekr.memory_writer import MemoryWriter
+from seekr.methods.base import Method, TaskContext, batch_of
+from seekr.processes import is_main, own_share, wait_for_all
+
+
+@dataclass(kw_only=True)
+class Recorded(Method):
+    """Records the model's distributions on the rows of a task before it is trained; a subclass says at which tokens.
+
+    They lie on the disk while the task is trained and are gone with it. Each process records its share of the rows.
+
+    Args:
+        logit_top_k: recorded entries of each distribution; the rest is one bucket. null = all entries.
+    """
+
+    logit_top_k: Annotated[int, Field(ge=1)] | None = 128
+
+    responses: Memory | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    @abstractmethod
+    def weight(self) -> float:
+        """What the divergence is multiplied by; nothing is recorded where it is 0."""
+
+    @property
+    def softening(self) -> float:
+        """What logits are divided by."""
+        return 1.0
+
+    @abstractmethod
+    def held(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+        """Labels [rows, length] of the tokens whose distributions are held, −100 elsewhere."""
+
+    def before_task(self, context: TaskContext) -> None:
+        super().before_task(context)
+        self.responses = None
+
+    def after_task(self, context: TaskContext) -> None:
+        self.responses = None
+
+    def record(self, context: TaskContext) -> None:
+        """Writes what the model says now. All processes call it."""
+        folder = context.working / "responses"
+        if is_main():  # an interrupted recording is begun again, the old weights being there
+            shutil.rmtree(folder, ignore_errors=True)
+        wait_for_all()
+        writer = MemoryWriter(
+            folder,
+            context.samples,
+            task=context.task,
+            tokenizer_fingerprint=context.tokenizer_fingerprint,
+            model_fingerprint=context.model_fingerprint,
+        )
+        self._record(writer, own_share(len(context.samples)), context)
+        writer.close()
+        self.responses = Memory.open(folder, verify=False)
+
+    def response(self, sample: int) -> TopLogits:
+        """What the model before the task says at the held tokens of a row of the task."""
+        assert self.responses is not None
+        return self.responses.logits(sample)
+
+    def divergence(self, logits: Tensor, held: Tensor, batch: MicroBatch) -> Tensor:
+        """Σ over rows of weight · Σ over their held tokens of KL(model before || model), in nats; Tensor[].
+
+        `logits` [held tokens, vocabulary] are at the `answer_positions` of `held`.
+        """
+        rows, _ = answer_positions(held)
+        softened = logits.float() / self.softening
+        losses = [
+            weight * self.response(sample).divergence(softened[rows == row]).sum()
+            for row, ((_, sample), weight) in enumerate(zip(batch.rows, batch.weights, strict=True))
+        ]
+        return torch.stack(losses).sum()
+
+    def _record(self, writer: MemoryWriter, places: range, context: TaskContext) -> None:
+        model = context.model.to(context.device)
+        was_training = model.training
+        model.eval()
+        with torch.no_grad(), context.track(f"recording {context.task}", len(places)) as advance:
+            for start in range(0, len(places), context.micro_batch_rows):
+                some = places[start : start + context.micro_batch_rows]
+                batch = batch_of([context.samples[place] for place in some], context)
+                rows, positions = answer_positions(self.held(batch, batch["labels"]))
+                softened = logits_at(model, model_inputs(batch), rows, positions).float() / self.softening
+                k = self.logit_top_k or softened.shape[-1]
+                for row, place in enumerate(some):
+                    writer.add(place, logits=TopLogits.of_logits(softened[rows == row], k, torch.float32))
+                advance(len(some))
+        model.train(was_training)
