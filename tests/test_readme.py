@@ -33,10 +33,10 @@ def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     runs: Any = names["runs"]
     plain, held = runs["sequential"].scores.matrix, runs["seekr"].scores.matrix
     assert plain[0][0] == held[0][0] > 80  # the first task is learned before anything is kept
-    assert plain[1][0] < plain[0][0] / 2 + 10
+    assert plain[1][0] < 30
     assert held[1][0] > held[0][0] - 20
     assert min(plain[1][1], held[1][1]) > 90
-    assert (tmp_path / "runs" / "first" / "seekr" / "stages" / "01-sort" / "memory" / "memory.json").is_file()
+    assert (tmp_path / "runs" / "first" / "seekr" / "stages" / "01-upper" / "memory" / "memory.json").is_file()
 
 
 def test_yaml_example_and_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
