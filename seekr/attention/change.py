@@ -38,13 +38,7 @@ def measure_change(
 
     Source: SEEKR, arXiv 2411.06171 (forgettability).
     """
-    check_options(norm=norm)
-
-    def moved(old: AttentionCall, new: AttentionCall, sample: int, span: tuple[int, int]) -> Tensor:
-        squares = _squared_difference(old, new, sample, span)
-        return squares.sqrt() if norm == "frobenius" else squares / (span[1] - span[0]) ** 2
-
-    return _over_samples(before, after, batch, moved)
+    return _over_samples(before, after, batch, _change(norm))[0]
 
 
 def measure_drift(before: nn.Module, after: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -58,16 +52,33 @@ def measure_drift(before: nn.Module, after: nn.Module, batch: dict[str, Tensor])
     Raises:
         InputError: if the two models differ in layers or heads.
     """
-    return _over_samples(before, after, batch, _divergence)
+    return _over_samples(before, after, batch, _divergence)[0]
 
 
-def _over_samples(
-    before: nn.Module,
-    after: nn.Module,
-    batch: dict[str, Tensor],
-    measure: Callable[[AttentionCall, AttentionCall, int, tuple[int, int]], Tensor],
-) -> Tensor:
-    """The mean over samples of what `measure` says of each layer's two calls, [heads] each; [layers, heads]."""
+def measure_change_and_drift(
+    before: nn.Module, after: nn.Module, batch: dict[str, Tensor], *, norm: Norm = "frobenius"
+) -> tuple[Tensor, Tensor]:
+    """`measure_change` and `measure_drift` by one forward of each model."""
+    change, drift = _over_samples(before, after, batch, _change(norm), _divergence)
+    return change, drift
+
+
+Measure = Callable[[AttentionCall, AttentionCall, int, tuple[int, int]], Tensor]
+"""(layer's call before, after, sample, its span of columns) → how far each head moved, [heads]."""
+
+
+def _change(norm: Norm) -> Measure:
+    check_options(norm=norm)
+
+    def moved(old: AttentionCall, new: AttentionCall, sample: int, span: tuple[int, int]) -> Tensor:
+        squares = _squared_difference(old, new, sample, span)
+        return squares.sqrt() if norm == "frobenius" else squares / (span[1] - span[0]) ** 2
+
+    return moved
+
+
+def _over_samples(before: nn.Module, after: nn.Module, batch: dict[str, Tensor], *measures: Measure) -> Tensor:
+    """The mean over samples of each measure, [measures, layers, heads]."""
     if layers_and_heads(before) != layers_and_heads(after):
         raise InputError(
             f"before has (layers, heads) = {layers_and_heads(before)}, after has {layers_and_heads(after)}; "
@@ -76,7 +87,7 @@ def _over_samples(
     device = next(after.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     spans = sample_spans(batch["attention_mask"])
-    result = torch.zeros(layers_and_heads(after), device=device)
+    result = torch.zeros(len(measures), *layers_and_heads(after), device=device)
     calls: dict[int, AttentionCall] = {}
 
     def keep(layer: int, call: AttentionCall) -> None:
@@ -87,7 +98,8 @@ def _over_samples(
     def consume(layer: int, call: AttentionCall) -> None:
         reference = calls.pop(layer)
         for sample, span in enumerate(spans):
-            result[layer] += measure(reference, call, sample, span)
+            for place, measure in enumerate(measures):
+                result[place, layer] += measure(reference, call, sample, span)
 
     first = torch.zeros(1, dtype=torch.long, device=device)  # of all logits, which nobody asks for, one place is made
     for model, take in ((before, keep), (after, consume)):

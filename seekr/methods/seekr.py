@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from seekr.agreement import agreed
 from seekr.attention.backend import divergence_on
-from seekr.attention.change import measure_change, measure_drift
+from seekr.attention.change import measure_change_and_drift
 from seekr.attention.distillation import attention_distillation_loss, weighted_attention_divergence
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import Entries, Norm, normalize_layers, unnormalized_sensitivity
@@ -181,8 +181,9 @@ class Seekr(Derpp):
                     one = unnormalized_sensitivity(context.model, batch, entries=self.entries, norm=self.norm)
                 found["sensitivity"] += one.cpu() * share
                 if before is not None:
-                    found["change"] += measure_change(before, context.model, batch, norm=self.norm).cpu() * share
-                    found["drift"] += measure_drift(before, context.model, batch).cpu() * share
+                    change, drift = measure_change_and_drift(before, context.model, batch, norm=self.norm)
+                    found["change"] += change.cpu() * share
+                    found["drift"] += drift.cpu() * share
                 advance(len(places) if counts else 0)
         found = {name: summed(table, context.device) for name, table in found.items()}
         return found | {"sensitivity": normalize_layers(found["sensitivity"])}
