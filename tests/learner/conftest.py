@@ -17,7 +17,7 @@ from seekr import Run, Task
 
 @pytest.fixture(scope="session", autouse=True)
 def _imported_for_good() -> None:
-    """Each run collects garbage several times. Without what was imported before it takes a fifth of the time."""
+    """A run collects garbage several times; with all that is imported left out of it, it takes a fifth of the time."""
     import seekr.stage_builder  # noqa: F401
 
     gc.collect()

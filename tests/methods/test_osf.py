@@ -105,12 +105,15 @@ def test_every_loss_is_of_the_weights_that_would_be_kept(base: Path) -> None:
 
 
 @pytest.mark.parametrize("around", AROUND)
-def test_kept_directions_are_kept_in_every_precision(base: Path, around: str) -> None:
-    """What is projected and what a stage is merged to; both are products of float32 matrices."""
+def test_kept_directions_are_kept_in_every_precision(tmp_path: Path, around: str) -> None:
+    """What is projected and what a stage is merged to are products of float32 matrices, here of some size."""
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=96, hidden_size=128, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(tmp_path)
 
     def numbers() -> list[torch.Tensor]:
         torch.manual_seed(0)
-        model = Osf().load_trainable(str(base), None, dtype="float32", lora=None)
+        model = Osf().load_trainable(str(tmp_path), None, dtype="float32", lora=None)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from precisions import AROUND, AUTOCAST, assert_same_bits
+from precisions import AUTOCAST, assert_same_bits
 from toy_tasks import context, task_batch, toy_samples
 from transformers import (
     GenerationConfig,
@@ -186,8 +186,8 @@ def test_weights_in_16_bits_run_under_autocast_to_the_other_kind(kind: str, dtyp
     assert (found.float() - expected).norm() < 0.1 * expected.norm()
 
 
-@pytest.mark.parametrize("around", AROUND)
-def test_l2p_chooses_the_same_prompts_in_every_precision(around: str) -> None:
+@pytest.mark.parametrize("around", AUTOCAST)
+def test_l2p_chooses_the_same_prompts_under_autocast(around: str) -> None:
     model: Any = prompted("l2p", base_model())
     ids = torch.randint(3, 96, (16, 6))
     assert_same_bits(lambda: list(model.choose(ids, torch.ones_like(ids), penalized=True)), around)
