@@ -130,12 +130,12 @@ def test_kept_directions_answer_as_before(base: Path, tmp_path: Path) -> None:
     new = learn_task(Osf(kept_rank=0.3), base, None, tmp_path / "1")
     name = "model.layers.1.mlp.up_proj.weight"
     was, now = (AutoModelForCausalLM.from_pretrained(path).get_parameter(name).detach().numpy() for path in (base, new))
-    # In float64, as what is compared is the method's rounding, not that of this machine's products.
+    # 1e-5: thirty projected steps in float32 leave 4e-6, or a little more or less by the processor.
     was, now = was.astype(np.float64), now.astype(np.float64)
     left, values, right = np.linalg.svd(was)
     kept = int(0.3 * 32)
-    assert np.allclose(now @ right[:kept].T, left[:, :kept] * values[:kept], atol=1e-6)
-    assert np.allclose(left[:, :kept].T @ now, values[:kept, None] * right[:kept], atol=1e-6)
+    assert np.allclose(now @ right[:kept].T, left[:, :kept] * values[:kept], atol=1e-5)
+    assert np.allclose(left[:, :kept].T @ now, values[:kept, None] * right[:kept], atol=1e-5)
     assert not np.allclose(now @ right[kept:].T, was @ right[kept:].T, atol=1e-2)
 
 
