@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-_COST = 20.0  # nats; chosen on eval rows: docs/choosing-settings.md
+_COST = 15.0  # nats; chosen on eval rows: docs/choosing-settings.md
 _LARGEST = 1e5
 _FAR = 20.0  # times
 
@@ -36,9 +36,9 @@ def mean_drift(tasks: Iterable[tuple[Any, Mapping[int, Sequence[int] | Tensor]]]
 
 
 def automatic_weight(drift: float | None) -> float:
-    """The weight with which maps that drift freely would cost 20 nats: λ = 20 / drift.
+    """The weight with which maps that drift freely would cost 15 nats: λ = 15 / drift.
 
-    A small model that learns fast has a drift near one nat and a weight near 20; a large one at a small rate, whose
+    A small model that learns fast has a drift near one nat and a weight near 15; a large one at a small rate, whose
     maps hardly move, has the larger weight that it takes to hold them. Before any drift is known it counts as one nat.
     """
     return min(_COST / drift, _LARGEST) if drift else _COST
