@@ -75,7 +75,8 @@ def method_as_kept_now(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_free(there: Mapping[str, Any], here: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
     """The identity of the run that another goes on from, with the other's values of what may differ between them."""
-    method = {key: here["method"].get(key) if key in free else value for key, value in there["method"].items()}
+    method = {key: value for key, value in there["method"].items() if key not in free}
+    method |= {key: value for key, value in here["method"].items() if key in free}
     return {**there, "method": method, "training": here["training"], "step_rows": here["step_rows"]}
 
 

@@ -110,7 +110,7 @@ class Method:
     replays: ClassVar[bool] = False
     adapter: ClassVar[Adapter] = "any"
     shards: ClassVar[bool] = True
-    free: ClassVar[frozenset[str]] = frozenset()
+    free: ClassVar[frozenset[str]] = frozenset({"average"})
 
     average: Coefficient | None = None
 

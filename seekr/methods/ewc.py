@@ -54,7 +54,7 @@ class Ewc(Method):
     name: ClassVar[str] = "ewc"
     shards: ClassVar[bool] = False
 
-    free: ClassVar[frozenset[str]] = frozenset({"penalty_weight"})
+    free: ClassVar[frozenset[str]] = Method.free | {"penalty_weight"}
 
     penalty_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1000.0
     fisher_samples: Annotated[int, Field(ge=1)] = 100

@@ -37,6 +37,7 @@ class KlAnchor(Recorded):
     """
 
     name: ClassVar[str] = "kl_anchor"
+    free: ClassVar[frozenset[str]] = Recorded.free | {"kl_weight"}
 
     kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
 

@@ -62,6 +62,7 @@ class Lfpt5(SoftPrompts, Derpp):
 
     name: ClassVar[str] = "lfpt5"
     generates: ClassVar[bool] = True
+    free: ClassVar[frozenset[str]] = Derpp.free - {"average"}
 
     prompt_tokens: Annotated[int, Field(ge=1)] = 20
     lm_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.25

@@ -36,7 +36,7 @@ class Lwf(Recorded):
     """
 
     name: ClassVar[str] = "lwf"
-    free: ClassVar[frozenset[str]] = frozenset({"distillation_weight", "temperature", "logit_top_k"})
+    free: ClassVar[frozenset[str]] = Recorded.free | {"distillation_weight", "temperature"}
 
     distillation_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0

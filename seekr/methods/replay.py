@@ -35,7 +35,7 @@ class Replay(Method):
     name: ClassVar[str] = "replay"
     keeps: ClassVar[bool] = True
     replays: ClassVar[bool] = True
-    free: ClassVar[frozenset[str]] = frozenset({"replay_passes"})
+    free: ClassVar[frozenset[str]] = Method.free | {"replay_passes"}
 
     replay_ratio: Ratio = 0.01
     replay_passes: Annotated[int, Field(ge=1)] | None = 4

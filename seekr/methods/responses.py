@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -29,6 +29,8 @@ class Recorded(Method):
     Args:
         logit_top_k: recorded entries of each distribution; the rest is one bucket. null = all entries.
     """
+
+    free: ClassVar[frozenset[str]] = Method.free | {"logit_top_k"}
 
     logit_top_k: Annotated[int, Field(ge=1)] | None = 128
 

@@ -147,6 +147,7 @@ class SoftPrompts(Method):
     """What the methods have in common that learn soft prompts for a frozen model."""
 
     adapter: ClassVar[Adapter] = "own"
+    free: ClassVar[frozenset[str]] = Method.free - {"average"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

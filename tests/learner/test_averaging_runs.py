@@ -150,6 +150,21 @@ def test_another_average_is_another_run(learn: Learn, tmp_path: Path) -> None:
         learn(tmp_path / "run", "a", method={"name": "sequential", "average": 0.5})
 
 
+def test_one_more_task_may_be_averaged_where_those_before_it_were_not(
+    learn: Learn, averaged: list[Any], data_folder: Path, tmp_path: Path
+) -> None:
+    run = learn(tmp_path / "run", "a", method="sequential")
+    assert not averaged
+    words = ["learn", "--from", str(run.folder), "--task", f"b={data_folder / 'b'},max_new_tokens=3"]
+    assert main([*words, "method.average=0.3"]) == 0
+    ((before, _, coefficient),) = averaged
+    assert coefficient == 0.3
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(run, 0).items())
+    further = Run(tmp_path / "run-b")
+    assert further.record["identity"]["method"] == {"name": "sequential", "average": 0.3}
+    assert further.record["changed"] == [{"after_stages": 1, "settings": {"method.average": [None, 0.3]}}]
+
+
 def test_the_average_is_chosen_on_eval_rows(
     config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,7 +42,7 @@ def test_all_rows_of_skills_and_none_of_tasks_are_kept(
         kept = memories[0].encoded(place)  # type: ignore[union-attr]
         assert kept.input_ids.tolist() == row.input_ids.tolist()
         assert kept.labels.tolist() == row.labels.tolist()
-    for stage in (1, 2):  # 14 rows each, 4 a step: of the skill as many steps in each task
+    for stage in (1, 2):  # 14 rows each, 4 a step, and no more replay steps than steps of the task
         assert kinds(run, stage).count("task") == kinds(run, stage).count("replay") == 4
     plain = learn(tmp_path / "plain", ["a", "b", skill], method="sequential", **more)
     files = [next((run.stages[1].folder / "model").glob("*model.safetensors")) for run in (run, plain)]
@@ -51,7 +51,7 @@ def test_all_rows_of_skills_and_none_of_tasks_are_kept(
 
 
 def test_a_share_of_the_skill_may_be_kept(learn: Learn, task: MakeTask, tmp_path: Path) -> None:
-    method = {"name": "general_replay", "replay_ratio": 0.5}
+    method = {"name": "general_replay", "replay_ratio": 0.5, "replay_passes": None}
     run = learn(tmp_path / "run", ["a", task("c", learn=False)], method=method)
     assert run.stages[0].memory is not None
     assert len(run.stages[0].memory) == 7

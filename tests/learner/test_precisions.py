@@ -46,6 +46,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "agem": {**KEPT, "reference_rows": 2},
     "on_policy_replay": {**ATTENTION, "teacher_form": "top", "correct_from": 0},
     "lwf": {},
+    "kl_anchor": {},
+    "averaging": {},
     "ewc": {"penalty_weight": 10.0, "fisher_samples": 3},
     "olora": {},
     "osf": {},
@@ -187,7 +189,7 @@ def test_every_other_method_that_keeps_or_records(
         assert (lines[0]["kind"] == "replay") == (name != "agem")
     if name == "on_policy_replay":
         assert_at_floor(run, "top")
-    part = {"lwf": "distillation", "ewc": "ewc"}.get(name)
+    part = {"lwf": "distillation", "kl_anchor": "kl", "ewc": "ewc"}.get(name)
     if part is not None:  # nothing has moved yet
         assert abs(lines[0][part]) < 1e-5 < abs(lines[-1][part])
 
