@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ class Request:
     method: Method | None = None
     callbacks: Sequence[TrainerCallback] = ()
     source: Path | None = None  # a finished run whose stages come first
+    began: datetime | None = None  # when the run begins, if it is a new one; None = now
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Prepared:
     stored_parameters: int
     step_rows: int
     """Rows of an optimizer step, over all processes."""
+    clock: datetime
+    """When the run began: the time that chat templates are told."""
     vllm_version: str | None = None
     """Of the vLLM that answers test rows; None = transformers does."""
     callbacks: Sequence[TrainerCallback] = ()
@@ -128,9 +132,12 @@ def check_settings(
     config: Config, method: Method, tasks: list[Task], training: dict[str, Any]
 ) -> tuple[dict[str, Any], LoraConfig | None, list[Task]]:
     """The settings of training and of the adapter, checked, and the tasks in their order. Raises InputError."""
+    from seekr.tasks.task import with_template_kwargs
+
     training = check_training(training)
     lora = check_lora(method.lora_settings(config.lora))
     method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
+    tasks = with_template_kwargs(tasks, config.chat_template_kwargs)
     return training, lora, order_tasks(tasks, joint=method.joint)
 
 
@@ -139,6 +146,8 @@ def _prepare(request: Request) -> Prepared:
     from seekr.methods import make_method
     from seekr.models import load_config_of, load_tokenizer
     from seekr.tasks import check_tasks, max_length_of
+    from seekr.tasks.clock import clock_of, fixed_clock, now
+    from seekr.tasks.conversation import use_template
 
     config = request.config
     run = Path(config.output_dir)
@@ -150,16 +159,17 @@ def _prepare(request: Request) -> Prepared:
     check_launch(config.training)
     training, lora, tasks = check_settings(config, method, tasks, config.training)
     model_config = load_config_of(config.model)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = use_template(load_tokenizer(config.model), config.chat_template)
     learned = sum(task.learn for task in tasks)
     max_length = max_length_of(model_config, tokenizer, config.max_length, method.virtual_tokens(learned))
+    home = request.source if request.source is not None and not (run / "run.json").exists() else run
+    record = read_json(home / "run.json") if (home / "run.json").exists() else None
+    clock = clock_of(record, home / "run.json") if record is not None else request.began or now()
     data = []
-    with bar("reading tasks", len(tasks)) as advance:
+    with bar("reading tasks", len(tasks)) as advance, fixed_clock(clock):
         for task in tasks:
             data.append(read_task(task, tokenizer, max_length, seed=config.seed))
             advance(1)
-    home = request.source if request.source is not None and not (run / "run.json").exists() else run
-    record = read_json(home / "run.json") if (home / "run.json").exists() else None
     step_rows = rows_of_a_step(training, record)
     accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
     if accumulation != training.get("gradient_accumulation_steps", 1):
@@ -177,6 +187,7 @@ def _prepare(request: Request) -> Prepared:
         finished=finished_stages(home),
         callbacks=request.callbacks,
         source=request.source,
+        clock=clock,
         step_rows=step_rows,
         vllm_version=check_answering(config, method, lora, data),
         **check_model(config, method, lora, tokenizer, max_length, learned),
