@@ -37,8 +37,8 @@ def context(folder: Path, model: nn.Module, samples: Sequence[KeptSample], **cha
     settings: dict[str, object] = {
         "task": "toy", "index": 0, "learn": True, "seed": 0, "model": model, "before": None,
         "tokenizer_fingerprint": "tokenizer", "model_fingerprint": "model", "tokenizer": None, "pad_token_id": 0,
-        "samples": samples, "prompts": [], "key_of": lambda place: AnswerKey([""]), "metric": "accuracy", "max_new_tokens": 8,
-        "max_length": 64, "micro_batch_rows": 4, "device": torch.device("cpu"), "stages": [],
+        "samples": samples, "prompts": [], "key_of": lambda place: AnswerKey([""]), "metric": "accuracy",
+        "max_new_tokens": 8, "max_length": 64, "micro_batch_rows": 4, "device": torch.device("cpu"), "stages": [],
         "working": folder / "working", "folder": folder, "track": no_progress,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

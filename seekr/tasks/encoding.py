@@ -7,7 +7,7 @@ in two first would give other tokens at the seam than the model reads anywhere e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,30 @@ class Encoded:
     answer_cut: bool  # tokens of the answer, its end token among them, were left out at the end
     example: Example  # that it is of: the row of the file, or of a conversation the part up to one answer
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A row on its way from text to tokens: all `ids` and `labels`, and the places of those that are `kept`."""
+
+    example: Example
+    text: Rendered
+    tokens: Tokens  # of the text: its tokens behind the end are no part of the row, nor is an end that it lacks of them
+    ids: np.ndarray
+    labels: np.ndarray
+    kept: np.ndarray
+
+    def encoded(self) -> Encoded:
+        """The row that is trained."""
+        stop = int(self.kept[-1]) + 1
+        return Encoded(
+            self.ids[self.kept],
+            self.labels[self.kept],
+            prompt_cut=len(self.kept) < stop,
+            answer_cut=stop < len(self.ids),
+            example=self.example,
+            notes=self.text.notes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +154,21 @@ def encode_all(
         InputError: for a tokenizer without character offsets or end token, or a chat row that its template
             cannot render.
     """
+    return [row.encoded() for row in trace_all(examples, tokenizer, max_length)]
+
+
+def trace_all(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> Iterator[Traced]:
+    """`encode_all`, with where each token comes from."""
     check_tokenizer(tokenizer)
     rendered = [pair for example in examples for pair in render(example, tokenizer)]
-    texts = [row for _, row in rendered]
-    tokenized = tokenize([row.text for row in texts], [row.is_chat for row in texts], tokenizer)
+    texts = [text for _, text in rendered]
+    tokenized = tokenize([text.text for text in texts], [text.is_chat for text in texts], tokenizer)
     end_token = int(tokenizer.eos_token_id)
-    return [
-        _encode(example, row, tokens, end_token, max_length)
-        for (example, row), tokens in zip(rendered, tokenized, strict=True)
-    ]
+    for (example, text), tokens in zip(rendered, tokenized, strict=True):
+        ids, labels, answer_start = _labelled(text, tokens, end_token)
+        yield Traced(example, text, tokens, ids, labels, _kept(len(ids), answer_start, max_length))
 
 
 def encode_prompt(
@@ -177,19 +207,11 @@ def encode_prompts(
     return [replace(question, ids=_cut_left(question.ids, room), cut=len(question.ids) > room) for question in asked]
 
 
-def _encode(example: Example, row: Rendered, tokens: Tokens, end_token: int, max_length: int | None) -> Encoded:
-    ids, labels, answer_start = _labelled(row, tokens, end_token)
-    limit = len(ids) if max_length is None else max_length
+def _kept(count: int, answer_start: int, max_length: int | None) -> np.ndarray:
+    """The places, of `count` tokens, that a row of `max_length` keeps."""
+    limit = count if max_length is None else max_length
     room = limit - min(answer_start, 1)  # for the answer, beside the prompt's first token
-    stop = len(ids) if len(ids) <= limit else min(len(ids), answer_start + room)
-    return Encoded(
-        _cut_left(ids[:stop], limit),
-        _cut_left(labels[:stop], limit),
-        prompt_cut=stop > limit,
-        answer_cut=stop < len(ids),
-        example=example,
-        notes=row.notes,
-    )
+    return _cut_left(np.arange(count if count <= limit else min(count, answer_start + room)), limit)
 
 
 def _labelled(row: Rendered, tokens: Tokens, end_token: int) -> tuple[np.ndarray, np.ndarray, int]:

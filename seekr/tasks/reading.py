@@ -66,6 +66,15 @@ def read_rows(task: Task, split: Split, *, base_folder: str | Path | None = None
     return rows
 
 
+def read_row(task: Task, split: Split, number: int) -> Example:
+    """One row of a split, counted from 1, whatever the others are like. Raises InputError."""
+    chat, count = chat_of(task), 0
+    for count, (where, row) in enumerate(_rows(getattr(task, split), split, f"{split} rows", Path()), start=1):
+        if count == number:
+            return parse_row(row, where, answers=task.answers, separator=task.separator, chat=chat)
+    raise InputError(f"{getattr(task, split)}: there is no row {number}; it has {count} rows")
+
+
 def chat_of(task: Task, *, base_folder: str | Path | None = None) -> Chat:
     """How the chat rows of a task are rendered. Raises InputError for a template that cannot be read."""
     template = None

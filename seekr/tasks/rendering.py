@@ -86,10 +86,12 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[tuple[E
     return rows[::-1]
 
 
-_OWN_ROW = "of their own for earlier answers, which the chat template writes otherwise once later turns are there"
+_OWN_ROW = (
+    "a text of its own for an earlier answer, which the chat template writes otherwise once later turns are there"
+)
 _UNASKED = (
-    "asked without {!r}, which the chat template adds to a question and writes before no answer; a chat_template without "
-    "it has the saved model asked so too"
+    "asked without {!r}, which the chat template adds to a question and writes before no answer; a chat_template "
+    "without it has the saved model asked so too"
 )
 
 
@@ -141,10 +143,11 @@ def answer_of(conversation: Conversation, turn: int) -> Answer:
     asked, told = conversation.asked(turn), conversation.told(turn)
     start = len(asked) if told.startswith(asked) else _seam(conversation, turn, asked, told)
     if not stands_in(message, told[start:]):
+        mend = "" if "tool_calls" in message else "give what was thought as 'reasoning_content', or "
         raise InputError(
             f"{conversation.example.source}: the chat template leaves out some or all of the answer in "
-            f"messages[{turn}], {turn_text(message)[:40]!r}, so it would not be learned; give what was thought as "
-            "'reasoning_content', or use another template (chat_template: FILE)"
+            f"messages[{turn}], {turn_text(message)[:40]!r}, so it would not be learned; {mend}use a template that "
+            "writes it (chat_template: FILE)"
         )
     return Answer(told, start, asked[start:])
 
