@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +30,8 @@ class Form:
 class Conversation:
     """The messages of an example and the template that writes them.
 
-    Raises InputError, naming file and row, where the template refuses the messages or leaves out the question.
+    Raises InputError, naming file and row, where the template refuses the messages, leaves out the question or reads no
+    variable of a name that is given.
     """
 
     def __init__(self, example: Example, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -41,6 +43,13 @@ class Conversation:
                 f"{example.source}: chat rows need a tokenizer with a chat template, and this one has none; "
                 "use an instruction-tuned model's tokenizer, say chat_template: FILE, or give rows of prompt and answer"
             )
+        template = example.chat.template or str(tokenizer.chat_template)
+        for name in example.chat.variables:
+            if not re.search(rf"\b{re.escape(str(name))}\b", template):
+                raise InputError(
+                    f"{example.source}: chat_template_kwargs: the chat template reads no {str(name)[:40]!r}; mend the "
+                    "name, or leave it out"
+                )
         self.form = self._chosen_form()
 
     def asked(self, turn: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,12 +21,11 @@ def field_notes(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase 
     """A line each of the keys that are used and of those that are ignored; nothing where rows hold no others.
 
     A key of a chat row is used if its template writes another text without it. Without a tokenizer only the keys are
-    known that nothing reads. Raises InputError for a variable of the task that its template does not read.
+    known that nothing reads.
     """
     unread = sorted({key for example in examples for key in example.unread})
     used: list[str] = []
     if tokenizer is not None:
-        check_variables(examples, tokenizer)
         for key, holding in _chat_fields(examples).items():
             (used if any(_is_read(example, key, tokenizer) for example in holding) else unread).append(key)
     padded = sum(example.padded for example in examples)
@@ -37,22 +35,6 @@ def field_notes(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase 
         (f"{padded} of {len(examples)} rows: nulls in tools and calls are left out, as a table's padding", padded),
     ]
     return [line for line, is_so in lines if is_so]
-
-
-def check_variables(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises InputError for one of `chat_template_kwargs` that is not named in the template of a chat row."""
-    seen: set[tuple[str | None, str]] = set()
-    for example in examples:
-        for name in example.chat.variables if example.messages else ():
-            if (example.chat.template, name) in seen:
-                continue
-            seen.add((example.chat.template, name))
-            template = example.chat.template or str(getattr(tokenizer, "chat_template", ""))
-            if not re.search(rf"\b{re.escape(str(name))}\b", template):
-                raise InputError(
-                    f"{example.source}: chat_template_kwargs: the chat template reads no {str(name)[:40]!r}; mend the "
-                    "name, or leave it out"
-                )
 
 
 def _chat_fields(examples: Sequence[Example]) -> dict[str, list[Example]]:
