@@ -19,11 +19,11 @@ def show(source: Path, words: Sequence[str], *, model: str, row: int, max_length
     from seekr.models import load_tokenizer
     from seekr.report.row_view import print_row
     from seekr.tables import console
-    from seekr.tasks.reading import read_row
+    from seekr.tasks.reading import one_row
     from seekr.tasks.showing import show_row
 
     task = task_of(source, words)
-    example = read_row(task, "train", row)
+    example = one_row(task, "train", row)
     print_row(show_row(example, load_tokenizer(model), max_length, task.max_new_tokens), console())
 
 

@@ -66,7 +66,7 @@ def read_rows(task: Task, split: Split, *, base_folder: str | Path | None = None
     return rows
 
 
-def read_row(task: Task, split: Split, number: int) -> Example:
+def one_row(task: Task, split: Split, number: int) -> Example:
     """One row of a split, counted from 1, whatever the others are like. Raises InputError."""
     chat, count = chat_of(task), 0
     for count, (where, row) in enumerate(_rows(getattr(task, split), split, f"{split} rows", Path()), start=1):
