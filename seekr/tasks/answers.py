@@ -20,13 +20,11 @@ from seekr.errors import InputError
 from seekr.tasks.conversation import Conversation
 from seekr.tasks.example import Example
 from seekr.tasks.messages import REASONING, Message
-from seekr.tasks.rendering import MARK, Question, prompt_of, render_question, saying, shared_start
+from seekr.tasks.rendering import MARK, THOUGHT, Question, prompt_of, render_question, saying, shared_start, thinking
 from seekr.tasks.tokenizing import tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_THOUGHT = "hocus pocus"  # stands for a reasoning
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,9 @@ def _key(example: Example, talk: Conversation | None, question: Question, stop: 
     """`stop`: the characters of `question.text` that the prompt's tokens hold; what is between it and the answer, a
     tokenizer has joined with that."""
     start, end = question.answer
+    lead = question.text[stop:start]
     form = AnswerForm(
-        lead=_as_decoded(question.text[stop:start], tokenizer),
+        lead=_as_decoded(lead if THOUGHT not in lead else "", tokenizer),
         closings=tuple(_as_decoded(text, tokenizer) for text in _closings(talk)) if talk else (),
         trail=_as_decoded(question.text[end:], tokenizer),
     )
@@ -146,7 +145,8 @@ def _closings(talk: Conversation) -> list[str]:
     scored = {key: value for key, value in talk.example.messages[-1].items() if key not in REASONING}
     if "tool_calls" in scored:
         behind = _behind_thought(talk, scored)
-        unthought = talk.write((*talk.example.messages[:-1], scored))
+        asked = talk.asked(talk.example.trained[-1])
+        unthought = talk.write((*talk.example.messages[:-1], scored)).removeprefix(asked)
         shared = shared_start(behind[::-1], unthought[::-1])
         if not any(behind.startswith(closing) for closing in found if closing.strip()):
             found.insert(0, behind[: len(behind) - shared])
@@ -155,9 +155,8 @@ def _closings(talk: Conversation) -> list[str]:
 
 def _behind_thought(talk: Conversation, message: Message) -> str:
     """What the template writes behind a reasoning of this message; nothing where it leaves that out or refuses it."""
-    thinking = {**message, "reasoning_content": _THOUGHT, "thinking": _THOUGHT}
     try:
-        thought, _, behind = talk.write((*talk.example.messages[:-1], thinking)).rpartition(_THOUGHT)
+        thought, _, behind = talk.write((*talk.example.messages[:-1], thinking(message))).rpartition(THOUGHT)
     except InputError:
         return ""
     return behind if thought else ""

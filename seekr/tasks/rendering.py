@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE = "a"  # stands for an answer that is not known yet
+_OPENING = 40  # characters that a question may open an answer with
+
+THOUGHT = "hocus pocus"  # stands for a reasoning
 MARK = "abracadabra"  # the same where its place is looked for: nothing else says it
 
 
@@ -103,10 +106,12 @@ def render_question(example: Example, conversation: Conversation | None) -> Ques
         return Question(rendered.text, start, (end - len(PROBE), end))
     turn = example.trained[-1]
     answer = answer_of(conversation, turn)
-    before = example.messages[:turn]
-    text = conversation.write((*before, saying(MARK)))
-    place = text.find(MARK, answer.start)
-    if not text.startswith(answer.told[: answer.start]) or place < 0:
+    for message in (saying(MARK), thinking(saying(MARK))):  # some templates ask otherwise where nothing is thought
+        text = conversation.write((*example.messages[:turn], message))
+        place = text.find(MARK, answer.start)
+        if text.startswith(answer.told[: answer.start]) and place >= 0:
+            break
+    else:
         raise _asked_otherwise(conversation)
     text = text[:place] + PROBE + text[place + len(MARK) :]
     notes = [*_of_left_out(conversation), *([_UNASKED.format(answer.unasked)] if answer.unasked else [])]
@@ -142,7 +147,7 @@ def answer_of(conversation: Conversation, turn: int) -> Answer:
     message = conversation.example.messages[turn]
     asked, told = conversation.asked(turn), conversation.told(turn)
     start = len(asked) if told.startswith(asked) else _seam(conversation, turn, asked, told)
-    if not stands_in(message, told[start:]):
+    if not stands_in(_unopened(message, asked), told[start:]):
         mend = "" if "tool_calls" in message else "give what was thought as 'reasoning_content', or "
         raise InputError(
             f"{conversation.example.source}: the chat template leaves out some or all of the answer in "
@@ -152,9 +157,21 @@ def answer_of(conversation: Conversation, turn: int) -> Answer:
     return Answer(told, start, asked[start:])
 
 
+def _unopened(message: Message, asked: str) -> Message:
+    """A turn without what a question has opened already, such as the mark of a reasoning that the answer tells."""
+    content, before = "".join(message.get("content", "").split()), "".join(asked.split())
+    opened = next((size for size in range(min(len(content), _OPENING), 0, -1) if before.endswith(content[:size])), 0)
+    return {**message, "content": content[opened:]} if opened else message
+
+
 def saying(text: str) -> Message:
     """An answer that is nothing but a text."""
     return {"role": "assistant", "content": text}
+
+
+def thinking(message: Message) -> Message:
+    """The same after a stand-in for a reasoning."""
+    return {**message, "reasoning_content": THOUGHT, "thinking": THOUGHT}
 
 
 def _seam(conversation: Conversation, turn: int, asked: str, told: str) -> int:
