@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from seekr.preparation import Prepared
     from seekr.task_data import TaskData
 
-Answer = Callable[[int, Callable[[int], None]], Sequence[str | RowLikelihood]]
+Answer = Callable[[int, Callable[[int], None]], Sequence[evaluation.Generated | RowLikelihood]]
 """(place of a task, advance) → an answer to each of its test prompts, or how likely each right one is where that is the
 task's metric; `advance` is called with how many came."""
 
@@ -85,11 +85,11 @@ def answering(prepared: Prepared, weights: Path | None, *, engine: bool) -> Iter
         return
     model = prepared.on_device(lambda: prepared.method.load(config.model, weights, dtype=answering_dtype(config)))
 
-    def answer(column: int, advance: Callable[[int], None]) -> Sequence[str | RowLikelihood]:
+    def answer(column: int, advance: Callable[[int], None]) -> Sequence[evaluation.Generated | RowLikelihood]:
         prepared.method.tell_task(model, column)
         if tasks[column].task.metric == LIKELIHOOD:
             return measure(column, advance)
-        return evaluation.generate_answers(
+        return evaluation.generate_tokens(
             model,
             prepared.tokenizer,
             tasks[column].test_prompts,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr.batches import answer_tokens
 from seekr.disk import write_atomically, write_json
+from seekr.evaluation import Generated, answer_text
 from seekr.processes import is_main
 from seekr.progress import bar
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
@@ -16,7 +17,7 @@ from seekr.stages import has_weights, stage_folder
 if TYPE_CHECKING:
     from seekr.answering import Answer
     from seekr.preparation import Prepared
-    from seekr.tasks import Example
+    from seekr.tasks import AnswerKey, Example
 
 Found = str | RowLikelihood
 """Of a test row: the answer that was generated, or how likely the right one is."""
@@ -114,7 +115,7 @@ class ScoreBook:
         try:
             kept = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
             asked = [(row["prompt"], row["references"]) for row in kept]
-            found = [_found(row, data.task.metric) for row in kept]
+            found = [_found(row, key) for row, key in zip(kept, data.keys, strict=True)]
         except (ValueError, KeyError, TypeError):
             return  # torn from outside: generated again
         if asked != [(example.prompt_text, example.references) for example in data.test]:
@@ -126,13 +127,14 @@ class ScoreBook:
     def _score(self, answer: Answer, row: int, column: int) -> None:
         data = self.tasks[column]
         with bar(f"scoring {data.task.name} {self._after(row)}", len(data.test)) as advance:
-            found = answer(column, advance)
+            given = answer(column, advance)
         by = {"by": f"vllm {self.prepared.vllm_version}"} if self._by_vllm(column) else {}
-        lines = (_line(example, one) | by for example, one in zip(data.test, found, strict=True))
+        rows = zip(data.test, data.keys, given, strict=True)
+        lines = [_line(example, key, one, self.prepared.tokenizer) | by for example, key, one in rows]
         if is_main():
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             write_atomically(self._path(row, column), text)
-        self._keep_score(row, column, found)
+        self._keep_score(row, column, [_found(line, key) for line, key in zip(lines, data.keys, strict=True)])
         self.write()
 
     def _keep_score(self, row: int, column: int, found: Any) -> None:
@@ -140,7 +142,7 @@ class ScoreBook:
         if data.task.metric == LIKELIHOOD:
             self.scores[row, column] = likelihood(found)
             return
-        references = [example.references for example in data.test]
+        references = [question.key.references for question in data.asked]
         prompts = [example.prompt_text for example in data.test]
         self.scores[row, column] = METRICS[data.task.metric](found, references, prompts)
 
@@ -171,14 +173,23 @@ class ScoreBook:
         return "after all tasks" if self.prepared.joint else f"after {self.tasks[row].task.name}"
 
 
-def _line(example: Example, found: Found) -> dict[str, Any]:
-    if isinstance(found, str):
-        return {"prompt": example.prompt_text, "prediction": found, "references": example.references}
-    return {"prompt": example.prompt_text, "references": example.references, **found._asdict()}
+def _line(example: Example, key: AnswerKey | None, given: Generated | RowLikelihood, tokenizer: Any) -> dict[str, Any]:
+    """What is kept of a test row: `compared` and `generated` where those are not the references and the prediction."""
+    if key is None or isinstance(given, RowLikelihood):
+        return {"prompt": example.prompt_text, "references": example.references, **given._asdict()}
+    prediction = key.read(given.ids, tokenizer)
+    line = {"prompt": example.prompt_text, "prediction": prediction, "references": example.references}
+    if key.references != example.references:
+        line["compared"] = key.references
+    written = answer_text(given, tokenizer, special=True)
+    if key.form.cut(written) != written:
+        line["generated"] = written
+    return line
 
 
-def _found(line: dict[str, Any], metric: str) -> Found:
-    if metric != LIKELIHOOD:
-        prediction: str = line["prediction"]
-        return prediction
-    return RowLikelihood(float(line["log_likelihood"]), int(line["answer_tokens"]))
+def _found(line: dict[str, Any], key: AnswerKey | None) -> Found:
+    """What a line says of its row; an answer that was kept before forms were known is whatever was generated."""
+    if key is None:
+        return RowLikelihood(float(line["log_likelihood"]), int(line["answer_tokens"]))
+    prediction = str(line["prediction"])
+    return prediction if "generated" in line else key.form.cut(prediction)

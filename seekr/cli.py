@@ -191,6 +191,19 @@ def _tune(arguments: argparse.Namespace) -> None:
 
 
 def _tasks(arguments: argparse.Namespace) -> None:
+    limit, show = arguments.max_length, arguments.action == "show"
+    for name, given in (("--preset", arguments.preset), ("--json", arguments.json)):
+        if show and given is not None:
+            raise InputError(f"{name} goes with `seekr tasks check`; leave it out")
+    for name, given in (("--row", arguments.row), ("key=value", arguments.overrides)):
+        if not show and given:
+            raise InputError(f"{name} goes with `seekr tasks show`; leave it out")
+    if limit is not None and limit < 2:
+        raise InputError(f"--max-length: {limit} leaves no room for a prompt and an answer; give 2 or more")
+    (_show_row if show else _check_tasks)(arguments)
+
+
+def _check_tasks(arguments: argparse.Namespace) -> None:
     from seekr.disk import check_writable, write_json
     from seekr.tables import print_check
     from seekr.tasks.checking import check_folder
@@ -198,8 +211,6 @@ def _tasks(arguments: argparse.Namespace) -> None:
     limit, file = arguments.max_length, arguments.json
     if limit is not None and arguments.tokenizer is None:
         raise InputError("--max-length counts tokens; say whose: --tokenizer MODEL")
-    if limit is not None and limit < 2:
-        raise InputError(f"--max-length: {limit} leaves no room for a prompt and an answer; give 2 or more")
     check_writable(file, "--json")
     tokenizer = None
     if arguments.tokenizer is not None and arguments.folder.is_dir():
@@ -210,6 +221,15 @@ def _tasks(arguments: argparse.Namespace) -> None:
     print_check(check)
     if file is not None:
         write_json(file, check.to_json())
+
+
+def _show_row(arguments: argparse.Namespace) -> None:
+    if arguments.tokenizer is None:
+        raise InputError("`seekr tasks show` shows tokens; say whose: --tokenizer MODEL")
+    from seekr.show import show
+
+    wanted = {"model": arguments.tokenizer, "row": arguments.row or 1, "max_length": arguments.max_length}
+    show(arguments.folder, arguments.overrides, **wanted)
 
 
 def _launch_config(arguments: argparse.Namespace) -> None:

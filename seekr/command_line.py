@@ -115,13 +115,20 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         command(name, text).add_argument("run", type=Path, metavar="RUN")
 
-    sub = command("tasks", "look at the data of tasks", usage="seekr tasks check FOLDER [options]")
-    sub.add_argument("action", choices=("check",), help="say what is there, what is missing, and what is wrong with it")
-    sub.add_argument("folder", type=Path, metavar="FOLDER", help="of task folders, each with train, eval, test")
-    sub.add_argument("--tokenizer", metavar="MODEL", help="count tokens: a folder or hub name of a model")
-    sub.add_argument("--max-length", type=_natural, metavar="N", help="count the rows that this limit would cut")
-    sub.add_argument("--preset", metavar="NAME", help="what should be there, such as trace-order-1")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write what was found as JSON too")
+    sub = command(
+        "tasks",
+        "look at the data of tasks: a whole folder, or one row as it is trained",
+        usage="seekr tasks check FOLDER [--preset NAME] [--tokenizer MODEL] [--max-length N] [--json FILE]\n"
+        "       seekr tasks show FILE --tokenizer MODEL [--row N] [--max-length N] [key=value ...]",
+    )
+    sub.add_argument("action", choices=("check", "show"), help="what is there and what is wrong with it; or one row")
+    sub.add_argument("folder", type=Path, metavar="FOLDER|FILE", help="of task folders; or of rows")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="show: keys of a task, such as answers=last")
+    sub.add_argument("--tokenizer", metavar="MODEL", help="whose tokens: a folder or hub name of a model")
+    sub.add_argument("--max-length", type=_natural, metavar="N", help="what this limit would cut")
+    sub.add_argument("--row", type=_count, metavar="N", help="show: which row, from 1; default: 1")
+    sub.add_argument("--preset", metavar="NAME", help="check: what should be there, such as trace-order-1")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="check: write what was found as JSON too")
 
     sub = command("launch-config", "print where a configuration of `accelerate launch` for several GPUs lies")
     sub.add_argument("name", metavar="NAME", help=f"one of {', '.join(launch_names())}")

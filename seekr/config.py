@@ -41,6 +41,8 @@ class Config(BaseModel):
     lora: dict[str, Any] | Literal[False] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_length: int | None = Field(default=None, ge=2)
+    chat_template: str | None = Field(default=None, min_length=1)
+    chat_template_kwargs: dict[str, Any] | None = None
     cells: Literal["paper", "seen", "all"] = "paper"
     vllm: dict[str, Any] | None = None
     keep_stages: Literal["all", "last"] | PositiveInt = "all"
@@ -151,6 +153,10 @@ def make_config(raw: Mapping[str, Any], where: str) -> Config:
         raise InputError(f"{where}: {first_problem(error)}") from None
     if config.seeds is not None:
         check_seeds(config.seeds, config.seed, where)
+    if config.chat_template_kwargs:
+        from seekr.tasks.task import check_template_kwargs
+
+        check_template_kwargs(config.chat_template_kwargs, f"{where}: chat_template_kwargs")
     return config
 
 
@@ -243,14 +249,21 @@ def resolve_paths(config: Config, folder: Path) -> Config:
         for split in ("train", "eval", "test"):
             if isinstance(task.get(split), str | Path):
                 task[split] = _resolve(str(task[split]), folder)
+        if isinstance(task.get("chat_template"), str | Path):
+            task["chat_template"] = _file(str(task["chat_template"]), folder)
         tasks.append(task)
     return config.model_copy(
         update={
             "model": _resolve(config.model, folder),
             "tasks": tasks,
-            "output_dir": str((folder / Path(config.output_dir).expanduser()).absolute()),
+            "chat_template": None if config.chat_template is None else _file(config.chat_template, folder),
+            "output_dir": _file(config.output_dir, folder),
         }
     )
+
+
+def _file(name: str, folder: Path) -> str:
+    return str((folder / Path(name).expanduser()).absolute())
 
 
 def _resolve(name: str, folder: Path) -> str:

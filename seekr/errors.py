@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rapidfuzz import process
 
@@ -33,3 +33,9 @@ def reason(error: ValidationError) -> str:
     """What the first finding of a pydantic error says is wrong, to stand behind the name of a key."""
     message = error.errors()[0]["msg"]
     return f"{message[0].lower()}{message[1:]}"
+
+
+def kind_of(value: Any) -> str:
+    """A value in words that fit into one line."""
+    names = {type(None): "null", dict: "an object", list: "a list", bool: "true or false"}
+    return names.get(type(value)) or f"{type(value).__name__} {str(value)[:40]!r}"

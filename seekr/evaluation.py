@@ -49,9 +49,9 @@ class Generated(NamedTuple):
     end: int | None
 
 
-def answer_text(answer: Generated, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A generated answer without special tokens."""
-    return str(tokenizer.decode(answer.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+def answer_text(answer: Generated, tokenizer: PreTrainedTokenizerBase, *, special: bool = False) -> str:
+    """A generated answer, without special tokens unless they are asked for."""
+    return str(tokenizer.decode(answer.ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False))
 
 
 def generate_tokens(

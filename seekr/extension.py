@@ -10,6 +10,7 @@ from typing import Any
 from seekr.config import apply_overrides, make_config, parse_yaml
 from seekr.errors import InputError, nearest
 from seekr.preparation import Request
+from seekr.record import describe_task
 from seekr.run import Run, seed_folders
 from seekr.task_data import JOINT
 
@@ -23,8 +24,6 @@ def extend(source: Path, text: str, output_dir: Path | None, overrides: Sequence
     those of a task, such as metric=rouge_l. The new run lies in `output_dir`, by default SOURCE-NAME. `overrides` are
     settings of the new task's training that nothing kept of the finished ones depends on. Raises InputError.
     """
-    from seekr.learner import describe_task
-
     run = Run(source)
     if any(status.state != "done" for status in run.status()):
         raise InputError(f"{source}: this run is not finished; finish it with its own `seekr learn` command first")

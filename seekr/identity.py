@@ -80,15 +80,20 @@ def with_free(there: Mapping[str, Any], here: Mapping[str, Any], free: Collectio
     return {**there, "method": method, "training": here["training"], "step_rows": here["step_rows"]}
 
 
+def difference_in_words(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The first difference, such as "seed is 0 there and 1 here"; nothing where there is none."""
+    difference = first_difference(there, json.loads(json.dumps(here)))  # as it will be read back: no tuples
+    if difference is None:
+        return ""
+    key, old, new = difference
+    key = key.removeprefix("run.").removeprefix("stage.")
+    return f"{_SAID.get(key, key)} is {_short(old)} there and {_short(new)} here"
+
+
 def compare(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Raises InputError naming the first difference between the run in `folder` and the one that is asked for."""
-    difference = first_difference(there, json.loads(json.dumps(here)))  # as it will be read back: no tuples
-    if difference is not None:
-        key, old, new = difference
-        raise InputError(
-            f"{folder} holds a different run: {_SAID.get(key, key)} is {_short(old)} there and {_short(new)} here; "
-            "choose another output_dir, or the old value"
-        )
+    if difference := difference_in_words(there, here):
+        raise InputError(f"{folder} holds a different run: {difference}; choose another output_dir, or the old value")
 
 
 def _short(value: Any) -> str:

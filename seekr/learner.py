@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -15,23 +14,22 @@ import torch
 
 from seekr.agreement import agreed
 from seekr.cells import ScoreBook
-from seekr.config import IN_MEMORY, make_config, resolve_paths
-from seekr.disk import read_json, write_json
+from seekr.config import make_config, resolve_paths
+from seekr.disk import write_json
 from seekr.errors import InputError, RunError
-from seekr.identity import as_kept_now, flatten
 from seekr.models import one_kind_of_bar
 from seekr.preparation import Prepared, Request, prepare
-from seekr.processes import is_main, process_count, wait_for_all
+from seekr.processes import is_main, of_main, process_count, wait_for_all
+from seekr.record import describe_run, describe_task, versions
 from seekr.run import Run
 from seekr.stages import copy_stage, drop_older_weights, finished_stages, locked, stage_folder
+from seekr.tasks.clock import now
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from seekr.methods import Method
     from seekr.tasks import Task
-
-_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors", "numpy")
 
 
 @overload
@@ -45,6 +43,8 @@ def learn(
     lora: Mapping[str, Any] | Literal[False] | None = ...,
     dtype: str = ...,
     max_length: int | None = ...,
+    chat_template: str | Path | None = ...,
+    chat_template_kwargs: Mapping[str, Any] | None = ...,
     cells: str = ...,
     vllm: Mapping[str, Any] | None = ...,
     keep_stages: str | int = ...,
@@ -65,6 +65,8 @@ def learn(
     lora: Mapping[str, Any] | Literal[False] | None = ...,
     dtype: str = ...,
     max_length: int | None = ...,
+    chat_template: str | Path | None = ...,
+    chat_template_kwargs: Mapping[str, Any] | None = ...,
     cells: str = ...,
     vllm: Mapping[str, Any] | None = ...,
     keep_stages: str | int = ...,
@@ -83,6 +85,8 @@ def learn(
     lora: Mapping[str, Any] | Literal[False] | None = None,
     dtype: str = "float32",
     max_length: int | None = None,
+    chat_template: str | Path | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     cells: str = "paper",
     vllm: Mapping[str, Any] | None = None,
     keep_stages: str | int = "all",
@@ -104,6 +108,8 @@ def learn(
             itself; False = no adapter, which such a method refuses.
         dtype: of the weights while they are trained: float32, bfloat16 or float16.
         max_length: tokens of prompt and answer; None = what model and tokenizer allow.
+        chat_template: the file of a Jinja template for chat rows, which is saved with the model; None = the model's.
+        chat_template_kwargs: variables of the template, such as `enable_thinking`; those of a task come over them.
         cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all".
         vllm: arguments of vLLM's engine, which then answers test rows; None = transformers answers them.
         keep_stages: whose weights stay on disk: "all", "last", or a number of stages.
@@ -123,16 +129,24 @@ def learn(
             "which a run can be resumed from"
         )
     chosen = make_method(dict(method) if isinstance(method, Mapping) else method)
+
+    def plain(value: Any) -> Any:
+        return dict(value) if isinstance(value, Mapping) else value
+
     raw = {
         "model": str(model),
         "tasks": [describe_task(task) for task in tasks],
         "method": chosen.settings(),
         "training": dict(training or {}),
-        "lora": dict(lora) if isinstance(lora, Mapping) else lora,
+        "lora": plain(lora),
         "dtype": dtype,
         "max_length": max_length,
+        "chat_template": None if chat_template is None else str(chat_template),
+        "chat_template_kwargs": dict(chat_template_kwargs)
+        if isinstance(chat_template_kwargs, Mapping)
+        else chat_template_kwargs,
         "cells": cells,
-        "vllm": dict(vllm) if isinstance(vllm, Mapping) else vllm,
+        "vllm": plain(vllm),
         "keep_stages": keep_stages,
         "seed": seed,
         "seeds": list(seeds) if isinstance(seeds, Sequence) else seeds,
@@ -151,6 +165,7 @@ def run_request(request: Request) -> Run:
     """Checks a request, then does what is still to do of it. Raises InputError, RunError, KeyboardInterrupt."""
     from seekr.stage_builder import build_stage
 
+    request = replace(request, began=of_main(request.began or now()))
     prepared = agreed(lambda: prepare(request), facts)
     if is_main():
         warn(prepared)
@@ -273,51 +288,3 @@ def evaluate(run: Path, cells: str | None = None, by: Literal["transformers", "v
         names = ", ".join(prepared.tasks[row].task.name for row in left)
         raise RunError(f"{run}: not scored after {names}: the weights are not there (not learned yet, or keep_stages)")
     return Run(run)
-
-
-def describe_task(task: Task) -> dict[str, Any]:
-    """A task as the configuration has it; rows in memory stay out of it."""
-    from dataclasses import fields
-
-    given = {field.name: getattr(task, field.name) for field in fields(task)}
-    for split in ("train", "eval", "test"):
-        if isinstance(given[split], list):
-            given[split] = f"<{len(given[split])} {IN_MEMORY}"
-        elif given[split] is not None:
-            given[split] = str(given[split])
-    return given
-
-
-def describe_run(prepared: Prepared) -> dict[str, Any]:
-    """The content of run.json."""
-    return {
-        "config": prepared.config.model_dump(mode="json") | {"method": prepared.method.settings()},
-        "versions": versions(prepared),
-        "model_fingerprint": prepared.model_fingerprint,
-        "tokenizer_fingerprint": prepared.tokenizer_fingerprint,
-        "max_length": prepared.max_length,
-        "seed": prepared.config.seed,
-        "from": str(prepared.source) if prepared.source else None,
-        "identity": prepared.identity,
-        "changed": changed_settings(prepared),
-    }
-
-
-def changed_settings(prepared: Prepared) -> list[dict[str, Any]]:
-    """What this run, and those that it goes on from, changed after a stage: its place, and key → [before, since]."""
-    if prepared.source is None:
-        home = prepared.run / "run.json"
-        return list(read_json(home).get("changed", [])) if home.is_file() else []
-    record = read_json(prepared.source / "run.json")
-    old, new = (flatten(side) for side in (as_kept_now(record["identity"]), prepared.identity))
-    keys = {key: [old.get(key), new.get(key)] for key in {**old, **new} if old.get(key) != new.get(key)}
-    after = len(finished_stages(prepared.source))
-    return [*record.get("changed", []), *([{"after_stages": after, "settings": keys}] if keys else [])]
-
-
-def versions(prepared: Prepared) -> dict[str, str]:
-    """Package → version, of seekr and of all that a run's numbers depend on."""
-    from seekr import __version__
-
-    found = {"seekr": __version__, "python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
-    return found if prepared.vllm_version is None else found | {"vllm": prepared.vllm_version}

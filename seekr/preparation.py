@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,9 @@ from seekr.errors import InputError
 from seekr.launch.checks import check_fp16, check_launch, check_sharding, sharding
 from seekr.processes import process_count
 from seekr.progress import bar
-from seekr.run import seed_folders
 from seekr.sharding import load_in_parts
-from seekr.stages import finished_stages, stage_name
+from seekr.stages import finished_stages
+from seekr.standing import check_finished, check_folder, check_memories
 from seekr.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
     from seekr.methods import Method
     from seekr.tasks import Task
-
-OWN = {".lock", ".run.json.partial"}
-"""What a run may leave in its folder before run.json is there."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ class Request:
     method: Method | None = None
     callbacks: Sequence[TrainerCallback] = ()
     source: Path | None = None  # a finished run whose stages come first
+    began: datetime | None = None  # when the run begins, if it is a new one; None = now
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ class Prepared:
     stored_parameters: int
     step_rows: int
     """Rows of an optimizer step, over all processes."""
+    clock: datetime
+    """When the run began: the time that chat templates are told."""
     vllm_version: str | None = None
     """Of the vLLM that answers test rows; None = transformers does."""
     callbacks: Sequence[TrainerCallback] = ()
@@ -128,9 +129,12 @@ def check_settings(
     config: Config, method: Method, tasks: list[Task], training: dict[str, Any]
 ) -> tuple[dict[str, Any], LoraConfig | None, list[Task]]:
     """The settings of training and of the adapter, checked, and the tasks in their order. Raises InputError."""
+    from seekr.tasks.task import with_template_kwargs
+
     training = check_training(training)
     lora = check_lora(method.lora_settings(config.lora))
     method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
+    tasks = with_template_kwargs(tasks, config.chat_template_kwargs)
     return training, lora, order_tasks(tasks, joint=method.joint)
 
 
@@ -139,6 +143,8 @@ def _prepare(request: Request) -> Prepared:
     from seekr.methods import make_method
     from seekr.models import load_config_of, load_tokenizer
     from seekr.tasks import check_tasks, max_length_of
+    from seekr.tasks.clock import clock_of, fixed_clock, now
+    from seekr.tasks.conversation import use_template
 
     config = request.config
     run = Path(config.output_dir)
@@ -150,16 +156,17 @@ def _prepare(request: Request) -> Prepared:
     check_launch(config.training)
     training, lora, tasks = check_settings(config, method, tasks, config.training)
     model_config = load_config_of(config.model)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = use_template(load_tokenizer(config.model), config.chat_template)
     learned = sum(task.learn for task in tasks)
     max_length = max_length_of(model_config, tokenizer, config.max_length, method.virtual_tokens(learned))
+    home = request.source if request.source is not None and not (run / "run.json").exists() else run
+    record = read_json(home / "run.json") if (home / "run.json").exists() else None
+    clock = clock_of(record, home / "run.json") if record is not None else request.began or now()
     data = []
-    with bar("reading tasks", len(tasks)) as advance:
+    with bar("reading tasks", len(tasks)) as advance, fixed_clock(clock):
         for task in tasks:
             data.append(read_task(task, tokenizer, max_length, seed=config.seed))
             advance(1)
-    home = request.source if request.source is not None and not (run / "run.json").exists() else run
-    record = read_json(home / "run.json") if (home / "run.json").exists() else None
     step_rows = rows_of_a_step(training, record)
     accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
     if accumulation != training.get("gradient_accumulation_steps", 1):
@@ -177,6 +184,7 @@ def _prepare(request: Request) -> Prepared:
         finished=finished_stages(home),
         callbacks=request.callbacks,
         source=request.source,
+        clock=clock,
         step_rows=step_rows,
         vllm_version=check_answering(config, method, lora, data),
         **check_model(config, method, lora, tokenizer, max_length, learned),
@@ -191,17 +199,6 @@ def _prepare(request: Request) -> Prepared:
         check_fp16(training)
     check_memories(prepared)
     return prepared
-
-
-def check_folder(run: Path) -> None:
-    """An output folder is new, empty, or holds a run. Raises InputError."""
-    if run.exists() and not run.is_dir():
-        raise InputError(f"output_dir: {run} is a file; give a folder")
-    if not (run / "run.json").exists() and (seeds := seed_folders(run)):
-        names = ", ".join(folder.name for folder in seeds)
-        raise InputError(f"output_dir: {run} holds {names}: go on with them by `seeds`, or give another folder")
-    if run.is_dir() and not (run / "run.json").exists() and any(path.name not in OWN for path in run.iterdir()):
-        raise InputError(f"output_dir: {run} holds files, but no run of seekr; give an empty or a new folder")
 
 
 def rows_of_a_batch(training: dict[str, Any]) -> int:
@@ -255,43 +252,3 @@ def check_model(
         )
     trained = parameter_count(adapted, trainable_only=True)
     return facts | {"trained_parameters": trained, "stored_parameters": method.stored_parameters(adapted, trained)}
-
-
-def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) -> None:
-    """What is finished must be the beginning of what is asked for. Raises InputError naming the first difference."""
-    names = [stage_name(folder) for folder in finished]
-    planned = [stage.name for stage in stages]
-    late = [stage.name for stage in stages if not stage.learn and stage.name not in names]
-    if late and any(stage.learn for stage in stages if stage.name in names):
-        raise InputError(
-            f"task {late[0]!r}: learn: false remembers what the base model can do before anything is trained, "
-            f"and {run} has learned tasks already; begin a new run in another output_dir"
-        )
-    if len(names) > len(planned):
-        missing = next(name for name in names if name not in planned or len(planned) == 0)
-        raise InputError(f"{run} has finished task {missing!r} too, which is not among the tasks here; put it back")
-    for index, folder in enumerate(finished):
-        there = read_json(folder / "stage.json")["identity"]
-        if there["name"] != planned[index]:
-            place = f"task {index} (counted from 0, skills first)"
-            raise InputError(
-                f"{run} holds a different run: {place} is {there['name']!r} there and {planned[index]!r} here; "
-                "new tasks go to the end of the list, or choose another output_dir"
-            )
-        identity.compare(run, {"tasks": there["tasks"]}, {"tasks": stages[index].identity()["tasks"]})
-
-
-def check_memories(prepared: Prepared) -> None:
-    """What is kept of the finished tasks must belong to this tokenizer and model, undamaged. Raises InputError."""
-    from seekr.memory import Memory
-
-    if len(prepared.finished) == len(prepared.stages):
-        return
-    for folder in prepared.finished:
-        if prepared.method.keeps or (folder / "memory").is_dir():
-            Memory.open(
-                folder / "memory",
-                tokenizer_fingerprint=prepared.tokenizer_fingerprint,
-                model_fingerprint=prepared.model_fingerprint,
-            )
-    prepared.method.check_kept(prepared.finished)

@@ -111,6 +111,14 @@ def gathered(value: T) -> list[T]:
     return found  # type: ignore[return-value]
 
 
+def of_main(value: T) -> T:
+    """What the main process gives, on all of them."""
+    if process_count() == 1:
+        return value
+    connect()
+    return gathered(value)[0]
+
+
 def summed(tensor: Tensor, device: torch.device) -> Tensor:
     """The sum of a tensor over the processes, bit for bit the same on all; `tensor` may be overwritten.
 

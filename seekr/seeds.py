@@ -6,6 +6,7 @@ import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from seekr.disk import read_json
 from seekr.errors import InputError, RunError
 from seekr.learner import run_request
 from seekr.preparation import Prepared, Request, prepare
-from seekr.processes import is_main
+from seekr.processes import is_main, of_main
 from seekr.run import Run, seed_folders
+from seekr.tasks.clock import clock_of, now
 
 
 def seed_requests(request: Request) -> list[Request]:
@@ -38,16 +40,25 @@ def run_seeds(requests: Sequence[Request]) -> list[Run]:
     Raises as `learner.run_request`, RunError with the seed in front.
     """
     agreed(lambda: check_seeds(requests))
+    root = Path(requests[0].config.output_dir).parent
+    began = begin_of([folder / "run.json" for folder in seed_folders(root)])
     runs = []
     for number, request in enumerate(requests, start=1):
         seed, folder = request.config.seed, request.config.output_dir
         if is_main():
             print(f"seekr: seed {seed}, {number} of {len(requests)}: {folder}", file=sys.stderr)
         try:
-            runs.append(run_request(request))
+            runs.append(run_request(replace(request, began=began)))
         except RunError as error:
             raise RunError(f"seed {seed}: {error}") from None
     return runs
+
+
+def begin_of(begun: Sequence[Path]) -> datetime:
+    """When runs begin that are to be compared: with the first run.json that is there already, so that they differ in
+    nothing that a chat template takes from the clock.
+    """
+    return of_main(min((clock_of(read_json(path), path) for path in begun), default=now()))
 
 
 def check_seeds(requests: Sequence[Request]) -> Prepared:

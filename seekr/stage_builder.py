@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
+import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +18,7 @@ from seekr.arguments import training_arguments
 from seekr.attention.tap import model_inputs
 from seekr.disk import read_json, write_json
 from seekr.errors import RunError
+from seekr.identity import difference_in_words
 from seekr.interruption import stopping_politely
 from seekr.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.methods import TaskContext
@@ -35,6 +38,9 @@ from seekr.stages import (
     working_folder,
 )
 from seekr.task_data import PlannedStage
+from seekr.tasks import AnswerKey, key_of
+from seekr.tasks.clock import fixed_clock
+from seekr.training.checkpoints import checkpoint_step, newest_complete_checkpoint
 from seekr.training.order import task_seed
 from seekr.training.trainer import ContinualTrainer
 
@@ -110,7 +116,7 @@ def make_context(prepared: Prepared, stage: PlannedStage, earlier: list[Path], s
         pad_token_id=prepared.tokenizer.pad_token_id,
         samples=stage.samples,
         prompts=stage.prompts,
-        references=[references for data in stage.data for references in data.references],
+        key_of=lambda place: key_at(prepared, stage, place),
         metric=task.metric,
         max_new_tokens=task.max_new_tokens,
         max_length=prepared.max_length,
@@ -124,6 +130,12 @@ def make_context(prepared: Prepared, stage: PlannedStage, earlier: list[Path], s
     if stage.learn:
         context.before = lambda: prepared.on_device(lambda: prepared.method.load(base, start, dtype=dtype))
     return context
+
+
+def key_at(prepared: Prepared, stage: PlannedStage, place: int) -> AnswerKey:
+    """The key to the answer of the training row at a place of the stage."""
+    with fixed_clock(prepared.clock):
+        return key_of(stage.samples[place].example, prepared.tokenizer)
 
 
 def learn_stage(
@@ -218,12 +230,23 @@ def read_back(prepared: Prepared, stage: PlannedStage, start: Path | None, worki
 
 
 def claim(working: Path, prepared: Prepared, stage: PlannedStage) -> None:
-    """Sees to it that checkpoints belong to this task with this data: those of another are deleted."""
-    about = {"run": prepared.identity, "stage": stage.identity()}
+    """Sees to it that checkpoints belong to this task with this data: those of another are deleted, and it is said."""
     path = working / "task.json"
-    if path.exists() and read_json(path) != about:
+    here = json.loads(json.dumps({"run": prepared.identity, "stage": stage.identity()}))  # as it will be read back
+    try:
+        there = read_json(path) if path.is_file() else {}
+    except RunError:  # torn: nothing says what the checkpoints are of
+        there = {}
+    if working.is_dir() and there != here:
+        if (checkpoint := newest_complete_checkpoint(working)) is not None:
+            print(
+                f"seekr: task {stage.name}: its checkpoint of step {checkpoint_step(checkpoint)} is of another "
+                f"configuration ({difference_in_words(there, here)}); it is deleted, and the task is learned from its "
+                "beginning",
+                file=sys.stderr,
+            )
         shutil.rmtree(working)
-    write_json(path, about)
+    write_json(path, here)
 
 
 def _arguments(prepared: Prepared, stage: PlannedStage, working: Path) -> Any:

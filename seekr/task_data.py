@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +17,9 @@ from seekr.scoring.likelihood import LIKELIHOOD
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from seekr.tasks import Encoded, EncodingSummary, Example, Task
+    from seekr.tasks import AnswerKey, Asked, Encoded, EncodingSummary, Example, Task
+
+_SHOWN = 40  # characters of an answer in a line
 
 JOINT = "joint"
 """The name of the one stage of a run that learns all tasks at once."""
@@ -24,35 +27,49 @@ JOINT = "joint"
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task, read and tokenized. `prompts` and `references` belong to `samples`, `test_prompts` to `test`.
+    """A task, read and tokenized. `asked` belongs to `test`; `fields` says what became of other keys of the rows.
 
-    Where the metric is likelihood nothing is generated: `test_rows`, prompts with their answers, are in place of
-    `test_prompts`.
+    Where the metric is likelihood nothing is generated: `test_rows`, prompts with their answers, take the place of
+    `asked`.
     """
 
     task: Task
     samples: list[Encoded]
-    prompts: list[str]
-    references: list[list[str]]
     summary: EncodingSummary
     test: list[Example]
-    test_prompts: list[np.ndarray]
-    cut_test_prompts: int
+    fields: list[str]
+    asked: list[Asked] = field(default_factory=list)
     test_rows: list[Encoded] = field(default_factory=list)
 
+    @property
+    def test_prompts(self) -> list[np.ndarray]:
+        return [question.ids for question in self.asked]
+
+    @property
+    def keys(self) -> list[AnswerKey | None]:
+        """How the answer to each test row is read; None where it is not generated."""
+        return [question.key for question in self.asked] if self.asked else [None] * len(self.test)
+
+    @property
+    def cut_test_prompts(self) -> int:
+        return sum(question.cut for question in self.asked)
+
     def warnings(self) -> list[str]:
-        """What a person should know of the rows, one line each: cut, or empty."""
+        """What a person should know of the rows, one line each: ignored, cut, empty, or compared otherwise."""
         lines = {"test prompts were cut from the left to leave an answer room": self.cut_test_prompts}
         if self.test_rows:
             lines = self._test_row_warnings()
+        rows: list[Asked] | list[Encoded] = self.asked or self.test_rows
+        notes = Counter(note for row in rows for note in row.notes)
+        lines |= {f"test rows: {note}": count for note, count in notes.items() if note not in self.summary.notes}
         test = [f"{count} of {len(self.test)} {what}" for what, count in lines.items() if count]
-        return [*self.summary.warnings(), *test]
+        return [*self.fields, *self.summary.warnings(), *test, *self._compared()]
 
     def _test_row_warnings(self) -> dict[str, int]:
         from seekr.batches import answer_tokens
         from seekr.tasks import EncodingSummary
 
-        found = EncodingSummary.of(self.test, self.test_rows)
+        found = EncodingSummary.of(self.test_rows)
         return {
             "test prompts were cut from the left, behind their first token, to fit max_length": found.cut_prompts,
             "test answers were longer than max_length and are scored without their end": found.cut_answers,
@@ -61,6 +78,24 @@ class TaskData:
                 not answer_tokens(row) for row in self.test_rows
             ),
         }
+
+    def _compared(self) -> list[str]:
+        """Which right answers are compared in another form than the rows have, and those of which nothing is left."""
+        pairs = [
+            (raw, right)
+            for example, question in zip(self.test, self.asked, strict=False)
+            for raw, right in zip(example.references, question.key.references, strict=True)
+        ]
+        changed = [(raw, right) for raw, right in pairs if raw != right]
+        if not changed:
+            return []
+        raw, right = ((text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…") for text in changed[0])
+        empty = sum(not right.strip() for raw, right in changed if raw.strip())
+        lost = f"; of {empty} nothing is left, as the tokenizer knows none of their letters" if empty else ""
+        return [
+            f"{len(changed)} of {len(pairs)} right answers are compared as template and tokenizer write them, such as "
+            f"{right!r} for {raw!r}{lost}"
+        ]
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -101,7 +136,7 @@ class PlannedStage:
 
     @property
     def prompts(self) -> list[str]:
-        return [prompt for data in self.data for prompt in data.prompts]
+        return [sample.example.prompt_text for sample in self.samples]
 
     @property
     def num_train_epochs(self) -> float | None:
@@ -133,7 +168,7 @@ def plan_stages(data: list[TaskData], *, joint: bool) -> list[PlannedStage]:
 def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *, seed: int) -> TaskData:
     """Reads the splits of a task and tokenizes them. Raises InputError with file and row."""
     from seekr.batches import answer_tokens
-    from seekr.tasks import EncodingSummary, encode_all, encode_prompts, read_split
+    from seekr.tasks import EncodingSummary, encode_all, encode_prompts, field_notes, read_split
 
     train = read_split(task, "train", seed=seed)
     test = read_split(task, "test", seed=seed) if task.test is not None else []
@@ -143,31 +178,21 @@ def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *
     data = TaskData(
         task=task,
         samples=samples,
-        prompts=[example.prompt_text for example in train],
-        references=[example.references for example in train],
-        summary=EncodingSummary.of(train, samples),
+        summary=EncodingSummary.of(samples),
         test=test,
-        test_prompts=[],
-        cut_test_prompts=0,
+        fields=field_notes([*train, *test], tokenizer),
     )
     if task.metric == LIKELIHOOD:
         rows = encode_all(test, tokenizer, max_length)
         if rows and not any(map(answer_tokens, rows)):
             raise InputError(f"task {task.name!r}, test: its rows are one token long, which nothing predicts")
-        return replace(data, test_rows=rows)
-    room = max_length - task.max_new_tokens
-    if test and room < 1:
+        return replace(data, test=[row.example for row in rows], test_rows=rows)
+    if test and max_length - task.max_new_tokens < 1:
         raise InputError(
             f"task {task.name!r}: max_new_tokens {task.max_new_tokens} leaves no room for a prompt in the {max_length} "
             "tokens of max_length; make it smaller"
         )
-    test_prompts = encode_prompts(test, tokenizer, max_length, task.max_new_tokens)
-    full = [example for example, prompt in zip(test, test_prompts, strict=True) if len(prompt) == room]
-    return replace(
-        data,
-        test_prompts=test_prompts,
-        cut_test_prompts=sum(len(whole) > room for whole in encode_prompts(full, tokenizer, None, task.max_new_tokens)),
-    )
+    return replace(data, asked=encode_prompts(test, tokenizer, max_length, task.max_new_tokens) if test else [])
 
 
 def _digest(arrays: Iterable[np.ndarray], texts: Iterable[bytes] = ()) -> str:

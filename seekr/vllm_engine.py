@@ -19,7 +19,7 @@ import torch
 
 from seekr.agreement import agreed
 from seekr.errors import InputError, RunError
-from seekr.evaluation import answer_text, end_tokens, until_end
+from seekr.evaluation import Generated, end_tokens, until_end
 from seekr.processes import gathered, own_share, process_count
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ _LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_", "RO
 _PATIENCE, _IMPATIENCE = 120.0, 10.0
 """Seconds that an engine may take to end, and one whose work was broken off."""
 
-Generate = Callable[[Sequence[np.ndarray], int, Callable[[int], None]], list[str]]
+Generate = Callable[[Sequence[np.ndarray], int, Callable[[int], None]], list[Generated]]
 """(prompts, max_new_tokens, advance) → an answer to each prompt; `advance` is called with how many came."""
 
 
@@ -109,7 +109,7 @@ def answering(
 ) -> Iterator[Generate]:
     """An engine with the model of a stage, which is gone, with all its memory, once this is left.
 
-    Answers are greedy, and end where those of `seekr.evaluation.generate_answers` do. They come from other kernels: a
+    Answers are greedy, and end where those of `seekr.evaluation.generate_tokens` do. They come from other kernels: a
     token may differ where two are as likely. Of several processes each answers a part, on a device of its own, and all
     of them get all answers.
 
@@ -150,19 +150,21 @@ def answering(
         first = {"check": False, "arguments": arguments, "adapter": None if adapter is None else str(adapter)}
         agreed(lambda: told(first))
 
-        def generate(prompts: Sequence[np.ndarray], max_new_tokens: int, advance: Callable[[int], None]) -> list[str]:
+        def generate(
+            prompts: Sequence[np.ndarray], max_new_tokens: int, advance: Callable[[int], None]
+        ) -> list[Generated]:
             own = own_share(len(prompts))
 
-            def answers() -> list[str]:
+            def answers() -> list[Generated]:
                 found = []
                 for start in range(0, len(own), _TOGETHER):
                     asked = [prompts[place].tolist() for place in own[start : start + _TOGETHER]]
                     reply = told({"prompts": asked, "max_new_tokens": max_new_tokens, "ends": ends})
-                    found += [answer_text(until_end(ids, ends), tokenizer) for ids in reply["answers"]]
+                    found += [until_end(ids, ends) for ids in reply["answers"]]
                     advance(len(prompts[start * process_count() : (start + _TOGETHER) * process_count()]))
                 return found
 
-            return [text for part in gathered(agreed(answers)) for text in part]
+            return [answer for part in gathered(agreed(answers)) for answer in part]
 
         yield generate
 

@@ -8,7 +8,7 @@ import pytest
 
 from seekr.cells import ScoreBook
 from seekr.scoring import METRICS
-from seekr.tasks import Example
+from seekr.tasks import AnswerKey, Example
 
 
 @pytest.mark.parametrize("metric", ["sari", "trace_20minuten"])
@@ -21,7 +21,8 @@ def test_kept_answers_are_scored_against_their_prompts_and_references(tmp_path: 
     ]
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "0-0.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    data = SimpleNamespace(task=SimpleNamespace(name="a", metric=metric), test=test)
+    asked = [SimpleNamespace(key=AnswerKey(row.references)) for row in test]
+    data = SimpleNamespace(task=SimpleNamespace(name="a", metric=metric), test=test, asked=asked)
 
     book = ScoreBook(SimpleNamespace(run=tmp_path, tasks=[data]))  # type: ignore[arg-type]
 

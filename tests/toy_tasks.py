@@ -13,6 +13,7 @@ from torch import nn
 from seekr.batches import MicroBatch, Row, answer_tokens, collate
 from seekr.memory import KeptSample
 from seekr.methods import Method, TaskContext
+from seekr.tasks import AnswerKey
 
 
 def toy_samples(count: int, *, seed: int = 0, shortest: int = 4, longest: int = 17) -> list[KeptSample]:
@@ -36,8 +37,8 @@ def context(folder: Path, model: nn.Module, samples: Sequence[KeptSample], **cha
     settings: dict[str, object] = {
         "task": "toy", "index": 0, "learn": True, "seed": 0, "model": model, "before": None,
         "tokenizer_fingerprint": "tokenizer", "model_fingerprint": "model", "tokenizer": None, "pad_token_id": 0,
-        "samples": samples, "prompts": [], "references": [], "metric": "accuracy", "max_new_tokens": 8,
-        "max_length": 64, "micro_batch_rows": 4, "device": torch.device("cpu"), "stages": [],
+        "samples": samples, "prompts": [], "key_of": lambda place: AnswerKey([""]), "metric": "accuracy",
+        "max_new_tokens": 8, "max_length": 64, "micro_batch_rows": 4, "device": torch.device("cpu"), "stages": [],
         "working": folder / "working", "folder": folder, "track": no_progress,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

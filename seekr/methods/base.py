@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedTokenizerBase
 
+    from seekr.tasks import AnswerKey
+
 Adapter = Literal["any", "none", "lora", "own"]
 Coefficient = Annotated[float, Field(gt=0, le=1)]
 Track = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -46,7 +48,8 @@ class TaskContext:
         tokenizer: of the model.
         pad_token_id: fills batches; masked.
         samples: the task's tokenized training rows.
-        prompts, references: the text of each row's prompt, and what counts as a right answer to it.
+        prompts: the text of each row's prompt.
+        key_of: gives the key to the answer of the row at a place: how one is read, and what is right.
         metric, max_new_tokens: how the task's answers are scored, and how long they are.
         max_length: tokens that a prompt and its answer have together at most.
         micro_batch_rows: rows of one forward in training.
@@ -69,7 +72,7 @@ class TaskContext:
     pad_token_id: int | None
     samples: Sequence[TokenizedRow]
     prompts: Sequence[str]
-    references: Sequence[Sequence[str]]
+    key_of: Callable[[int], AnswerKey]
     metric: str
     max_new_tokens: int
     max_length: int

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from seekr.batches import IGNORED, TokenizedRow
-from seekr.evaluation import Generated, answer_text, generate_tokens
+from seekr.evaluation import Generated, generate_tokens
 from seekr.memory import KeptSample
 from seekr.memory_writer import MemoryWriter
 from seekr.methods.base import TaskContext
@@ -115,8 +115,9 @@ class OnPolicyReplay(Seekr):
 
     def is_correct(self, answer: Generated, context: TaskContext, place: int) -> bool:
         """Whether an answer to the row at a place scores `correct_from` or more by the task's metric."""
-        text = answer_text(answer, context.tokenizer)
-        scores = row_scores(context.metric, [text], [context.references[place]], [context.prompts[place]])
+        key = context.key_of(place)
+        text = key.read(answer.ids, context.tokenizer)
+        scores = row_scores(context.metric, [text], [key.references], [context.prompts[place]])
         return scores[0] >= self.correct_from
 
     def memory_writer(self, context: TaskContext, samples: Sequence[TokenizedRow], **options: Any) -> MemoryWriter:

@@ -13,6 +13,7 @@ from seekr.models import load_config_of, load_tokenizer
 from seekr.planning.rows import StageRows, assumed, together
 from seekr.preparation import check_settings
 from seekr.task_data import JOINT, PlannedStage, read_task
+from seekr.tasks.conversation import use_template
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -47,7 +48,7 @@ def read_run(config: Config) -> RunOnPaper:
     method = make_method(config.method)
     training, lora, tasks = check_settings(config, method, make_tasks(config), _on_this_machine(config.training))
     model_config = load_config_of(config.model)
-    tokenizer = _tokenizer(config.model)
+    tokenizer = _tokenizer(config)
     learned = sum(task.learn for task in tasks)
     max_length = max_length_of(model_config, tokenizer, config.max_length, method.virtual_tokens(learned))
     stages = _stages(tasks, tokenizer, max_length, config.seed, joint=method.joint)
@@ -71,11 +72,12 @@ def _on_this_machine(training: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in training.items() if key not in elsewhere} | {"use_cpu": True}
 
 
-def _tokenizer(model: str) -> PreTrainedTokenizerBase | None:
+def _tokenizer(config: Config) -> PreTrainedTokenizerBase | None:
     try:
-        return load_tokenizer(model)
+        tokenizer = load_tokenizer(config.model)
     except InputError:
         return None
+    return use_template(tokenizer, config.chat_template)
 
 
 def _stages(tasks: list[Task], tokenizer: Any, max_length: int, seed: int, *, joint: bool) -> list[StageRows]:

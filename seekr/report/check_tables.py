@@ -70,6 +70,9 @@ def findings(check: FolderCheck) -> Iterator[str]:
             yield from split.broken[:_SHOWN]
             if len(split.broken) > _SHOWN:
                 yield f"… and {len(split.broken) - _SHOWN:,} more broken rows of this split"
+    for task in check.tasks:
+        for name, split in task.splits.items():
+            yield from (f"{task.name}, {name}: {note}" for note in split.notes)
     if not any(_faults(task) for task in check.tasks) and not check.missing:
         yield "no fault found"
 

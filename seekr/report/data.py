@@ -154,7 +154,7 @@ class RunData:
             if "log_likelihood" in row:
                 continue
             try:
-                references = row["references"] if "references" in row else row["reference"]
+                references = row.get("compared") or (row["references"] if "references" in row else row["reference"])
                 texts = (references,) if isinstance(references, str) else tuple(references)
                 answers.append(Answer(row["prompt"], row["prediction"], texts))
             except (KeyError, TypeError) as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ import numpy as np
 
 from seekr.errors import InputError
 from seekr.progress import bar
-from seekr.tasks.encoding import IGNORED, encode_all
+from seekr.tasks.encoding import IGNORED, Encoded, EncodingSummary, encode_all
 from seekr.tasks.example import Example, parse_row
+from seekr.tasks.fields import field_notes
 from seekr.tasks.presets import NEEDED, find_preset, missing
 from seekr.tasks.reading import NAMES, json_rows, numbered_lines, parse_json, split_file, text_of_rows
 
@@ -71,6 +72,7 @@ class SplitCheck:
         empty_answers: of training rows the answer, of others a reference that is empty.
         shared: by the name of another split: what stands there too. Of eval: train, test. Of test: train.
         tokens: None without a tokenizer, or without rows.
+        notes: what became of other keys of the rows, and with a tokenizer of what its chat template writes.
     """
 
     rows: int
@@ -80,6 +82,7 @@ class SplitCheck:
     empty_answers: int
     shared: dict[str, Shared]
     tokens: Tokens | None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -171,9 +174,11 @@ def _check_task(
         counted = Counter(rows[split])
         prompts = {prompt for prompt, _ in counted}
         generated = None if split == "train" else fields.get("max_new_tokens")
+        encoded, refused = _encoded(examples, tokenizer) if tokenizer is not None else ([], [])
+        notes = [] if refused else field_notes(examples, tokenizer)
         checked[split] = SplitCheck(
             rows=len(examples),
-            broken=broken,
+            broken=[*broken, *(reason.replace(f"{root}/", "") for reason in refused)],
             repeated=len(examples) - len(counted),
             contradicting=len(counted) - len(prompts),
             empty_answers=sum(_is_empty(example, split) for example in examples),
@@ -182,7 +187,8 @@ def _check_task(
                 for other in {"eval": ("train", "test"), "test": ("train",)}.get(split, ())
                 if other in rows
             },
-            tokens=_tokens(examples, tokenizer, max_length, generated) if tokenizer is not None and examples else None,
+            tokens=_tokens(encoded, tokenizer, max_length, generated) if tokenizer is not None and encoded else None,
+            notes=[*notes, *EncodingSummary.of(encoded).notes],
         )
     both = Counter(rows.get("eval", [])), Counter(rows.get("test", []))
     return TaskCheck(folder.name, checked, eval_is_test=bool(both[0]) and both[0] == both[1])
@@ -231,10 +237,23 @@ def _shared(rows: Sequence[Row], others: Sequence[Row]) -> Shared:
     return Shared(sum(prompt in prompts for prompt, _ in rows), sum(row in whole for row in rows))
 
 
+def _encoded(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> tuple[list[Encoded], list[str]]:
+    """The rows whole, and why others cannot be made tokens of."""
+    try:
+        return encode_all(examples, tokenizer, None), []
+    except InputError:
+        encoded, refused = [], []
+    for example in examples:
+        try:
+            encoded += encode_all([example], tokenizer, None)
+        except InputError as error:
+            refused.append(str(error))
+    return encoded, refused
+
+
 def _tokens(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int | None, generated: int | None
+    encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, max_length: int | None, generated: int | None
 ) -> Tokens:
-    encoded = encode_all(examples, tokenizer, None)
     answers = [int((row.labels != IGNORED).sum()) for row in encoded]
     prompts = [len(row.labels) - answer for row, answer in zip(encoded, answers, strict=True)]
     cut_prompts = cut_answers = None
@@ -243,6 +262,6 @@ def _tokens(
         if max_length is not None:
             cut_prompts = sum(prompt > max_length - generated for prompt in prompts)
     elif max_length is not None:
-        cut = encode_all(examples, tokenizer, max_length)
+        cut = encode_all([row.example for row in encoded], tokenizer, max_length)
         cut_prompts, cut_answers = sum(row.prompt_cut for row in cut), sum(row.answer_cut for row in cut)
     return Tokens(Lengths.of(prompts), Lengths.of(answers), cut_prompts, cut_answers)

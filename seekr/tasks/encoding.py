@@ -6,15 +6,17 @@ in two first would give other tokens at the seam than the model reads anywhere e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from seekr.errors import InputError
+from seekr.tasks.answers import Asked, ask_all, first
 from seekr.tasks.example import Example
-from seekr.tasks.rendering import Rendered, render, render_prompt
+from seekr.tasks.rendering import Rendered, render
 from seekr.tasks.tokenizing import Tokens, check_tokenizer, tokenize
 
 if TYPE_CHECKING:
@@ -32,6 +34,32 @@ class Encoded:
     labels: np.ndarray  # int32 [tokens]: the token's own id, or -100 where it is no answer token
     prompt_cut: bool  # tokens of the prompt were left out, behind its first one
     answer_cut: bool  # tokens of the answer, its end token among them, were left out at the end
+    example: Example  # that it is of: the row of the file, or of a conversation the part up to one answer
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A row on its way from text to tokens: all `ids` and `labels`, and the places of those that are `kept`."""
+
+    example: Example
+    text: Rendered
+    tokens: Tokens  # of the text: its tokens behind the end are no part of the row, nor is an end that it lacks of them
+    ids: np.ndarray
+    labels: np.ndarray
+    kept: np.ndarray
+
+    def encoded(self) -> Encoded:
+        """The row that is trained."""
+        stop = int(self.kept[-1]) + 1
+        return Encoded(
+            self.ids[self.kept],
+            self.labels[self.kept],
+            prompt_cut=len(self.kept) < stop,
+            answer_cut=stop < len(self.ids),
+            example=self.example,
+            notes=self.text.notes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +72,19 @@ class EncodingSummary:
     empty_answers: int
     tokens: int
     answer_tokens: int
+    notes: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, examples: Sequence[Example], encoded: Sequence[Encoded]) -> EncodingSummary:
-        """Count over `examples` and what `encode_all` made of them, row by row."""
+    def of(cls, encoded: Sequence[Encoded]) -> EncodingSummary:
+        """Count over what `encode_all` made of the rows."""
         return cls(
             rows=len(encoded),
             cut_prompts=sum(row.prompt_cut for row in encoded),
             cut_answers=sum(row.answer_cut for row in encoded),
-            empty_answers=sum(not example.answer.strip() for example in examples),
+            empty_answers=sum(not row.example.answer.strip() for row in encoded),
             tokens=sum(len(row.input_ids) for row in encoded),
             answer_tokens=sum(int((row.labels != IGNORED).sum()) for row in encoded),
+            notes=dict(Counter(note for row in encoded for note in row.notes)),
         )
 
     def warnings(self) -> list[str]:
@@ -63,6 +93,7 @@ class EncodingSummary:
             "prompts were cut from the left, behind their first token, to fit max_length": self.cut_prompts,
             "answers were longer than max_length and lost their end": self.cut_answers,
             "answers are empty: the model learns to say nothing there": self.empty_answers,
+            **{f"rows: {note}": count for note, count in self.notes.items()},
         }
         return [f"{count} of {self.rows} {what}" for what, count in lines.items() if count]
 
@@ -98,14 +129,18 @@ def max_length_of(
 
 
 def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
-    """`encode_all` of one row."""
-    return encode_all([example], tokenizer, max_length)[0]
+    """`encode_all` of a row that gives one. Raises InputError for a conversation that needs several."""
+    rows = encode_all([example], tokenizer, max_length)
+    if len(rows) > 1:
+        raise InputError(f"{example.source}: its chat template needs {len(rows)} texts to teach every answer")
+    return rows[0]
 
 
 def encode_all(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int | None
 ) -> list[Encoded]:
-    """Token ids and labels to train on.
+    """Token ids and labels to train on, a row for each example; several for a conversation that no one text teaches
+    (see `render`).
 
     The tokenizer adds its own special tokens to a prompt and its answer; a chat template has written them
     already. A row ends with the tokenizer's end token, labelled: where the text or the tokenizer brings none,
@@ -119,18 +154,28 @@ def encode_all(
         InputError: for a tokenizer without character offsets or end token, or a chat row that its template
             cannot render.
     """
+    return [row.encoded() for row in trace_all(examples, tokenizer, max_length)]
+
+
+def trace_all(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> Iterator[Traced]:
+    """`encode_all`, with where each token comes from."""
     check_tokenizer(tokenizer)
-    rendered = [render(example, tokenizer) for example in examples]
-    tokenized = tokenize([row.text for row in rendered], [row.is_chat for row in rendered], tokenizer)
+    rendered = [pair for example in examples for pair in render(example, tokenizer)]
+    texts = [text for _, text in rendered]
+    tokenized = tokenize([text.text for text in texts], [text.is_chat for text in texts], tokenizer)
     end_token = int(tokenizer.eos_token_id)
-    return [_encode(row, tokens, end_token, max_length) for row, tokens in zip(rendered, tokenized, strict=True)]
+    for (example, text), tokens in zip(rendered, tokenized, strict=True):
+        ids, labels, answer_start = _labelled(text, tokens, end_token)
+        yield Traced(example, text, tokens, ids, labels, _kept(len(ids), answer_start, max_length))
 
 
 def encode_prompt(
     example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int | None, max_new_tokens: int
 ) -> np.ndarray:
-    """`encode_prompts` of one row."""
-    return encode_prompts([example], tokenizer, max_length, max_new_tokens)[0]
+    """`encode_prompts` of one row, its ids alone."""
+    return encode_prompts([example], tokenizer, max_length, max_new_tokens)[0].ids
 
 
 def encode_prompts(
@@ -138,10 +183,10 @@ def encode_prompts(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     max_new_tokens: int,
-) -> list[np.ndarray]:
-    """Token ids to generate from, int32 `[tokens]` each: what stands before the (last) answer in training.
+) -> list[Asked]:
+    """Token ids to generate from: what stands before the (last) answer in training; and the keys to the answers.
 
-    They are the same ids as in training as far as that can be told without the answer (see `render_prompt`).
+    They are the same ids as in training as far as that can be told without the answer (see `prompt_of`).
     A prompt longer than `max_length - max_new_tokens` is cut from the left, behind its first token.
 
     Raises:
@@ -151,21 +196,26 @@ def encode_prompts(
     room = None if max_length is None else max_length - max_new_tokens
     if room is not None and room < 1:
         raise InputError(f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in max_length {max_length}")
-    rendered = [render_prompt(example, tokenizer) for example in examples]
-    is_chat = [bool(example.messages) for example in examples]
-    tokenized = tokenize([text for text, _ in rendered], is_chat, tokenizer)
-    prompts = []
-    for example, (_, end), tokens in zip(examples, rendered, tokenized, strict=True):
-        prompt = tokens.ids[: _first(tokens.ends > end)]
-        if not len(prompt):
+    asked = ask_all(examples, tokenizer)
+    for example, question in zip(examples, asked, strict=True):
+        if not len(question.ids):
             raise InputError(
                 f"{example.source}: the tokenizer makes no token of this prompt, so nothing can be generated"
             )
-        prompts.append(prompt if room is None else _cut_left(prompt, room))
-    return prompts
+    if room is None:
+        return asked
+    return [replace(question, ids=_cut_left(question.ids, room), cut=len(question.ids) > room) for question in asked]
 
 
-def _encode(row: Rendered, tokens: Tokens, end_token: int, max_length: int | None) -> Encoded:
+def _kept(count: int, answer_start: int, max_length: int | None) -> np.ndarray:
+    """The places, of `count` tokens, that a row of `max_length` keeps."""
+    limit = count if max_length is None else max_length
+    room = limit - min(answer_start, 1)  # for the answer, beside the prompt's first token
+    return _cut_left(np.arange(count if count <= limit else min(count, answer_start + room)), limit)
+
+
+def _labelled(row: Rendered, tokens: Tokens, end_token: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Token ids with the end token, their labels, and where the last answer begins."""
     ids = tokens.ids
     is_answer = np.zeros(len(ids), dtype=bool)
     for start, end in row.spans:
@@ -175,26 +225,13 @@ def _encode(row: Rendered, tokens: Tokens, end_token: int, max_length: int | Non
         if row.is_chat and len(ends):
             inside[ends[-1] + 1 :] = False  # nothing is generated behind the end token
         is_answer |= inside
-    answer_start = _first(tokens.ends > row.spans[-1][0])
+    answer_start = first(tokens.ends > row.spans[-1][0])
     stop = int(np.flatnonzero(is_answer)[-1]) + 1 if is_answer.any() else 0
     if row.is_chat and stop > answer_start and ids[stop - 1] == end_token:
         ids, is_answer = ids[:stop], is_answer[:stop]
     if not (len(ids) > answer_start and ids[-1] == end_token):
         ids, is_answer = np.append(ids, np.int32(end_token)), np.append(is_answer, True)
-    return _cut(ids, np.where(is_answer, ids, IGNORED).astype(np.int32), answer_start, max_length)
-
-
-def _cut(ids: np.ndarray, labels: np.ndarray, answer_start: int, max_length: int | None) -> Encoded:
-    if max_length is None or len(ids) <= max_length:
-        return Encoded(ids, labels, prompt_cut=False, answer_cut=False)
-    room = max_length - min(answer_start, 1)  # for the answer, beside the prompt's first token
-    stop = min(len(ids), answer_start + room)
-    return Encoded(
-        _cut_left(ids[:stop], max_length),
-        _cut_left(labels[:stop], max_length),
-        prompt_cut=stop > max_length,
-        answer_cut=stop < len(ids),
-    )
+    return ids, np.where(is_answer, ids, IGNORED).astype(np.int32), answer_start
 
 
 def _cut_left(values: np.ndarray, length: int) -> np.ndarray:
@@ -202,8 +239,3 @@ def _cut_left(values: np.ndarray, length: int) -> np.ndarray:
     if len(values) <= length:
         return values
     return np.concatenate([values[:1], values[len(values) - length + 1 :]])
-
-
-def _first(mask: np.ndarray) -> int:
-    """The position of the first True; the length of the mask if there is none."""
-    return int(mask.argmax()) if mask.any() else len(mask)

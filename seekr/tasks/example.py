@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from seekr.errors import InputError
+from seekr.errors import InputError, kind_of
+from seekr.tasks.formats import known_form
+from seekr.tasks.messages import Answers, Message, parse_messages, parse_tools, transcript, turn_text
 
-Message = dict[str, Any]  # "role" and "content", and whatever else the chat template reads
-Answers = Literal["all", "last"]
+_OF_A_PAIR = ("prompt", "answer", "completion", "references")
+_OF_A_CHAT = ("messages", "references", "tools", "chat_template_kwargs")
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """How chat rows are rendered: the text of a template in place of the tokenizer's own, and its variables."""
+
+    template: str | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,77 +31,93 @@ class Example:
     references: list[str]  # what counts as right when scored: the answer, unless the row names others
     source: str  # file and row, for messages to the user
     messages: tuple[Message, ...] = ()
-    answers: Answers = "all"  # which assistant turns of a chat row are trained
+    trained: tuple[int, ...] = ()  # the places of the assistant turns that are trained; the last one is scored
+    tools: list[dict[str, Any]] | None = None  # what a chat row says the assistant may call
+    chat: Chat = Chat()
     separator: str = " "  # between prompt and answer where neither brings white space
+    unread: tuple[str, ...] = ()  # keys of the row that nothing reads
+    padded: bool = False  # nulls were left out of its calls or tools
 
 
-def parse_row(row: Any, source: str, *, answers: Answers = "all", separator: str = " ") -> Example:
-    """Read one row: `messages`, or `prompt` with `answer` (or `completion`).
+def parse_row(
+    row: Any, source: str, *, answers: Answers = "all", separator: str = " ", chat: Chat | None = None
+) -> Example:
+    """Read one row: `messages`, or `prompt` with `answer` (or `completion`); or one of another form (`known_form`).
 
     An answer that is a list holds several right answers: the first one is trained, each counts when scored.
-    `references` names the right answers apart from the trained one. Other keys are left alone.
+    `references` names the right answers apart from the trained one. `chat` says how a chat row is rendered.
 
     Raises:
         InputError: naming `source`, if something is missing, is no string, or the prompt is blank.
     """
     if not isinstance(row, Mapping):
-        raise InputError(f"{source}: a row must be an object with keys, not {_kind(row)}")
-    references = _strings(row["references"], "references", source) if row.get("references") is not None else None
-    if row.get("messages") is not None:
-        return _parse_chat(row["messages"], references, source, answers)
-    prompt = row.get("prompt")
+        raise InputError(f"{source}: a row must be an object with keys, not {kind_of(row)}")
+    given, taken = known_form(row, source)
+    references = _strings(given["references"], "references", source) if given.get("references") is not None else None
+    if given.get("messages") is not None:
+        unread = _unread(row, {*taken, *_OF_A_CHAT})
+        return _parse_chat(given, references, source, answers, chat or Chat(), unread)
+    prompt = given.get("prompt")
     if prompt is None:
         raise InputError(f"{source}: 'prompt' is missing (or 'messages'); the row has {_keys(row)}")
     if not isinstance(prompt, str):
-        raise InputError(f"{source}: 'prompt' must be a string, not {_kind(prompt)}")
+        raise InputError(f"{source}: 'prompt' must be a string, not {kind_of(prompt)}")
     if not prompt.strip():
         raise InputError(f"{source}: 'prompt' is blank; every row needs something to answer to")
-    key = "completion" if row.get("answer") is None and row.get("completion") is not None else "answer"
-    if row.get(key) is not None:
-        right = _strings(row[key], key, source)
+    key = "completion" if given.get("answer") is None and given.get("completion") is not None else "answer"
+    if given.get(key) is not None:
+        right = _strings(given[key], key, source)
     elif references is not None:
         right = references
     else:
         raise InputError(f"{source}: 'answer' is missing (or 'completion'); the row has {_keys(row)}")
-    return Example(prompt, right[0], references or right, source, separator=separator)
+    unread = _unread(row, {*taken, *_OF_A_PAIR})
+    return Example(prompt, right[0], references or right, source, separator=separator, unread=unread)
 
 
-def _parse_chat(messages: Any, references: list[str] | None, source: str, answers: Answers) -> Example:
-    if not isinstance(messages, list | tuple):
-        raise InputError(f"{source}: 'messages' must be a list, not {_kind(messages)}")
-    for position, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise InputError(f"{source}: messages[{position}] must be an object, not {_kind(message)}")
-        for key in ("role", "content"):
-            if not isinstance(message.get(key), str):
-                given = "is missing" if message.get(key) is None else f"must be a string, not {_kind(message[key])}"
-                raise InputError(f"{source}: {key!r} of messages[{position}] {given}")
-    last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=None)
-    if last is None:
-        raise InputError(f"{source}: 'messages' has no turn of role 'assistant', so there is no answer to learn")
-    if last == 0:
-        raise InputError(f"{source}: 'messages' has nothing before its answer; begin with a turn of role 'user'")
-    # A file format with fixed columns fills keys that a message lacks with None: the template must not see
-    # them.
-    turns = tuple({k: v for k, v in message.items() if v is not None} for message in messages[: last + 1])
-    answer = turns[-1]["content"]
-    transcript = "\n".join(f"{message['role']}: {message['content']}" for message in turns[:-1])
-    return Example(transcript, answer, references or [answer], source, turns, answers)
+def _parse_chat(
+    row: Mapping[str, Any],
+    references: list[str] | None,
+    source: str,
+    answers: Answers,
+    chat: Chat,
+    unread: tuple[str, ...],
+) -> Example:
+    messages, trained, padded = parse_messages(row["messages"], source, answers)
+    tools, padding = parse_tools(row.get("tools"), source)
+    variables = row.get("chat_template_kwargs")
+    if variables is not None and not isinstance(variables, Mapping):
+        raise InputError(f"{source}: 'chat_template_kwargs' must be an object, not {kind_of(variables)}")
+    if variables:
+        own = {key: value for key, value in variables.items() if value is not None}
+        chat = Chat(chat.template, {**chat.variables, **own})
+    answer = turn_text(messages[-1])
+    return Example(
+        prompt_text=transcript(messages[:-1]),
+        answer=answer,
+        references=references or [answer],
+        source=source,
+        messages=messages,
+        trained=trained,
+        tools=tools,
+        chat=chat,
+        unread=unread,
+        padded=padded or padding,
+    )
+
+
+def _unread(row: Mapping[str, Any], read: Iterable[str]) -> tuple[str, ...]:
+    known = set(read)
+    return tuple(str(key) for key, value in row.items() if key not in known and value is not None)
 
 
 def _strings(value: Any, key: str, source: str) -> list[str]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
-        raise InputError(f"{source}: {key!r} must be a string or a list of strings, not {_kind(value)}")
+        raise InputError(f"{source}: {key!r} must be a string or a list of strings, not {kind_of(value)}")
     if not values:
         raise InputError(f'{source}: {key!r} is an empty list; an empty answer is written as ""')
     return list(values)
-
-
-def _kind(value: Any) -> str:
-    """A value in words that fit into one line."""
-    names = {type(None): "null", dict: "an object", list: "a list", bool: "true or false"}
-    return names.get(type(value)) or f"{type(value).__name__} {str(value)[:40]!r}"
 
 
 def _keys(row: Mapping[str, Any]) -> str:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from seekr.errors import InputError
-from seekr.tasks.example import Example, parse_row
+from seekr.tasks.conversation import read_template
+from seekr.tasks.example import Chat, Example, parse_row
 from seekr.tasks.task import Source, Task
 
 Split = Literal["train", "eval", "test"]
@@ -54,14 +55,33 @@ def read_rows(task: Task, split: Split, *, base_folder: str | Path | None = None
     source = getattr(task, split)
     if source is None:
         raise InputError(f"task {task.name!r} has no {split} rows; give it {split}: FILE")
+    chat = chat_of(task, base_folder=base_folder)
     rows = [
-        (row, parse_row(row, where, answers=task.answers, separator=task.separator))
+        (row, parse_row(row, where, answers=task.answers, separator=task.separator, chat=chat))
         for where, row in _rows(source, split, f"task {task.name!r}, {split}", Path(base_folder or "."))
     ]
     if not rows:
         place = f", {source}" if isinstance(source, str | Path) else ""
         raise InputError(f"task {task.name!r}, {split}{place}: there are no rows")
     return rows
+
+
+def one_row(task: Task, split: Split, number: int) -> Example:
+    """One row of a split, counted from 1, whatever the others are like. Raises InputError."""
+    chat, count = chat_of(task), 0
+    for count, (where, row) in enumerate(_rows(getattr(task, split), split, f"{split} rows", Path()), start=1):
+        if count == number:
+            return parse_row(row, where, answers=task.answers, separator=task.separator, chat=chat)
+    raise InputError(f"{getattr(task, split)}: there is no row {number}; it has {count} rows")
+
+
+def chat_of(task: Task, *, base_folder: str | Path | None = None) -> Chat:
+    """How the chat rows of a task are rendered. Raises InputError for a template that cannot be read."""
+    template = None
+    if task.chat_template is not None:
+        file = Path(base_folder or ".") / Path(task.chat_template).expanduser()
+        template = read_template(file)
+    return Chat(template, task.chat_template_kwargs or {})
 
 
 def task_from_folder(name: str, path: str | Path, **fields: Any) -> Task:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from seekr.errors import InputError, nearest
 from seekr.scoring.likelihood import LIKELIHOOD
 from seekr.scoring.metrics import METRICS
-from seekr.tasks.example import Answers
+from seekr.tasks.messages import Answers
 
 Source = str | Path | list[dict[str, Any]]
+
+_TAKEN = {
+    "conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
+    "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs", "sanitize_control_tokens",
+}  # fmt: skip
+"""Arguments of `apply_chat_template` that are no variables of a template."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -43,6 +50,8 @@ class Task:
     separator: str = (
         " "  # between prompt and answer where neither brings white space: " ", or "" as TRACE's code has it
     )
+    chat_template: str | Path | None = None  # the file of a Jinja template for chat rows; None: the tokenizer's own
+    chat_template_kwargs: dict[str, Any] | None = None  # variables of the template, such as enable_thinking
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -72,9 +81,33 @@ class Task:
             raise self._refusal("answers", "must be 'all' or 'last'")
         if self.separator not in (" ", ""):
             raise self._refusal("separator", "must be one space or empty")
+        if self.chat_template is not None and (
+            not isinstance(self.chat_template, str | Path) or not str(self.chat_template)
+        ):
+            raise self._refusal("chat_template", "must be the file of a Jinja template")
+        if self.chat_template_kwargs is not None:
+            check_template_kwargs(self.chat_template_kwargs, f"task {self.name!r}: chat_template_kwargs")
 
     def _refusal(self, key: str, rule: str) -> InputError:
         return InputError(f"task {self.name!r}: {key} {rule}, not {str(getattr(self, key))[:60]!r}")
+
+
+def check_template_kwargs(given: Any, where: str) -> None:
+    """Raise InputError, beginning with `where`, for what cannot be handed to a chat template as its variables."""
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise InputError(
+            f"{where} must be names and values, such as {{enable_thinking: false}}, not {str(given)[:60]!r}"
+        )
+    for key in given:
+        if key in _TAKEN:
+            raise InputError(f"{where}: {key!r} is set by seekr and no variable of a template; leave it out")
+
+
+def with_template_kwargs(tasks: Sequence[Task], variables: Mapping[str, Any] | None) -> list[Task]:
+    """The tasks with these variables of chat templates, over which come those that a task has of its own."""
+    if not variables:
+        return list(tasks)
+    return [replace(task, chat_template_kwargs={**variables, **(task.chat_template_kwargs or {})}) for task in tasks]
 
 
 def check_tasks(tasks: Sequence[Task]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from seekr.preparation import Prepared, Request, prepare
 from seekr.processes import is_main, process_count, wait_for_all
 from seekr.report import read_run
 from seekr.report.comparison import Row
-from seekr.seeds import check_other_seeds, check_root, seed_requests
+from seekr.seeds import begin_of, check_other_seeds, check_root, seed_requests
 from seekr.tables import console
 from seekr.tuning.grid import Settings, folder_name, parse_grid, points, words_of
 from seekr.tuning.rows import TuningRows, check_files, tuning_rows, write_files
@@ -76,6 +77,8 @@ def tune(
         print_plan(plans[0], [str(candidate.folder) for candidate in candidates])
         return
     plans.clear()  # they hold the tokenized rows
+    found = [*folder.glob("*/run.json"), *folder.glob("*/seed-*/run.json")]
+    began = begin_of(found)
     if is_main():
         write_files(rows, folder / "data")
     wait_for_all()
@@ -83,7 +86,7 @@ def tune(
     for number, candidate in enumerate(candidates, start=1):
         if is_main():
             print(f"seekr: candidate {number} of {len(candidates)}: {candidate.folder.name}", file=sys.stderr)
-        results.append((candidate.settings, learn_candidate(candidate)))
+        results.append((candidate.settings, learn_candidate(candidate, began)))
         if is_main():
             write_json(folder / "table.json", describe(results, holdout))
     if is_main():
@@ -125,12 +128,12 @@ def check_candidate(candidate: Candidate) -> Prepared:
     return prepared
 
 
-def learn_candidate(candidate: Candidate) -> Row | str:
-    """The scores of a candidate's seeds, or why one of them failed."""
+def learn_candidate(candidate: Candidate, began: datetime) -> Row | str:
+    """The scores of a candidate's seeds, or why one of them failed; `began` is when its runs begin if they are new."""
     runs = []
     for request in candidate.requests:
         try:
-            runs.append(read_run(run_request(request).folder))
+            runs.append(read_run(run_request(replace(request, began=began)).folder))
         except RunError as error:
             if process_count() > 1:  # the other processes would wait for this one
                 raise

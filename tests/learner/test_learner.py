@@ -101,16 +101,16 @@ def test_a_stop_while_scoring_generates_no_cell_twice(
 ) -> None:
     import seekr.evaluation
 
-    generate = seekr.evaluation.generate_answers
+    generate = seekr.evaluation.generate_tokens
     calls = []
 
-    def count(*args: object, **kwargs: object) -> list[str]:
+    def count(*args: object, **kwargs: object) -> list[object]:
         calls.append(1)
         if len(calls) == 3:
             raise Stop
         return generate(*args, **kwargs)
 
-    monkeypatch.setattr(seekr.evaluation, "generate_answers", count)
+    monkeypatch.setattr(seekr.evaluation, "generate_tokens", count)
     with pytest.raises(Stop):
         learn(tmp_path / "run")
     run = learn(tmp_path / "run")

@@ -17,7 +17,7 @@ import seekr.methods.on_policy_replay as on_policy
 from seekr.evaluation import Generated
 from seekr.memory import KeptSample, Memory
 from seekr.methods import OnPolicyReplay, Replay, Seekr, TaskContext, make_method
-from seekr.tasks import Example, encode_all
+from seekr.tasks import AnswerKey, Example, encode_all
 
 END = 2
 
@@ -38,7 +38,7 @@ def task(
     settings: dict[str, Any] = {
         "tokenizer": tokenizer,
         "prompts": [prompt for prompt, _ in pairs],
-        "references": [[answer] for _, answer in pairs],
+        "key_of": lambda place: AnswerKey([pairs[place][1]]),
         "max_new_tokens": 6,
     }
     rows = more.pop("rows", None) or rows_of(tokenizer, pairs)

@@ -5,7 +5,7 @@ from toy_tokenizers import CHATML, LLAMA2, REWRITING, byte_level, sentence_piece
 from transformers import PreTrainedTokenizerFast
 
 from seekr.errors import InputError
-from seekr.tasks import Example, encode, encode_prompt
+from seekr.tasks import Encoded, Example, encode, encode_all, encode_prompt
 from seekr.tasks.example import parse_row
 
 TURNS = [("user", "how many legs?"), ("assistant", "42 legs"), ("user", "or 7?"), ("assistant", "true")]
@@ -25,7 +25,10 @@ def with_template(tokenizer: PreTrainedTokenizerFast, template: str, end: str | 
 
 def runs(example: Example, tokenizer: PreTrainedTokenizerFast, max_length: int | None = None) -> list[str]:
     """The labelled stretches of a row, as text."""
-    row = encode(example, tokenizer, max_length)
+    return labelled(encode(example, tokenizer, max_length), tokenizer)
+
+
+def labelled(row: Encoded, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     stretches: list[list[int]] = []
     for i, label in enumerate(row.labels.tolist()):
         if label != -100:
@@ -86,12 +89,15 @@ def test_asked_as_taught(make, template: str) -> None:  # type: ignore[no-untype
         assert (row.labels[len(asked) :] != -100).all()
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
+def test_an_answer_that_a_template_rewrites_later_gets_a_row_of_its_own() -> None:
     tokenizer = with_template(byte_level(), REWRITING, end="<|im_end|>")
     thinking = [("user", "how many?"), ("assistant", "<think>so</think>42"), *TURNS[2:]]
-    with pytest.raises(InputError, match=r"chat.json, row 3: .* writes earlier turns differently once turn 4") as error:
-        encode(chat(thinking), tokenizer, None)
-    assert "\n" not in str(error.value)
+    earlier, last = encode_all([chat(thinking)], tokenizer, None)
+    assert labelled(earlier, tokenizer) == ["<think>so</think>42<|im_end|>"]
+    assert labelled(last, tokenizer) == ["true<|im_end|>"]
+    assert earlier.input_ids.tolist() == encode(chat(thinking[:2]), tokenizer, None).input_ids.tolist()
+    assert last.input_ids.tolist() == encode(chat(thinking, "last"), tokenizer, None).input_ids.tolist()
+    assert (earlier.example.prompt_text, earlier.example.references) == ("user: how many?", ["<think>so</think>42"])
     # The last answer alone is learned from one text, which is the one that the model is asked with.
     assert runs(chat(thinking, "last"), tokenizer) == ["true<|im_end|>"]
     assert runs(chat(thinking[:2]), tokenizer) == ["<think>so</think>42<|im_end|>"]

@@ -99,7 +99,7 @@ def test_empty_answer_teaches_the_end_alone(tokenizer: PreTrainedTokenizerFast) 
     row = encode(example, tokenizer, None)
     assert labelled(row).tolist() == [tokenizer.eos_token_id]
     assert prefix(row) == encode_prompt(example, tokenizer, None, 4).tolist()
-    assert EncodingSummary.of([example], [row]).empty_answers == 1
+    assert EncodingSummary.of([row]).empty_answers == 1
 
 
 @pytest.mark.parametrize("end", [False, True])
@@ -149,7 +149,7 @@ def test_many_rows_at_once_are_the_same_rows() -> None:
         assert row.input_ids.tolist() == alone.input_ids.tolist()
         assert row.labels.tolist() == alone.labels.tolist()
     prompts = encode_prompts(examples, tokenizer, 12, 4)
-    assert [p.tolist() for p in prompts] == [encode_prompt(e, tokenizer, 12, 4).tolist() for e in examples]
+    assert [p.ids.tolist() for p in prompts] == [encode_prompt(e, tokenizer, 12, 4).tolist() for e in examples]
     assert encode_all([], tokenizer, 12) == encode_prompts([], tokenizer, 12, 4) == []
 
 
@@ -162,13 +162,13 @@ def test_summary_counts_and_warns() -> None:
         pair("a", "b"),
     ]
     rows = encode_all(examples, tokenizer, 16)
-    summary = EncodingSummary.of(examples, rows)
+    summary = EncodingSummary.of(rows)
     assert (summary.rows, summary.cut_answers, summary.empty_answers) == (4, 1, 1)
     assert summary.cut_prompts == 2
     assert summary.tokens == sum(len(row.input_ids) for row in rows)
     assert summary.answer_tokens == sum(len(labelled(row)) for row in rows)
     assert [line.split(" ")[0] for line in summary.warnings()] == ["2", "1", "1"]
-    assert EncodingSummary.of(examples[3:], rows[3:]).warnings() == []
+    assert EncodingSummary.of(rows[3:]).warnings() == []
 
 
 def test_characters_that_a_vocabulary_drops_do_not_shift_the_answer() -> None:
@@ -226,4 +226,4 @@ def test_real_tokenizers_and_rows(shared, model: str) -> None:  # type: ignore[n
                 assert said.strip().removeprefix(":").strip() == known.strip()
             else:
                 assert said.strip() == example.answer.strip()
-                assert prefix(row) == asked.tolist()
+                assert prefix(row) == asked.ids.tolist()

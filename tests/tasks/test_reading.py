@@ -93,7 +93,7 @@ def test_row_forms() -> None:
     assert (only.answer, only.references) == ("x", ["x", "y"])
     turns = [{"role": "user", "content": "q", "name": None}, {"role": "assistant", "content": "a"}]
     chat = read([{"messages": turns}], answers="last")[0]
-    assert (chat.prompt_text, chat.answer, chat.references, chat.answers) == ("user: q", "a", ["a"], "last")
+    assert (chat.prompt_text, chat.answer, chat.references, chat.trained) == ("user: q", "a", ["a"], (1,))
     assert chat.messages[0] == {"role": "user", "content": "q"}
     assert read([{"prompt": "q", "answer": ""}])[0].answer == ""
     assert read([{"prompt": "q", "answer": "a"}], separator="")[0].separator == ""
@@ -134,7 +134,10 @@ ROW_MISTAKES = [
     ({"messages": [{"role": "user", "content": "x"}]}, "'messages' has no turn of role 'assistant'"),
     ({"messages": [{"role": "assistant", "content": "x"}]}, "'messages' has nothing before its answer"),
     ({"messages": [{"role": "user"}]}, "'content' of messages[0] is missing"),
-    ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "'content' of messages[0] must be a string"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+        "'content' of messages[0] has a part of type 'image'",
+    ),
 ]
 
 

@@ -1,0 +1,88 @@
+"""What `seekr tasks show` prints: a row in colours, or between brackets where there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from rich.console import Console
+from rich.text import Text
+
+from seekr.tasks.showing import Kind, ShownRow, ShownText
+
+_STYLES: dict[Kind, str] = {
+    "prompt": "",
+    "trained": "bold green",
+    "end": "bold magenta",
+    "cut": "red strike",
+    "unread": "dim",
+}
+_WORDS: dict[Kind, str] = {
+    "prompt": "read",
+    "trained": "trained",
+    "end": "end token, trained",
+    "cut": "cut by max_length",
+    "unread": "left out behind the end",
+}
+_BRACKETS: dict[Kind, tuple[str, str]] = {
+    "prompt": ("", ""),
+    "trained": ("⟦", "⟧"),
+    "end": ("⟦", "⟧"),
+    "cut": ("✂", "✂"),
+    "unread": ("⟨", "⟩"),
+}
+
+
+def print_row(row: ShownRow, out: Console) -> None:
+    """A row as it is trained, asked and compared."""
+    plain = out.no_color or not out.is_terminal
+    wrapped = partial(out.print, soft_wrap=not out.is_terminal)  # texts of rows are left to the terminal, as they are
+    for number, text in enumerate(row.texts, start=1):
+        which = f", text {number} of {len(row.texts)}" if len(row.texts) > 1 else ""
+        wrapped(Text(f"{row.source}{which}: {text.tokens} tokens, {text.trained} of them trained", style="bold"))
+        wrapped(_legend(text, plain=plain))
+        out.print(_written(text, plain=plain))
+        out.print()
+    wrapped(Text(f"generated from {row.asked_tokens} tokens:", style="bold"))
+    out.print(Text(row.asked.removesuffix("\n")))
+    out.print()
+    for name, value in _facts(row):
+        wrapped(Text.assemble((f"{name}: ", "bold"), value))
+
+
+def _legend(text: ShownText, *, plain: bool) -> Text:
+    kinds = [kind for kind in _WORDS if any(piece.kind == kind for piece in text.pieces)]
+    names = [_mark(_WORDS[kind], kind) if plain else Text(_WORDS[kind], _STYLES[kind]) for kind in kinds]
+    return Text("  ").join(names)
+
+
+def _written(text: ShownText, *, plain: bool) -> Text:
+    whole = Text()
+    for piece in text.pieces:
+        # A line break that is learned, or left out, is to be seen.
+        shown = piece.text if piece.kind == "prompt" else piece.text.replace("\n", "↵\n")
+        whole.append_text(_mark(shown, piece.kind) if plain else Text(shown, _STYLES[piece.kind]))
+    whole.right_crop(len(whole.plain) - len(whole.plain.rstrip("\n")))
+    return whole
+
+
+def _mark(text: str, kind: Kind) -> Text:
+    before, behind = _BRACKETS[kind]
+    return Text(f"{before}{text}{behind}")
+
+
+def _facts(row: ShownRow) -> Iterator[tuple[str, str]]:
+    yield "learned", " · ".join(repr(answer) for text in row.texts for answer in text.learned)
+    yield "compared with", " or ".join(map(repr, row.key.references))
+    form = row.key.form
+    around = {"in front": [form.lead], "after a reasoning": form.closings, "behind": [form.trail]}
+    taken = [f"{text!r} {where}" for where, texts in around.items() for text in texts if text.strip()]
+    if taken:
+        yield "taken off what is generated", ", ".join(taken)
+    if not row.as_taught:
+        yield (
+            "note",
+            "asked with other tokens than stand before the answer in training: the tokenizer joins them with it",
+        )
+    for note in row.notes:
+        yield "note", note

@@ -1,0 +1,191 @@
+"""How an answer is read and what it is compared with: one definition for all that is generated and scored.
+
+A model generates more than an answer: what its chat template writes in front of one, such as an empty reasoning or a
+header, and behind it. That is taken off what is generated and off what is right alike, wherever the template puts it;
+what is left is what `decode` gives. So is a right answer: a tokenizer that lower-cases, composes or drops letters
+could give no other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seekr.errors import InputError
+from seekr.tasks.conversation import Conversation
+from seekr.tasks.example import Example
+from seekr.tasks.messages import REASONING, Message
+from seekr.tasks.rendering import MARK, THOUGHT, Question, prompt_of, render_question, saying, shared_start, thinking
+from seekr.tasks.tokenizing import tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """What is written around an answer, as `decode` gives it with special tokens; white space makes no difference."""
+
+    lead: str = ""  # what begins an answer; where it has a line break a reasoning may stand
+    closings: tuple[str, ...] = ()  # what ends a reasoning
+    trail: str = ""  # what follows an answer
+
+    @property
+    def is_plain(self) -> bool:
+        return not (self.lead or self.closings or self.trail)
+
+    def cut(self, text: str) -> str:
+        """The answer of a text: what stands behind the first end of a reasoning, or else behind the lead."""
+        for pattern in self._ends_of_reasoning:
+            if found := pattern.search(text):
+                text = text[found.end() :]
+                break
+        else:
+            if self._begin and (found := self._begin.match(text)):
+                text = text[found.end() :]
+        if self._end and (found := self._end.search(text)):
+            text = text[: found.start()]
+        return text
+
+    @cached_property
+    def _begin(self) -> re.Pattern[str] | None:
+        lines = [_spaced(line) for line in self.lead.split("\n") if line.strip()]
+        return re.compile(rf"\s*{'.*?'.join(lines)}\s*", re.DOTALL) if lines else None
+
+    @cached_property
+    def _ends_of_reasoning(self) -> list[re.Pattern[str]]:
+        return [re.compile(rf"{_spaced(text)}\s*") for text in self.closings if text.strip()]
+
+    @cached_property
+    def _end(self) -> re.Pattern[str] | None:
+        return re.compile(rf"\s*{_spaced(self.trail)}") if self.trail.strip() else None
+
+
+@dataclass(frozen=True)
+class AnswerKey:
+    """What an answer to a row is compared with, and how it is read."""
+
+    references: list[str]
+    form: AnswerForm = field(default_factory=AnswerForm)
+
+    def read(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+        """The answer in what was generated, `ids` being the tokens before its end."""
+        plain = _decode(ids, tokenizer)
+        if self.form.is_plain:
+            return plain
+        written = _decode(ids, tokenizer, special=True)
+        answer = self.form.cut(written)
+        return plain if answer == written else _without_special(answer, tokenizer)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model is asked with, and what its answer is compared with."""
+
+    ids: np.ndarray  # int32 [tokens]
+    key: AnswerKey
+    notes: tuple[str, ...] = ()
+    cut: bool = False  # the prompt lost tokens to make room for an answer
+
+
+def ask_all(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Asked]:
+    """Questions and keys of examples, uncut. Raises InputError as `rendering.render`."""
+    conversations = [Conversation(example, tokenizer) if example.messages else None for example in examples]
+    questions = [render_question(example, talk) for example, talk in zip(examples, conversations, strict=True)]
+    is_chat = [talk is not None for talk in conversations]
+    tokenized = tokenize([prompt_of(question) for question in questions], is_chat, tokenizer)
+    asked = []
+    for example, talk, question, tokens in zip(examples, conversations, questions, tokenized, strict=True):
+        count = first(tokens.ends > question.end)
+        stop = int(tokens.ends[:count].max(initial=0))
+        asked.append(Asked(tokens.ids[:count], _key(example, talk, question, stop, tokenizer), question.notes))
+    return asked
+
+
+def key_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> AnswerKey:
+    """The key to the scored answer of one example."""
+    return ask_all([example], tokenizer)[0].key
+
+
+def first(mask: np.ndarray) -> int:
+    """The position of the first True; the length of the mask if there is none."""
+    return int(mask.argmax()) if mask.any() else len(mask)
+
+
+def _key(example: Example, talk: Conversation | None, question: Question, stop: int, tokenizer: Any) -> AnswerKey:
+    """`stop`: the characters of `question.text` that the prompt's tokens hold; what is between it and the answer, a
+    tokenizer has joined with that."""
+    start, end = question.answer
+    lead = question.text[stop:start]
+    form = AnswerForm(
+        lead=_as_decoded(lead if THOUGHT not in lead else "", tokenizer),
+        closings=tuple(_as_decoded(text, tokenizer) for text in _closings(talk)) if talk else (),
+        trail=_as_decoded(question.text[end:], tokenizer),
+    )
+    written = talk.told(example.trained[-1])[stop:] if talk else example.answer
+    texts = [written if text == example.answer else text for text in example.references]
+    pairs = zip(example.references, texts, strict=True)
+    return AnswerKey([_compared(raw, text, form, tokenizer) for raw, text in pairs], form)
+
+
+def _closings(talk: Conversation) -> list[str]:
+    """What a template writes between a reasoning and an answer: one that is said, and the scored one if it calls."""
+    template = talk.example.chat.template or str(getattr(talk.tokenizer, "chat_template", ""))
+    if not ("reasoning" in template or "thinking" in template):
+        return []
+    found = []
+    behind = _behind_thought(talk, saying(MARK))
+    if MARK in behind:
+        found.append(behind[: behind.index(MARK)])
+    scored = {key: value for key, value in talk.example.messages[-1].items() if key not in REASONING}
+    if "tool_calls" in scored:
+        behind = _behind_thought(talk, scored)
+        asked = talk.asked(talk.example.trained[-1])
+        unthought = talk.write((*talk.example.messages[:-1], scored)).removeprefix(asked)
+        shared = shared_start(behind[::-1], unthought[::-1])
+        if not any(behind.startswith(closing) for closing in found if closing.strip()):
+            found.insert(0, behind[: len(behind) - shared])
+    return [text for text in found if text.strip()]
+
+
+def _behind_thought(talk: Conversation, message: Message) -> str:
+    """What the template writes behind a reasoning of this message; nothing where it leaves that out or refuses it."""
+    try:
+        thought, _, behind = talk.write((*talk.example.messages[:-1], thinking(message))).rpartition(THOUGHT)
+    except InputError:
+        return ""
+    return behind if thought else ""
+
+
+def _compared(raw: str, text: str, form: AnswerForm, tokenizer: Any) -> str:
+    """A right answer as a generated one would be read; `raw` where they differ in white space around it alone."""
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    said = AnswerKey([], form).read(ids, tokenizer)
+    return raw if said.strip() == raw.strip() else said
+
+
+def _as_decoded(text: str, tokenizer: Any) -> str:
+    """A text as it comes out of `decode`; nothing of white space alone."""
+    if not text.strip():
+        return ""
+    return _decode(tokenizer(text, add_special_tokens=False, verbose=False).input_ids, tokenizer, special=True)
+
+
+def _decode(ids: Sequence[int], tokenizer: Any, *, special: bool = False) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False))
+
+
+def _without_special(text: str, tokenizer: Any) -> str:
+    for token in tokenizer.all_special_tokens:
+        text = text.replace(token, "")
+    return text
+
+
+def _spaced(text: str) -> str:
+    """A pattern that finds a text whatever white space is in it."""
+    return r"\s*".join(re.escape(char) for char in "".join(text.split()))

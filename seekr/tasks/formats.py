@@ -1,0 +1,112 @@
+"""Rows as other tools write them: ShareGPT's conversations, Alpaca's instructions, TRL's prompts of messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from seekr.errors import InputError, kind_of
+
+_SHARE_GPT = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "function_response": "tool",
+    "observation": "tool",
+}
+"""Who speaks, as ShareGPT's `from` has it → the role; `function_call` is the assistant's, and no text."""
+
+
+def known_form(row: Mapping[str, Any], source: str) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """A row in seekr's own keys, and which of its keys were read for that.
+
+    - ShareGPT: `conversations` of `from` and `value`, beside `system` and `tools`, becomes `messages`.
+    - TRL: `prompt` and `completion` that are lists become `messages`, of which those of the prompt are not trained.
+    - Alpaca: `instruction`, `input` and `output`, beside `system`, become a prompt of these lines and its answer.
+
+    Raises:
+        InputError: naming `source`, for a row that begins like one of these and goes on otherwise.
+    """
+    if row.get("messages") is not None:
+        return {**row, "messages": _turns(row["messages"], "messages", source)}, frozenset()
+    if row.get("conversations") is not None:
+        turns = _turns(row["conversations"], "conversations", source)
+        return {**row, "messages": _after_system(row, turns, source)}, frozenset({"conversations", "system"})
+    if isinstance(row.get("prompt"), list):
+        return {**row, "messages": _prompted(row, source)}, frozenset({"prompt", "completion", "answer"})
+    if row.get("prompt") is None and row.get("instruction") is not None and row.get("output") is not None:
+        return _alpaca(row, source), frozenset({"instruction", "input", "output", "system", "history"})
+    return row, frozenset()
+
+
+def _turns(turns: Any, key: str, source: str) -> Any:
+    """Turns with `role` and `content`; what is no list of objects is left to be refused by whoever reads it."""
+    if not isinstance(turns, list | tuple):
+        raise InputError(f"{source}: {key!r} must be a list, not {kind_of(turns)}")
+    return [
+        _turn(turn, f"{source}: {key}[{place}]") if isinstance(turn, Mapping) and "from" in turn else turn
+        for place, turn in enumerate(turns)
+    ]
+
+
+def _turn(turn: Mapping[str, Any], where: str) -> dict[str, Any]:
+    speaker, value = turn["from"], turn.get("value")
+    rest = {key: item for key, item in turn.items() if key not in ("from", "value")}
+    if speaker == "function_call":
+        return {"role": "assistant", "content": None, "tool_calls": _calls(value, where), **rest}
+    if speaker not in _SHARE_GPT:
+        raise InputError(f"{where}: 'from' must be one of {', '.join(_SHARE_GPT)}, not {kind_of(speaker)}")
+    return {"role": _SHARE_GPT[speaker], "content": value, **rest}
+
+
+def _calls(value: Any, where: str) -> list[Any]:
+    """The calls that a turn of `function_call` holds as JSON: one of them, or a list."""
+    try:
+        calls = json.loads(value)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{where}: 'value' must be the JSON of a call, name and arguments, not {kind_of(value)}"
+        ) from None
+    return [{"type": "function", "function": call} for call in (calls if isinstance(calls, list) else [calls])]
+
+
+def _after_system(row: Mapping[str, Any], turns: list[Any], source: str) -> list[Any]:
+    system = row.get("system")
+    if system is None or system == "":
+        return turns
+    if not isinstance(system, str):
+        raise InputError(f"{source}: 'system' must be a string, not {kind_of(system)}")
+    return [{"role": "system", "content": system}, *turns]
+
+
+def _prompted(row: Mapping[str, Any], source: str) -> list[Any]:
+    """The messages of a prompt, as context alone, and those of its completion."""
+    asked = _turns(row["prompt"], "prompt", source)
+    key = "answer" if row.get("completion") is None else "completion"
+    told = row.get(key)
+    if isinstance(told, str):
+        told = [{"role": "assistant", "content": told}]
+    if told is None:
+        raise InputError(f"{source}: 'completion' is missing beside a 'prompt' of messages")
+    context = [
+        {**turn, "train": False} if isinstance(turn, Mapping) and turn.get("role") == "assistant" else turn
+        for turn in asked
+    ]
+    return [*context, *_turns(told, key, source)]
+
+
+def _alpaca(row: Mapping[str, Any], source: str) -> dict[str, Any]:
+    if row.get("history"):
+        raise InputError(f"{source}: 'history' is not read; give the conversation as 'messages'")
+    lines = [row.get(key) for key in ("system", "instruction", "input")]
+    for key, line in zip(("system", "instruction", "input"), lines, strict=True):
+        if line is not None and not isinstance(line, str):
+            raise InputError(f"{source}: {key!r} must be a string, not {kind_of(line)}")
+    prompt = "".join(f"{line}\n" for line in lines if line)
+    return {"prompt": prompt, "answer": row["output"], "references": row.get("references")}
