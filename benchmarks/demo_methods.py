@@ -26,6 +26,8 @@ _PROMPTS = {"training.learning_rate": 0.02, "max_length": 60}
 OTHERS: dict[str, dict[str, Any]] = {
     "ewc": {"penalty_weight": 10000.0},
     "lwf": {},
+    "averaging": {},
+    "kl_anchor": {},
     "olora": {"training.learning_rate": 0.002, "lora": _LORA},
     "l2p": {**_PROMPTS, "training.learning_rate": 0.1},
     "progressive_prompts": _PROMPTS,
@@ -41,6 +43,11 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 `general_replay` is not among them: the suite has no general rows.
 """
+
+
+PAPERS_RULE = {**METHODS["seekr"], "replay_passes": None, "attention_weight": 10.0}
+"""SEEKR's settings in `recipe_differences.py` and `teacher_forms.py`: kept rows once an epoch, and a weight chosen for
+that. Its own rows are `results/demo_papers_rule.json`."""
 
 
 def main() -> None:

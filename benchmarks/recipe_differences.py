@@ -2,8 +2,8 @@
 
     python benchmarks/recipe_differences.py OUTPUT_DIR --json benchmarks/results/recipes.json --seeds 10 11 12 13 14
 
-The demo's SEEKR (`demo_methods.py`) follows the paper; each row changes one key to what the released code does, the
-last one all of them.
+SEEKR follows the paper, which replays kept rows once an epoch; each row changes one key to what the released code does,
+the last one all of them.
 What stands in the JSON is not measured again. Queries are no row: a row of the demo has fewer than 100 tokens, so that
 both forms take all of them.
 """
@@ -14,10 +14,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from demo_methods import add, is_there
+from demo_methods import PAPERS_RULE, add, is_there
 
 from seekr.builtin import builtin_model
-from seekr.demo import METHODS, TRAINING, write_tasks
+from seekr.demo import TRAINING, write_tasks
 from seekr.learner import learn
 
 RELEASED: dict[str, dict[str, Any]] = {
@@ -52,7 +52,7 @@ def run_one(name: str, seed: int, folder: Path) -> dict[str, Any]:
         model=builtin_model(),
         tasks=write_tasks(folder, seed, "test"),
         output_dir=folder / f"{name.replace(' ', '-')}-{seed}",
-        method={"name": "seekr", **METHODS["seekr"], **VARIANTS[name]},
+        method={"name": "seekr", **PAPERS_RULE, **VARIANTS[name]},
         training=TRAINING,
         keep_stages="last",
         seed=seed,

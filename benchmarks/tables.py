@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from study_tables import Row, paired_table, read_study, study_table
+
 from seekr.bench.tables import Rows, bench_cells
 from seekr.demo import METHODS as DEMO_METHODS
 from seekr.report.terminal import readable_bytes
@@ -20,16 +22,17 @@ RESULTS = Path(__file__).parent / "results"
 
 def tables() -> dict[str, str]:
     """Name → Markdown table."""
-    demo, bench = _rows("demo_methods.json"), _rows("bench.json")
-    seekr = [row for row in demo if row["method"] == "seekr"]
+    bench, seekr, study = _rows("bench.json"), _rows("demo_papers_rule.json"), read_study(RESULTS / "study_demo.jsonl")
+    demo = [row for row in study if row["method"] in DEMO_METHODS and _kept(row) in (None, 0.02)]
     return {
-        "demo": demo_table([row for row in demo if row["method"] in DEMO_METHODS]),
+        "demo": demo_table(demo),
+        **evidence_tables(study),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
         "bench": bench_table(bench),
         "teacher forms": form_table(_rows("teacher_forms.json"), seekr),
         "teacher bytes": teacher_bytes_table(_rows("teacher_bytes.json")),
         "methods": method_table(_rows("methods.json")),
-        "all methods": all_methods_table(demo),
+        "all methods": all_methods_table([*demo, *_rows("demo_methods.json")]),
         "recipes": recipe_table(_rows("recipes.json"), seekr),
         "plans": plan_table(_rows("plan.json")),
         "planned examples": example_table(_rows("plan_examples.json")),
@@ -37,6 +40,29 @@ def tables() -> dict[str, str]:
         "throughput": throughput_table(_rows("throughput.json")),
         "answering": answering_table(_rows("answering.json")),
     }
+
+
+def evidence_tables(study: list[Row]) -> dict[str, str]:
+    """What the demo's suite says of weights, heads, and of how much is kept."""
+
+    def chosen(*names: str, kept: float = 0.02) -> list[Row]:
+        return [row for row in study if row["method"] in names and _kept(row) in (None, kept)]
+
+    weights = chosen("seekr", *(f"seekr-fixed-{weight}" for weight in (1, 10, 100, 1000)))
+    shares = [*chosen("seekr", "replay", "derpp"), *chosen("seekr", kept=0.01), *chosen("replay", "derpp", kept=0.1)]
+    return {
+        "evidence: demo": study_table(chosen(*DEMO_METHODS), lambda row: f"`{row['method']}`"),
+        "evidence: weights": paired_table(weights, "`seekr`", lambda row: f"`{row['method']}`"),
+        "evidence: heads": paired_table(
+            chosen("seekr", "seekr-random", "seekr-all"), "`seekr`", lambda row: f"`{row['method']}`"
+        ),
+        "evidence: kept rows": study_table(shares),
+    }
+
+
+def _kept(row: Row) -> float | None:
+    """The share of a task's rows that a method keeps; None = it keeps none."""
+    return row["settings"]["method"].get("replay_ratio")
 
 
 def demo_table(rows: Rows) -> str:

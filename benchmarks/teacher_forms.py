@@ -2,9 +2,9 @@
 
     python benchmarks/teacher_forms.py OUTPUT_DIR --json benchmarks/results/teacher_forms.json [--forms NAME ...]
 
-Test split, the demo's settings, nothing chosen here. The demo's short rows are kept exactly, so that its own runs
-(`demo_methods.py`) are those of the exact form: `tables.py` gives each form's difference to them, seed by seed, with
-its 95% interval. What stands in the JSON is not measured again.
+Test split, kept rows once an epoch, nothing chosen here. The demo's short rows are kept exactly, so that its own runs
+(`results/demo_papers_rule.json`) are those of the exact form: `tables.py` gives each form's difference to them, seed by
+seed, with its 95% interval. What stands in the JSON is not measured again.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from demo_methods import add, is_there
+from demo_methods import PAPERS_RULE, add, is_there
 
 from seekr.builtin import builtin_model
-from seekr.demo import METHODS, TRAINING, write_tasks
+from seekr.demo import TRAINING, write_tasks
 from seekr.learner import learn
 
 FORMS = ("query_key", "rows", "top")
@@ -41,7 +41,7 @@ def run_one(form: str, seed: int, folder: Path) -> dict[str, Any]:
         model=builtin_model(),
         tasks=write_tasks(folder, seed, "test"),
         output_dir=folder / f"{form}-{seed}",
-        method={"name": "seekr", **METHODS["seekr"], "teacher_form": form},
+        method={"name": "seekr", **PAPERS_RULE, "teacher_form": form},
         training=TRAINING,
         keep_stages="last",
         seed=seed,
