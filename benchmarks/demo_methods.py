@@ -36,8 +36,6 @@ OTHERS: dict[str, dict[str, Any]] = {
     "osf": {"training.learning_rate": 0.002},
     "agem": {"replay_ratio": 0.02},
     "on_policy_replay": {"replay_ratio": 0.02},
-    "averaging": {},
-    "kl_anchor": {},
 }
 """Settings of the methods that the demo leaves out; `training.KEY` and `max_length` are keys of the run.
 

@@ -100,9 +100,10 @@ def test_tables_are_those_of_the_committed_measurements() -> None:
 
 def test_joint_training_beats_fine_tuning_in_turn_on_the_demo() -> None:
     """All that is asserted of the methods' scores: the rest is reported as it came out."""
-    rows = json.loads((ROOT / "benchmarks" / "results" / "demo_methods.json").read_text())["rows"]
+    results = ROOT / "benchmarks" / "results"
+    rows = json.loads((results / "demo_methods.json").read_text())["rows"]
+    rows += [json.loads(line) for line in (results / "study_demo.jsonl").read_text().splitlines()]
     scores = {(row["method"], row["seed"]): row["overall_performance"] for row in rows}
-    not_measured = {"averaging", "kl_anchor", "general_replay"}
-    assert {method for method, _ in scores} | not_measured == set(METHODS)
+    assert {method for method, _ in scores} >= set(METHODS) - {"general_replay"}  # it needs rows that the demo has not
     for seed in range(10, 15):
         assert scores["sequential", seed] < scores["joint", seed]
