@@ -51,6 +51,21 @@ def study_table(rows: Sequence[Row], naming: Callable[[Row], str] = label) -> st
     return _markdown(head, [cells for _, cells in sorted(lines, key=lambda line: -line[0])])
 
 
+def rules_table(rows: Sequence[Row]) -> str:
+    """What was tried of replay and of the weight on eval rows: a line a rule, the mean over its seeds."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["suite"], row["method"], row["replay"], row["weight"] or "–"), []).append(row)
+    lines = []
+    for key, own in groups.items():
+        seeds = ", ".join(str(row["seed"]) for row in own)
+        scores = [f"{mean(row[name] for row in own):.1f}" for name in ("overall_performance", "backward_transfer")]
+        lines.append([key[0], f"`{key[1]}`", *key[2:], seeds, *scores])
+    head = ["suite", "method", "replay", "attention weight", "seeds", "overall performance", "backward transfer"]
+    order = sorted(lines, key=lambda line: (line[0], -float(line[-2])))
+    return _markdown(head, order)
+
+
 def interval(values: Sequence[float | None], *, signed: bool = False) -> str:
     """Mean ± half of its 95% interval; the mean alone of one value."""
     known = [value for value in values if value is not None]

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from study_tables import Row, paired_table, read_study, study_table
+from study_tables import Row, paired_table, read_study, rules_table, study_table
 
 from seekr.bench.tables import Rows, bench_cells
 from seekr.demo import METHODS as DEMO_METHODS
@@ -57,6 +57,7 @@ def evidence_tables(study: list[Row]) -> dict[str, str]:
             chosen("seekr", "seekr-random", "seekr-all"), "`seekr`", lambda row: f"`{row['method']}`"
         ),
         "evidence: kept rows": study_table(shares),
+        "evidence: rules": rules_table(read_study(RESULTS / "rules_tried.jsonl")),
     }
 
 
