@@ -22,7 +22,7 @@ _WORDS: dict[Kind, str] = {
     "trained": "trained",
     "end": "end token, trained",
     "cut": "cut by max_length",
-    "unread": "left out behind the end",
+    "unread": "left out",
 }
 _BRACKETS: dict[Kind, tuple[str, str]] = {
     "prompt": ("", ""),
@@ -62,8 +62,7 @@ def _written(text: ShownText, *, plain: bool) -> Text:
         # A line break that is learned, or left out, is to be seen.
         shown = piece.text if piece.kind == "prompt" else piece.text.replace("\n", "↵\n")
         whole.append_text(_mark(shown, piece.kind) if plain else Text(shown, _STYLES[piece.kind]))
-    whole.right_crop(len(whole.plain) - len(whole.plain.rstrip("\n")))
-    return whole
+    return whole[: len(whole.plain.rstrip("\n"))]
 
 
 def _mark(text: str, kind: Kind) -> Text:
@@ -79,10 +78,5 @@ def _facts(row: ShownRow) -> Iterator[tuple[str, str]]:
     taken = [f"{text!r} {where}" for where, texts in around.items() for text in texts if text.strip()]
     if taken:
         yield "taken off what is generated", ", ".join(taken)
-    if not row.as_taught:
-        yield (
-            "note",
-            "asked with other tokens than stand before the answer in training: the tokenizer joins them with it",
-        )
     for note in row.notes:
         yield "note", note

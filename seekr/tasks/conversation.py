@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from seekr.errors import InputError
 from seekr.tasks.example import Example
-from seekr.tasks.messages import Message
+from seekr.tasks.messages import Message, turn_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_PARTS_AS_THEY_ARE = ("{'type': 'text'", '{"type": "text"')
+"""How parts look that a template writes out instead of their text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ class Conversation:
             if self.example.messages[place]["role"] == "user":
                 raise InputError(
                     f"{self.example.source}: the chat template leaves out the question in messages[{place}], "
-                    f"{self.example.messages[place]['content'][:40]!r}; use another one (chat_template: FILE)"
+                    f"{turn_text(self.example.messages[place])[:40]!r}; use another one (chat_template: FILE)"
                 )
         return sorted({self.example.messages[place]["role"] for place in lacking if place not in self.example.trained})
 
@@ -89,6 +94,8 @@ class Conversation:
             except Exception as error:  # as above
                 first = first or error
                 continue
+            if form.parts and any(shown in text for shown in _PARTS_AS_THEY_ARE):
+                continue  # it knows no parts, and writes their list
             lacking = len(list(self._lacking(text)))
             if not lacking:
                 self._texts[len(self.example.messages), False] = text
@@ -138,7 +145,7 @@ class Conversation:
 def stands_in(message: Message, text: str) -> bool:
     """Whether a text has a turn's content, white space aside, and the names of what it calls."""
     content = message.get("content", "").strip()
-    names = [call.get("function", call)["name"] for call in message.get("tool_calls", ())]
+    names = [call["function"]["name"] for call in message.get("tool_calls", ())]
     return all(name in text for name in names) and (content in text or _squeezed(content) in _squeezed(text))
 
 
@@ -179,8 +186,5 @@ def _formed(message: Message, form: Form) -> Message:
 
 
 def _with_text(call: dict[str, Any]) -> dict[str, Any]:
-    import json
-
-    if "function" in call:
-        return {**call, "function": _with_text(call["function"])}
-    return {**call, "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}

@@ -66,14 +66,18 @@ def _turn(turn: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _calls(value: Any, where: str) -> list[Any]:
-    """The calls that a turn of `function_call` holds as JSON: one of them, or a list."""
+    """The calls that a turn of `function_call` holds as JSON, one or a list; their arguments stay JSON."""
     try:
         calls = json.loads(value)
     except (TypeError, ValueError):
         raise InputError(
             f"{where}: 'value' must be the JSON of a call, name and arguments, not {kind_of(value)}"
         ) from None
-    return [{"type": "function", "function": call} for call in (calls if isinstance(calls, list) else [calls])]
+    listed = calls if isinstance(calls, list) else [calls]
+    return [
+        {**call, "arguments": json.dumps(call.get("arguments") or {})} if isinstance(call, dict) else call
+        for call in listed
+    ]
 
 
 def _after_system(row: Mapping[str, Any], turns: list[Any], source: str) -> list[Any]:

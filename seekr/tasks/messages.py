@@ -80,7 +80,7 @@ def without_nulls(value: Any) -> Any:
 
 def turn_text(message: Message) -> str:
     """A turn in words: its content, and the calls that it makes as JSON."""
-    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls", ())]
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
     return "\n".join(text for text in (message.get("content", ""), *calls) if text)
 
 
@@ -100,7 +100,7 @@ def _turn(message: Mapping[str, Any], where: str, source: str) -> Message:
         turn["tool_calls"] = [_call(call, where, source) for call in _list(turn["tool_calls"], where, source)]
     if "content" in turn:
         turn["content"] = _text(turn["content"], where, source)
-    elif "tool_calls" not in turn:
+    elif "tool_calls" not in turn or turn["role"] != "assistant":
         mend = "; give its 'function_call' as 'tool_calls'" if "function_call" in turn else ""
         raise InputError(f"{source}: 'content' of {where} is missing{mend}")
     thought = next((turn[key] for key in REASONING if isinstance(turn.get(key), str)), None)
@@ -146,8 +146,8 @@ def _call(call: Any, where: str, source: str) -> dict[str, Any]:
             f"{source}: the arguments of {function['name']!r} in {where} must be an object, or the JSON of one, "
             f"not {kind_of(function.get('arguments'))}"
         )
-    made = {**function, "arguments": dict(arguments)}
-    return {**call, "function": made} if "function" in call else made
+    outer = call if "function" in call else {"type": "function"}
+    return {**outer, "function": {**function, "arguments": dict(arguments)}}
 
 
 def _list(value: Any, where: str, source: str) -> list[Any]:

@@ -47,6 +47,7 @@ class Question:
     text: str  # up to `end`, then a stand-in for the answer and what follows it
     end: int
     answer: tuple[int, int]  # the characters of the stand-in
+    told: str  # the text with the answer itself
     notes: tuple[str, ...] = ()
 
 
@@ -103,7 +104,7 @@ def render_question(example: Example, conversation: Conversation | None) -> Ques
     if conversation is None:
         rendered = render_pair(example, PROBE)
         start, end = rendered.spans[0]
-        return Question(rendered.text, start, (end - len(PROBE), end))
+        return Question(rendered.text, start, (end - len(PROBE), end), render_pair(example, example.answer).text)
     turn = example.trained[-1]
     answer = answer_of(conversation, turn)
     for message in (saying(MARK), thinking(saying(MARK))):  # some templates ask otherwise where nothing is thought
@@ -115,7 +116,7 @@ def render_question(example: Example, conversation: Conversation | None) -> Ques
         raise _asked_otherwise(conversation)
     text = text[:place] + PROBE + text[place + len(MARK) :]
     notes = [*_of_left_out(conversation), *([_UNASKED.format(answer.unasked)] if answer.unasked else [])]
-    return Question(text, answer.start, (place, place + len(PROBE)), tuple(notes))
+    return Question(text, answer.start, (place, place + len(PROBE)), answer.told, tuple(notes))
 
 
 def prompt_of(question: Question) -> str:
@@ -177,13 +178,16 @@ def thinking(message: Message) -> Message:
 def _seam(conversation: Conversation, turn: int, asked: str, told: str) -> int:
     """Where an answer begins in `told` if a template ends a question otherwise than it begins an answer.
 
-    The model is then asked with what both have in common, so that it is asked as it was taught.
+    The model is then asked with what both have in common, so that it is asked as it was taught. That has to hold the
+    question and what ends it.
     """
     before = conversation.example.messages[:turn]
     probed = conversation.write((*before, saying(MARK)))
     place = probed.rfind(MARK)
     start = shared_start(asked, told, probed[: place if place >= 0 else None])
-    if not stands_in({"content": before[-1].get("content", "")}, asked[:start]):
+    question = before[-1].get("content", "").strip()
+    _, found, ended = asked[:start].rpartition(question) if question else ("", "?", asked[:start])
+    if not (found and ended.strip()):
         raise _asked_otherwise(conversation)
     return start
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Kind = Literal["prompt", "trained", "end", "cut", "unread"]
-"""Read; learned; learned as the end; left out for its length; written by the template behind the end."""
+"""Read; learned; learned as the end; left out for its length; behind the end, or nothing to the tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,12 @@ class ShownText:
 
 @dataclass(frozen=True)
 class ShownRow:
-    """A row: the texts that it is trained as, what is generated from, and what an answer is compared with.
-
-    `as_taught` says whether it is asked with the very tokens that stand before the answer in training.
-    """
+    """A row: the texts that it is trained as, what is generated from, and what an answer is compared with."""
 
     source: str
     texts: list[ShownText]
     asked: str
     asked_tokens: int
-    as_taught: bool
     key: AnswerKey
     notes: list[str]
 
@@ -62,18 +58,13 @@ def show_row(
     """What becomes of one row. Raises InputError as `encode_all` and `encode_prompts`."""
     rows = list(trace_all([example], tokenizer, max_length))
     (asked,) = encode_prompts([example], tokenizer, max_length, max_new_tokens)
-    (uncut,) = encode_prompts([example], tokenizer, None, max_new_tokens)
     question = render_question(example, Conversation(example, tokenizer) if example.messages else None)
-    last = rows[-1]
-    read = np.flatnonzero(last.labels == IGNORED)
-    taught = last.ids[: read[-1] + 1] if len(read) else last.ids[:0]
-    notes = dict.fromkeys(note for row in rows for note in row.text.notes)
+    notes = dict.fromkeys(note for row in rows for note in (*row.text.notes, *asked.notes))
     return ShownRow(
         source=example.source,
         texts=[_shown(row, tokenizer) for row in rows],
         asked=_decode(asked.ids, tokenizer) if asked.cut else question.text[: question.end],
         asked_tokens=len(asked.ids),
-        as_taught=np.array_equal(uncut.ids, taught),
         key=asked.key,
         notes=[*notes, *field_notes([example], tokenizer)],
     )
@@ -93,6 +84,9 @@ def _pieces(row: Traced, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
     found: list[Piece] = []
     for index, (token, label) in enumerate(zip(row.ids.tolist(), row.labels.tolist(), strict=True)):
         stop = int(row.tokens.ends[index]) if index < len(row.tokens.ids) else 0
+        if index == len(row.tokens.ids):  # an end token that is appended comes behind all of the text
+            found.append(Piece(text[place:], "unread"))
+            place = len(text)
         written = text[place:stop] if stop else str(tokenizer.convert_ids_to_tokens(token))
         place = max(place, stop)
         end = label != IGNORED and token == tokenizer.eos_token_id
