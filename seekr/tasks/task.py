@@ -104,10 +104,18 @@ def check_template_kwargs(given: Any, where: str) -> None:
 
 
 def with_template_kwargs(tasks: Sequence[Task], variables: Mapping[str, Any] | None) -> list[Task]:
-    """The tasks with these variables of chat templates, over which come those that a task has of its own."""
+    """The tasks with these variables of a run's chat template, over which come those that a task has of its own.
+
+    A task with a template of its own has no use for them.
+    """
     if not variables:
         return list(tasks)
-    return [replace(task, chat_template_kwargs={**variables, **(task.chat_template_kwargs or {})}) for task in tasks]
+    return [
+        replace(task, chat_template_kwargs={**variables, **(task.chat_template_kwargs or {})})
+        if task.chat_template is None
+        else task
+        for task in tasks
+    ]
 
 
 def check_tasks(tasks: Sequence[Task]) -> None:

@@ -1,6 +1,6 @@
 """What becomes of four conversations with each family's template, as the tables of docs/data.md show it.
 
-`python tests/tasks/family_table.py` prints them.
+`python tests/family_table.py` prints them.
 """
 
 from __future__ import annotations

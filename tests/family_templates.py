@@ -29,7 +29,16 @@ class Family:
 @cache
 def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
     """Bytes, and the family's own tokens."""
-    made = FAMILIES[family]
+    return make_tokenizer(FAMILIES[family])
+
+
+def tokenizer_with(template: str) -> PreTrainedTokenizerFast:
+    """Bytes, marks of turns, and this template."""
+    return make_tokenizer(Family("", template, IM, IM[1]))
+
+
+def make_tokenizer(made: Family) -> PreTrainedTokenizerFast:
+    """Bytes, and the tokens that a template writes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({sign: place for place, sign in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -64,6 +73,13 @@ _HERMES_RESULT = (
     "{% elif m.role == 'tool' %}{{ '<|im_start|>user\n<tool_response>\n' ~ m.content }}"
     "{{ '\n</tool_response><|im_end|>\n' }}"
 )
+# The day stands in the system turn, and little else is special.
+DATED = (
+    "{{ '<|im_start|>system\nDay: ' ~ strftime_now('%d %b %Y') ~ '<|im_end|>\n' }}{% for m in messages %}"
+    "{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 _ASK_IM = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
 
 QWEN_2_5 = (
