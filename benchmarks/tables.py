@@ -81,7 +81,7 @@ def all_methods_table(rows: Rows) -> str:
     found = []
     for method in methods:
         own = [row for row in rows if row["method"] == method]
-        learned = [mean(row["when_learned"]) for row in own if None not in row["when_learned"]]
+        learned = [mean(row["when_learned"]) for row in own if None not in (row["when_learned"] or [None])]
         scores = [_spread([row[key] for row in own]) for key in _SCORES]
         order = mean(row["overall_performance"] for row in own)
         found.append((order, [f"`{method}`", *scores, _spread(learned)]))
