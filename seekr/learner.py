@@ -15,7 +15,7 @@ import torch
 
 from seekr.agreement import agreed
 from seekr.cells import ScoreBook
-from seekr.config import IN_MEMORY, make_config, resolve_paths
+from seekr.config import make_config, resolve_paths
 from seekr.disk import write_json
 from seekr.errors import InputError, RunError
 from seekr.models import one_kind_of_bar
@@ -277,6 +277,8 @@ def evaluate(run: Path, cells: str | None = None, by: Literal["transformers", "v
 def describe_task(task: Task) -> dict[str, Any]:
     """A task as the configuration has it; rows in memory stay out of it."""
     from dataclasses import fields
+
+    from seekr.tasks.task import IN_MEMORY
 
     given = {field.name: getattr(task, field.name) for field in fields(task)}
     for split in ("train", "eval", "test"):

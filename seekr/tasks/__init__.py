@@ -10,7 +10,8 @@ from seekr.tasks.encoding import (
     max_length_of,
 )
 from seekr.tasks.example import Example, Message
-from seekr.tasks.reading import Split, read_rows, read_split, task_from_folder
+from seekr.tasks.folders import Split
+from seekr.tasks.reading import read_rows, read_split, task_from_folder
 from seekr.tasks.task import Task, check_tasks
 from seekr.tasks.tokenizing import check_tokenizer
 

@@ -14,6 +14,9 @@ from seekr.tasks.example import Answers
 
 Source = str | Path | list[dict[str, Any]]
 
+IN_MEMORY = "rows in memory>"
+"""How run.json says that rows came from Python; the end of a name that no file has."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
