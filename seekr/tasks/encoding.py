@@ -44,6 +44,7 @@ class EncodingSummary:
     empty_answers: int
     tokens: int
     answer_tokens: int
+    unread_answers: int = 0
 
     @classmethod
     def of(cls, examples: Sequence[Example], encoded: Sequence[Encoded]) -> EncodingSummary:
@@ -55,6 +56,10 @@ class EncodingSummary:
             empty_answers=sum(not example.answer.strip() for example in examples),
             tokens=sum(len(row.input_ids) for row in encoded),
             answer_tokens=sum(int((row.labels != IGNORED).sum()) for row in encoded),
+            unread_answers=sum(
+                bool(example.answer.strip()) and not row.answer_cut and (row.labels != IGNORED).sum() < 2
+                for example, row in zip(examples, encoded, strict=True)
+            ),
         )
 
     def warnings(self) -> list[str]:
@@ -63,6 +68,7 @@ class EncodingSummary:
             "prompts were cut from the left, behind their first token, to fit max_length": self.cut_prompts,
             "answers were longer than max_length and lost their end": self.cut_answers,
             "answers are empty: the model learns to say nothing there": self.empty_answers,
+            "answers hold nothing that the tokenizer knows: the model learns to say nothing there": self.unread_answers,
         }
         return [f"{count} of {self.rows} {what}" for what, count in lines.items() if count]
 

@@ -122,14 +122,14 @@ def _tracing(tokenizer: Any) -> Any:
     model = backend.model
     if not isinstance(model, models.BPE) or model.unk_token is not None:
         return None
-    vocabulary = backend.get_vocab(with_added_tokens=False)
     steps = [step.__getstate__() for step in (backend.normalizer, backend.pre_tokenizer) if step is not None]
     of_bytes = any(b'"ByteLevel"' in step for step in steps)
-    if of_bytes and vocabulary.keys() >= set(pre_tokenizers.ByteLevel.alphabet()):
+    if of_bytes and all(model.token_to_id(sign) is not None for sign in pre_tokenizers.ByteLevel.alphabet()):
         return None
-    fallback = {byte for byte in range(256) if model.byte_fallback and f"<0x{byte:02X}>" in vocabulary}
+    fallback = {byte for byte in range(256) if model.byte_fallback and model.token_to_id(f"<0x{byte:02X}>") is not None}
     if len(fallback) == 256:
         return None
+    vocabulary = backend.get_vocab(with_added_tokens=False)
     dropping = pre_tokenizers.PreTokenizer.custom(_Dropping(vocabulary, fallback, whole_words=model.ignore_merges))
     copy = Tokenizer.from_str(backend.to_str())
     copy.no_padding()

@@ -14,7 +14,7 @@ from toy_tokenizers import SPECIAL, wrap
 from transformers import PreTrainedTokenizerFast
 
 from seekr.errors import InputError
-from seekr.tasks import encode
+from seekr.tasks import EncodingSummary, encode, encode_all
 from seekr.tasks.example import parse_row
 from seekr.tasks.rendering import render
 
@@ -96,6 +96,14 @@ def test_an_answer_behind_dropped_letters_loses_no_token(
     tokenizer, _ = tokenizer_of(make)
     row = encode(parse_row({"prompt": prompt, "answer": answer}, "", separator=""), tokenizer, None)
     assert tokenizer.convert_ids_to_tokens(row.labels[row.labels != -100].tolist()) == [*pieces, "</s>"]
+
+
+def test_answers_that_leave_no_token_are_told() -> None:
+    tokenizer, _ = tokenizer_of("drops_letters_in_words")
+    examples = [parse_row({"prompt": "say:", "answer": answer}, "", separator="") for answer in ("語", "", "a語", "é ")]
+    summary = EncodingSummary.of(examples, encode_all(examples, tokenizer, None))
+    assert (summary.empty_answers, summary.unread_answers) == (1, 1)  # of the last one the space is left
+    assert any("1 of 4 answers hold nothing that the tokenizer knows" in line for line in summary.warnings())
 
 
 def test_a_word_that_is_a_token_as_a_whole_keeps_its_unknown_letters() -> None:
