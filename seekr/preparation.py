@@ -179,7 +179,7 @@ def _prepare(request: Request) -> Prepared:
         source=request.source,
         step_rows=step_rows,
         vllm_version=check_answering(config, method, lora, data),
-        **check_model(config, method, lora, tokenizer, max_length, learned),
+        **check_model(config, method, lora, tokenizer, max_length, data),
     )
     if record is not None:
         identity.compare(home, identity.with_step_rows(record["identity"]), prepared.identity)
@@ -223,13 +223,15 @@ def check_model(
     lora: LoraConfig | None,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    tasks: int,
+    data: Sequence[TaskData],
 ) -> dict[str, Any]:
-    """Whether method and adapter fit the model, and the facts about it that a run needs. Raises InputError."""
+    """Whether rows, method and adapter fit the model, and the facts of it that a run needs. Raises InputError."""
     from seekr.fingerprints import fingerprint_model, fingerprint_tokenizer
+    from seekr.model_checks import check_token_ids
     from seekr.models import load_model, parameter_count
 
     model = load_model(config.model, dtype=config.dtype)
+    check_token_ids(model, tokenizer, data)
     if getattr(model, "is_quantized", False):
         raise InputError(
             f"model: the weights of {config.model} are quantized, and seekr has no way to train and measure on such; "
@@ -239,7 +241,7 @@ def check_model(
         "model_fingerprint": fingerprint_model(model),
         "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),
     }
-    method.check_model(model, max_length, tasks)
+    method.check_model(model, max_length, sum(item.task.learn for item in data))
     adapted = method.adapt(model.requires_grad_(True), lora)
     trained = parameter_count(adapted, trainable_only=True)
     return facts | {"trained_parameters": trained, "stored_parameters": method.stored_parameters(adapted, trained)}
