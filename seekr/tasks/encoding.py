@@ -57,7 +57,7 @@ class EncodingSummary:
             tokens=sum(len(row.input_ids) for row in encoded),
             answer_tokens=sum(int((row.labels != IGNORED).sum()) for row in encoded),
             unread_answers=sum(
-                bool(example.answer.strip()) and not row.answer_cut and (row.labels != IGNORED).sum() < 2
+                bool(example.answer.strip()) and not row.answer_cut and int((row.labels != IGNORED).sum()) < 2
                 for example, row in zip(examples, encoded, strict=True)
             ),
         )

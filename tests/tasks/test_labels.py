@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from functools import cache
 
 import numpy as np
@@ -102,6 +104,7 @@ def test_answers_that_leave_no_token_are_told() -> None:
     tokenizer, _ = tokenizer_of("drops_letters_in_words")
     examples = [parse_row({"prompt": "say:", "answer": answer}, "", separator="") for answer in ("語", "", "a語", "é ")]
     summary = EncodingSummary.of(examples, encode_all(examples, tokenizer, None))
+    assert json.loads(json.dumps(asdict(summary))) == asdict(summary)  # a finished stage keeps it
     assert (summary.empty_answers, summary.unread_answers) == (1, 1)  # of the last one the space is left
     assert any("1 of 4 answers hold nothing that the tokenizer knows" in line for line in summary.warnings())
 
