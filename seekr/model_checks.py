@@ -88,14 +88,10 @@ def _mend(missing: Collection[str], unexpected: Collection[str]) -> str:
 
 
 def _prefix(missing: Collection[str], unexpected: Collection[str]) -> str:
-    """What all missing names have in front of them among the unexpected ones; "" = nothing."""
-    first = next(iter(missing), None)
-    for name in unexpected:
-        if first is not None and name.endswith(first):
-            prefix = name.removesuffix(first)
-            if {prefix + other for other in missing} <= set(unexpected):
-                return prefix
-    return ""
+    """What all unexpected names have in front of those of missing ones; "" = nothing."""
+    first = next(iter(unexpected), "")
+    found = (first.removesuffix(name) for name in missing if first.endswith(name))
+    return next((prefix for prefix in found if {name.removeprefix(prefix) for name in unexpected} <= set(missing)), "")
 
 
 def check_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[TaskData]) -> None:
