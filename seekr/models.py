@@ -67,9 +67,25 @@ def load_model(base: str, adapter: Path | None = None, *, dtype: str, trainable:
         raise InputError(f"model: {base!r} cannot be loaded as a causal language model: {_line(error)}") from None
     model, found = loaded
     check_weights(base, found)
+    _drop_what_cannot_be_saved(model)
     if adapter is not None:
         model = _with_saved_adapter(model, adapter, trainable=trainable)
     return model.train() if trainable else model.eval().requires_grad_(False)
+
+
+def _drop_what_cannot_be_saved(model: Any) -> None:
+    """Published checkpoints set a temperature without sampling; transformers loads that, and some versions refuse to
+    save it. Answers go by its end tokens alone.
+    """
+    from transformers import GenerationConfig
+
+    settings = getattr(model, "generation_config", None)
+    try:
+        if settings is not None:
+            settings.validate(strict=True)
+    except ValueError:
+        kept = {name: getattr(settings, name, None) for name in ("eos_token_id", "pad_token_id", "bos_token_id")}
+        model.generation_config = GenerationConfig(**kept)
 
 
 def _with_saved_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
@@ -151,16 +167,17 @@ def measuring(model: nn.Module) -> Iterator[None]:
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes a model, or its adapter, with its tokenizer: loads with plain transformers, or peft."""
-    generation = getattr(model, "generation_config", None)
-    if generation is not None:
-        try:
-            generation.validate(strict=True)
-        except ValueError:
-            # Published checkpoints set a temperature without sampling; transformers loads that, but does not save it.
-            generation.do_sample = True
+    """Writes a model, or its adapter, with its tokenizer: loads with plain transformers, or peft.
+
+    The generation settings beside it are those that its answers were scored by. With an adapter transformers takes
+    those of the base, unless it is told.
+    """
+    from seekr.evaluation import answering_settings
+
+    settings = answering_settings(getattr(model, "generation_config", None), tokenizer)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    settings.save_pretrained(folder)
 
 
 @contextmanager
