@@ -71,7 +71,8 @@ def check(name: str, old_end: Path, learn: Callable[..., Run], task: Callable[..
     for column, stage in enumerate(run.stages):
         assert stage.model is not None
         model, tokenizer = loaded_plainly(stage.model).eval(), AutoTokenizer.from_pretrained(stage.model)
-        lines = run.folder / "predictions" / f"{len(run.stages) - 1 if name == 'joint' else column}-{column}.jsonl"
+        row = 1 if name == "joint" else column  # it has one stage, after all tasks
+        lines = run.folder / "predictions" / f"{row}-{column}.jsonl"
         for line in map(json.loads, lines.read_text().splitlines()):
             ids = tokenizer(line["prompt"], return_tensors="pt").input_ids
             with torch.no_grad():
