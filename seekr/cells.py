@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr.disk import write_atomically, write_json
+from seekr.finished import read_predictions
 from seekr.processes import is_main
 from seekr.progress import bar
 from seekr.scoring import METRICS, ScoreMatrix
@@ -36,6 +37,11 @@ def wanted_cells(cells: str, tasks: int, *, joint: bool = False) -> list[tuple[i
         if row == last or column == row or cells == "all" or (cells == "seen" and column < row)
     ]
     return [(BASE, column) for column in range(tasks)] + wanted if cells == "all" else wanted
+
+
+def cell_name(row: int, column: int) -> str:
+    """What the file of a cell's answers is called."""
+    return f"{'base' if row == BASE else row}-{column}"
 
 
 class ScoreBook:
@@ -92,21 +98,17 @@ class ScoreBook:
             write_json(self.prepared.run / "scores.json", self.matrix().to_json())
 
     def _path(self, row: int, column: int) -> Path:
-        return self.prepared.run / "predictions" / f"{'base' if row == BASE else row}-{column}.jsonl"
+        return self.prepared.run / "predictions" / f"{cell_name(row, column)}.jsonl"
 
     def _read(self, row: int, column: int) -> None:
         """Takes over answers from an earlier start, if they are answers to the test rows as they are now."""
         path, data = self._path(row, column), self.tasks[column]
-        if not path.is_file():
+        kept = read_predictions(path)
+        if kept is None:
             return
-        try:
-            kept = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-            asked = [(row["prompt"], row["references"]) for row in kept]
-            predictions = [row["prediction"] for row in kept]
-        except (ValueError, KeyError, TypeError):
-            return  # torn from outside: generated again
+        asked = [(row["prompt"], row["references"]) for row in kept]
         if asked == [(example.prompt_text, example.references) for example in data.test]:
-            self._keep_score(row, column, predictions)
+            self._keep_score(row, column, [row["prediction"] for row in kept])
 
     def _score(self, answer: Answer, row: int, column: int) -> None:
         data = self.tasks[column]

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from seekr import identity
 from seekr.arguments import check_lora, check_training, training_arguments, weight_changing
+from seekr.cells import cell_name, wanted_cells
 from seekr.config import Config, make_tasks
 from seekr.disk import read_json
 from seekr.errors import InputError
+from seekr.finished import finished_tasks
 from seekr.launch.checks import check_launch, check_sharding, sharding
 from seekr.processes import process_count
 from seekr.progress import bar
@@ -153,12 +155,14 @@ def _prepare(request: Request) -> Prepared:
     tokenizer = load_tokenizer(config.model)
     learned = sum(task.learn for task in tasks)
     max_length = max_length_of(model_config, tokenizer, config.max_length, method.virtual_tokens(learned))
+    home = request.source if request.source is not None and not (run / "run.json").exists() else run
+    finished = finished_stages(home)
+    known = finished_tasks(home, finished, [task.name for task in tasks])
     data = []
     with bar("reading tasks", len(tasks)) as advance:
         for task in tasks:
-            data.append(read_task(task, tokenizer, max_length, seed=config.seed))
+            data.append(read_task(task, tokenizer, max_length, seed=config.seed, finished=known.get(task.name)))
             advance(1)
-    home = request.source if request.source is not None and not (run / "run.json").exists() else run
     record = read_json(home / "run.json") if (home / "run.json").exists() else None
     step_rows = rows_of_a_step(training, record)
     accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
@@ -174,7 +178,7 @@ def _prepare(request: Request) -> Prepared:
         max_length=max_length,
         tasks=data,
         stages=plan_stages(data, joint=method.joint),
-        finished=finished_stages(home),
+        finished=finished,
         callbacks=request.callbacks,
         source=request.source,
         step_rows=step_rows,
@@ -184,6 +188,7 @@ def _prepare(request: Request) -> Prepared:
     if record is not None:
         identity.compare(home, identity.with_step_rows(record["identity"]), prepared.identity)
     check_finished(home, prepared.finished, prepared.stages)
+    check_answered(prepared)
     check_memories(prepared)
     return prepared
 
@@ -269,6 +274,21 @@ def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) 
                 "new tasks go to the end of the list, or choose another output_dir"
             )
         identity.compare(run, {"tasks": there["tasks"]}, {"tasks": stages[index].identity()["tasks"]})
+
+
+def check_answered(prepared: Prepared) -> None:
+    """Test rows that are gone must have been answered wherever a score is wanted. Raises InputError."""
+    wanted = wanted_cells(prepared.config.cells, len(prepared.tasks), joint=prepared.joint)
+    for column, data in enumerate(prepared.tasks):
+        if data.gone is None or data.finished is None:
+            continue
+        answered = {path.stem for path in data.finished.predictions.glob(f"*-{column}.jsonl")}
+        cells = {cell_name(row, column) for row, other in wanted if other == column}
+        if not cells <= answered:
+            raise InputError(
+                f"{data.gone}; it is still to be scored, and what was answered does not tell how its rows were asked: "
+                "put the file back"
+            )
 
 
 def check_memories(prepared: Prepared) -> None:

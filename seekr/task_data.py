@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seekr.batches import answer_tokens
 from seekr.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from seekr.finished import FinishedTask
     from seekr.tasks import Encoded, EncodingSummary, Example, Task
 
 JOINT = "joint"
@@ -23,7 +26,11 @@ JOINT = "joint"
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task, read and tokenized. `prompts` and `references` belong to `samples`, `test_prompts` to `test`."""
+    """A task, read and tokenized. `prompts` and `references` belong to `samples`, `test_prompts` to `test`.
+
+    A task that is finished has no samples, whatever its files hold by now. `gone`: why its test rows cannot be asked
+    again; what was answered is still there.
+    """
 
     task: Task
     samples: list[Encoded]
@@ -33,6 +40,8 @@ class TaskData:
     test: list[Example]
     test_prompts: list[np.ndarray]
     cut_test_prompts: int
+    finished: FinishedTask | None = None
+    gone: str | None = None
 
     def warnings(self) -> list[str]:
         """What a person should know of the rows, one line each: cut, or empty."""
@@ -42,17 +51,30 @@ class TaskData:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What may not change once the task is learned; the hashes are of the tokens."""
+        if self.finished is not None:
+            kept = ("rows", "train", *(["test"] if self.gone else []))
+            return self._described() | {key: self.finished.identity.get(key) for key in kept}
+        return self._described()
+
+    def _described(self) -> dict[str, Any]:
         task = self.task
         rows = (part for sample in self.samples for part in (sample.input_ids, sample.labels))
-        answers = [repr(example.references).encode() for example in self.test]
         return {
             "learn": task.learn,
             "rows": len(self.samples),
             "train": _digest(rows),
             "num_train_epochs": task.num_train_epochs,
-            "test": _digest(self.test_prompts, answers) if self.test else None,
+            "test": _test_digest(self.test, self.test_prompts) if self.test else None,
             "max_new_tokens": task.max_new_tokens,
         }
+
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """Tokens and answer tokens of each training row; of a finished task their means."""
+        if self.finished is None:
+            return [(len(sample.input_ids), answer_tokens(sample)) for sample in self.samples]
+        rows = self.summary.rows
+        return [(round(self.summary.tokens / rows), round(self.summary.answer_tokens / rows))] * rows
 
 
 @dataclass(frozen=True)
@@ -99,13 +121,23 @@ def plan_stages(data: list[TaskData], *, joint: bool) -> list[PlannedStage]:
     return [PlannedStage(index, item.task.name, item.task.learn, [item]) for index, item in enumerate(data)]
 
 
-def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *, seed: int) -> TaskData:
-    """Reads the splits of a task and tokenizes them. Raises InputError with file and row."""
+def read_task(
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    seed: int,
+    finished: FinishedTask | None = None,
+) -> TaskData:
+    """Reads the splits of a task and tokenizes them: of a `finished` one the test rows alone.
+
+    Raises InputError with file and row.
+    """
     from seekr.tasks import EncodingSummary, encode_all, encode_prompts, read_split
 
-    train = read_split(task, "train", seed=seed)
-    test = read_split(task, "test", seed=seed) if task.test is not None else []
-    if task.eval is not None:
+    train = read_split(task, "train", seed=seed) if finished is None else []
+    test, gone = _read_test(task, seed, finished)
+    if task.eval is not None and finished is None:
         read_split(task, "eval", seed=seed)  # a broken file is told now, not by the first thing that uses it
     samples = encode_all(train, tokenizer, max_length)
     room = max_length - task.max_new_tokens
@@ -115,17 +147,41 @@ def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *
             "tokens of max_length; make it smaller"
         )
     test_prompts = encode_prompts(test, tokenizer, max_length, task.max_new_tokens)
+    if finished is not None and gone and _test_digest(test, test_prompts) == finished.identity["test"]:
+        gone = None  # the answers tell the same rows
     full = [example for example, prompt in zip(test, test_prompts, strict=True) if len(prompt) == room]
     return TaskData(
         task=task,
         samples=samples,
         prompts=[example.prompt_text for example in train],
         references=[example.references for example in train],
-        summary=EncodingSummary.of(train, samples),
+        summary=EncodingSummary.of(train, samples) if finished is None else finished.summary,
         test=test,
         test_prompts=test_prompts,
         cut_test_prompts=sum(len(whole) > room for whole in encode_prompts(full, tokenizer, None, task.max_new_tokens)),
+        finished=finished,
+        gone=gone,
     )
+
+
+def _read_test(task: Task, seed: int, finished: FinishedTask | None) -> tuple[list[Example], str | None]:
+    """The test rows; of a finished task whose file is not there any more those of its answers, and why."""
+    from seekr.tasks import read_split
+
+    if task.test is None:
+        return [], None
+    try:
+        return read_split(task, "test", seed=seed), None
+    except InputError as error:
+        deleted = not isinstance(task.test, list) and not Path(task.test).expanduser().exists()
+        asked = finished.asked(task) if finished is not None and deleted else []
+        if not asked:
+            raise
+        return asked, str(error)
+
+
+def _test_digest(test: Sequence[Example], prompts: Sequence[np.ndarray]) -> str:
+    return _digest(prompts, [repr(example.references).encode() for example in test])
 
 
 def _digest(arrays: Iterable[np.ndarray], texts: Iterable[bytes] = ()) -> str:
