@@ -85,6 +85,19 @@ def test_a_run_is_gone_on_from_and_evaluated_without_the_old_rows(
     assert None not in [*evaluated.base, *evaluated.matrix[0], *evaluated.matrix[1]]
 
 
+def test_likelihoods_tell_the_rows_as_answers_do(
+    learn: Learn, make: Callable[..., Task], data: Path, tmp_path: Path
+) -> None:
+    run = learn(tmp_path / "run", [make(name, metric="likelihood") for name in "ab"])
+    before = evaluate(run.folder, cells="all").scores
+    for cell in ("base-0", "1-0", "0-1"):
+        (run.folder / "predictions" / f"{cell}.jsonl").unlink()
+    for name in "ab":
+        all_deleted(data / name)
+    after = evaluate(run.folder, cells="all").scores
+    assert (after.base, after.matrix) == (before.base, before.matrix)
+
+
 def test_a_task_that_was_moved_is_named_by_its_new_place(
     learn: Learn, make: Callable[..., Task], data: Path, straight: Run, tmp_path: Path
 ) -> None:
