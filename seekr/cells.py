@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from seekr.batches import answer_tokens
 from seekr.disk import write_atomically, write_json
 from seekr.evaluation import Generated, answer_text
+from seekr.finished import read_predictions
 from seekr.processes import is_main
 from seekr.progress import bar
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
@@ -41,6 +42,11 @@ def wanted_cells(cells: str, tasks: int, *, joint: bool = False) -> list[tuple[i
         if row == last or column == row or cells == "all" or (cells == "seen" and column < row)
     ]
     return [(BASE, column) for column in range(tasks)] + wanted if cells == "all" else wanted
+
+
+def cell_name(row: int, column: int) -> str:
+    """What the file of a cell's answers is called."""
+    return f"{'base' if row == BASE else row}-{column}"
 
 
 class ScoreBook:
@@ -105,23 +111,24 @@ class ScoreBook:
         return self.prepared.config.vllm is not None and self.tasks[column].task.metric != LIKELIHOOD
 
     def _path(self, row: int, column: int) -> Path:
-        return self.prepared.run / "predictions" / f"{'base' if row == BASE else row}-{column}.jsonl"
+        return self.prepared.run / "predictions" / f"{cell_name(row, column)}.jsonl"
 
     def _read(self, row: int, column: int) -> None:
         """Takes over what an earlier start wrote, if it is of the test rows and the kind of metric as they are now."""
         path, data = self._path(row, column), self.tasks[column]
-        if not path.is_file():
+        kept = read_predictions(path)
+        if kept is None:
+            return
+        if [(row["prompt"], row["references"]) for row in kept] != [
+            (one.prompt_text, one.references) for one in data.test
+        ]:
             return
         try:
-            kept = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-            asked = [(row["prompt"], row["references"]) for row in kept]
             found = [_found(row, key) for row, key in zip(kept, data.keys, strict=True)]
         except (ValueError, KeyError, TypeError):
-            return  # torn from outside: generated again
-        if asked != [(example.prompt_text, example.references) for example in data.test]:
-            return
+            return  # of another kind of metric: measured again
         counts = [one.answer_tokens for one in found if isinstance(one, RowLikelihood)]
-        if not counts or counts == [answer_tokens(sample) for sample in data.test_rows]:
+        if data.gone or not counts or counts == [answer_tokens(sample) for sample in data.test_rows]:
             self._keep_score(row, column, found)
 
     def _score(self, answer: Answer, row: int, column: int) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from seekr.command_line import parse
 from seekr.errors import InputError, RunError
+from seekr.library_warnings import leave_out_advice
 from seekr.processes import disconnect
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status; what went wrong is one line on stderr."""
     try:
         parsed = parse(arguments)
-        _quiet_libraries()
+        leave_out_advice()
         status = int(_COMMANDS[parsed.command](parsed) or DONE)
         disconnect()
         return status
@@ -53,16 +53,6 @@ def _told_by_another(error: InputError | RunError) -> bool:
     from seekr.processes import is_main
 
     return isinstance(error, CommonInputError | CommonRunError) and not is_main()
-
-
-def _quiet_libraries() -> None:
-    # Their advice is for people who call these libraries, and would bury our own lines.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _learn(arguments: argparse.Namespace) -> None:

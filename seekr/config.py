@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from seekr.tasks import Task
 
 
-IN_MEMORY = "rows in memory>"
-"""How run.json says that rows came from Python; the end of a name that no file has."""
-
-
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -267,9 +263,11 @@ def _file(name: str, folder: Path) -> str:
 
 
 def _resolve(name: str, folder: Path) -> str:
+    from seekr.tasks.files import format_of
+
     path = folder / Path(name).expanduser()
     # Names of the hub have one slash at most.
-    plainly_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in (".json", ".jsonl")
+    plainly_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or format_of(name) is not None
     return str(path.absolute()) if plainly_a_path or path.exists() else name
 
 
@@ -286,12 +284,6 @@ def make_tasks(config: Config) -> list[Task]:
         missing = [key for key in ("name", "train") if settings.get(key) is None]
         if missing:
             raise InputError(f"tasks.{position}: the key {missing[0]!r} is missing")
-        for split in ("train", "eval", "test"):
-            if str(settings.get(split)).endswith(IN_MEMORY):
-                raise InputError(
-                    f"task {settings['name']!r}: its {split} rows were given in Python and are not on the disk; "
-                    "go on with seekr.learn(...) there"
-                )
         tasks.append(Task(**settings))
     check_tasks(tasks)
     return tasks

@@ -42,7 +42,7 @@ def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
         table.add_row(
             str(stage.index),
             stage.name + (" (done)" if done else "" if stage.learn else " (skill)"),
-            str(len(stage.samples)),
+            str(sum(summary.rows for summary in summaries)),
             str(sum(len(data.test) for data in stage.data)),
             str(plan.task_steps) if stage.learn else "–",
             str(plan.replay_steps) if stage.learn else "–",

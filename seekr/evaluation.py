@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -91,19 +91,10 @@ def generate_tokens(
     """
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt without tokens cannot be answered")
-    ends = end_tokens(model.generation_config, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    drawn = {} if temperature is None else {"temperature": temperature, "top_k": 0, "top_p": 1.0}
-    settings = GenerationConfig(
-        do_sample=temperature is not None,
-        num_beams=1,
-        use_cache=True,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=ends,
-        pad_token_id=pad,
-        bos_token_id=tokenizer.bos_token_id,
-        **drawn,
-    )
+    settings = answering_settings(model.generation_config, tokenizer, max_new_tokens=max_new_tokens)
+    if temperature is not None:
+        settings.update(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
+    ends, pad = settings.eos_token_id, settings.pad_token_id
     in_step = is_in_parts(model)
 
     def answer(place: int, rows: list[int]) -> list[Generated]:
@@ -173,6 +164,22 @@ def _in_batches(
         found = chain.from_iterable(spread([*batches, *filling], told)[: len(batches)])
     results = dict(zip(order, found, strict=True))
     return [results[i] for i in range(len(lengths))]
+
+
+def answering_settings(
+    own: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase, **more: Any
+) -> GenerationConfig:
+    """The generation settings that answers are scored by, given a model's own: greedy, up to any of its end tokens."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=end_tokens(own, tokenizer),
+        pad_token_id=pad,
+        bos_token_id=tokenizer.bos_token_id,
+        **more,
+    )
 
 
 def end_tokens(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -274,13 +274,13 @@ def evaluate(run: Path, cells: str | None = None, by: Literal["transformers", "v
     def prepared_run() -> Prepared:
         config = Run(run).config
         engine = {None: config.vllm, "transformers": None, "vllm": config.vllm or {}}[by]
-        return prepare(Request(config.model_copy(update={"vllm": engine})))
+        return prepare(Request(config.model_copy(update={"vllm": engine, "cells": cells or config.cells})))
 
     prepared = agreed(prepared_run, facts)
     with one_kind_of_bar(), ExitStack() as stack:
         agreed(lambda: stack.enter_context(locked(prepared.run)) if is_main() else None)
         book = ScoreBook(prepared)
-        missing = book.missing(cells or prepared.config.cells)
+        missing = book.missing(prepared.config.cells)
         measurable = book.measurable(missing)
         book.fill(measurable)
         left = sorted({row for row, _ in missing} - {row for row, _ in measurable})

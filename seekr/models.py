@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,13 +12,12 @@ import torch
 from torch import nn
 
 from seekr.errors import InputError
+from seekr.model_checks import check_is_model, check_weights
 from seekr.precision import no_autocast
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError)
 
 
 def load_config_of(model: str) -> PretrainedConfig:
@@ -27,9 +27,11 @@ def load_config_of(model: str) -> PretrainedConfig:
     path = Path(model)
     if path.is_absolute() and not path.is_dir():
         raise InputError(f"model: {model}: no such folder")
+    check_is_model(model)
     try:
-        return AutoConfig.from_pretrained(model)
-    except _LOADING_ERRORS as error:
+        return AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except Exception as error:  # configurations of all families, and clients of the hub, raise all kinds
+        _check_code(model, error)
         raise InputError(f"model: {model!r} is no model folder and no model of the hub: {_line(error)}") from None
 
 
@@ -38,8 +40,9 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model)
-    except (*_LOADING_ERRORS, TypeError, AttributeError) as error:
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except Exception as error:
+        _check_code(model, error)
         raise InputError(f"model: {model!r} has no tokenizer that can be loaded: {_line(error)}") from None
 
 
@@ -53,14 +56,57 @@ def load_model(base: str, adapter: Path | None = None, *, dtype: str, trainable:
 
     try:
         with _read_whole():
-            model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
-    except _LOADING_ERRORS as error:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                base,
+                dtype=getattr(torch, dtype),
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report
+            )
+    except Exception as error:
+        _check_code(base, error)
         raise InputError(f"model: {base!r} cannot be loaded as a causal language model: {_line(error)}") from None
+    model, found = loaded
+    check_weights(base, found)
+    _drop_what_cannot_be_saved(model)
     if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        model = _with_saved_adapter(model, adapter, trainable=trainable)
     return model.train() if trainable else model.eval().requires_grad_(False)
+
+
+def _drop_what_cannot_be_saved(model: Any) -> None:
+    """Published checkpoints set a temperature without sampling; transformers loads that, and some versions refuse to
+    save it. Answers go by its end tokens alone.
+    """
+    from transformers import GenerationConfig
+
+    settings = getattr(model, "generation_config", None)
+    try:
+        if settings is not None:
+            settings.validate(strict=True)
+    except ValueError:
+        kept = {name: getattr(settings, name, None) for name in ("eos_token_id", "pad_token_id", "bos_token_id")}
+        model.generation_config = GenerationConfig(**kept)
+
+
+def _with_saved_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")  # they would be random numbers
+        try:
+            return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        except Exception as error:
+            raise InputError(f"{adapter}: the adapter cannot be loaded: {_line(error)}; restore the folder") from None
+
+
+def _check_code(model: str, error: BaseException) -> None:
+    """Raises InputError where a model was not loaded because it brings code, which transformers would ask about."""
+    if "trust_remote_code" in str(error):
+        raise InputError(
+            f"model: {model!r} needs code that it brings itself (trust_remote_code), and seekr runs none; give a model "
+            "of a family that transformers has, or this one converted to such"
+        ) from None
 
 
 @contextmanager
@@ -122,16 +168,17 @@ def measuring(model: nn.Module) -> Iterator[None]:
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes a model, or its adapter, with its tokenizer: loads with plain transformers, or peft."""
-    generation = getattr(model, "generation_config", None)
-    if generation is not None:
-        try:
-            generation.validate(strict=True)
-        except ValueError:
-            # Published checkpoints set a temperature without sampling; transformers loads that, but does not save it.
-            generation.do_sample = True
+    """Writes a model, or its adapter, with its tokenizer: loads with plain transformers, or peft.
+
+    The generation settings beside it are those that its answers were scored by. With an adapter transformers takes
+    those of the base, unless it is told.
+    """
+    from seekr.evaluation import answering_settings
+
+    settings = answering_settings(getattr(model, "generation_config", None), tokenizer)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    settings.save_pretrained(folder)
 
 
 @contextmanager

@@ -14,12 +14,13 @@ from seekr.arguments import check_lora, check_training, training_arguments, weig
 from seekr.config import Config, make_tasks
 from seekr.disk import read_json
 from seekr.errors import InputError
+from seekr.finished import finished_tasks
 from seekr.launch.checks import check_fp16, check_launch, check_sharding, sharding
 from seekr.processes import process_count
 from seekr.progress import bar
 from seekr.sharding import load_in_parts
 from seekr.stages import finished_stages
-from seekr.standing import check_finished, check_folder, check_memories
+from seekr.standing import check_answered, check_finished, check_folder, check_memories
 from seekr.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
 
 if TYPE_CHECKING:
@@ -162,10 +163,12 @@ def _prepare(request: Request) -> Prepared:
     home = request.source if request.source is not None and not (run / "run.json").exists() else run
     record = read_json(home / "run.json") if (home / "run.json").exists() else None
     clock = clock_of(record, home / "run.json") if record is not None else request.began or now()
+    finished = finished_stages(home)
+    known = finished_tasks(home, finished, [task.name for task in tasks])
     data = []
     with bar("reading tasks", len(tasks)) as advance, fixed_clock(clock):
         for task in tasks:
-            data.append(read_task(task, tokenizer, max_length, seed=config.seed))
+            data.append(read_task(task, tokenizer, max_length, seed=config.seed, finished=known.get(task.name)))
             advance(1)
     step_rows = rows_of_a_step(training, record)
     accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
@@ -181,13 +184,13 @@ def _prepare(request: Request) -> Prepared:
         max_length=max_length,
         tasks=data,
         stages=plan_stages(data, joint=method.joint),
-        finished=finished_stages(home),
+        finished=finished,
         callbacks=request.callbacks,
         source=request.source,
         clock=clock,
         step_rows=step_rows,
         vllm_version=check_answering(config, method, lora, data),
-        **check_model(config, method, lora, tokenizer, max_length, learned),
+        **check_model(config, method, lora, tokenizer, max_length, data),
     )
     if record is not None:
         there = identity.as_kept_now(record["identity"])
@@ -195,6 +198,7 @@ def _prepare(request: Request) -> Prepared:
             there = identity.with_free(there, prepared.identity, method.free)
         identity.compare(home, there, prepared.identity)
     check_finished(home, prepared.finished, prepared.stages)
+    check_answered(prepared)
     if len(prepared.finished) < len(prepared.stages):  # what is trained can be scored on any machine
         check_fp16(training)
     check_memories(prepared)
@@ -225,15 +229,17 @@ def check_model(
     lora: LoraConfig | None,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    tasks: int,
+    data: Sequence[TaskData],
 ) -> dict[str, Any]:
-    """Whether method and adapter fit the model, and the facts about it that a run needs. Raises InputError."""
+    """Whether rows, method and adapter fit the model, and the facts of it that a run needs. Raises InputError."""
     import torch
 
     from seekr.fingerprints import fingerprint_model, fingerprint_tokenizer
+    from seekr.model_checks import check_token_ids
     from seekr.models import load_model, parameter_count
 
     model = load_model(config.model, dtype=config.dtype)
+    check_token_ids(model, tokenizer, data)
     if getattr(model, "is_quantized", False):
         raise InputError(
             f"model: the weights of {config.model} are quantized, and seekr has no way to train and measure on such; "
@@ -243,7 +249,7 @@ def check_model(
         "model_fingerprint": fingerprint_model(model),
         "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),
     }
-    method.check_model(model, max_length, tasks)
+    method.check_model(model, max_length, sum(item.task.learn for item in data))
     adapted = method.adapt(model.requires_grad_(True), lora)
     if config.training.get("fp16") and any(p.requires_grad and p.dtype == torch.float16 for p in adapted.parameters()):
         raise InputError(

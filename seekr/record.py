@@ -7,7 +7,6 @@ from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from seekr.config import IN_MEMORY
 from seekr.disk import read_json
 from seekr.identity import as_kept_now, flatten
 from seekr.stages import finished_stages
@@ -21,6 +20,8 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datas
 
 def describe_task(task: Task) -> dict[str, Any]:
     """A task as the configuration has it; rows in memory stay out of it."""
+    from seekr.tasks.task import IN_MEMORY
+
     given = {field.name: getattr(task, field.name) for field in fields(task)}
     for split in ("train", "eval", "test"):
         if isinstance(given[split], list):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seekr import identity
+from seekr.cells import cell_name, wanted_cells
 from seekr.disk import read_json
 from seekr.errors import InputError
 from seekr.run import seed_folders
@@ -52,6 +53,21 @@ def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) 
                 "new tasks go to the end of the list, or choose another output_dir"
             )
         identity.compare(run, {"tasks": there["tasks"]}, {"tasks": stages[index].identity()["tasks"]})
+
+
+def check_answered(prepared: Prepared) -> None:
+    """Test rows that are gone must have been answered wherever a score is wanted. Raises InputError."""
+    wanted = wanted_cells(prepared.config.cells, len(prepared.tasks), joint=prepared.joint)
+    for column, data in enumerate(prepared.tasks):
+        if data.gone is None or data.finished is None:
+            continue
+        answered = {path.stem for path in data.finished.predictions.glob(f"*-{column}.jsonl")}
+        cells = {cell_name(row, column) for row, other in wanted if other == column}
+        if not cells <= answered:
+            raise InputError(
+                f"{data.gone}; it is still to be scored, and what was answered does not tell how its rows were asked: "
+                "put the file back"
+            )
 
 
 def check_memories(prepared: Prepared) -> None:

@@ -7,16 +7,19 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seekr.batches import answer_tokens
 from seekr.errors import InputError
 from seekr.scoring.likelihood import LIKELIHOOD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from seekr.finished import FinishedTask
     from seekr.tasks import AnswerKey, Asked, Encoded, EncodingSummary, Example, Task
 
 _SHOWN = 40  # characters of an answer in a line
@@ -30,7 +33,8 @@ class TaskData:
     """A task, read and tokenized. `asked` belongs to `test`; `fields` says what became of other keys of the rows.
 
     Where the metric is likelihood nothing is generated: `test_rows`, prompts with their answers, take the place of
-    `asked`.
+    `asked`. A task that is finished has no samples, whatever its files hold by now. `gone`: why its test rows cannot be
+    asked again; what was answered is still there.
     """
 
     task: Task
@@ -40,6 +44,8 @@ class TaskData:
     fields: list[str]
     asked: list[Asked] = field(default_factory=list)
     test_rows: list[Encoded] = field(default_factory=list)
+    finished: FinishedTask | None = None
+    gone: str | None = None
 
     @property
     def test_prompts(self) -> list[np.ndarray]:
@@ -66,7 +72,6 @@ class TaskData:
         return [*self.fields, *self.summary.warnings(), *test, *self._compared()]
 
     def _test_row_warnings(self) -> dict[str, int]:
-        from seekr.batches import answer_tokens
         from seekr.tasks import EncodingSummary
 
         found = EncodingSummary.of(self.test_rows)
@@ -74,6 +79,7 @@ class TaskData:
             "test prompts were cut from the left, behind their first token, to fit max_length": found.cut_prompts,
             "test answers were longer than max_length and are scored without their end": found.cut_answers,
             "test answers are empty: their end token alone is scored": found.empty_answers,
+            "test answers hold nothing that the tokenizer knows: their end token alone is scored": found.unread_answers,
             "test rows are one token long, which nothing predicts, and are not scored": sum(
                 not answer_tokens(row) for row in self.test_rows
             ),
@@ -100,6 +106,12 @@ class TaskData:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What may not change once the task is learned; the hashes are of the tokens."""
+        if self.finished is not None:
+            kept = ("rows", "train", *(["test"] if self.gone else []))
+            return self._described() | {key: self.finished.identity.get(key) for key in kept}
+        return self._described()
+
+    def _described(self) -> dict[str, Any]:
         task = self.task
         rows = (part for sample in self.samples for part in (sample.input_ids, sample.labels))
         return {
@@ -107,11 +119,12 @@ class TaskData:
             "rows": len(self.samples),
             "train": _digest(rows),
             "num_train_epochs": task.num_train_epochs,
-            "test": self._test_identity(),
+            "test": self.test_identity(),
             "max_new_tokens": None if task.metric == LIKELIHOOD else task.max_new_tokens,
         }
 
-    def _test_identity(self) -> str | None:
+    def test_identity(self) -> str | None:
+        """Of the test rows: a hash of what is asked and what is right."""
         if not self.test:
             return None
         answers = [repr(example.references).encode() for example in self.test]
@@ -119,6 +132,14 @@ class TaskData:
             return _digest(self.test_prompts, answers)
         rows = (part for row in self.test_rows for part in (row.input_ids, row.labels))
         return f"{LIKELIHOOD} of {_digest(rows, answers)}"
+
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """Tokens and answer tokens of each training row; of a finished task their means."""
+        if self.finished is None:
+            return [(len(sample.input_ids), answer_tokens(sample)) for sample in self.samples]
+        rows = self.summary.rows
+        return [(round(self.summary.tokens / rows), round(self.summary.answer_tokens / rows))] * rows
 
 
 @dataclass(frozen=True)
@@ -165,23 +186,51 @@ def plan_stages(data: list[TaskData], *, joint: bool) -> list[PlannedStage]:
     return [PlannedStage(index, item.task.name, item.task.learn, [item]) for index, item in enumerate(data)]
 
 
-def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *, seed: int) -> TaskData:
-    """Reads the splits of a task and tokenizes them. Raises InputError with file and row."""
-    from seekr.batches import answer_tokens
-    from seekr.tasks import EncodingSummary, encode_all, encode_prompts, field_notes, read_split
+def read_task(
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    seed: int,
+    finished: FinishedTask | None = None,
+) -> TaskData:
+    """Reads the splits of a task and tokenizes them: of a `finished` one the test rows alone.
 
-    train = read_split(task, "train", seed=seed)
-    test = read_split(task, "test", seed=seed) if task.test is not None else []
-    if task.eval is not None:
+    Raises InputError with file and row.
+    """
+    from seekr.tasks import AnswerKey, Asked, EncodingSummary, encode_all, field_notes, read_split
+
+    train = read_split(task, "train", seed=seed) if finished is None else []
+    test, compared, gone = _read_test(task, seed, finished)
+    if task.eval is not None and finished is None:
         read_split(task, "eval", seed=seed)  # a broken file is told now, not by the first thing that uses it
     samples = encode_all(train, tokenizer, max_length)
     data = TaskData(
         task=task,
         samples=samples,
-        summary=EncodingSummary.of(samples),
+        summary=EncodingSummary.of(samples) if finished is None else finished.summary,
         test=test,
         fields=field_notes([*train, *test], tokenizer),
+        finished=finished,
     )
+    data = _with_test_rows(data, tokenizer, max_length)
+    if finished is None or gone is None:
+        return data
+    asked = [
+        replace(question, key=replace(question.key, references=right))
+        for question, right in zip(data.asked, compared, strict=False)
+    ]
+    if data.test_identity() == finished.identity["test"]:
+        return replace(data, asked=asked)  # the answers tell the same rows
+    kept = [Asked(question.ids, AnswerKey(question.key.references)) for question in asked]
+    return replace(data, asked=kept, test_rows=[], gone=gone)
+
+
+def _with_test_rows(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
+    """With what the model is asked for the test rows. Raises InputError where nothing can be."""
+    from seekr.tasks import encode_all, encode_prompts
+
+    task, test = data.task, data.test
     if task.metric == LIKELIHOOD:
         rows = encode_all(test, tokenizer, max_length)
         if rows and not any(map(answer_tokens, rows)):
@@ -193,6 +242,26 @@ def read_task(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *
             "tokens of max_length; make it smaller"
         )
     return replace(data, asked=encode_prompts(test, tokenizer, max_length, task.max_new_tokens) if test else [])
+
+
+def _read_test(
+    task: Task, seed: int, finished: FinishedTask | None
+) -> tuple[list[Example], list[list[str]], str | None]:
+    """The test rows; of a finished task whose file is not there any more those of its answers, what these were compared
+    with, and why.
+    """
+    from seekr.tasks import read_split
+
+    if task.test is None:
+        return [], [], None
+    try:
+        return read_split(task, "test", seed=seed), [], None
+    except InputError as error:
+        deleted = not isinstance(task.test, list) and not Path(task.test).expanduser().exists()
+        asked, compared = finished.asked(task) if finished is not None and deleted else ([], [])
+        if not asked:
+            raise
+        return asked, compared, str(error)
 
 
 def _digest(arrays: Iterable[np.ndarray], texts: Iterable[bytes] = ()) -> str:

@@ -240,4 +240,4 @@ def _generation_settings(model: str) -> Any:
     try:
         return GenerationConfig.from_pretrained(model)
     except OSError:
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(model))
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(model, trust_remote_code=False))

@@ -22,7 +22,8 @@ def test_kept_answers_are_scored_against_their_prompts_and_references(tmp_path: 
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "0-0.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     asked = [SimpleNamespace(key=AnswerKey(row.references)) for row in test]
-    data = SimpleNamespace(task=SimpleNamespace(name="a", metric=metric), test=test, asked=asked)
+    task = SimpleNamespace(name="a", metric=metric)
+    data = SimpleNamespace(task=task, test=test, asked=asked, keys=[one.key for one in asked], gone=None)
 
     book = ScoreBook(SimpleNamespace(run=tmp_path, tasks=[data]))  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from seekr.batches import Row, StepKind, answer_tokens
+from seekr.batches import Row, StepKind
 from seekr.methods.general_replay import GeneralReplay
 from seekr.methods.replay import Replay
 from seekr.training.order import Step, StepPlan, split
@@ -35,15 +35,15 @@ class StageRows:
 
     @classmethod
     def of(cls, stage: PlannedStage) -> StageRows:
-        """Those of a stage whose data was read."""
-        samples = stage.samples
+        """Those of a stage whose data was read; of a finished one the means of what was read then."""
+        lengths = [length for data in stage.data for length in data.lengths]
         return cls(
             stage.index,
             stage.name,
             stage.learn,
             stage.num_train_epochs,
-            [len(sample.input_ids) for sample in samples],
-            [answer_tokens(sample) for sample in samples],
+            [tokens for tokens, _ in lengths],
+            [answers for _, answers in lengths],
         )
 
 

@@ -12,8 +12,9 @@ from seekr.tasks.encoding import (
 )
 from seekr.tasks.example import Chat, Example
 from seekr.tasks.fields import field_notes
+from seekr.tasks.folders import Split
 from seekr.tasks.messages import Message
-from seekr.tasks.reading import Split, read_rows, read_split, task_from_folder
+from seekr.tasks.reading import read_rows, read_split, task_from_folder
 from seekr.tasks.task import Task, check_tasks
 from seekr.tasks.tokenizing import check_tokenizer
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,12 @@ import numpy as np
 from seekr.errors import InputError
 from seekr.progress import bar
 from seekr.tasks.encoding import IGNORED, Encoded, EncodingSummary, encode_all
-from seekr.tasks.example import Example, parse_row
+from seekr.tasks.example import Example
 from seekr.tasks.fields import field_notes
+from seekr.tasks.files import NumberedRow, rows_of_file
+from seekr.tasks.folders import NAMES, split_files, splits_of_folder
 from seekr.tasks.presets import NEEDED, find_preset, missing
-from seekr.tasks.reading import NAMES, json_rows, numbered_lines, parse_json, split_file, text_of_rows
+from seekr.tasks.reading import read_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -131,14 +134,17 @@ def check_folder(
         raise InputError(f"{folder}: no such folder")
     fields = {} if preset is None else {task["name"]: task for task in find_preset(preset, "--preset").tasks}
     here = folder.resolve()
-    if fields or not _splits_of(here):
-        root, found = here, sorted(path.name for path in here.iterdir() if path.is_dir() and _splits_of(path))
+    if fields or not splits_of_folder(here):
+        root, found = here, sorted(path.name for path in here.iterdir() if path.is_dir() and splits_of_folder(path))
     else:
         root, found = here.parent, [here.name]
     if not found:
-        raise InputError(f"{folder}: no task in it; a task is a folder with train.json, test.json (or .jsonl)")
+        raise InputError(
+            f"{folder}: no task in it; a task is a folder with train.json, test.json, or other files of rows that are "
+            "named for their split"
+        )
     names = [name for name in fields if name in found] or ([] if fields else found)
-    held = {split for name in names for split in _splits_of(root / name)}
+    held = {split for name in names for split in splits_of_folder(root / name)}
     wanted = [split for split in NAMES if split in held or split in NEEDED]
     tasks = []
     with bar("reading tasks", len(names)) as advance:
@@ -154,10 +160,6 @@ def check_folder(
     )
 
 
-def _splits_of(folder: Path) -> list[str]:
-    return [split for split in NAMES if split_file(folder, split)]
-
-
 def _check_task(
     folder: Path,
     root: Path,
@@ -165,9 +167,7 @@ def _check_task(
     tokenizer: PreTrainedTokenizerBase | None,
     max_length: int | None,
 ) -> TaskCheck:
-    read = {
-        split: _read(path, root, fields.get("separator", " ")) for split in NAMES if (path := split_file(folder, split))
-    }
+    read = {split: _read(folder, split, root, fields.get("separator", " ")) for split in splits_of_folder(folder)}
     rows = {split: [_row(example) for example in examples] for split, (examples, _) in read.items()}
     checked = {}
     for split, (examples, broken) in read.items():
@@ -194,33 +194,26 @@ def _check_task(
     return TaskCheck(folder.name, checked, eval_is_test=bool(both[0]) and both[0] == both[1])
 
 
-def _read(path: Path, root: Path, separator: str) -> tuple[list[Example], list[str]]:
-    """The rows that can be read, and why the others cannot be."""
-    examples, broken = [], []
+def _read(folder: Path, split: str, root: Path, separator: str) -> tuple[list[Example], list[str]]:
+    """The rows that can be read, and why the others cannot be: of JSON Lines those behind a broken one can still be."""
+    examples: list[Example] = []
+    broken: list[InputError] = []
     try:
-        for where, row in _rows(path):
+        for where, row in chain.from_iterable(map(_rows, split_files(folder, split))):
             try:
-                if isinstance(row, InputError):
-                    raise row
-                examples.append(parse_row(row, where, separator=separator))
+                examples.append(read_row(row, where, separator=separator))
             except InputError as error:
-                broken.append(str(error))
-    except InputError as error:  # the whole file
-        broken.append(str(error))
-    return examples, [reason.replace(f"{root}/", "") for reason in broken]
+                broken.append(error)
+    except InputError as error:  # which files there are
+        broken.append(error)
+    return examples, [str(reason).replace(f"{root}/", "") for reason in broken]
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Every row, in JSON Lines with the error in place of a broken one: the lines behind it can still be read."""
-    text = text_of_rows(path)
-    if path.suffix == ".json":
-        yield from ((f"{path}, row {number}", row) for number, row in enumerate(json_rows(text, path), start=1))
-        return
-    for where, line, number in numbered_lines(text, path):
-        try:
-            yield where, parse_json(line, path, number)
-        except InputError as error:
-            yield where, error
+def _rows(file: Path) -> Iterator[NumberedRow]:
+    try:
+        yield from rows_of_file(file)
+    except InputError as error:  # the whole file, or what is left of it
+        yield str(file), error
 
 
 def _row(example: Example) -> Row:

@@ -72,6 +72,7 @@ class EncodingSummary:
     empty_answers: int
     tokens: int
     answer_tokens: int
+    unread_answers: int = 0
     notes: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -84,6 +85,10 @@ class EncodingSummary:
             empty_answers=sum(not row.example.answer.strip() for row in encoded),
             tokens=sum(len(row.input_ids) for row in encoded),
             answer_tokens=sum(int((row.labels != IGNORED).sum()) for row in encoded),
+            unread_answers=sum(
+                bool(row.example.answer.strip()) and not row.answer_cut and int((row.labels != IGNORED).sum()) < 2
+                for row in encoded
+            ),
             notes=dict(Counter(note for row in encoded for note in row.notes)),
         )
 
@@ -93,6 +98,7 @@ class EncodingSummary:
             "prompts were cut from the left, behind their first token, to fit max_length": self.cut_prompts,
             "answers were longer than max_length and lost their end": self.cut_answers,
             "answers are empty: the model learns to say nothing there": self.empty_answers,
+            "answers hold nothing that the tokenizer knows: the model learns to say nothing there": self.unread_answers,
             **{f"rows: {note}": count for note, count in self.notes.items()},
         }
         return [f"{count} of {self.rows} {what}" for what, count in lines.items() if count]

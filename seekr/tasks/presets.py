@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seekr.errors import InputError, nearest
-from seekr.tasks.reading import NAMES, split_file
+from seekr.tasks.folders import NAMES, split_file
 from seekr.tasks.task import Task
 
 NEEDED = ("train", "test")

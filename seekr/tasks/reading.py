@@ -1,29 +1,34 @@
-"""Rows from where a person keeps them: files, folders, saved data sets, the hub, memory."""
+"""Examples from where a person keeps rows: files, folders, saved data sets, the hub, memory."""
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from seekr.errors import InputError
 from seekr.tasks.conversation import read_template
 from seekr.tasks.example import Chat, Example, parse_row
-from seekr.tasks.task import Source, Task
-
-Split = Literal["train", "eval", "test"]
-NAMES: dict[str, tuple[str, ...]] = {  # what files and data sets call each split
-    "train": ("train",),
-    "eval": ("eval", "validation", "valid", "dev"),
-    "test": ("test",),
-}
-SUFFIXES = (".json", ".jsonl")
-
-NumberedRow = tuple[str, Any]  # where it stands, for messages; the row
+from seekr.tasks.files import NumberedRow, format_of, rows_of_file
+from seekr.tasks.folders import (
+    NAMES,
+    Split,
+    is_saved,
+    load_saved,
+    nothing_in,
+    open_hub,
+    pick,
+    rows_of_folder,
+    rows_of_hub,
+    split_file,
+    split_files,
+    splits_of_folder,
+)
+from seekr.tasks.task import IN_MEMORY, Source, Task
 
 
 def read_split(task: Task, split: Split, *, seed: int, base_folder: str | Path | None = None) -> list[Example]:
@@ -57,7 +62,7 @@ def read_rows(task: Task, split: Split, *, base_folder: str | Path | None = None
         raise InputError(f"task {task.name!r} has no {split} rows; give it {split}: FILE")
     chat = chat_of(task, base_folder=base_folder)
     rows = [
-        (row, parse_row(row, where, answers=task.answers, separator=task.separator, chat=chat))
+        (row, read_row(row, where, answers=task.answers, separator=task.separator, chat=chat))
         for where, row in _rows(source, split, f"task {task.name!r}, {split}", Path(base_folder or "."))
     ]
     if not rows:
@@ -71,7 +76,7 @@ def one_row(task: Task, split: Split, number: int) -> Example:
     chat, count = chat_of(task), 0
     for count, (where, row) in enumerate(_rows(getattr(task, split), split, f"{split} rows", Path()), start=1):
         if count == number:
-            return parse_row(row, where, answers=task.answers, separator=task.separator, chat=chat)
+            return read_row(row, where, answers=task.answers, separator=task.separator, chat=chat)
     raise InputError(f"{getattr(task, split)}: there is no row {number}; it has {count} rows")
 
 
@@ -82,6 +87,43 @@ def chat_of(task: Task, *, base_folder: str | Path | None = None) -> Chat:
         file = Path(base_folder or ".") / Path(task.chat_template).expanduser()
         template = read_template(file)
     return Chat(template, task.chat_template_kwargs or {})
+
+
+def read_row(row: Any, where: str, **options: Any) -> Example:
+    """`parse_row` of what a file holds, whose texts must be text. Raises InputError."""
+    if isinstance(row, InputError):
+        raise row
+    example = parse_row(row, where, **options)
+    texts = {item.name: getattr(example, item.name) for item in fields(example) if item.name != "source"}
+    texts["chat_template_kwargs"] = dict(example.chat.variables)
+    for name in sorted(texts, key=lambda name: name != "messages"):  # a chat row's other texts are made of them
+        _check_text(texts[name], name.removesuffix("_text"), where)
+    return example
+
+
+def _check_text(value: Any, name: str, where: str) -> None:
+    """Raises InputError for half of a surrogate pair, which no tokenizer and no file takes."""
+    if isinstance(value, str):
+        if not value.isascii() and (place := _lone_surrogate(value)) is not None:
+            raise InputError(
+                f"{where}: {name} holds half of a character (\\u{ord(value[place]):04x}, character {place + 1}), as is "
+                "left of an emoji that was cut in two; write it whole or take it out"
+            )
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_text(key, f"a key of {name}", where)
+            _check_text(item, f"{name}.{key}", where)
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            _check_text(item, f"{name}[{place}]", where)
+
+
+def _lone_surrogate(text: str) -> int | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
 
 
 def task_from_folder(name: str, path: str | Path, **fields: Any) -> Task:
@@ -96,11 +138,13 @@ def task_from_folder(name: str, path: str | Path, **fields: Any) -> Task:
         raise InputError(f"task {name!r}: {path}: no such file or folder")
     if path.is_file():
         return Task(**{"name": name, "train": path, **fields})
-    if _split_files(path):
-        found = {split: file for split in NAMES if (file := split_file(path, split))}
+    if held := splits_of_folder(path):
+        found = {split: split_file(path, split) or path for split in held}
+    elif split_files(path, "train"):
+        found = {"train": path}
     else:
-        data = _load_folder(path)
-        found = {split: path for split in NAMES if _pick(data, split) is not None}
+        data = load_saved(path) if is_saved(path) else open_hub(str(path), nothing_in(path))
+        found = {split: path for split in NAMES if pick(data, split) is not None}
     if "train" not in {**found, **fields}:
         raise InputError(
             f"task {name!r}: {path}: the folder has no training rows; it needs a train.json or train.jsonl"
@@ -110,135 +154,18 @@ def task_from_folder(name: str, path: str | Path, **fields: Any) -> Task:
 
 def _rows(source: Source, split: Split, where: str, base: Path) -> Iterable[NumberedRow]:
     if isinstance(source, list):
-        return _numbered(where, source)
+        return ((f"{where}, row {number}", row) for number, row in enumerate(source, start=1))
+    text = str(source)
+    if text.endswith(IN_MEMORY):
+        raise InputError(
+            f"{where}: these rows were given in Python and are not on the disk; go on with seekr.learn(...) there"
+        )
     path = base / Path(source).expanduser()
     if path.is_file():
-        return _rows_of_file(path)
+        return rows_of_file(path)
     if path.is_dir():
-        return _rows_of_folder(path, split)
-    text = str(source)
-    if isinstance(source, Path) or text.startswith((".", "/", "~")) or path.suffix in SUFFIXES or text.count("/") != 1:
+        return rows_of_folder(path, split)
+    plainly_a_path = isinstance(source, Path) or text.startswith((".", "/", "~")) or format_of(text) is not None
+    if plainly_a_path or text.count("/") != 1:
         raise InputError(f"{where}: {path}: no such file or folder (a data set of the hub is named owner/name)")
-    return _numbered(
-        text,
-        _picked(
-            _load_hub(text, f"{where}: {path}: no such file or folder, and no data set of the hub either"),
-            split,
-            text,
-        ),
-    )
-
-
-def _numbered(where: str, rows: Iterable[Any]) -> Iterator[NumberedRow]:
-    return ((f"{where}, row {number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _rows_of_file(path: Path) -> Iterable[NumberedRow]:
-    text = text_of_rows(path)
-    if path.suffix == ".jsonl":
-        return ((where, parse_json(line, path, number)) for where, line, number in numbered_lines(text, path))
-    return _numbered(str(path), json_rows(text, path))
-
-
-def text_of_rows(path: Path) -> str:
-    """The text of a .json or .jsonl file. Raises InputError."""
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: rows are read from .json (one list) or .jsonl (one row a line), not {path.suffix!r}")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def json_rows(text: str, path: Path) -> list[Any]:
-    """The rows of a .json file. Raises InputError."""
-    rows = parse_json(text, path)
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: a .json file must hold one list of rows, not {type(rows).__name__}")
-    return rows
-
-
-def numbered_lines(text: str, path: Path) -> Iterator[tuple[str, str, int]]:
-    """Of JSON Lines: where a row stands, for messages; its text; the number of its line."""
-    row = 0
-    # Not splitlines(): JSON strings may hold line separators of Unicode as they are.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            row += 1
-            yield f"{path}, row {row} (line {number})", line, number
-
-
-def parse_json(text: str, path: Path, line: int = 1) -> Any:
-    """The value of a text that begins in this line of the file. Raises InputError with the line of the mistake."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"{path}, line {line + error.lineno - 1}"
-        hint = (
-            "; if it has one row a line, name it .jsonl" if error.msg == "Extra data" and path.suffix == ".json" else ""
-        )
-        raise InputError(f"{where}: broken JSON: {error.msg} (column {error.colno}){hint}") from None
-    except RecursionError:
-        raise InputError(f"{path}, line {line}: broken JSON: nested too deeply") from None
-
-
-def split_file(folder: Path, split: str) -> Path | None:
-    """The .json or .jsonl file of a split in a folder, by any of the split's names; None if there is none."""
-    files = (folder / f"{name}{suffix}" for name in NAMES[split] for suffix in SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
-
-
-def _split_files(folder: Path) -> list[Path]:
-    return [file for split in NAMES if (file := split_file(folder, split))]
-
-
-def _rows_of_folder(folder: Path, split: Split) -> Iterable[NumberedRow]:
-    if file := split_file(folder, split):
-        return _rows_of_file(file)
-    if files := _split_files(folder):
-        held = ", ".join(file.name for file in files)
-        raise InputError(f"{folder}: no {split}.json or {split}.jsonl in this folder, only {held}")
-    return _numbered(str(folder), _picked(_load_folder(folder), split, str(folder)))
-
-
-def _load_folder(folder: Path) -> Any:
-    """What `save_to_disk` of the datasets library left, a Dataset or a dict of them by split; or as `_load_hub`."""
-    import datasets
-
-    if not any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
-        return _load_hub(str(folder), f"{folder}: no train.json or train.jsonl, and no data set that can be loaded")
-    try:
-        return datasets.load_from_disk(str(folder))
-    except Exception as error:  # Arrow and datasets raise all kinds for torn files; the user sees one line
-        raise InputError(f"{folder}: the saved data set cannot be loaded: {_first_line(error)}") from None
-
-
-def _load_hub(name: str, where: str) -> Any:
-    """The splits of a data set of the hub, `owner/name[:configuration]`, or of a local folder laid out like one."""
-    import datasets
-
-    repository, _, configuration = (name, "", "") if Path(name).is_dir() else name.partition(":")
-    try:
-        return datasets.load_dataset(repository, configuration or None)
-    except Exception as error:  # the clients of the hub raise all kinds; the user sees one line
-        raise InputError(f"{where}: {_first_line(error)}") from None
-
-
-def _pick(data: Any, split: str) -> Any | None:
-    """The rows of a split. A Dataset without splits is the training rows, or whatever split it is named for."""
-    if not isinstance(data, dict):
-        return data if split == "train" else None
-    return next((data[name] for name in NAMES[split] if name in data), None)
-
-
-def _picked(data: Any, split: Split, where: str) -> Any:
-    rows = _pick(data, split) if isinstance(data, dict) else data
-    if rows is None:
-        raise InputError(f"{where}: the data set has no split {split!r}, only {', '.join(map(str, data))}")
-    return rows
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return rows_of_hub(text, split, f"{where}: {path}: no such file or folder, and no data set of the hub either")

@@ -15,6 +15,9 @@ from seekr.tasks.messages import Answers
 
 Source = str | Path | list[dict[str, Any]]
 
+IN_MEMORY = "rows in memory>"
+"""How run.json says that rows came from Python; the end of a name that no file has."""
+
 _TAKEN = {
     "conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
     "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,22 +42,19 @@ def tokenize(texts: Sequence[str], is_chat: Sequence[bool], tokenizer: PreTraine
         is_chat: per text, whether a chat template has written its special tokens, so that the tokenizer adds none.
 
     Raises:
-        InputError: if the tokenizer's offsets do not fit a text.
+        InputError: if the tokenizer drops characters in a way that leaves no offsets.
     """
+    tracing = _tracing(tokenizer)
     result: list[Tokens | None] = [None] * len(texts)
     for chat in (False, True):
         rows = [i for i, flag in enumerate(is_chat) if flag == chat]
-        for i, tokens in zip(rows, _tokenize([texts[i] for i in rows], tokenizer, add_special=not chat), strict=True):
+        found = _tokenize([texts[i] for i in rows], tokenizer, tracing, add_special=not chat)
+        for i, tokens in zip(rows, found, strict=True):
             result[i] = tokens
-    done = [tokens for tokens in result if tokens is not None]
-    short = [i for i, tokens in enumerate(done) if tokens.ends.max(initial=0) < len(texts[i].rstrip())]
-    dropped = _dropped_characters("".join(texts[i] for i in short), tokenizer) if short else set()
-    for i in short:
-        done[i] = _without_characters(texts[i], dropped, done[i], tokenizer, add_special=not is_chat[i])
-    return done
+    return [tokens for tokens in result if tokens is not None]
 
 
-def _tokenize(texts: list[str], tokenizer: Any, *, add_special: bool) -> list[Tokens]:
+def _tokenize(texts: list[str], tokenizer: Any, tracing: Any, *, add_special: bool) -> list[Tokens]:
     if not texts:
         return []
     batch = tokenizer(
@@ -69,38 +67,93 @@ def _tokenize(texts: list[str], tokenizer: Any, *, add_special: bool) -> list[To
         truncation=False,
         verbose=False,  # no warning of rows that are too long: they are cut and counted by the caller
     )
+    offsets_of = batch["offset_mapping"]
+    if tracing is not None:
+        traced = tracing.encode_batch(texts, add_special_tokens=add_special)
+        for text, ids, encoding in zip(texts, batch["input_ids"], traced, strict=True):
+            if encoding.ids != ids:
+                raise InputError(
+                    f"tokenizer {type(tokenizer).__name__}: it drops characters that it does not know, and no answer "
+                    f"can be placed in the text {text[:40]!r}; take such characters out, or use another tokenizer"
+                )
+        offsets_of = [encoding.offsets for encoding in traced]
     begin = tokenizer.bos_token_id
     result = []
     for row in range(len(texts)):
         ids = np.array(batch["input_ids"][row], dtype=np.int32)
-        offsets = np.array(batch["offset_mapping"][row], dtype=np.int64).reshape(-1, 2)
+        offsets = np.array(offsets_of[row], dtype=np.int64).reshape(-1, 2)
         of_text = np.flatnonzero(np.array(batch["special_tokens_mask"][row]) == 0)
         stop = int(of_text[-1]) + 1 if len(of_text) else len(ids)
         start = int(stop > 1 and begin is not None and ids[0] == begin == ids[1])
-        result.append(Tokens(ids[start:stop], offsets[start:stop, 0], offsets[start:stop, 1]))
+        tokens = Tokens(ids[start:stop], offsets[start:stop, 0], offsets[start:stop, 1])
+        result.append(_with_marks(tokens, texts[row], tokenizer))
     return result
 
 
-def _dropped_characters(text: str, tokenizer: Any) -> set[str]:
-    """The characters of which a tokenizer makes nothing: twice the same gives no more tokens than once."""
-    candidates = sorted(set(text) - {" "})
-    once, twice = (_tokenize([char * n for char in candidates], tokenizer, add_special=False) for n in (1, 2))
-    return {char for char, a, b in zip(candidates, once, twice, strict=True) if a.ids.tolist() == b.ids.tolist()}
+def _with_marks(tokens: Tokens, text: str, tokenizer: Any) -> Tokens:
+    """Tokens of a letter that was composed with the marks behind it stand for these too; the library counts none."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if normalizer is None or unicodedata.is_normalized("NFC", text) or normalizer.normalize_str("e\u0301") != "\xe9":
+        return tokens
+    uncovered = np.ones(len(text) + 1, dtype=bool)
+    for start, end in zip(tokens.starts, tokens.ends, strict=True):
+        uncovered[start:end] = False
+    ends = tokens.ends.copy()
+    for token in np.flatnonzero(tokens.ends > tokens.starts):
+        while ends[token] < len(text) and uncovered[ends[token]] and _is_mark(text[ends[token]]):
+            ends[token] += 1
+    return Tokens(tokens.ids, tokens.starts, ends)
 
 
-def _without_characters(text: str, dropped: set[str], tokens: Tokens, tokenizer: Any, *, add_special: bool) -> Tokens:
-    """Right offsets where the tokenizer drops characters.
+def _is_mark(char: str) -> bool:
+    return unicodedata.category(char).startswith("M") or "\u1160" <= char <= "\u11ff"  # vowels and finals of Hangul
 
-    A BPE vocabulary without an unknown token drops what it does not know, and counts every offset behind it too low.
-    Without those characters the tokens are the same and the offsets right.
+
+def _tracing(tokenizer: Any) -> Any:
+    """A tokenizer of the same tokens with right offsets, None where those of `tokenizer` itself are right.
+
+    A BPE vocabulary without an unknown token makes nothing of signs that it does not hold, and counts every offset
+    behind one, up to the end of its word, too low. Taking them out just before that, behind the splitting into words,
+    changes no token, and the library keeps account of it.
     """
-    kept = np.array([i for i, char in enumerate(text) if char not in dropped] + [len(text)])
-    (clean,) = _tokenize(["".join(text[i] for i in kept[:-1])], tokenizer, add_special=add_special)
-    if clean.ids.tolist() != tokens.ids.tolist():
-        raise InputError(
-            f"tokenizer {type(tokenizer).__name__}: its offsets do not fit the text {text[:40]!r}..., so its answer "
-            "cannot be found; use a tokenizer that drops no characters"
-        )
-    added = clean.ends == 0  # such as the begin token
-    starts, ends = kept[clean.starts], kept[np.maximum(clean.ends - 1, 0)] + 1
-    return Tokens(clean.ids, np.where(added, 0, starts), np.where(added, 0, ends))
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    backend = tokenizer.backend_tokenizer
+    model = backend.model
+    if not isinstance(model, models.BPE) or model.unk_token is not None:
+        return None
+    steps = [step.__getstate__() for step in (backend.normalizer, backend.pre_tokenizer) if step is not None]
+    of_bytes = any(b'"ByteLevel"' in step for step in steps)
+    if of_bytes and all(model.token_to_id(sign) is not None for sign in pre_tokenizers.ByteLevel.alphabet()):
+        return None
+    fallback = {byte for byte in range(256) if model.byte_fallback and model.token_to_id(f"<0x{byte:02X}>") is not None}
+    if len(fallback) == 256:
+        return None
+    vocabulary = backend.get_vocab(with_added_tokens=False)
+    dropping = pre_tokenizers.PreTokenizer.custom(_Dropping(vocabulary, fallback, whole_words=model.ignore_merges))
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    copy.pre_tokenizer = pre_tokenizers.Sequence(
+        [dropping] if backend.pre_tokenizer is None else [backend.pre_tokenizer, dropping]
+    )
+    return copy
+
+
+class _Dropping:
+    """Takes out of each word what the vocabulary makes nothing of, unless the word is a token as a whole."""
+
+    def __init__(self, vocabulary: Mapping[str, int], fallback: set[int], *, whole_words: bool) -> None:
+        self.vocabulary = vocabulary
+        self.fallback = fallback
+        self.whole_words = whole_words
+
+    def pre_tokenize(self, text: Any) -> None:
+        text.normalize(self._take_out)
+
+    def _take_out(self, word: Any) -> None:
+        if not (self.whole_words and word.normalized in self.vocabulary):
+            word.filter(self._is_known)
+
+    def _is_known(self, sign: str) -> bool:
+        return sign in self.vocabulary or self.fallback >= set(sign.encode())

@@ -151,12 +151,6 @@ def test_another_identity_is_refused(finished: Run, learn: Learn, change: dict, 
     assert digests(finished.folder, "**/*") == before
 
 
-def test_changed_data_of_a_finished_task_is_refused(finished: Run, learn: Learn, task: MakeTask) -> None:
-    changed = task("a", train=[{"prompt": "x", "answer": "y"}] * 14)
-    with pytest.raises(InputError, match=r"tasks\.a\.train is \w+ there and \w+ here"):
-        learn(finished.folder, [changed, "b"])
-
-
 def test_another_model_is_refused(finished: Run, learn: Learn, tiny_model_folder: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
     with torch.no_grad():

@@ -89,6 +89,32 @@ def test_broken_rows_are_named_and_the_others_are_read(write: Write) -> None:
     ]
 
 
+def test_half_a_character_is_found_without_a_tokenizer(write: Write) -> None:
+    lines = "\n".join(json.dumps(row(prompt, "1")) for prompt in ("a", "b \ud83d", "c"))
+    (task,) = check_folder(write(train=lines, test=[row("x", "\ude00")])).tasks
+    assert [split.rows for split in task.splits.values()] == [2, 0]
+    assert task.splits["train"].broken[0].startswith("t/train.jsonl, row 2 (line 2): prompt holds half of a character")
+    assert task.splits["test"].broken[0].startswith("t/test.json, row 1: answer holds half of a character")
+
+
+def test_every_kind_of_file_is_looked_through(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "t"
+    folder.mkdir(parents=True)
+    (folder / "train-0.csv").write_text("prompt,answer\na,1\nb,2,3\n")
+    (folder / "train-1.jsonl").write_text('{"prompt": "c", "answer": "1"}\n{"prompt": \n')
+    (folder / "train-2.jsonl").write_text('["broken as a whole"]')
+    (folder / "train-3.jsonl").write_text('{"prompt": "d", "answer": "1"}\n')
+    (folder / "test.parquet").write_text("no such thing")
+    (task,) = check_folder(tmp_path / "data").tasks
+    assert (task.splits["train"].rows, task.splits["test"].rows) == (3, 0)
+    assert [reason.split(":")[0] for reason in task.splits["train"].broken] == [
+        "t/train-0.csv, row 2 (line 3)",
+        "t/train-1.jsonl, line 2",
+        "t/train-2.jsonl",
+    ]
+    assert "t/test.parquet: not a whole Parquet file" in task.splits["test"].broken[0]
+
+
 @pytest.mark.parametrize("content", ["[{", '{"prompt": "a", "answer": "b"}', "\xff\xfe"])
 def test_a_file_that_cannot_be_read_is_a_finding_too(write: Write, tmp_path: Path, content: str) -> None:
     folder = write(test=[row("a", "b")])

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -52,6 +53,16 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
     assert pairs(read(tmp_path / "one", "test")) == EXPECTED
 
 
+class FakeBuilder:
+    """What the datasets library says of a data set of the hub before it reads any row."""
+
+    base_path = None
+
+    def __init__(self, name: str, files: dict[str, list[str]]) -> None:
+        self.name = name
+        self.config = SimpleNamespace(data_files=files)
+
+
 def test_hub_name_goes_to_load_dataset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
 
@@ -60,6 +71,7 @@ def test_hub_name_goes_to_load_dataset(monkeypatch: pytest.MonkeyPatch, tmp_path
         return datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_: FakeBuilder("parquet", {}))
     monkeypatch.chdir(tmp_path)
     assert pairs(read("owner/name")) == EXPECTED
     assert pairs(read("owner/name:main")) == EXPECTED
@@ -69,10 +81,10 @@ def test_hub_name_goes_to_load_dataset(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_name_that_the_hub_does_not_know_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def load_dataset(name: str, configuration: str | None) -> None:
+    def load_dataset_builder(name: str, configuration: str | None) -> None:
         raise ConnectionError("cannot reach it\nand a long story")
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"owner/nothing: no such file or folder, .*: cannot reach it$") as error:
         read("owner/nothing")
@@ -163,7 +175,6 @@ def test_a_bad_row_is_named_by_file_and_number(tmp_path: Path, row: object, mess
         ("a.jsonl", BROKEN_LINES, "a.jsonl, line 3: broken JSON"),
         ("a.json", "[]", "there are no rows"),
         ("a.jsonl", "\n", "there are no rows"),
-        ("a.csv", "prompt,answer", "rows are read from .json (one list) or .jsonl"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -172,6 +183,48 @@ def test_a_bad_file_is_named(tmp_path: Path, name: str, content: str, message: s
     assert message in str(error.value)
     assert name in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def turns(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+HALF = "Tom \ude00 ran"
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"prompt": f"One {HALF}", "answer": "x"}, "prompt"),
+        ({"prompt": "x", "answer": HALF}, "answer"),
+        ({"prompt": "x", "answer": "y", "references": ["z", HALF]}, "references[1]"),
+        (
+            {"messages": [{"role": "user", "content": HALF}, {"role": "assistant", "content": "y"}]},
+            "messages[0].content",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": HALF}]},
+            "messages[1].content",
+        ),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "test", "eval"])
+def test_half_a_character_is_named_in_every_split(
+    tmp_path: Path, row: dict[str, object], named: str, split: str
+) -> None:
+    """Tokenizers and files gave tracebacks for it, one of them behind the training and on every later start."""
+    path = write(tmp_path / "rows.jsonl", json.dumps(ROWS[0]) + "\n" + json.dumps(row))
+    with pytest.raises(InputError) as error:
+        read(path, split)
+    assert f"rows.jsonl, row 2 (line 2): {named} holds half of a character (\\ude00, character" in str(error.value)
+    str(error.value).encode()
+
+
+def test_whole_characters_beyond_the_basic_plane_are_read(tmp_path: Path) -> None:
+    row = json.dumps({"prompt": "\U0001f600", "answer": "\U0001f600"})
+    assert "\\ud83d" in row
+    assert read(write(tmp_path / "rows.jsonl", row))[0].answer == "\U0001f600"
+    assert read([{"prompt": "x", "answer": "y", "id": HALF}])[0].answer == "y"  # of what is not used nothing is said
 
 
 def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
@@ -188,10 +241,10 @@ def test_what_is_not_there(source: str | Path) -> None:
 
 def test_folders_that_hold_no_rows(tmp_path: Path) -> None:
     write(tmp_path / "a" / "train.json", ROWS)
-    with pytest.raises(InputError, match=r"a: no test.json or test.jsonl in this folder, only train.json"):
+    with pytest.raises(InputError, match=r"a: no test.json, test.jsonl or other test rows here, only train"):
         read(tmp_path / "a", "test")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty: no train.json or train.jsonl, and no data set"):
+    with pytest.raises(InputError, match=r"empty: no train.json or train.jsonl, .*, and no data set"):
         read(tmp_path / "empty")
     write(tmp_path / "torn" / "dataset_info.json", "{")
     with pytest.raises(InputError, match="torn: the saved data set cannot be loaded"):

@@ -16,7 +16,7 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]", "[/IN
 MODERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-def _wrap(tokenizer: Tokenizer, *, begin: bool = True, end: bool = False) -> PreTrainedTokenizerFast:
+def wrap(tokenizer: Tokenizer, *, begin: bool = True, end: bool = False) -> PreTrainedTokenizerFast:
     single = ("<s> " if begin else "") + "$A" + (" </s>" if end else "")
     ids = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
     template = processors.TemplateProcessing(single=single, special_tokens=ids)
@@ -45,7 +45,7 @@ def byte_level(
         vocab_size=420, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator([*CORPUS, *[":joy (joy \n\n\n" * 3] * 4], trainer)
-    wrapped = _wrap(tokenizer, begin=begin, end=end)
+    wrapped = wrap(tokenizer, begin=begin, end=end)
     if trim_offsets:
         both = [processors.ByteLevel(trim_offsets=True), tokenizer.post_processor]
         wrapped.backend_tokenizer.post_processor = processors.Sequence(both)
@@ -60,7 +60,7 @@ def sentence_piece() -> PreTrainedTokenizerFast:
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=460, special_tokens=[*SPECIAL, *fallback], show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
-    return _wrap(tokenizer)
+    return wrap(tokenizer)
 
 
 def words() -> PreTrainedTokenizerFast:
@@ -68,7 +68,7 @@ def words() -> PreTrainedTokenizerFast:
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *dict.fromkeys(" ".join(CORPUS).split())])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return _wrap(tokenizer)
+    return wrap(tokenizer)
 
 
 TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
