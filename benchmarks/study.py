@@ -15,9 +15,7 @@ import fcntl
 import gc
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from typing import Any
 
 import torch
 import yaml
+from json_rows import add, commit, rows_of
 from study_measures import Clock, general_ability, kept_bytes, peak_memory, reset_peak_memory, steps_and_weights
 from study_methods import LABELS, check_changes, resolve
 from study_suites import SUITES, Split, Suite, general_rows, write_tasks
@@ -171,33 +170,6 @@ def measured(run: Planned, file: Path) -> bool:
     return False
 
 
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    """The rows that are whole: a process that was killed may have left a part of one."""
-    rows = []
-    for line in file.read_text(encoding="utf-8").split("\n") if file.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
-
-
-def add(row: dict[str, Any], file: Path) -> None:
-    """Adds a line to the JSON in one write, also while other processes add theirs, and prints it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(row)
-    descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, f"{chr(10) if torn else ''}{text}\n".encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    print(text, flush=True)
-
-
 @contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
     """Whether the run is this process's; the system frees it when the process ends, in whatever way."""
@@ -215,19 +187,6 @@ def drop_weights(folder: Path) -> None:
     """The models of a measured run: scores, answers, logs and what is kept of the tasks stay."""
     for model in (folder / "run" / "stages").glob("*/model"):
         shutil.rmtree(model)
-
-
-def commit() -> str | None:
-    """The commit that is run, with a + where files differ from it; None outside a git checkout."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _change(word: str) -> tuple[str, Any]:

@@ -41,7 +41,7 @@ def _sample_divergence(
     call: AttentionCall, target: SampleTeacher, needs_gradient: bool
 ) -> tuple[Tensor, Gradients | None]:
     student = QueryKeyRows.of_call(call, target.sample, target.span, target.heads, target.positions)
-    query, key, positions = _product(student.query), _product(student.key), student.positions
+    query, key, positions = _product(student.query), _product(student.key), student.positions.contiguous()
     heads, queries, size = query.shape
     length = key.shape[1]
     window = call.geometry.window or length

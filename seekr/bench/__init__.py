@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +13,52 @@ from rich.console import Console
 from rich.table import Table
 
 from seekr.bench.bytes import bytes_rows
-from seekr.bench.divergence import divergence_rows
+from seekr.bench.divergence import CASES, divergence_rows
 from seekr.bench.sensitivity import sensitivity_rows
+from seekr.bench.shapes import shapes_here
 from seekr.bench.step import step_rows
 from seekr.bench.tables import bench_cells
 from seekr.bench.task_step import task_step_rows
 from seekr.disk import write_json
 from seekr.report.terminal import FirstThatFits, plain_table
 
+Measure = Callable[[], list[dict[str, Any]]]
+
 
 def run_bench(json_file: Path | None = None) -> dict[str, Any]:
-    """Measures everything, prints one table, and writes `{"machine": ..., "rows": [...]}` where a file is named."""
+    """Measures everything, prints one table, and writes `{"machine": ..., "rows": [...]}` where a file is named.
+
+    The file has every row as soon as it is known.
+    """
     console = Console()
     machine = describe_machine()
     where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
     console.print(f"machine: {where}; torch {machine['torch']}, transformers {machine['transformers']}")
-    rows = step_rows(console) + divergence_rows(console) + task_step_rows(console)
-    with console.status("bytes and sensitivity"):
-        rows += bytes_rows() + sensitivity_rows()
+    rows: list[dict[str, Any]] = []
     result = {"machine": machine, "rows": rows}
-    if json_file is not None:
-        write_json(json_file, result)
+    for name, measure in measurements():
+        with console.status(name):
+            rows += measure()
+        if json_file is not None:
+            write_json(json_file, result)
     console.print(FirstThatFits(lambda: bench_table(rows), lambda: bench_table(rows, wide=False)))
     return result
+
+
+def measurements() -> list[tuple[str, Measure]]:
+    """What there is to measure on this machine's device: a name, and what gives its rows."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shapes = shapes_here()
+    found: list[tuple[str, Measure]] = []
+    for shape in shapes:
+        for length in shape.lengths:
+            found.append((f"steps of {shape.name}, {length} tokens", partial(step_rows, shape, length)))
+    for case in CASES[device]:
+        found.append((f"divergence of {case.name}", partial(divergence_rows, case, device)))
+    task_step = partial(task_step_rows, shapes[0])
+    return [*found, ("task step", task_step), ("bytes", bytes_rows), ("sensitivity", sensitivity_rows)]
 
 
 def describe_machine() -> dict[str, Any]:

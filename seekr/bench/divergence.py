@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from rich.console import Console
-
 from seekr.bench.meters import held_bytes, peak_bytes, reset_peak, timed
 
 ROUNDS = 5
@@ -23,6 +21,11 @@ class Case:
     size: int
     length: int
 
+    @property
+    def name(self) -> str:
+        """What tells it from other cases."""
+        return f"{self.heads} heads, {self.key_heads} of keys, {self.length} tokens"
+
 
 CASES = {
     "cpu": [Case(8, 8, 64, length) for length in (512, 1024, 2048)],
@@ -30,24 +33,13 @@ CASES = {
 }
 
 
-def divergence_rows(console: Console) -> list[dict[str, Any]]:
+def divergence_rows(case: Case, device: str) -> list[dict[str, Any]]:
     """The "divergence" rows: medians of ROUNDS rounds in turn, after one that is not counted.
 
     `operations` counts products of two length × length halves and head vectors, 2 a multiply-add, recomputation
     included: attention's backward computes its scores anew; the kernels compute the scores of both maps three times.
     `built_bytes` is what both maps of these heads take in the dtype of the queries.
     """
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = []
-    for case in CASES[device]:
-        with console.status(f"divergence at {case.length} tokens"):
-            rows += _measure(case, device)
-    return rows
-
-
-def _measure(case: Case, device: str) -> list[dict[str, Any]]:
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
@@ -70,7 +62,8 @@ def _measure(case: Case, device: str) -> list[dict[str, Any]]:
     target = SampleTeacher(0, span, heads, None, QueryKeyRows.of_call(calls[1], 0, span, heads))
     divergence = divergence_on(torch.device(device), dtype, case.size)
 
-    calls_a_turn = 1 if device == "cpu" else 10  # on a GPU one is over sooner than it is begun
+    # On a GPU a short one is over sooner than it is begun.
+    calls_a_turn = 1 if device == "cpu" else max(1, 10 * 4096 // max(case.length, 4096))
 
     def attend() -> None:
         for _ in range(calls_a_turn):

@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -19,9 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
-
-from seekr.bench.shapes import Shape, Way, shapes_here
+from seekr.bench.shapes import Shape, Way
 
 STEPS = 5
 WAYS: tuple[Way, ...] = (("plain", None), ("seekr", None), ("seekr", 100), ("eager", None))
@@ -29,24 +27,29 @@ WAYS: tuple[Way, ...] = (("plain", None), ("seekr", None), ("seekr", 100), ("eag
 Step = Callable[[], dict[str, Any]]
 
 
-def step_rows(console: Console) -> list[dict[str, Any]]:
+def step_rows(
+    shape: Shape, length: int, ways: Sequence[Way] = WAYS, *, apart: bool | None = None
+) -> list[dict[str, Any]]:
     """The "step" rows: medians of STEPS steps (2 of built maps at 2048 on a CPU), after one that is not counted.
 
     `own_seconds` is what a CPU spent on attention distillation: reading teachers, its forward and backward. A way that
     does not fit the device has no seconds.
+
+    Args:
+        shape, length: the model, and tokens of a row.
+        ways: a row for each.
+        apart: whether each way has a process of its own; None = on a CPU.
     """
-    return [row for shape in shapes_here() for length in shape.lengths for row in _measure(console, shape, length)]
-
-
-def _measure(console: Console, shape: Shape, length: int) -> list[dict[str, Any]]:
     from seekr.bench.worker import remember
 
+    if apart is None:
+        apart = shape.device == "cpu"
     with tempfile.TemporaryDirectory(prefix="seekr-bench-") as name:
         folder = Path(name)
-        for queries in dict.fromkeys(queries for _, queries in WAYS):
+        for queries in dict.fromkeys(queries for _, queries in ways):
             remember(folder / str(queries), shape, length, queries)
-        with console.status(f"steps of {shape.name} at {length} tokens"), _in_turn(folder, shape, length) as steps:
-            found: dict[Way, list[dict[str, Any]]] = {way: [] for way in WAYS}
+        with _in_turn(folder, shape, length, ways, apart) as steps:
+            found: dict[Way, list[dict[str, Any]]] = {way: [] for way in ways}
             for turn in range(1 + STEPS):
                 for way, step in steps.items():
                     slow = shape.device == "cpu" and way[0] == "eager" and length >= 2048
@@ -71,10 +74,10 @@ def _row(shape: Shape, length: int, way: Way, taken: list[dict[str, Any]]) -> di
 
 
 @contextmanager
-def _in_turn(folder: Path, shape: Shape, length: int) -> Iterator[dict[Way, Step]]:
+def _in_turn(folder: Path, shape: Shape, length: int, ways: Sequence[Way], apart: bool) -> Iterator[dict[Way, Step]]:
     """What takes a step of each way."""
-    if shape.device == "cpu":
-        processes = {way: _Process(folder, shape, length, way) for way in WAYS}
+    if apart:
+        processes = {way: _Process(folder, shape, length, way) for way in ways}
         try:
             yield {way: process.step for way, process in processes.items()}
         finally:
@@ -83,8 +86,8 @@ def _in_turn(folder: Path, shape: Shape, length: int) -> Iterator[dict[Way, Step
         return
     from seekr.bench.worker import Steps
 
-    steps = Steps(folder, shape, length, list(WAYS))
-    yield {way: partial(steps.step, way) for way in WAYS}
+    steps = Steps(folder, shape, length, list(ways))
+    yield {way: partial(steps.step, way) for way in ways}
 
 
 class _Process:

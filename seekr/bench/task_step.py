@@ -5,25 +5,14 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from seekr.bench.meters import timed
-from seekr.bench.shapes import Shape, shapes_here
+from seekr.bench.shapes import Shape
 
 if TYPE_CHECKING:
     import numpy as np
 
 ROWS, MICRO_BATCH, SHORTEST, LONGEST = 16, 4, 20, 512
 STEPS = 5
-
-
-def task_step_rows(console: Console) -> list[dict[str, Any]]:
-    """The "task step" rows: medians of STEPS steps in turn, after one that is not counted; no optimizer.
-
-    One model of the step bench; rows of SHORTEST to LONGEST tokens, most of them few, a quarter of each an answer.
-    """
-    with console.status("task steps"):
-        return _measure(shapes_here()[0])
 
 
 def ragged_lengths(draw: np.random.Generator, count: int) -> np.ndarray:
@@ -33,7 +22,11 @@ def ragged_lengths(draw: np.random.Generator, count: int) -> np.ndarray:
     return np.clip(np.exp(draw.normal(np.log(100), 0.8, count)), SHORTEST, LONGEST).astype(int)
 
 
-def _measure(shape: Shape) -> list[dict[str, Any]]:
+def task_step_rows(shape: Shape) -> list[dict[str, Any]]:
+    """The "task step" rows: medians of STEPS steps in turn, after one that is not counted; no optimizer.
+
+    Rows of SHORTEST to LONGEST tokens, most of them few, a quarter of each an answer.
+    """
     import numpy as np
     import torch
 

@@ -181,6 +181,18 @@ def test_every_stored_form_is_read(
         assert by_definition.relative_error(one, two) < 1e-5
 
 
+def test_positions_may_be_a_strided_tensor(attention_divergence: Divergence) -> None:
+    """The kernels read its neighbours in memory for it."""
+    student, heads, positions = random_call((40,)), torch.tensor([1, 2]), torch.arange(40)[::3]
+    exact = QueryKeyRows.of_call(moved(student), 0, (0, 40), heads, positions)
+    values = [
+        attention_divergence(student, [SampleTeacher(0, (0, 40), heads, asked, replace(exact, positions=asked))])
+        for asked in (positions, positions.clone())
+    ]
+    assert not positions.is_contiguous()
+    assert torch.equal(*values)
+
+
 def test_two_runs_give_the_same_bits(attention_divergence: Divergence) -> None:
     student = random_call((70,), heads=6, key_heads=1)
     heads = torch.arange(6)

@@ -11,7 +11,7 @@ import torch
 
 from seekr import bench
 from seekr.bench import bytes as bytes_bench
-from seekr.bench import divergence, sensitivity, shapes, step, task_step, worker
+from seekr.bench import divergence, sensitivity, shapes, step, worker
 from seekr.bench.tables import bench_cells
 from seekr.cli import main
 
@@ -21,10 +21,9 @@ TINY = replace(shapes.SMALL, name="tiny", layers=2, heads=2, key_heads=1, vocabu
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bench that takes seconds."""
-    for room in (step, task_step):
-        monkeypatch.setattr(room, "shapes_here", lambda: (TINY,))
+    monkeypatch.setattr(bench, "shapes_here", lambda: (TINY,))
     monkeypatch.setattr(step, "STEPS", 1)
-    monkeypatch.setattr(divergence, "CASES", {"cpu": [divergence.Case(4, 2, 16, 33)]})
+    monkeypatch.setitem(divergence.CASES, "cpu", [divergence.Case(4, 2, 16, 33)])
     monkeypatch.setattr(sensitivity, "LENGTHS", (64, 128))
     for name, value in {"LENGTH": 128, "VOCABULARY": 300, "LAYERS": 2, "CHOSEN_HEADS": 5, "ANSWER_TOKENS": 64}.items():
         monkeypatch.setattr(bytes_bench, name, value)

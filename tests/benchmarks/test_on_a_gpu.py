@@ -1,0 +1,226 @@
+"""The script that measures on a GPU: every part in its tiny form on this CPU, and what it does when a case fails."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import on_a_gpu
+import pytest
+import study
+import torch
+from gpu_rows import Rows
+from json_rows import rows_of
+
+
+@pytest.fixture(autouse=True)
+def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the script sets for itself ends with the test."""
+    if torch.cuda.is_available():
+        pytest.skip("this process has a GPU: python benchmarks/on_a_gpu.py PART --tiny is the test there")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.syspath_prepend(on_a_gpu.ROOT)  # what the script puts there itself ends with the test, too
+
+
+def _run(folder: Path, *words: str) -> tuple[int, list[dict[str, Any]]]:
+    file = folder / "it.jsonl"
+    common = ["--device", "cpu", "--tiny", "--json", str(file), "--work", str(folder / "work")]
+    return on_a_gpu.main([*words, *common]), rows_of(file)
+
+
+def _seconds_are_ratios(rows: list[dict[str, Any]]) -> None:
+    first = rows[0]["seconds"]
+    assert first > 0
+    assert [row["times_seconds"] for row in rows] == [row["seconds"] / first for row in rows]
+
+
+def test_kernels_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors of each case beside what they may be, by Triton's interpreter; known cases are not measured again."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(on_a_gpu, "tests", lambda *_: True)
+    status, (machine, *rows) = _run(tmp_path, "kernels")
+    assert status == 0
+    assert machine["case"] == "machine"
+    assert machine["gpu"] is None
+    assert [set(row["errors"]) for row in rows] == [{"value", "query", "key", "sink"}] * 2
+    assert all(0 < row["errors"]["value"] <= row["within"]["value"] for row in rows)
+    assert _run(tmp_path, "kernels") == (0, [machine, *rows])
+
+
+def test_kernels_that_are_off_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check can fail: a tenth more, and no number at all."""
+    pytest.importorskip("triton")
+    monkeypatch.syspath_prepend(on_a_gpu.TESTS[0])
+    monkeypatch.syspath_prepend(on_a_gpu.TESTS[1])
+    import gpu_kernels
+
+    from seekr.attention import divergence, divergence_triton
+
+    for factor, error in ((1.1, pytest.approx(0.1, rel=1e-2)), (math.nan, None)):
+        monkeypatch.setattr(
+            divergence_triton,
+            "attention_divergence",
+            lambda *call, f=factor: f * divergence.attention_divergence(*call),
+        )
+        (row,) = gpu_kernels.compare("cpu", torch.float32, 8, "exact", None, False, gpu_kernels.SAMPLES[1:2])
+        assert not row["passed"]
+        assert row["errors"]["value"] == error
+
+
+def test_grid_has_every_dtype_size_form_and_way() -> None:
+    """Fifty cases of different names; soft cap and sink come with every form."""
+    pytest.importorskip("triton")
+    import gpu_kernels
+
+    names = [name for name, _ in gpu_kernels.grid("cpu", tiny=False)]
+    assert len(set(names)) == len(names) == 50
+    for form in gpu_kernels.FORMS:
+        for way in ("None, sink False", "None, sink True", "4.0, sink False", "4.0, sink True"):
+            assert sum(f", {form}, soft cap {way}" in name for name in names) >= 3
+
+
+@pytest.mark.parametrize("part", ["bench", "flash", "long", "step7b"])
+def test_measurements_tiny(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seekr.bench.sensitivity.LENGTHS", (64, 128))
+    status, (_, *rows) = _run(tmp_path, part)
+    assert status == 0
+    assert all(row["seconds"] > 0 for row in rows)
+    assert {(row["part"], row["gpu"], row["tiny"]) for row in rows} == {(part, None, True)}
+    if part != "bench":
+        _seconds_are_ratios(rows)
+    if part == "step7b":
+        assert [(row["path"], row["queries"], row["layers"]) for row in rows] == [
+            *(("plain", None, 2), ("seekr", None, 2), ("seekr", 100, 2))
+        ]
+        assert all(row["peak_bytes"] > 0 for row in rows)
+
+
+def test_fewer_layers_are_taken_where_more_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may end while a model is made, or in a step, which then has no seconds."""
+    from seekr.bench import step
+
+    asked = []
+
+    def rows(shape: Any, length: int, ways: Any, *, apart: bool) -> list[dict[str, Any]]:
+        asked.append((shape.layers, *shape.chosen))
+        if shape.layers == 32:
+            raise torch.OutOfMemoryError
+        return [{"seconds": None if shape.layers == 28 else 2.0, "peak_bytes": 3} for _ in ways]
+
+    monkeypatch.setattr(step, "step_rows", rows)
+    given = on_a_gpu.Given(Rows("", "step7b", None, False), "cuda", False, tmp_path, [])
+    found = on_a_gpu.step_that_fits(given, 2048)
+    assert asked == [(32, 24, 128), (28, 21, 112), (24, 18, 96)]
+    assert [row["layers"] for row in found] == [24] * 3
+
+
+class TimeIsOver(study.Clock):
+    """What the script's timer does, in the first step that is trained."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        signal.raise_signal(signal.SIGALRM)
+
+
+def test_study_stopped_by_the_clock_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Ctrl-C, a checkpoint is left; the same command then measures the run, and once only."""
+    with monkeypatch.context() as late:
+        late.setattr(study, "Clock", TimeIsOver)
+        status, rows = _run(tmp_path, "study")
+    assert status == 130
+    assert [row["case"] for row in rows] == ["machine"]
+    assert len(list(tmp_path.glob("work/study/**/checkpoint-1"))) == 1
+    status, (*_, row) = _run(tmp_path, "study")
+    assert status == 0
+    assert (row["method"], row["steps"]) == ("replay", {"task": 4, "replay": 2})
+    assert row["seconds"]["training"] is None  # a part of it was in the process that stopped
+    assert len(_run(tmp_path, "study")[1]) == 2
+
+
+@pytest.mark.slow
+def test_launch_tiny(tmp_path: Path) -> None:
+    status, (_, *rows) = _run(tmp_path, "launch")
+    assert status == 0
+    assert [row["case"].split("::")[-1] for row in rows] == [
+        *("ddp, float32", "test_fp16_without_a_gpu_is_refused_and_not_left_out")
+    ]
+    assert len(rows[0]["matrix"]) == 2
+
+
+def test_tests_are_rows_and_those_that_failed_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row for each test as it ends, why it failed in it; what passed is not run again."""
+    tests = tmp_path / "test_it.py"
+    tests.write_text("def test_a():\n    assert 1 == 2\n\n\ndef test_b():\n    pass\n")
+    rows = Rows(str(tmp_path / "it.jsonl"), "kernels", None, True)
+    given = on_a_gpu.Given(rows, "cpu", True, tmp_path, [])
+    assert not on_a_gpu.tests(given, str(tests))
+    first = rows_of(Path(rows.file))
+    assert [(row["case"].split("::")[1], row["passed"]) for row in first] == [("test_a", False), ("test_b", True)]
+    assert "assert 1 == 2" in first[0]["why"]
+    tests.write_text("def test_a():\n    pass\n\n\ndef test_b():\n    raise\n\n\ndef test_c():\n    pass\n")
+    assert on_a_gpu.tests(given, str(tests))
+    assert [row["case"].split("::")[1] for row in rows_of(Path(rows.file))[2:]] == ["test_c", "test_a"]
+    assert on_a_gpu.tests(given, str(tests))
+    assert len(rows_of(Path(rows.file))) == 4
+
+
+def test_a_case_that_fails_is_a_row_and_the_others_are_measured(tmp_path: Path) -> None:
+    def broken() -> list[dict[str, Any]]:
+        raise RuntimeError("no such instruction")
+
+    rows = Rows(str(tmp_path / "it.jsonl"), "flash", None, True)
+    cases = [("a", broken), ("b", lambda: [{"seconds": 1.0}])]
+    assert not on_a_gpu.take(rows, cases)
+    assert rows.passed() == {"a": False, "b": True}
+    assert rows_of(Path(rows.file))[0]["why"] == "RuntimeError: no such instruction"
+    order: list[str] = []
+    more = [(name, lambda name=name: order.append(name) or [{}]) for name in "abc"]
+    assert on_a_gpu.take(rows, more)
+    assert order == ["c", "a"]
+
+
+@pytest.mark.parametrize("other", [{"gpu": "NVIDIA H200"}, {"part": "long"}, {"tiny": False}], ids=str)
+def test_rows_of_another_gpu_part_or_size_are_others(tmp_path: Path, other: dict[str, Any]) -> None:
+    rows = Rows(str(tmp_path / "it.jsonl"), "flash", "NVIDIA H100", True)
+    rows.add("a", {})
+    assert rows.passed() == {"a": True}
+    assert replace(rows, **other).passed() == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["kernels"], "PyTorch finds no CUDA device"),
+        (["kernels", "--device", "cpu"], "full sizes need a GPU"),
+        (["kernel"], "invalid choice: 'kernel'"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    try:
+        status = on_a_gpu.main([*words, "--json", str(tmp_path / "it.jsonl")])
+    except SystemExit as end:
+        status = end.code
+    assert status == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "it.jsonl").exists()
+
+
+def test_parts_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        on_a_gpu.main(["--parts"])
+    assert end.value.code == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()][:-1] == list(on_a_gpu.PARTS)
+
+
+def test_rows_are_json(tmp_path: Path) -> None:
+    """Any reader takes them."""
+    rows = Rows(str(tmp_path / "it.jsonl"), "flash", None, True)
+    rows.add("a", {"seconds": 1.5})
+    (line,) = Path(rows.file).read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail)["seconds"] == 1.5
