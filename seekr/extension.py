@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from seekr.config import parse_yaml
-from seekr.errors import InputError, nearest
+from seekr.errors import InputError
+from seekr.other_names import meant
 from seekr.preparation import Request
 from seekr.run import Run, seed_folders
 from seekr.task_data import JOINT
@@ -65,7 +66,7 @@ def parse_task(text: str) -> dict[str, Any]:
         if not equals:
             raise InputError(f"--task {text!r}: {item!r} is no key=value")
         if key not in valid:
-            raise InputError(f"--task {text!r}: unknown key {key!r}; {nearest(key, valid)}")
+            raise InputError(f"--task {text!r}: unknown key {key[:60]!r}; {meant(key, valid, 'tasks.N')}")
         task[key] = value if key in ("train", "test", "eval") else parse_yaml(value, f"--task {text!r}")
     return task
 

@@ -23,6 +23,7 @@ from seekr.methods.progressive_prompts import ProgressivePrompts
 from seekr.methods.replay import Replay
 from seekr.methods.seekr import Seekr
 from seekr.methods.sequential import Sequential
+from seekr.other_names import meant
 
 METHODS: dict[str, type[Method]] = {
     kind.name: kind
@@ -76,6 +77,6 @@ def make_method(settings: str | Mapping[str, Any] | Method) -> Method:
     valid = [setting.name for setting in fields(kind) if setting.init]
     for key in options:
         if key not in valid:
-            hint = nearest(str(key), valid) if valid else "it has no settings"
+            hint = meant(str(key), valid, "method") if valid else "it has no settings"
             raise InputError(f"method.{key}: {name} has no such setting; {hint}")
     return kind(**options)
