@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from seekr import identity
 from seekr.arguments import check_lora, check_training, training_arguments, weight_changing
-from seekr.cells import cell_name, wanted_cells
 from seekr.config import Config, make_tasks
 from seekr.disk import read_json
 from seekr.errors import InputError
 from seekr.finished import finished_tasks
+from seekr.going_on import check_answered, check_finished, check_memories
 from seekr.launch.checks import check_launch, check_sharding, sharding
 from seekr.processes import process_count
 from seekr.progress import bar
 from seekr.run import seed_folders
 from seekr.sharding import load_in_parts
-from seekr.stages import finished_stages, stage_name
+from seekr.stages import finished_stages
 from seekr.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Prepared:
     stored_parameters: int
     step_rows: int
     """Rows of an optimizer step, over all processes."""
+    notes: Sequence[str] = ()
+    """What a person should know of the model before it is trained."""
     vllm_version: str | None = None
     """Of the vLLM that answers test rows; None = transformers does."""
     callbacks: Sequence[TrainerCallback] = ()
@@ -183,7 +185,7 @@ def _prepare(request: Request) -> Prepared:
         source=request.source,
         step_rows=step_rows,
         vllm_version=check_answering(config, method, lora, data),
-        **check_model(config, method, lora, tokenizer, max_length, data),
+        **check_model(config, method, lora, tokenizer, max_length, data, compiled=bool(training.get("torch_compile"))),
     )
     if record is not None:
         identity.compare(home, identity.with_step_rows(record["identity"]), prepared.identity)
@@ -229,8 +231,11 @@ def check_model(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     data: Sequence[TaskData],
+    *,
+    compiled: bool,
 ) -> dict[str, Any]:
     """Whether rows, method and adapter fit the model, and the facts of it that a run needs. Raises InputError."""
+    from seekr.balancing import experts_of
     from seekr.fingerprints import fingerprint_model, fingerprint_tokenizer
     from seekr.model_checks import check_token_ids
     from seekr.models import load_model, parameter_count
@@ -249,59 +254,6 @@ def check_model(
     method.check_model(model, max_length, sum(item.task.learn for item in data))
     adapted = method.adapt(model.requires_grad_(True), lora)
     trained = parameter_count(adapted, trainable_only=True)
+    experts = experts_of(adapted, compiled=compiled)
+    facts["notes"] = [f"model: {experts}"] if isinstance(experts, str) else []
     return facts | {"trained_parameters": trained, "stored_parameters": method.stored_parameters(adapted, trained)}
-
-
-def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) -> None:
-    """What is finished must be the beginning of what is asked for. Raises InputError naming the first difference."""
-    names = [stage_name(folder) for folder in finished]
-    planned = [stage.name for stage in stages]
-    late = [stage.name for stage in stages if not stage.learn and stage.name not in names]
-    if late and any(stage.learn for stage in stages if stage.name in names):
-        raise InputError(
-            f"task {late[0]!r}: learn: false remembers what the base model can do before anything is trained, "
-            f"and {run} has learned tasks already; begin a new run in another output_dir"
-        )
-    if len(names) > len(planned):
-        missing = next(name for name in names if name not in planned or len(planned) == 0)
-        raise InputError(f"{run} has finished task {missing!r} too, which is not among the tasks here; put it back")
-    for index, folder in enumerate(finished):
-        there = read_json(folder / "stage.json")["identity"]
-        if there["name"] != planned[index]:
-            place = f"task {index} (counted from 0, skills first)"
-            raise InputError(
-                f"{run} holds a different run: {place} is {there['name']!r} there and {planned[index]!r} here; "
-                "new tasks go to the end of the list, or choose another output_dir"
-            )
-        identity.compare(run, {"tasks": there["tasks"]}, {"tasks": stages[index].identity()["tasks"]})
-
-
-def check_answered(prepared: Prepared) -> None:
-    """Test rows that are gone must have been answered wherever a score is wanted. Raises InputError."""
-    wanted = wanted_cells(prepared.config.cells, len(prepared.tasks), joint=prepared.joint)
-    for column, data in enumerate(prepared.tasks):
-        if data.gone is None or data.finished is None:
-            continue
-        answered = {path.stem for path in data.finished.predictions.glob(f"*-{column}.jsonl")}
-        cells = {cell_name(row, column) for row, other in wanted if other == column}
-        if not cells <= answered:
-            raise InputError(
-                f"{data.gone}; it is still to be scored, and what was answered does not tell how its rows were asked: "
-                "put the file back"
-            )
-
-
-def check_memories(prepared: Prepared) -> None:
-    """What is kept of the finished tasks must belong to this tokenizer and model, undamaged. Raises InputError."""
-    from seekr.memory import Memory
-
-    if len(prepared.finished) == len(prepared.stages):
-        return
-    for folder in prepared.finished:
-        if prepared.method.keeps or (folder / "memory").is_dir():
-            Memory.open(
-                folder / "memory",
-                tokenizer_fingerprint=prepared.tokenizer_fingerprint,
-                model_fingerprint=prepared.model_fingerprint,
-            )
-    prepared.method.check_kept(prepared.finished)
