@@ -14,7 +14,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from inspect import signature
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 PART = "balance"
 """What the loss is called among the parts of a step's loss."""
+
+
+_PARAMETERS = ["gate_logits", "num_experts", "top_k", "attention_mask"]
+"""Of the function by which a family computes it, if it is this one."""
 
 
 @dataclass(frozen=True)
@@ -64,23 +69,28 @@ def experts_of(model: nn.Module, *, compiled: bool = False) -> Experts | str | N
     `compiled`: whether the model is trained by torch.compile.
     """
     inner = _transformer(model)
-    config: Any = None if inner is None else inner.config.get_text_config()
-    weight = getattr(config, "router_aux_loss_coef", None)
-    if inner is None or not weight or not hasattr(sys.modules[type(inner).__module__], "load_balancing_loss_func"):
+    own_loss = None if inner is None else getattr(sys.modules[type(inner).__module__], "load_balancing_loss_func", None)
+    if inner is None or own_loss is None:
         return None
+    config: Any = inner.config.get_text_config()
+    weight = getattr(inner, "router_aux_loss_coef", None)
     if not getattr(config, "output_router_logits", False):
+        if not weight:
+            return None
         return (
             "the experts are not balanced while it is trained: its config.json has output_router_logits false; true "
             f"makes {weight:g} times the balancing loss part of the task loss"
         )
-    found = [getattr(inner, name, None) for name in ("num_experts", "num_experts_per_tok", "router_aux_loss_coef")]
-    if any(value is None for value in found):
-        return "the balancing loss of its experts is left out: this family does not say how many there are"
+    if weight == 0:
+        return None
+    count, per_token = (getattr(inner, name, None) for name in ("num_experts", "num_experts_per_tok"))
+    if None in (weight, count, per_token) or list(signature(own_loss).parameters) != _PARAMETERS:
+        return "the balancing loss of its experts is left out: this family has one of its own kind"
     if hasattr(model, "prompt_encoder"):
         return "the balancing loss of its experts is left out: the model stays frozen, prompts alone are learned"
     if compiled:
         return "the balancing loss of its experts is left out: torch_compile does not show what routers give"
-    return Experts(*found)  # type: ignore[arg-type]
+    return Experts(int(cast(Any, count)), int(cast(Any, per_token)), float(cast(Any, weight)))
 
 
 class Balancer:
