@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from seekr.errors import InputError, nearest, reason
+from seekr.errors import InputError, reason
+from seekr.other_names import meant
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -39,6 +40,24 @@ REFUSED = {
     "save_strategy": "a run is resumed from checkpoints in steps; set save_steps instead",
 }
 """Fields that would break a run or do nothing in it, and what to do instead."""
+
+IN_FORCE: dict[str, tuple[Any, ...]] = {
+    "save_strategy": ("steps",),
+    "eval_strategy": ("no", False),  # what YAML makes of a bare no
+    "train_sampling_strategy": ("random",),
+    "label_smoothing_factor": (0,),
+    "resume_from_checkpoint": (None,),
+    "metric_for_best_model": (None,),
+    "remove_unused_columns": (False,),
+    "save_only_model": (False,),
+    "ignore_data_skip": (False,),
+    "auto_find_batch_size": (False,),
+    "load_best_model_at_end": (False,),
+    "dataloader_drop_last": (False,),
+    "push_to_hub": (False,),
+    "eval_on_start": (False,),
+}
+"""Values of those fields that ask for what is done anyway: they are accepted, and left out."""
 
 LOWEST = {
     "per_device_train_batch_size": 1,
@@ -102,6 +121,7 @@ def check_training(training: dict[str, Any]) -> dict[str, Any]:
     from transformers import TrainingArguments
     from transformers.integrations import get_available_reporting_integrations
 
+    training = {key: value for key, value in training.items() if value not in IN_FORCE.get(key, ())}
     for key, why in REFUSED.items():
         if key in training:
             raise InputError(f"training.{key} cannot be set here: {why}")
@@ -220,11 +240,11 @@ def _check_fields(where: str, given: dict[str, Any], owner: type, refused: set[s
     checked = {}
     for key, value in given.items():
         if key not in known:
-            raise InputError(f"{where}: unknown key {str(key)!r}; {nearest(str(key), known - refused)}")
+            raise InputError(f"{where}: unknown key {str(key)[:60]!r}; {meant(str(key), known - refused, where)}")
         try:
             checked[key] = TypeAdapter(hints[key]).validate_python(value)
         except ValidationError as error:
-            raise InputError(f"{where}.{key}: {reason(error)}, not {value!r}") from None
+            raise InputError(f"{where}.{key}: {reason(error)}, not {str(value)[:80]!r}") from None
     return checked
 
 

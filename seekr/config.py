@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from seekr.errors import InputError, nearest, reason
+from seekr.errors import InputError, reason
+from seekr.other_names import meant
 
 if TYPE_CHECKING:
     from seekr.tasks import Task
@@ -139,7 +140,7 @@ def make_config(raw: Mapping[str, Any], where: str) -> Config:
     valid = set(Config.model_fields)
     for key in raw:
         if key not in valid:
-            raise InputError(f"{where}: unknown key {str(key)!r}; {nearest(str(key), valid)}")
+            raise InputError(f"{where}: unknown key {str(key)[:60]!r}; {meant(str(key), valid)}")
     if isinstance(raw.get("method"), str):
         raw = {**raw, "method": {"name": raw["method"]}}
     try:
@@ -196,7 +197,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         raise InputError(f"{override!r}: an override reads key=value, such as training.learning_rate=1e-4")
     top = set(Config.model_fields)
     if parts[0] not in top:
-        raise InputError(f"{override!r}: unknown key {parts[0]!r}; {nearest(parts[0], top)}")
+        raise InputError(f"{override[:80]!r}: unknown key {parts[0][:60]!r}; {meant(parts[0], top)}")
     place: Any = raw
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
@@ -280,7 +281,8 @@ def make_tasks(config: Config) -> list[Task]:
     for position, settings in enumerate(config.tasks):
         for key in settings:
             if key not in valid:
-                raise InputError(f"tasks.{position}: unknown key {str(key)!r}; {nearest(str(key), valid)}")
+                mend = meant(str(key), valid, "tasks.N")
+                raise InputError(f"tasks.{position}: unknown key {str(key)[:60]!r}; {mend}")
         missing = [key for key in ("name", "train") if settings.get(key) is None]
         if missing:
             raise InputError(f"tasks.{position}: the key {missing[0]!r} is missing")

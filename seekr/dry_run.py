@@ -51,6 +51,8 @@ def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
             str(sum(summary.cut_answers for summary in summaries)),
         )
     print_table(table)
+    for note in prepared.notes:
+        print_table(Text(note))
     for data in prepared.tasks:
         for warning in data.warnings():
             print_table(Text(f"{data.task.name}: {warning}"))

@@ -23,10 +23,14 @@ class RunError(RuntimeError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the valid one that was probably meant, or all of them."""
+    """The end of a message about an unknown name: the valid one that was probably meant, or what there is."""
     names = sorted(valid)
     best = process.extractOne(name, names, score_cutoff=60)
-    return f"did you mean {best[0]!r}?" if best else f"valid are {', '.join(names)}"
+    if best:
+        return f"did you mean {best[0]!r}?"
+    shown = [name for place, name in enumerate(names) if len(", ".join(names[: place + 1])) <= 240]
+    more = len(names) - len(shown)
+    return f"valid are {', '.join(shown)}" + (f" and {more} more" if more else "")
 
 
 def reason(error: ValidationError) -> str:

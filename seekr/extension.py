@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from seekr.config import apply_overrides, make_config, parse_yaml
-from seekr.errors import InputError, nearest
+from seekr.errors import InputError
+from seekr.other_names import meant
 from seekr.preparation import Request
 from seekr.record import describe_task
 from seekr.run import Run, seed_folders
@@ -83,7 +84,7 @@ def parse_task(text: str) -> dict[str, Any]:
         if not equals:
             raise InputError(f"--task {text!r}: {item!r} is no key=value")
         if key not in valid:
-            raise InputError(f"--task {text!r}: unknown key {key!r}; {nearest(key, valid)}")
+            raise InputError(f"--task {text!r}: unknown key {key[:60]!r}; {meant(key, valid, 'tasks.N')}")
         task[key] = value if key in ("train", "test", "eval") else parse_yaml(value, f"--task {text!r}")
     return task
 

@@ -5,6 +5,8 @@ Liger's fused loss is such a one: `training.use_liger_kernel=true` puts it into 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -33,5 +35,10 @@ def fused_task_loss(model: nn.Module, batch: MicroBatch) -> Tensor:
         side_by_side[moved(batch.layout, rows, places + 1)] = labels[rows, places + 1]
         labels = side_by_side
     tokens = torch.tensor(batch.step_tokens, device=labels.device)
-    loss: Tensor = model(**inputs, labels=labels, num_items_in_batch=tokens, use_cache=False).loss
-    return loss
+    output = model(**inputs, labels=labels, num_items_in_batch=tokens, use_cache=False)
+    loss: Tensor = output.loss
+    if (balance := getattr(output, "aux_loss", None)) is None:
+        return loss
+    # What balances experts is no mean over answer tokens: the trainer adds it for the step as a whole.
+    weight: Any = next(m.router_aux_loss_coef for m in model.modules() if hasattr(m, "router_aux_loss_coef"))
+    return loss - weight * balance

@@ -199,6 +199,8 @@ def warn(prepared: Prepared) -> None:
             f"gradient_accumulation_steps is {micro_batches}",
             file=sys.stderr,
         )
+    for note in prepared.notes if len(prepared.finished) < len(prepared.stages) else ():
+        print(f"seekr: {note}", file=sys.stderr)
     for stage in prepared.stages[len(prepared.finished) :]:
         for data in stage.data:
             for warning in data.warnings():

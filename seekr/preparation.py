@@ -67,6 +67,8 @@ class Prepared:
     """Rows of an optimizer step, over all processes."""
     clock: datetime
     """When the run began: the time that chat templates are told."""
+    notes: Sequence[str] = ()
+    """What a person should know of the model before it is trained."""
     vllm_version: str | None = None
     """Of the vLLM that answers test rows; None = transformers does."""
     callbacks: Sequence[TrainerCallback] = ()
@@ -190,7 +192,7 @@ def _prepare(request: Request) -> Prepared:
         clock=clock,
         step_rows=step_rows,
         vllm_version=check_answering(config, method, lora, data),
-        **check_model(config, method, lora, tokenizer, max_length, data),
+        **check_model(config, method, lora, tokenizer, max_length, data, compiled=bool(training.get("torch_compile"))),
     )
     if record is not None:
         there = identity.as_kept_now(record["identity"])
@@ -230,10 +232,13 @@ def check_model(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     data: Sequence[TaskData],
+    *,
+    compiled: bool,
 ) -> dict[str, Any]:
     """Whether rows, method and adapter fit the model, and the facts of it that a run needs. Raises InputError."""
     import torch
 
+    from seekr.balancing import experts_of
     from seekr.fingerprints import fingerprint_model, fingerprint_tokenizer
     from seekr.model_checks import check_token_ids
     from seekr.models import load_model, parameter_count
@@ -257,4 +262,6 @@ def check_model(
             "float32, or train an adapter (lora)"
         )
     trained = parameter_count(adapted, trainable_only=True)
+    experts = experts_of(adapted, compiled=compiled)
+    facts["notes"] = [f"model: {experts}"] if isinstance(experts, str) else []
     return facts | {"trained_parameters": trained, "stored_parameters": method.stored_parameters(adapted, trained)}

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from test_packing import samples, with_layout
 from torch import nn
 from toy_tasks import task_batch, toy_samples
+from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.integrations.liger import apply_liger_kernel
 
 from seekr.arguments import check_training, training_arguments
@@ -51,6 +52,18 @@ def test_a_task_step_without_logits(lora: bool, pack: bool, places: list[int]) -
     trained = [[p for p in model.parameters() if p.requires_grad] for model in (plain, other)]
     pairs = zip(torch.autograd.grad(expected, trained[0]), torch.autograd.grad(found, trained[1]), strict=True)
     assert max(by_definition.relative_error(b, a, 1e-3) for a, b in pairs) < 1e-5
+
+
+def test_what_balances_experts_is_no_part_of_it() -> None:
+    """Liger's forward adds it whole to each micro-batch, however many make a step."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    config = MixtralConfig(**sizes, **heads, output_router_logits=True, router_aux_loss_coef=0.5)
+    plain = MixtralForCausalLM(config).train()
+    other, batch = fused(copy.deepcopy(plain)), task_batch(samples())
+    expected = Sequential().task_loss(plain, batch)["task"].item()
+    assert Sequential().task_loss(other, batch)["task"].item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("pack", [False, True])

@@ -26,6 +26,7 @@ from seekr.methods.progressive_prompts import ProgressivePrompts
 from seekr.methods.replay import Replay
 from seekr.methods.seekr import Seekr
 from seekr.methods.sequential import Sequential
+from seekr.other_names import meant
 
 METHODS: dict[str, type[Method]] = {
     kind.name: kind
@@ -83,5 +84,5 @@ def make_method(settings: str | Mapping[str, Any] | Method) -> Method:
     valid = [setting.name for setting in fields(kind) if setting.init]
     for key in options:
         if key not in valid:
-            raise InputError(f"method.{key}: {name} has no such setting; {nearest(str(key), valid)}")
+            raise InputError(f"method.{key}: {name} has no such setting; {meant(str(key), valid, 'method')}")
     return kind(**options)

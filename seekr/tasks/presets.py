@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seekr.errors import InputError, nearest
+from seekr.other_names import meant
 from seekr.tasks.folders import NAMES, split_file
 from seekr.tasks.task import Task
 
@@ -146,7 +147,8 @@ def preset_tasks(settings: Mapping[str, Any], folder: Path, *, joint: bool = Fal
     for key in common:
         if key not in valid:
             raise InputError(
-                f"tasks: unknown key {str(key)!r} beside a preset; {nearest(str(key), {*valid, *_OWN_KEYS})}"
+                f"tasks: unknown key {str(key)[:60]!r} beside a preset; "
+                f"{meant(str(key), {*valid, *_OWN_KEYS}, 'tasks.N')}"
             )
     if settings.get("preset") is None:
         raise InputError("tasks: neither a list of tasks nor a preset; say tasks.preset=NAME, or give a list")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 from typing_extensions import override
 
+from seekr.balancing import Balancer, Experts, experts_of
 from seekr.batches import MicroBatch, StepKind, TokenizedRow
 from seekr.errors import InputError, RunError
 from seekr.packing import layout_planner
@@ -40,6 +40,7 @@ from seekr.training.checkpoints import (
 from seekr.training.gradient_share import gradient_shares
 from seekr.training.log import StepLog
 from seekr.training.order import StepPlan, task_seed
+from seekr.training.own_arguments import own_arguments
 from seekr.training.rows import KeptSamples, RankSlots, Rows, loader
 from seekr.training.step_losses import StepLosses
 
@@ -101,7 +102,7 @@ class ContinualTrainer(Trainer):
     ) -> None:
         if not train_samples:
             raise InputError(f"task {task_name!r} has no rows to train on; give it some, or set learn: false")
-        args = _own_arguments(args)
+        args = own_arguments(args)
         keeper = CheckpointKeeper(args.save_total_limit)
         args.save_total_limit = None
         self._config = model.config
@@ -128,6 +129,8 @@ class ContinualTrainer(Trainer):
         # The keeper comes last, since its marker says that all is written.
         for ours in (self._bar, self.step_log, keeper):
             self.add_callback(ours)
+        experts = experts_of(cast(nn.Module, self.model), compiled=args.torch_compile)
+        self._balancer = Balancer(experts, self.accelerator) if isinstance(experts, Experts) else None
         self._step = StepLosses()
         self._shares: dict[str, float] | None = None
         self._line: dict[str, Any] | None = None  # of the step being taken, for the log
@@ -212,8 +215,11 @@ class ContinualTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """This micro-batch's share of the step's loss, times the processes: gradients are averaged."""
-        losses = self.method.task_loss if inputs.kind == "task" else self.method.replay_loss
-        parts = losses(model, inputs)
+        if inputs.kind == "task" and self._balancer is not None:
+            parts = self._balancer.task_loss(self.method.task_loss, model, inputs)
+        else:
+            losses = self.method.task_loss if inputs.kind == "task" else self.method.replay_loss
+            parts = losses(model, inputs)
         if not self._step:
             self._shares = self._gradient_shares(model, parts)
         self._step.add(inputs, parts)
@@ -287,25 +293,11 @@ class ContinualTrainer(Trainer):
 
     @override
     def _get_num_items_in_batch(self, batch_samples: list[MicroBatch], device: torch.device) -> None:
-        return None  # a micro-batch carries the totals of its step
+        """A micro-batch carries the totals of its step, but for those that only a forward can tell."""
+        if self._balancer is not None:
+            with self.compute_loss_context_manager():
+                self._balancer.look_ahead(self.model_wrapped, [batch.to(self.args.device) for batch in batch_samples])
 
     @override
     def _track_num_input_tokens(self, inputs: MicroBatch) -> None:
         super()._track_num_input_tokens(inputs.inputs)
-
-
-def _own_arguments(args: TrainingArguments) -> TrainingArguments:
-    """A copy with what this trainer needs: the caller's object stays as it is."""
-    if args.n_gpu > 1:
-        args._n_gpu = 1  # one process drives one device; more devices come by `accelerate launch`
-    args = copy.copy(args)
-    args.logging_nan_inf_filter = False
-    for name in ("gradient_checkpointing", "activation_checkpointing"):  # one feature, renamed on the way
-        if getattr(args, name, False):
-            options = dict(getattr(args, f"{name}_kwargs", None) or {})
-            if options.get("use_reentrant"):
-                raise InputError(
-                    f"training.{name}_kwargs: use_reentrant loses gradients; leave it out or set it to false"
-                )
-            setattr(args, f"{name}_kwargs", options | {"use_reentrant": False})
-    return args

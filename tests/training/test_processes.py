@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from toy_training import Gradients, ToyMethod, log_lines, toy_trainer, weights
+from toy_training import Gradients, ToyMethod, log_lines, toy_experts, toy_trainer, weights
 
 from seekr.batches import MicroBatch
 from seekr.errors import RunError
@@ -20,7 +20,16 @@ CASES: dict[str, dict[str, Any]] = {
     "ragged": {"samples": 11, "kept": (3, 2)},
     "much replay": {"samples": 3, "kept": (20, 9)},
     "accumulated": {"samples": 9, "kept": (1,), "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
-}
+    "experts": {"samples": 11, "kept": (2,), "model": toy_experts},
+    "experts accumulated": {
+        "samples": 11, "kept": (2,), "model": toy_experts, "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+    },
+}  # fmt: skip
+
+
+def made(case: str) -> dict[str, Any]:
+    return {key: value() if callable(value) else value for key, value in CASES[case].items()}
 
 
 class Broken(ToyMethod):
@@ -36,10 +45,10 @@ class Broken(ToyMethod):
 def work(folder: Path) -> None:
     """What each process does: all cases, then a loss that is not finite; results to a file of its own."""
     results: dict[str, Any] = {}
-    for name, settings in CASES.items():
+    for name in CASES:
         gradients = Gradients()
         trainer = toy_trainer(
-            folder / name, callbacks=[gradients], **{"learning_rate": 0.0, "num_train_epochs": 1} | settings
+            folder / name, callbacks=[gradients], **{"learning_rate": 0.0, "num_train_epochs": 1} | made(name)
         )
         trainer.train()
         results[name] = gradients.steps
@@ -82,7 +91,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
 def test_gradients_are_those_of_one_process(case: str, two: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     folder, ranks = two
     gradients = Gradients()
-    settings = {**CASES[case], "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    settings = {**made(case), "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
     toy_trainer(tmp_path, callbacks=[gradients], **{"learning_rate": 0.0, "num_train_epochs": 1} | settings).train()
     for rank in ranks:
         assert len(rank[case]) == len(gradients.steps)

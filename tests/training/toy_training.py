@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from seekr.batches import MicroBatch, StepKind
 from seekr.training.trainer import ContinualTrainer
@@ -59,6 +66,25 @@ def toy_model(dropout: float = 0.0) -> LlamaForCausalLM:
         attention_dropout=dropout,
     )
     return LlamaForCausalLM(config)
+
+
+def toy_experts() -> MixtralForCausalLM:
+    """A mixture of experts that asks to be balanced."""
+    torch.manual_seed(7)
+    config = MixtralConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=32,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        output_router_logits=True,
+        router_aux_loss_coef=0.5,
+    )
+    return MixtralForCausalLM(config)
 
 
 class ToyMethod:
