@@ -151,7 +151,7 @@ def make_config(raw: Mapping[str, Any], where: str) -> Config:
     if config.seeds is not None:
         check_seeds(config.seeds, config.seed, where)
     if config.chat_template_kwargs:
-        from seekr.tasks.task import check_template_kwargs
+        from seekr.tasks.messages import check_template_kwargs
 
         check_template_kwargs(config.chat_template_kwargs, f"{where}: chat_template_kwargs")
     return config

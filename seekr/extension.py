@@ -95,7 +95,7 @@ def make_task(given: dict[str, Any]) -> Any:
 
     given = dict(given)
     name, path = given.pop("name"), Path(given.pop("path")).expanduser()
-    for split in ("train", "test", "eval"):
-        if split in given and Path(given[split]).expanduser().exists():
-            given[split] = Path(given[split]).expanduser().absolute()
+    for key in ("train", "test", "eval", "chat_template"):
+        if isinstance(given.get(key), str | Path) and Path(given[key]).expanduser().exists():
+            given[key] = Path(given[key]).expanduser().absolute()
     return task_from_folder(name, path.absolute(), **given)

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from seekr.cells import ScoreBook
 from seekr.scoring import METRICS
-from seekr.tasks import AnswerKey, Example
+from seekr.task_data import TaskData
+from seekr.tasks import AnswerKey, Asked, EncodingSummary, Example, Task
 
 
 @pytest.mark.parametrize("metric", ["sari", "trace_20minuten"])
@@ -21,9 +23,8 @@ def test_kept_answers_are_scored_against_their_prompts_and_references(tmp_path: 
     ]
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "0-0.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    asked = [SimpleNamespace(key=AnswerKey(row.references)) for row in test]
-    task = SimpleNamespace(name="a", metric=metric)
-    data = SimpleNamespace(task=task, test=test, asked=asked, keys=[one.key for one in asked], gone=None)
+    asked = [Asked(np.arange(3), AnswerKey(row.references)) for row in test]
+    data = TaskData(Task("a", train=[], metric=metric), [], EncodingSummary.of([]), test, [], asked)
 
     book = ScoreBook(SimpleNamespace(run=tmp_path, tasks=[data]))  # type: ignore[arg-type]
 

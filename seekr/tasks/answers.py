@@ -95,18 +95,22 @@ class Asked:
 
 def ask_all(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Asked]:
     """Questions and keys of examples, uncut. Raises InputError as `rendering.render`."""
-    talks = [Conversation(example, tokenizer) if example.messages else None for example in examples]
-    questions = [render_question(example, talk) for example, talk in zip(examples, talks, strict=True)]
-    is_chat = [talk is not None for talk in talks]
+    questions, closings = [], []
+    for example in examples:
+        talk = Conversation(example, tokenizer) if example.messages else None  # its texts are let go of at once
+        questions.append(render_question(example, talk))
+        closings.append(_closings(talk) if talk else [])
+    is_chat = [bool(example.messages) for example in examples]
     tokenized = tokenize([prompt_of(question) for question in questions], is_chat, tokenizer)
     taught = tokenize([question.told for question in questions], is_chat, tokenizer)
     asked = []
-    for example, talk, question, tokens, told in zip(examples, talks, questions, tokenized, taught, strict=True):
+    rows = zip(examples, questions, closings, tokenized, taught, strict=True)
+    for example, question, ends, tokens, told in rows:
         ids = tokens.ids[: first(tokens.ends > question.end)]
         stop = int(tokens.ends[: len(ids)].max(initial=0))
         before = told.ids[: first(told.ends > question.end)]
         notes = question.notes if np.array_equal(ids, before) else (*question.notes, _JOINED)
-        asked.append(Asked(ids, _key(example, talk, question, stop, tokenizer), notes))
+        asked.append(Asked(ids, _key(example, question, ends, stop, tokenizer), notes))
     return asked
 
 
@@ -126,17 +130,17 @@ def first(mask: np.ndarray) -> int:
     return int(mask.argmax()) if mask.any() else len(mask)
 
 
-def _key(example: Example, talk: Conversation | None, question: Question, stop: int, tokenizer: Any) -> AnswerKey:
+def _key(example: Example, question: Question, closings: list[str], stop: int, tokenizer: Any) -> AnswerKey:
     """`stop`: the characters of `question.text` that the prompt's tokens hold; what is between it and the answer, a
     tokenizer has joined with that."""
     start, end = question.answer
     lead = question.text[stop:start]
     form = AnswerForm(
         lead=_as_decoded(lead if THOUGHT not in lead else "", tokenizer),
-        closings=tuple(_as_decoded(text, tokenizer) for text in _closings(talk)) if talk else (),
+        closings=tuple(_as_decoded(text, tokenizer) for text in closings),
         trail=_as_decoded(question.text[end:], tokenizer),
     )
-    written = question.told[stop:] if talk else example.answer
+    written = question.told[stop:] if example.messages else example.answer
     texts = [written if text == example.answer else text for text in example.references]
     pairs = zip(example.references, texts, strict=True)
     return AnswerKey([_compared(raw, text, form, tokenizer) for raw, text in pairs], form)

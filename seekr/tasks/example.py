@@ -8,7 +8,17 @@ from typing import Any
 
 from seekr.errors import InputError, kind_of
 from seekr.tasks.formats import known_form
-from seekr.tasks.messages import Answers, Message, parse_messages, parse_tools, transcript, turn_text
+from seekr.tasks.messages import (
+    Answers,
+    Message,
+    check_template_kwargs,
+    marks_of_others,
+    parse_messages,
+    parse_tools,
+    transcript,
+    turn_text,
+    without_nulls,
+)
 
 _OF_A_PAIR = ("prompt", "answer", "completion", "references")
 _OF_A_CHAT = ("messages", "references", "tools", "chat_template_kwargs")
@@ -85,12 +95,10 @@ def _parse_chat(
 ) -> Example:
     messages, trained, padded = parse_messages(row["messages"], source, answers)
     tools, padding = parse_tools(row.get("tools"), source)
-    variables = row.get("chat_template_kwargs")
-    if variables is not None and not isinstance(variables, Mapping):
-        raise InputError(f"{source}: 'chat_template_kwargs' must be an object, not {kind_of(variables)}")
+    variables = without_nulls(row.get("chat_template_kwargs") or {})
+    check_template_kwargs(variables, f"{source}: chat_template_kwargs")
     if variables:
-        own = {key: value for key, value in variables.items() if value is not None}
-        chat = Chat(chat.template, {**chat.variables, **own})
+        chat = Chat(chat.template, {**chat.variables, **variables})
     answer = turn_text(messages[-1])
     return Example(
         prompt_text=transcript(messages[:-1]),
@@ -101,7 +109,7 @@ def _parse_chat(
         trained=trained,
         tools=tools,
         chat=chat,
-        unread=unread,
+        unread=(*unread, *marks_of_others(row["messages"])),
         padded=padded or padding,
     )
 

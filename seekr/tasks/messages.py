@@ -15,6 +15,14 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names that templates and data have for what was thought before an answer; the first is transformers'."""
 
 
+_TAKEN = {
+    "conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
+    "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs", "sanitize_control_tokens",
+}  # fmt: skip
+"""Arguments of `apply_chat_template` that are no variables of a template."""
+
+
 def parse_messages(messages: Any, source: str, answers: Answers) -> tuple[tuple[Message, ...], tuple[int, ...], bool]:
     """The turns up to the last one that is trained, the places of those that are, and whether calls held nulls.
 
@@ -69,6 +77,17 @@ def parse_tools(tools: Any, source: str) -> tuple[list[dict[str, Any]] | None, b
     return [without_nulls(tool) for tool in found], _holds_null(found)
 
 
+def check_template_kwargs(given: Any, where: str) -> None:
+    """Raise InputError, beginning with `where`, for what cannot be handed to a chat template as its variables."""
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise InputError(
+            f"{where} must be names and values, such as {{enable_thinking: false}}, not {str(given)[:60]!r}"
+        )
+    for key in given:
+        if key in _TAKEN:
+            raise InputError(f"{where}: {key!r} is set by seekr and no variable of a template; leave it out")
+
+
 def without_nulls(value: Any) -> Any:
     """The same without the keys, at any depth, whose value is null."""
     if isinstance(value, Mapping):
@@ -87,6 +106,12 @@ def turn_text(message: Message) -> str:
 def transcript(messages: Sequence[Message]) -> str:
     """Turns in words, a line each."""
     return "\n".join(f"{message['role']}: {turn_text(message)}" for message in messages)
+
+
+def marks_of_others(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What asks for turns to be trained that are not the assistant's, which none is."""
+    marked = [(key, message) for message in messages for key in ("weight", "train") if message.get(key)]
+    return sorted({f"{key} of role {message['role']!r}" for key, message in marked if message["role"] != "assistant"})
 
 
 def _turn(message: Mapping[str, Any], where: str, source: str) -> Message:

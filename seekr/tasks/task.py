@@ -11,19 +11,12 @@ from typing import Any
 from seekr.errors import InputError, nearest
 from seekr.scoring.likelihood import LIKELIHOOD
 from seekr.scoring.metrics import METRICS
-from seekr.tasks.messages import Answers
+from seekr.tasks.messages import Answers, check_template_kwargs
 
 Source = str | Path | list[dict[str, Any]]
 
 IN_MEMORY = "rows in memory>"
 """How run.json says that rows came from Python; the end of a name that no file has."""
-
-_TAKEN = {
-    "conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
-    "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
-    "tokenizer_kwargs", "sanitize_control_tokens",
-}  # fmt: skip
-"""Arguments of `apply_chat_template` that are no variables of a template."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -93,17 +86,6 @@ class Task:
 
     def _refusal(self, key: str, rule: str) -> InputError:
         return InputError(f"task {self.name!r}: {key} {rule}, not {str(getattr(self, key))[:60]!r}")
-
-
-def check_template_kwargs(given: Any, where: str) -> None:
-    """Raise InputError, beginning with `where`, for what cannot be handed to a chat template as its variables."""
-    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
-        raise InputError(
-            f"{where} must be names and values, such as {{enable_thinking: false}}, not {str(given)[:60]!r}"
-        )
-    for key in given:
-        if key in _TAKEN:
-            raise InputError(f"{where}: {key!r} is set by seekr and no variable of a template; leave it out")
 
 
 def with_template_kwargs(tasks: Sequence[Task], variables: Mapping[str, Any] | None) -> list[Task]:

@@ -108,6 +108,14 @@ def test_a_turn_that_is_not_to_be_trained_is_context(mark: dict[str, Any]) -> No
     assert read({"messages": [ASK, {**TELL, "weight": 1, "train": True}]}).trained == (1,)
 
 
+def test_turns_of_others_that_ask_to_be_trained_are_named() -> None:
+    row = {
+        "messages": [{**ASK, "train": True}, TELL, {**ASK, "weight": 1}, {**TELL, "weight": 1}, {**ASK, "weight": 0}]
+    }
+    assert read(row).unread == ("train of role 'user'", "weight of role 'user'")
+    assert read(row).trained == (1, 3)
+
+
 @pytest.mark.parametrize(
     ("mark", "why"),
     [
@@ -184,7 +192,8 @@ def test_arguments_are_objects_whatever_they_were() -> None:
         ({"messages": [ASK, TELL], "tools": "x"}, "'tools' is a text, but not the JSON of a list of tools"),
         ({"messages": [ASK, TELL], "tools": {"a": 1}}, "'tools' must be a list of objects"),
         ({"messages": [ASK, TELL], "tools": ["a"]}, "'tools' must be a list of objects"),
-        ({"messages": [ASK, TELL], "chat_template_kwargs": "x"}, "'chat_template_kwargs' must be an object"),
+        ({"messages": [ASK, TELL], "chat_template_kwargs": "x"}, "chat_template_kwargs must be names and values"),
+        ({"messages": [ASK, TELL], "chat_template_kwargs": {"tokenize": True}}, "'tokenize' is set by seekr"),
         ({"messages": [{"role": "tool", "content": {"a": 1}}, TELL]}, "'content' of messages[0] must be a string"),
     ],
 )
