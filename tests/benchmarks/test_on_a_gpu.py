@@ -141,6 +141,26 @@ def test_study_stopped_by_the_clock_goes_on(tmp_path: Path, monkeypatch: pytest.
     assert len(_run(tmp_path, "study")[1]) == 2
 
 
+def test_study_at_full_size_is_asked_for_in_the_words_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SmolLM2 is written once and whole; methods, seeds and data of the command line win."""
+    written, asked = [], []
+    monkeypatch.setattr("smollm2.write_model", lambda folder: written.append(folder) or folder.mkdir(parents=True))
+    monkeypatch.setattr(study, "main", lambda words: asked.append(study.parse(words)))
+    words = on_a_gpu.parse(["study", "--json", "x", "--study", *_WORDS]).study
+    given = on_a_gpu.Given(Rows(str(tmp_path / "it.jsonl"), "study", "a GPU", False), "cuda", False, tmp_path, words)
+    for _ in range(2):
+        assert on_a_gpu.study(given)
+    assert len(written) == 1
+    found = vars(asked[1])
+    assert found["base"].is_dir()
+    assert (found["suite"], found["device"], found["split"]) == ("smol6", "cuda", "test")
+    assert (found["methods"], found["seeds"], found["data"]) == (["seekr-auto", "joint"], [3, 4], Path("there"))
+    assert str(found["json"]) == given.rows.file
+
+
+_WORDS = ["--data", "there", "--methods", "seekr-auto", "joint", "--seeds", "3", "4", "--split", "test"]
+
+
 @pytest.mark.slow
 def test_launch_tiny(tmp_path: Path) -> None:
     status, (_, *rows) = _run(tmp_path, "launch")
