@@ -104,6 +104,7 @@ def test_joint_training_beats_fine_tuning_in_turn_on_the_demo() -> None:
     rows = json.loads((results / "demo_methods.json").read_text())["rows"]
     rows += [json.loads(line) for line in (results / "study_demo.jsonl").read_text().splitlines()]
     scores = {(row["method"], row["seed"]): row["overall_performance"] for row in rows}
-    assert {method for method, _ in scores} >= set(METHODS) - {"general_replay"}  # it needs rows that the demo has not
+    not_measured = {"averaging", "kl_anchor", "general_replay", "on_policy_replay", "lfpt5"}  # docs/methods.md says so
+    assert {method for method, _ in scores} >= set(METHODS) - not_measured
     for seed in range(10, 15):
         assert scores["sequential", seed] < scores["joint", seed]
