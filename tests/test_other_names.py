@@ -78,7 +78,7 @@ def test_every_name_has_one_meaning() -> None:
         ({"training": {"r": 8}}, "here that is lora.r"),
         ({"training": {"learning_rat": 1}}, "did you mean 'learning_rate'?"),
         ({"method": {"name": "replay", "buffer_size": 9}}, "replay has no such setting; here that is replay_ratio"),
-        ({"method": {"name": "hft", "buffer_size": 9}}, "hft has no such setting; it has no settings"),
+        ({"method": {"name": "hft", "buffer_size": 9}}, "hft has no such setting; valid are average"),
         ({"method": {"name": "ewc", "buffer_size": 9}}, "ewc has no such setting; valid are"),
         ({"tasks": [{"name": "a", "path": "x"}]}, "tasks.0: unknown key 'path'; here that is train"),
         ({"tasks": [{"name": "a", "train": "x", "epochs": 1}]}, "here that is num_train_epochs"),

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from seekr import Run, Task, evaluation
 from seekr.cells import BASE, wanted_cells
 from seekr.errors import InputError
+from seekr.evaluation import Generated
 from seekr.learner import evaluate
 
 Learn = Callable[..., Run]
@@ -56,13 +57,13 @@ def test_bf16_full_eval_answers_in_bfloat16_and_trains_as_before(
     learn: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dtypes = []
-    generate = evaluation.generate_answers
+    generate = evaluation.generate_tokens
 
-    def watched(model: PreTrainedModel, *args: Any, **more: Any) -> list[str]:
+    def watched(model: PreTrainedModel, *args: Any, **more: Any) -> list[Generated]:
         dtypes.append(model.dtype)
         return generate(model, *args, **more)
 
-    monkeypatch.setattr(evaluation, "generate_answers", watched)
+    monkeypatch.setattr(evaluation, "generate_tokens", watched)
     cpu = {**TRAINING, "use_cpu": True}
     plain = learn(tmp_path / "plain", "a", method="sequential", training=cpu)
     run = learn(tmp_path / "run", "a", method="sequential", training={**cpu, "bf16_full_eval": True})

@@ -250,7 +250,7 @@ def test_lfpt5_replays_what_the_model_generated(learn: Learn, ending_model: Path
     assert memory is not None
     assert len(memory) > 0
     kinds = [json.loads(line)["kind"] for line in (run.stages[1].folder / "log.jsonl").read_text().splitlines()]
-    assert kinds.count("replay") == -(-len(memory) // 4)
+    assert kinds.count("replay") == min(4 * -(-len(memory) // 4), kinds.count("task"))  # four passes
     tokenizer = AutoTokenizer.from_pretrained(ending_model)
     rows = [tokenizer(f"a {i * 7 % 10}= a{i % 3}")["input_ids"] for i in range(14)]
     for sample in range(len(memory)):

@@ -32,6 +32,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class NoTokenizer:
+    pad_token_id = eos_token_id = bos_token_id = None
+
     def save_pretrained(self, folder: Path) -> None:
         pass
 
