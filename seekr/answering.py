@@ -40,7 +40,7 @@ def check_answering(config: Config, method: Method, lora: LoraConfig | None, tas
 
 def longest(tasks: Sequence[TaskData]) -> int:
     """Tokens of the longest test prompt with its answer."""
-    return max((len(prompt) + data.task.max_new_tokens for data in tasks for prompt in data.test_prompts), default=1)
+    return max((len(prompt) + data.max_new_tokens for data in tasks for prompt in data.test_prompts), default=1)
 
 
 @contextmanager
@@ -62,9 +62,7 @@ def answering(prepared: Prepared, weights: Path | None) -> Iterator[Answer]:
             length=longest(tasks),
             device=prepared.device,
         ) as generate:
-            yield lambda column, advance: generate(
-                tasks[column].test_prompts, tasks[column].task.max_new_tokens, advance
-            )
+            yield lambda column, advance: generate(tasks[column].test_prompts, tasks[column].max_new_tokens, advance)
         return
     model = prepared.on_device(lambda: prepared.method.load(config.model, weights, dtype=config.dtype))
 
@@ -74,7 +72,7 @@ def answering(prepared: Prepared, weights: Path | None) -> Iterator[Answer]:
             model,
             prepared.tokenizer,
             tasks[column].test_prompts,
-            max_new_tokens=tasks[column].task.max_new_tokens,
+            max_new_tokens=tasks[column].max_new_tokens,
             batch_size=prepared.training.get("per_device_eval_batch_size", 64),
             advance=advance,
         )

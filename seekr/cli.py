@@ -185,8 +185,9 @@ def _tasks(arguments: argparse.Namespace) -> None:
     from seekr.tasks.checking import check_folder
 
     limit, file = arguments.max_length, arguments.json
-    if limit is not None and arguments.tokenizer is None:
-        raise InputError("--max-length counts tokens; say whose: --tokenizer MODEL")
+    for option, given in (("--max-length", limit), ("--max-new-tokens", arguments.max_new_tokens)):
+        if given is not None and arguments.tokenizer is None:
+            raise InputError(f"{option} counts tokens; say whose: --tokenizer MODEL")
     if limit is not None and limit < 2:
         raise InputError(f"--max-length: {limit} leaves no room for a prompt and an answer; give 2 or more")
     check_writable(file, "--json")
@@ -195,7 +196,13 @@ def _tasks(arguments: argparse.Namespace) -> None:
         from seekr.models import load_tokenizer
 
         tokenizer = load_tokenizer(arguments.tokenizer)
-    check = check_folder(arguments.folder, preset=arguments.preset, tokenizer=tokenizer, max_length=limit)
+    check = check_folder(
+        arguments.folder,
+        preset=arguments.preset,
+        tokenizer=tokenizer,
+        max_length=limit,
+        max_new_tokens=arguments.max_new_tokens,
+    )
     print_check(check)
     if file is not None:
         write_json(file, check.to_json())

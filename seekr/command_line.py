@@ -119,6 +119,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, metavar="FOLDER", help="of task folders, each with train, eval, test")
     sub.add_argument("--tokenizer", metavar="MODEL", help="count tokens: a folder or hub name of a model")
     sub.add_argument("--max-length", type=_natural, metavar="N", help="count the rows that this limit would cut")
+    sub.add_argument(
+        "--max-new-tokens", type=_count, metavar="N", help="of a generated answer: count those that cannot be right"
+    )
     sub.add_argument("--preset", metavar="NAME", help="what should be there, such as trace-order-1")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write what was found as JSON too")
 

@@ -110,7 +110,7 @@ def make_context(prepared: Prepared, stage: PlannedStage, earlier: list[Path], s
         prompts=stage.prompts,
         references=[references for data in stage.data for references in data.references],
         metric=task.metric,
-        max_new_tokens=task.max_new_tokens,
+        max_new_tokens=stage.data[0].max_new_tokens,
         max_length=prepared.max_length,
         micro_batch_rows=prepared.arguments.per_device_train_batch_size,
         device=prepared.device,

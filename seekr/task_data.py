@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from seekr.finished import FinishedTask
     from seekr.tasks import Encoded, EncodingSummary, Example, Task
+    from seekr.tasks.answer_lengths import LongAnswers
 
 JOINT = "joint"
 """The name of the one stage of a run that learns all tasks at once."""
@@ -40,13 +41,21 @@ class TaskData:
     test: list[Example]
     test_prompts: list[np.ndarray]
     cut_test_prompts: int
+    long_answers: LongAnswers | None = None
     finished: FinishedTask | None = None
     gone: str | None = None
 
     def warnings(self) -> list[str]:
-        """What a person should know of the rows, one line each: cut, or empty."""
+        """What a person should know of the rows, one line each: cut, empty, or answers that cannot be given."""
         cut = f"{self.cut_test_prompts} of {len(self.test)} test prompts were cut from the left to leave an answer room"
-        return [*self.summary.warnings(), *([cut] if self.cut_test_prompts else [])]
+        long = [] if self.long_answers is None else [str(self.long_answers)]
+        return [*self.summary.warnings(), *([cut] if self.cut_test_prompts else []), *long]
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens of a generated answer, also where the task leaves it to its references."""
+        assert self.task.max_new_tokens is not None, "it is settled as the task is read"
+        return self.task.max_new_tokens
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -65,7 +74,7 @@ class TaskData:
             "train": _digest(rows),
             "num_train_epochs": task.num_train_epochs,
             "test": _test_digest(self.test, self.test_prompts) if self.test else None,
-            "max_new_tokens": task.max_new_tokens,
+            "max_new_tokens": self.max_new_tokens,
         }
 
     @property
@@ -134,19 +143,26 @@ def read_task(
     Raises InputError with file and row.
     """
     from seekr.tasks import EncodingSummary, encode_all, encode_prompts, read_split
+    from seekr.tasks.answer_lengths import enough_tokens, long_answers
 
     train = read_split(task, "train", seed=seed) if finished is None else []
     test, gone = _read_test(task, seed, finished)
     if task.eval is not None and finished is None:
         read_split(task, "eval", seed=seed)  # a broken file is told now, not by the first thing that uses it
     samples = encode_all(train, tokenizer, max_length)
-    room = max_length - task.max_new_tokens
+    new_tokens = task.max_new_tokens
+    if new_tokens is None and finished is not None:
+        new_tokens = int(finished.identity["max_new_tokens"])
+    elif new_tokens is None:
+        new_tokens = enough_tokens(test or train, tokenizer)
+    task = replace(task, max_new_tokens=new_tokens)
+    room = max_length - new_tokens
     if test and room < 1:
         raise InputError(
-            f"task {task.name!r}: max_new_tokens {task.max_new_tokens} leaves no room for a prompt in the {max_length} "
-            "tokens of max_length; make it smaller"
+            f"task {task.name!r}: max_new_tokens {new_tokens} leaves no room for a prompt in the {max_length} tokens "
+            "of max_length; give a smaller number"
         )
-    test_prompts = encode_prompts(test, tokenizer, max_length, task.max_new_tokens)
+    test_prompts = encode_prompts(test, tokenizer, max_length, new_tokens)
     if finished is not None and gone and _test_digest(test, test_prompts) == finished.identity["test"]:
         gone = None  # the answers tell the same rows
     full = [example for example, prompt in zip(test, test_prompts, strict=True) if len(prompt) == room]
@@ -158,7 +174,8 @@ def read_task(
         summary=EncodingSummary.of(train, samples) if finished is None else finished.summary,
         test=test,
         test_prompts=test_prompts,
-        cut_test_prompts=sum(len(whole) > room for whole in encode_prompts(full, tokenizer, None, task.max_new_tokens)),
+        cut_test_prompts=sum(len(whole) > room for whole in encode_prompts(full, tokenizer, None, new_tokens)),
+        long_answers=None if gone else long_answers(test, tokenizer, new_tokens),
         finished=finished,
         gone=gone,
     )

@@ -16,12 +16,14 @@ import numpy as np
 
 from seekr.errors import InputError
 from seekr.progress import bar
+from seekr.tasks.answer_lengths import LongAnswers, long_answers
 from seekr.tasks.encoding import IGNORED, encode_all
 from seekr.tasks.example import Example
 from seekr.tasks.files import NumberedRow, rows_of_file
 from seekr.tasks.folders import NAMES, split_files, splits_of_folder
 from seekr.tasks.presets import NEEDED, find_preset, missing
 from seekr.tasks.reading import read_row
+from seekr.tasks.task import NEW_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,12 +48,16 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Lengths of a split, the answers with their end token; and how many rows the limits cut, None without a limit."""
+    """Lengths of a split, the answers with their end token; and how many rows the limits cut, None without a limit.
+
+    `long_answers`: rows of test or eval that cannot be answered right in the tokens that are generated.
+    """
 
     prompts: Lengths
     answers: Lengths
     cut_prompts: int | None
     cut_answers: int | None
+    long_answers: LongAnswers | None
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ def check_folder(
     preset: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int | None = None,
+    max_new_tokens: int | None = None,
 ) -> FolderCheck:
     """Looks through a folder of task folders, or one task folder.
 
@@ -123,6 +130,7 @@ def check_folder(
         max_length: tokens of prompt and answer; how many rows it would cut is counted. In test and eval, where a
             preset says how many tokens are generated, a prompt is cut to leave room for these, and an answer counts
             as cut where its reference is longer.
+        max_new_tokens: tokens of a generated answer; None = the preset's, or a task's default.
 
     Raises:
         InputError: there is no such folder or no task in it, or the preset is unknown.
@@ -146,7 +154,8 @@ def check_folder(
     tasks = []
     with bar("reading tasks", len(names)) as advance:
         for name in names:
-            tasks.append(_check_task(root / name, root, fields.get(name, {}), tokenizer, max_length))
+            of_task = fields.get(name, {}) | ({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})
+            tasks.append(_check_task(root / name, root, of_task, tokenizer, max_length))
             advance(1)
     return FolderCheck(
         folder=str(folder),
@@ -182,7 +191,9 @@ def _check_task(
                 for other in {"eval": ("train", "test"), "test": ("train",)}.get(split, ())
                 if other in rows
             },
-            tokens=_tokens(examples, tokenizer, max_length, generated) if tokenizer is not None and examples else None,
+            tokens=_tokens(examples, tokenizer, max_length, generated, scored=split != "train")
+            if tokenizer is not None and examples
+            else None,
         )
     both = Counter(rows.get("eval", [])), Counter(rows.get("test", []))
     return TaskCheck(folder.name, checked, eval_is_test=bool(both[0]) and both[0] == both[1])
@@ -225,7 +236,12 @@ def _shared(rows: Sequence[Row], others: Sequence[Row]) -> Shared:
 
 
 def _tokens(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int | None, generated: int | None
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    generated: int | None,
+    *,
+    scored: bool,
 ) -> Tokens:
     encoded = encode_all(examples, tokenizer, None)
     answers = [int((row.labels != IGNORED).sum()) for row in encoded]
@@ -238,4 +254,5 @@ def _tokens(
     elif max_length is not None:
         cut = encode_all(examples, tokenizer, max_length)
         cut_prompts, cut_answers = sum(row.prompt_cut for row in cut), sum(row.answer_cut for row in cut)
-    return Tokens(Lengths.of(prompts), Lengths.of(answers), cut_prompts, cut_answers)
+    long = long_answers(examples, tokenizer, generated or NEW_TOKENS) if scored else None
+    return Tokens(Lengths.of(prompts), Lengths.of(answers), cut_prompts, cut_answers, long)
