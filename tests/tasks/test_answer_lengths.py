@@ -10,7 +10,7 @@ from seekr.tasks import encode
 from seekr.tasks.answer_lengths import enough_tokens, long_answers, reference_lengths
 from seekr.tasks.example import parse_row
 
-ANSWERS = ["joy", "le chat sat.", "", " ", "Ärger 😀", "7 legs,\nor 42", "ﬁn"]
+ANSWERS = ["joy", "le chat sat.", "", "Ärger 😀", "7 legs,\nor 42", "ﬁn"]
 
 
 @pytest.mark.parametrize("make", ["byte_level", "sentence_piece_bpe", "word_piece", "unigram_nfkc", "legacy_llama"])
