@@ -56,7 +56,7 @@ def answering_dtype(config: Config) -> str:
 
 def longest(tasks: Sequence[TaskData]) -> int:
     """Tokens of the longest test prompt with its answer."""
-    return max((len(prompt) + data.task.max_new_tokens for data in tasks for prompt in data.test_prompts), default=1)
+    return max((len(prompt) + data.max_new_tokens for data in tasks for prompt in data.test_prompts), default=1)
 
 
 @contextmanager
@@ -79,9 +79,7 @@ def answering(prepared: Prepared, weights: Path | None, *, engine: bool) -> Iter
             length=longest(tasks),
             device=prepared.device,
         ) as generate:
-            yield lambda column, advance: generate(
-                tasks[column].test_prompts, tasks[column].task.max_new_tokens, advance
-            )
+            yield lambda column, advance: generate(tasks[column].test_prompts, tasks[column].max_new_tokens, advance)
         return
     model = prepared.on_device(lambda: prepared.method.load(config.model, weights, dtype=answering_dtype(config)))
 
@@ -93,7 +91,7 @@ def answering(prepared: Prepared, weights: Path | None, *, engine: bool) -> Iter
             model,
             prepared.tokenizer,
             tasks[column].test_prompts,
-            max_new_tokens=tasks[column].task.max_new_tokens,
+            max_new_tokens=tasks[column].max_new_tokens,
             batch_size=prepared.training.get("per_device_eval_batch_size", 64),
             advance=advance,
         )

@@ -182,7 +182,8 @@ def _tune(arguments: argparse.Namespace) -> None:
 
 def _tasks(arguments: argparse.Namespace) -> None:
     limit, show = arguments.max_length, arguments.action == "show"
-    for name, given in (("--preset", arguments.preset), ("--json", arguments.json)):
+    of_check = {"--preset": arguments.preset, "--json": arguments.json, "--max-new-tokens": arguments.max_new_tokens}
+    for name, given in of_check.items():
         if show and given is not None:
             raise InputError(f"{name} goes with `seekr tasks check`; leave it out")
     for name, given in (("--row", arguments.row), ("key=value", arguments.overrides)):
@@ -199,15 +200,22 @@ def _check_tasks(arguments: argparse.Namespace) -> None:
     from seekr.tasks.checking import check_folder
 
     limit, file = arguments.max_length, arguments.json
-    if limit is not None and arguments.tokenizer is None:
-        raise InputError("--max-length counts tokens; say whose: --tokenizer MODEL")
+    for option, given in (("--max-length", limit), ("--max-new-tokens", arguments.max_new_tokens)):
+        if given is not None and arguments.tokenizer is None:
+            raise InputError(f"{option} counts tokens; say whose: --tokenizer MODEL")
     check_writable(file, "--json")
     tokenizer = None
     if arguments.tokenizer is not None and arguments.folder.is_dir():
         from seekr.models import load_tokenizer
 
         tokenizer = load_tokenizer(arguments.tokenizer)
-    check = check_folder(arguments.folder, preset=arguments.preset, tokenizer=tokenizer, max_length=limit)
+    check = check_folder(
+        arguments.folder,
+        preset=arguments.preset,
+        tokenizer=tokenizer,
+        max_length=limit,
+        max_new_tokens=arguments.max_new_tokens,
+    )
     print_check(check)
     if file is not None:
         write_json(file, check.to_json())

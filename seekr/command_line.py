@@ -118,7 +118,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(
         "tasks",
         "look at the data of tasks: a whole folder, or one row as it is trained",
-        usage="seekr tasks check FOLDER [--preset NAME] [--tokenizer MODEL] [--max-length N] [--json FILE]\n"
+        usage="seekr tasks check FOLDER [--preset NAME] [--tokenizer MODEL] [--max-length N]\n"
+        "                         [--max-new-tokens N] [--json FILE]\n"
         "       seekr tasks show FILE --tokenizer MODEL [--row N] [--max-length N] [key=value ...]",
     )
     sub.add_argument("action", choices=("check", "show"), help="what is there and what is wrong with it; or one row")
@@ -126,6 +127,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="show: keys of a task, such as answers=last")
     sub.add_argument("--tokenizer", metavar="MODEL", help="whose tokens: a folder or hub name of a model")
     sub.add_argument("--max-length", type=_natural, metavar="N", help="what this limit would cut")
+    sub.add_argument(
+        "--max-new-tokens", type=_count, metavar="N", help="check: of a generated answer; which cannot be right"
+    )
     sub.add_argument("--row", type=_count, metavar="N", help="show: which row, from 1; default: 1")
     sub.add_argument("--preset", metavar="NAME", help="check: what should be there, such as trace-order-1")
     sub.add_argument("--json", type=Path, metavar="FILE", help="check: write what was found as JSON too")

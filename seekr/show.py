@@ -19,12 +19,17 @@ def show(source: Path, words: Sequence[str], *, model: str, row: int, max_length
     from seekr.models import load_tokenizer
     from seekr.report.row_view import print_row
     from seekr.tables import console
-    from seekr.tasks.reading import one_row
+    from seekr.tasks.answer_lengths import enough_tokens
+    from seekr.tasks.reading import one_row, read_split
     from seekr.tasks.showing import show_row
 
     task = task_of(source, words)
     example = one_row(task, "train", row)
-    print_row(show_row(example, load_tokenizer(model), max_length, task.max_new_tokens), console())
+    tokenizer = load_tokenizer(model)
+    new_tokens = task.max_new_tokens
+    if new_tokens is None:
+        new_tokens = enough_tokens(read_split(task, "train", seed=0), tokenizer)
+    print_row(show_row(example, tokenizer, max_length, new_tokens), console())
 
 
 def task_of(source: Path, words: Sequence[str]) -> Task:

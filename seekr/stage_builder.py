@@ -118,7 +118,7 @@ def make_context(prepared: Prepared, stage: PlannedStage, earlier: list[Path], s
         prompts=stage.prompts,
         key_of=lambda place: key_at(prepared, stage, place),
         metric=task.metric,
-        max_new_tokens=task.max_new_tokens,
+        max_new_tokens=stage.data[0].max_new_tokens,
         max_length=prepared.max_length,
         micro_batch_rows=prepared.arguments.per_device_train_batch_size,
         device=prepared.device,

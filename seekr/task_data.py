@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from seekr.finished import FinishedTask
     from seekr.tasks import AnswerKey, Asked, Encoded, EncodingSummary, Example, Task
+    from seekr.tasks.answer_lengths import LongAnswers
 
 _SHOWN = 40  # characters of an answer in a line
 
@@ -44,6 +45,7 @@ class TaskData:
     fields: list[str]
     asked: list[Asked] = field(default_factory=list)
     test_rows: list[Encoded] = field(default_factory=list)
+    long_answers: LongAnswers | None = None
     finished: FinishedTask | None = None
     gone: str | None = None
 
@@ -60,8 +62,14 @@ class TaskData:
     def cut_test_prompts(self) -> int:
         return sum(question.cut for question in self.asked)
 
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens of a generated answer, also where the task leaves it to its references."""
+        assert self.task.max_new_tokens is not None, "it is settled as the task is read"
+        return self.task.max_new_tokens
+
     def warnings(self) -> list[str]:
-        """What a person should know of the rows, one line each: ignored, cut, empty, or compared otherwise."""
+        """What a person should know of the rows, one line each: ignored, cut, empty, too long, compared otherwise."""
         lines = {"test prompts were cut from the left to leave an answer room": self.cut_test_prompts}
         if self.test_rows:
             lines = self._test_row_warnings()
@@ -69,7 +77,8 @@ class TaskData:
         notes = Counter(note for row in rows for note in row.notes)
         lines |= {f"test rows: {note}": count for note, count in notes.items() if note not in self.summary.notes}
         test = [f"{count} of {len(self.test)} {what}" for what, count in lines.items() if count]
-        return [*self.fields, *self.summary.warnings(), *test, *self._compared()]
+        long = [] if self.long_answers is None else [str(self.long_answers)]
+        return [*self.fields, *self.summary.warnings(), *test, *long, *self._compared()]
 
     def _test_row_warnings(self) -> dict[str, int]:
         from seekr.tasks import EncodingSummary
@@ -120,7 +129,7 @@ class TaskData:
             "train": _digest(rows),
             "num_train_epochs": task.num_train_epochs,
             "test": self.test_identity(),
-            "max_new_tokens": None if task.metric == LIKELIHOOD else task.max_new_tokens,
+            "max_new_tokens": None if task.metric == LIKELIHOOD else self.max_new_tokens,
         }
 
     def test_identity(self) -> str | None:
@@ -206,7 +215,7 @@ def read_task(
         read_split(task, "eval", seed=seed)  # a broken file is told now, not by the first thing that uses it
     samples = encode_all(train, tokenizer, max_length)
     data = TaskData(
-        task=task,
+        task=replace(task, max_new_tokens=_settled(task, test or train, tokenizer, finished)),
         samples=samples,
         summary=EncodingSummary.of(samples) if finished is None else finished.summary,
         test=test,
@@ -223,12 +232,23 @@ def read_task(
     if data.test_identity() == finished.identity["test"]:
         return replace(data, asked=asked)  # the answers tell the same rows
     kept = [Asked(question.ids, AnswerKey(question.key.references)) for question in asked]
-    return replace(data, asked=kept, test_rows=[], gone=gone)
+    return replace(data, asked=kept, test_rows=[], long_answers=None, gone=gone)
+
+
+def _settled(task: Task, rows: list[Example], tokenizer: PreTrainedTokenizerBase, finished: FinishedTask | None) -> int:
+    """Tokens of a generated answer; where the task leaves them to its references, those of the finished task."""
+    from seekr.tasks.answer_lengths import enough_tokens
+
+    if task.max_new_tokens is not None:
+        return task.max_new_tokens
+    learned_with = None if finished is None else finished.identity.get("max_new_tokens")  # None too: likelihood
+    return enough_tokens(rows, tokenizer) if learned_with is None else int(learned_with)
 
 
 def _with_test_rows(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
     """With what the model is asked for the test rows. Raises InputError where nothing can be."""
     from seekr.tasks import encode_all, encode_prompts
+    from seekr.tasks.answer_lengths import long_answers
 
     task, test = data.task, data.test
     if task.metric == LIKELIHOOD:
@@ -236,12 +256,19 @@ def _with_test_rows(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_leng
         if rows and not any(map(answer_tokens, rows)):
             raise InputError(f"task {task.name!r}, test: its rows are one token long, which nothing predicts")
         return replace(data, test=[row.example for row in rows], test_rows=rows)
-    if test and max_length - task.max_new_tokens < 1:
+    if not test:
+        return data
+    new_tokens = data.max_new_tokens
+    if max_length - new_tokens < 1:
         raise InputError(
-            f"task {task.name!r}: max_new_tokens {task.max_new_tokens} leaves no room for a prompt in the {max_length} "
-            "tokens of max_length; make it smaller"
+            f"task {task.name!r}: max_new_tokens {new_tokens} leaves no room for a prompt in the {max_length} tokens "
+            "of max_length; give a smaller number"
         )
-    return replace(data, asked=encode_prompts(test, tokenizer, max_length, task.max_new_tokens) if test else [])
+    return replace(
+        data,
+        asked=encode_prompts(test, tokenizer, max_length, new_tokens),
+        long_answers=long_answers(test, tokenizer, new_tokens),
+    )
 
 
 def _read_test(

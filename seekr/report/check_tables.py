@@ -66,7 +66,9 @@ def findings(check: FolderCheck) -> Iterator[str]:
     if same := [task.name for task in check.tasks if task.eval_is_test]:
         yield f"eval is test, row by row: {', '.join(same)}"
     for task in check.tasks:
-        for split in task.splits.values():
+        for name, split in task.splits.items():
+            if split.tokens is not None and split.tokens.long_answers is not None:
+                yield f"{task.name}, {name}: {split.tokens.long_answers}"
             yield from split.broken[:_SHOWN]
             if len(split.broken) > _SHOWN:
                 yield f"… and {len(split.broken) - _SHOWN:,} more broken rows of this split"
@@ -84,6 +86,7 @@ def _faults(task: TaskCheck) -> bool:
         or split.repeated
         or split.contradicting
         or any(both.prompts for both in split.shared.values())
+        or (split.tokens is not None and split.tokens.long_answers is not None)
         for split in task.splits.values()
     )
 

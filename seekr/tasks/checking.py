@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ import numpy as np
 
 from seekr.errors import InputError
 from seekr.progress import bar
+from seekr.scoring.likelihood import LIKELIHOOD
+from seekr.tasks.answer_lengths import LongAnswers, long_answers
 from seekr.tasks.encoding import IGNORED, Encoded, EncodingSummary, encode_all
 from seekr.tasks.example import Example
 from seekr.tasks.fields import field_notes
@@ -23,6 +25,7 @@ from seekr.tasks.files import NumberedRow, rows_of_file
 from seekr.tasks.folders import NAMES, split_files, splits_of_folder
 from seekr.tasks.presets import NEEDED, find_preset, missing
 from seekr.tasks.reading import read_row
+from seekr.tasks.task import NEW_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,12 +50,16 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Lengths of a split, the answers with their end token; and how many rows the limits cut, None without a limit."""
+    """Lengths of a split, the answers with their end token; and how many rows the limits cut, None without a limit.
+
+    `long_answers`: rows of test or eval that cannot be answered right in the tokens that are generated.
+    """
 
     prompts: Lengths
     answers: Lengths
     cut_prompts: int | None
     cut_answers: int | None
+    long_answers: LongAnswers | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,7 @@ def check_folder(
     preset: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int | None = None,
+    max_new_tokens: int | None = None,
 ) -> FolderCheck:
     """Looks through a folder of task folders, or one task folder.
 
@@ -126,6 +134,7 @@ def check_folder(
         max_length: tokens of prompt and answer; how many rows it would cut is counted. In test and eval, where a
             preset says how many tokens are generated, a prompt is cut to leave room for these, and an answer counts
             as cut where its reference is longer.
+        max_new_tokens: tokens of a generated answer; None = the preset's, or a task's default.
 
     Raises:
         InputError: there is no such folder or no task in it, or the preset is unknown.
@@ -149,7 +158,8 @@ def check_folder(
     tasks = []
     with bar("reading tasks", len(names)) as advance:
         for name in names:
-            tasks.append(_check_task(root / name, root, fields.get(name, {}), tokenizer, max_length))
+            of_task = fields.get(name, {}) | ({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})
+            tasks.append(_check_task(root / name, root, of_task, tokenizer, max_length))
             advance(1)
     return FolderCheck(
         folder=str(folder),
@@ -176,6 +186,11 @@ def _check_task(
         generated = None if split == "train" else fields.get("max_new_tokens")
         encoded, refused = _encoded(examples, tokenizer) if tokenizer is not None else ([], [])
         notes = [] if refused else field_notes(examples, tokenizer)
+        long = None
+        if tokenizer is not None and split != "train" and fields.get("metric") != LIKELIHOOD:
+            readable = {row.example.source for row in encoded}
+            scored = [example for example in examples if example.source in readable]
+            long = long_answers(scored, tokenizer, generated or NEW_TOKENS)
         checked[split] = SplitCheck(
             rows=len(examples),
             broken=[*broken, *(reason.replace(f"{root}/", "") for reason in refused)],
@@ -187,7 +202,9 @@ def _check_task(
                 for other in {"eval": ("train", "test"), "test": ("train",)}.get(split, ())
                 if other in rows
             },
-            tokens=_tokens(encoded, tokenizer, max_length, generated) if tokenizer is not None and encoded else None,
+            tokens=replace(_tokens(encoded, tokenizer, max_length, generated), long_answers=long)
+            if tokenizer is not None and encoded
+            else None,
             notes=[*notes, *EncodingSummary.of(encoded).notes],
         )
     both = Counter(rows.get("eval", [])), Counter(rows.get("test", []))

@@ -18,6 +18,9 @@ Source = str | Path | list[dict[str, Any]]
 IN_MEMORY = "rows in memory>"
 """How run.json says that rows came from Python; the end of a name that no file has."""
 
+NEW_TOKENS = 32
+"""Tokens of a generated answer where a task does not say how many."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -37,7 +40,7 @@ class Task:
     test: Source | None = None  # None: the task is never scored
     eval: Source | None = None
     metric: str = "accuracy"
-    max_new_tokens: int = 32  # tokens of a generated answer, its end token included; of no use to likelihood
+    max_new_tokens: int | None = NEW_TOKENS  # of a generated answer, its end included; None: what references take
     learn: bool = True  # False: a skill that the model already has, remembered and not trained
     num_train_epochs: float | None = None  # None: those of the run's training settings
     train_limit: int | None = None  # rows, after the seed's shuffle; None: all, in the order of the file
@@ -65,8 +68,7 @@ class Task:
             raise InputError(f"task {self.name!r}: unknown metric {self.metric!r}; {mend}")
         for key in ("max_new_tokens", "train_limit", "test_limit"):
             value = getattr(self, key)
-            optional = value is None and key != "max_new_tokens"
-            if not optional and (type(value) is not int or value < 1):
+            if value is not None and (type(value) is not int or value < 1):
                 raise self._refusal(key, "must be a whole number of at least 1")
         epochs = self.num_train_epochs
         if epochs is not None and (type(epochs) not in (int, float) or not 0 < epochs < float("inf")):

@@ -188,6 +188,9 @@ def legacy_llama() -> PreTrainedTokenizerFast:
     """BPE over the whole text, spaces made "▁" by the normalizer, unknown characters as bytes, as Llama 2's."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     return _trained(
         tokenizer, trainers.BpeTrainer(vocab_size=460, special_tokens=[*SPECIAL, *fallback], show_progress=False)

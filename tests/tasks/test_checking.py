@@ -146,6 +146,19 @@ def test_lengths_and_cuts_are_those_of_training(write: Write, limit: int | None)
         assert tokens.cut_answers == sum(encoded.answer_cut for encoded in cut)
 
 
+def test_answers_that_cannot_be_given_are_a_finding(write: Write) -> None:
+    tokenizer = sentence_piece()
+    test = [row("say", "true false " * 30), row("say", "joy")]
+    folder = write(train=test, eval=test[1:], test=test)
+    (said,) = findings(check_folder(folder, tokenizer=tokenizer))
+    assert said.startswith("t, test: 1 of 2 test answers take more than the 32 tokens of max_new_tokens and cannot be")
+    longest = check_folder(folder, tokenizer=tokenizer).tasks[0].splits["test"].tokens.long_answers.longest
+    assert not [
+        line for line in findings(check_folder(folder, tokenizer=tokenizer, max_new_tokens=longest)) if "cannot" in line
+    ]
+    assert not [line for line in findings(check_folder(folder)) if "cannot" in line]
+
+
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=60))
 def test_the_95th_of_a_hundred(counts: list[int]) -> None:
     lengths = Lengths.of(counts)

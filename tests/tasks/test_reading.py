@@ -286,7 +286,7 @@ def test_unsafe_names(name: str) -> None:
         ({"metric": "accurcy"}, "unknown metric 'accurcy'; did you mean 'accuracy'?"),
         ({"metric": "rougeL"}, "did you mean 'rouge_l'?"),
         ({"max_new_tokens": 0}, "max_new_tokens must be a whole number of at least 1, not '0'"),
-        ({"max_new_tokens": None}, "max_new_tokens must be"),
+        ({"max_new_tokens": "null"}, "max_new_tokens must be"),
         ({"max_new_tokens": True}, "max_new_tokens must be"),
         ({"train_limit": -1}, "train_limit must be"),
         ({"test_limit": 2.5}, "test_limit must be"),
