@@ -34,6 +34,7 @@ from seekr.stages import (
 )
 from seekr.task_data import PlannedStage
 from seekr.training.order import task_seed
+from seekr.training.rounding import RoundingWatch
 from seekr.training.trainer import ContinualTrainer
 
 
@@ -151,7 +152,7 @@ def learn_stage(
             log_path=working / "log.jsonl",
             pad_token_id=prepared.tokenizer.pad_token_id,
             step_rows=prepared.step_rows,
-            callbacks=[interruption, *prepared.callbacks],
+            callbacks=[interruption, RoundingWatch(stage.name), *prepared.callbacks],
         )
         trainer.train(resume_from_checkpoint=True)
     # What accelerate wrapped around the forward (autocast) is for training only.
