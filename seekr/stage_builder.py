@@ -42,6 +42,7 @@ from seekr.tasks import AnswerKey, key_of
 from seekr.tasks.clock import fixed_clock
 from seekr.training.checkpoints import checkpoint_step, newest_complete_checkpoint
 from seekr.training.order import task_seed
+from seekr.training.rounding import RoundingWatch
 from seekr.training.trainer import ContinualTrainer
 
 
@@ -166,7 +167,7 @@ def learn_stage(
             pad_token_id=prepared.tokenizer.pad_token_id,
             step_rows=prepared.step_rows,
             replay_passes=method.replay_passes if isinstance(method, Replay) else None,
-            callbacks=[interruption, *prepared.callbacks],
+            callbacks=[interruption, RoundingWatch(stage.name), *prepared.callbacks],
         )
         trainer.train(resume_from_checkpoint=True)
     # What accelerate wrapped around the forward (autocast) is for training only.
