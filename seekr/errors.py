@@ -43,3 +43,10 @@ def kind_of(value: Any) -> str:
     """A value in words that fit into one line."""
     names = {type(None): "null", dict: "an object", list: "a list", bool: "true or false"}
     return names.get(type(value)) or f"{type(value).__name__} {str(value)[:40]!r}"
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Names that were given, in a line: odd ones quoted, long ones and long lists cut short."""
+    shown = [name if name.isprintable() and name else repr(name) for name in map(str, names)]
+    shown = [name if len(name) <= 40 else f"{name[:39]}…" for name in shown]
+    return ", ".join(shown[:10]) + (f" and {len(shown) - 10} more" if len(shown) > 10 else "")

@@ -18,7 +18,7 @@ from seekr.arguments import training_arguments
 from seekr.attention.tap import model_inputs
 from seekr.disk import read_json, write_json
 from seekr.errors import RunError
-from seekr.identity import difference_in_words
+from seekr.identity import as_kept_now, difference_in_words
 from seekr.interruption import stopping_politely
 from seekr.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.methods import TaskContext
@@ -236,7 +236,8 @@ def claim(working: Path, prepared: Prepared, stage: PlannedStage) -> None:
     here = json.loads(json.dumps({"run": prepared.identity, "stage": stage.identity()}))  # as it will be read back
     try:
         there = read_json(path) if path.is_file() else {}
-    except RunError:  # torn: nothing says what the checkpoints are of
+        there |= {"run": as_kept_now(there["run"])} if there else {}
+    except (RunError, KeyError, TypeError):  # torn: nothing says what the checkpoints are of
         there = {}
     if working.is_dir() and there != here:
         if (checkpoint := newest_complete_checkpoint(working)) is not None:

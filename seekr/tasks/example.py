@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from seekr.errors import InputError, kind_of
+from seekr.errors import InputError, kind_of, listed
 from seekr.tasks.formats import known_form
 from seekr.tasks.messages import (
     Answers,
@@ -129,4 +129,4 @@ def _strings(value: Any, key: str, source: str) -> list[str]:
 
 
 def _keys(row: Mapping[str, Any]) -> str:
-    return ", ".join(str(key) for key in row) or "no keys"
+    return listed(row) or "no keys"

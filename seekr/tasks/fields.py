@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from seekr.errors import InputError
+from seekr.errors import InputError, listed
 from seekr.tasks.conversation import Conversation
 from seekr.tasks.example import Example
 from seekr.tasks.messages import REASONING, Message
@@ -30,8 +30,8 @@ def field_notes(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase 
             (used if any(_is_read(example, key, tokenizer) for example in holding) else unread).append(key)
     padded = sum(example.padded for example in examples)
     lines = [
-        (f"used of the rows, besides the text itself: {', '.join(used)}", used),
-        (f"ignored of the rows, as nothing reads it: {', '.join(unread)}", unread),
+        (f"used of the rows, besides the text itself: {listed(used)}", used),
+        (f"ignored of the rows, as nothing reads it: {listed(unread)}", unread),
         (f"{padded} of {len(examples)} rows: nulls in tools and calls are left out, as a table's padding", padded),
     ]
     return [line for line, is_so in lines if is_so]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from seekr.errors import InputError, kind_of
+from seekr.errors import InputError, kind_of, listed
 
 Message = dict[str, Any]  # "role", mostly "content", and whatever else the chat template reads
 Answers = Literal["all", "last"]
@@ -41,7 +41,7 @@ def parse_messages(messages: Any, source: str, answers: Answers) -> tuple[tuple[
         turns.append(_turn(message, f"messages[{place}]", source))
     of_assistant = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
     if not of_assistant:
-        roles = ", ".join(sorted({repr(turn["role"][:20]) for turn in turns})) or "no turns"
+        roles = listed(sorted({turn["role"] for turn in turns})) or "no turns"
         raise InputError(
             f"{source}: 'messages' has no turn of role 'assistant', so there is no answer to learn; it has {roles}"
         )
@@ -111,7 +111,9 @@ def transcript(messages: Sequence[Message]) -> str:
 def marks_of_others(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     """What asks for turns to be trained that are not the assistant's, which none is."""
     marked = [(key, message) for message in messages for key in ("weight", "train") if message.get(key)]
-    return sorted({f"{key} of role {message['role']!r}" for key, message in marked if message["role"] != "assistant"})
+    return sorted(
+        {f"{key} of role {message['role'][:40]!r}" for key, message in marked if message["role"] != "assistant"}
+    )
 
 
 def _turn(message: Mapping[str, Any], where: str, source: str) -> Message:
@@ -168,7 +170,7 @@ def _call(call: Any, where: str, source: str) -> dict[str, Any]:
             arguments = None
     if not isinstance(arguments, Mapping):
         raise InputError(
-            f"{source}: the arguments of {function['name']!r} in {where} must be an object, or the JSON of one, "
+            f"{source}: the arguments of {function['name'][:40]!r} in {where} must be an object, or the JSON of one, "
             f"not {kind_of(function.get('arguments'))}"
         )
     outer = call if "function" in call else {"type": "function"}

@@ -246,4 +246,4 @@ def _part(example: Example, taught: tuple[int, ...]) -> Example:
 
 
 def _of_left_out(conversation: Conversation) -> list[str]:
-    return [f"the chat template leaves out what role {role!r} says" for role in conversation.left_out]
+    return [f"the chat template leaves out what role {role[:40]!r} says" for role in conversation.left_out]

@@ -206,12 +206,18 @@ def test_a_checkpoint_of_another_configuration_is_announced_before_it_goes(
     dated_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, working = tmp_path / "run", tmp_path / "run" / "working" / "00-a"
+    method = {"name": "replay", "replay_ratio": 0.5, "replay_passes": None}
     with pytest.raises(Stop):
-        learn(dated_model, folder, callbacks=[StopAt(0, 3)])
+        learn(dated_model, folder, callbacks=[StopAt(0, 3)], method=method)
     assert (working / "checkpoint-2").is_dir()
     kept = json.loads((working / "task.json").read_text())
+    assert kept["run"]["method"]["replay_passes"] is None
     with pytest.raises(Stop):  # of the same configuration it is gone on with
-        learn(dated_model, folder, callbacks=[StopAt(0, 1), StopAt(0, 3)])
+        learn(dated_model, folder, callbacks=[StopAt(0, 1), StopAt(0, 3)], method=method)
+    older = {**kept["run"], "method": {k: v for k, v in kept["run"]["method"].items() if k != "replay_passes"}}
+    (working / "task.json").write_text(json.dumps({**kept, "run": older}))  # which did not know that setting
+    with pytest.raises(Stop):
+        learn(dated_model, folder, callbacks=[StopAt(0, 1), StopAt(0, 3)], method=method)
     assert "deleted" not in capsys.readouterr().err
     for change, why in (
         (
@@ -227,7 +233,7 @@ def test_a_checkpoint_of_another_configuration_is_announced_before_it_goes(
         shutil.copytree(working, tmp_path / "kept", dirs_exist_ok=True)
         (working / "task.json").write_text("{" if change is None else json.dumps(change))
         with pytest.raises(Stop):
-            learn(dated_model, folder, callbacks=[StopAt(0, 1)])
+            learn(dated_model, folder, callbacks=[StopAt(0, 1)], method=method)
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "deleted" in line]
         assert line.startswith("seekr: task a: its checkpoint of step 2 is of another configuration (")
         assert why in line

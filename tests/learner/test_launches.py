@@ -19,7 +19,7 @@ import transformers
 from packaging.version import Version
 
 from seekr import Run
-from seekr.identity import with_step_rows
+from seekr.identity import as_kept_now
 
 TOLERANCE = 1e-4
 BY_TWO = "training.per_device_train_batch_size=4"
@@ -124,10 +124,12 @@ def test_another_number_of_rows_is_another_run(one: Path, tmp_path: Path) -> Non
 
 
 def test_runs_of_before_named_the_factors() -> None:
-    settings = {"seed": 0, "training": {"per_device_train_batch_size": 4, "weight_decay": 1}, "processes": 2}
-    assert with_step_rows(settings) == {"seed": 0, "training": {"weight_decay": 1}, "step_rows": 8}
-    assert with_step_rows({"training": {"gradient_accumulation_steps": 3}})["step_rows"] == 24
-    assert with_step_rows({"training": {}, "step_rows": 5}) == {"training": {}, "step_rows": 5}
+    method = {"name": "sequential"}
+    training = {"per_device_train_batch_size": 4, "weight_decay": 1}
+    settings = {"seed": 0, "method": method, "training": training, "processes": 2}
+    kept = {"seed": 0, "method": method, "training": {"weight_decay": 1}, "step_rows": 8}
+    assert as_kept_now(settings) == as_kept_now(kept) == kept
+    assert as_kept_now({"method": method, "training": {"gradient_accumulation_steps": 3}})["step_rows"] == 24
 
 
 @pytest.mark.slow

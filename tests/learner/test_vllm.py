@@ -217,7 +217,7 @@ def test_an_answer_ends_at_any_token_that_ends_it(
     """The generation settings of a model may name several: end of turn beside end of text."""
     from transformers import AutoTokenizer, GenerationConfig
 
-    from seekr.evaluation import generate_answers
+    from seekr.evaluation import answer_text, generate_answers
     from seekr.models import load_model
     from seekr.vllm_engine import answering
 
@@ -233,7 +233,8 @@ def test_an_answer_ends_at_any_token_that_ends_it(
     with answering(
         str(folder), None, tokenizer, settings={}, dtype="float32", length=13, device=torch.device("cpu")
     ) as generate:
-        assert generate(prompts, 6, lambda _: None) == expected
+        answers = generate(prompts, 6, lambda _: None)
+        assert [answer_text(answer, tokenizer) for answer in answers] == expected
         assert generate([], 6, lambda _: None) == []
 
 
