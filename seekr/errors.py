@@ -11,15 +11,34 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+_LONGEST = 580
+"""Characters of a message: paths, names and what libraries say may be of any length."""
+
+
 class InputError(ValueError):
     """What the user gave cannot be used (exit status 2).
 
     The message is one line: the file, line or key, what is wrong with it, and the mend.
     """
 
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
+
 
 class RunError(RuntimeError):
     """A run failed on its way (exit status 1), for example by a loss that is not finite. What was finished stays."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
+
+
+def one_line(message: str) -> str:
+    """A message without line breaks and control characters; of one that is too long the middle is left out."""
+    if not message.isprintable():
+        message = " ".join("".join(char if char.isprintable() else " " for char in message).split())
+    if len(message) <= _LONGEST:
+        return message
+    return f"{message[: _LONGEST * 2 // 3]} … {message[-_LONGEST // 3 + 3 :]}"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

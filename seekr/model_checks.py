@@ -25,30 +25,33 @@ _WRAPPERS = {
 
 
 def check_is_model(model: str) -> None:
-    """Raises InputError where a folder or hub name is an adapter, or a run of seekr, in place of a model."""
+    """Raises InputError where a folder is an adapter, or a run of seekr, in place of a model."""
     path = Path(model)
     if (path / "run.json").is_file() and (path / "stages").is_dir():
         raise InputError(
             f"model: {model} is a run of seekr; a model of it lies in {path / 'stages'}/NN-TASK/model, and "
             f"`seekr learn --from {model} --task NAME=PATH` goes on with it"
         )
-    if (adapter := _adapter_config(model)) is not None:
-        base = str(adapter.get("base_model_name_or_path") or "its base model")
+    if path.is_dir():
+        check_no_adapter(model)
+
+
+def check_no_adapter(model: str) -> None:
+    """Raises InputError where a folder or hub name is an adapter; the hub is asked for it."""
+    from transformers.utils import find_adapter_config_file
+
+    try:
+        found = find_adapter_config_file(model)
+        about = None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
+        base = None if about is None else str(about.get("base_model_name_or_path") or "its base model")
+    except Exception:  # no such name, no network, not JSON: whoever loads the model says so
+        return
+    if base is not None:
         raise InputError(
             f"model: {model} is an adapter of {base}, no model. Give model: {base} to begin without it; or join them, "
             f"peft.AutoPeftModelForCausalLM.from_pretrained({model!r}).merge_and_unload().save_pretrained(FOLDER), put "
             "the tokenizer beside it, and give that folder"
         )
-
-
-def _adapter_config(model: str) -> Mapping[str, Any] | None:
-    from transformers.utils import find_adapter_config_file
-
-    try:
-        found = find_adapter_config_file(model)
-        return None if found is None else dict(json.loads(Path(found).read_text(encoding="utf-8")))
-    except Exception:  # no such name, no network, not JSON: whoever loads the model says so
-        return None
 
 
 def check_weights(model: str, found: Mapping[str, Any]) -> None:

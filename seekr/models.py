@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from seekr.errors import InputError
-from seekr.model_checks import check_is_model, check_weights
+from seekr.model_checks import check_is_model, check_no_adapter, check_weights
 from seekr.precision import no_autocast
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def load_config_of(model: str) -> PretrainedConfig:
         return AutoConfig.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # configurations of all families, and clients of the hub, raise all kinds
         _check_code(model, error)
+        if "does not appear to have a file named" in str(error):  # the hub was reached
+            check_no_adapter(model)
         raise InputError(f"model: {model!r} is no model folder and no model of the hub: {_line(error)}") from None
 
 
@@ -67,6 +69,8 @@ def load_model(base: str, adapter: Path | None = None, *, dtype: str, trainable:
         _check_code(base, error)
         raise InputError(f"model: {base!r} cannot be loaded as a causal language model: {_line(error)}") from None
     model, found = loaded
+    if getattr(model, "_hf_peft_config_loaded", False):  # a hub name that holds both
+        check_no_adapter(base)
     check_weights(base, found)
     _drop_what_cannot_be_saved(model)
     if adapter is not None:

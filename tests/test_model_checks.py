@@ -154,6 +154,25 @@ def test_an_adapter_in_place_of_a_model_is_told_with_what_to_write(tmp_path: Pat
         assert "merge_and_unload().save_pretrained(FOLDER)" in str(error.value)
 
 
+def test_an_adapter_of_the_hub_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has no config.json, and one that lies beside it, which transformers loads together."""
+    get_peft_model(tiny(), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(tmp_path)
+    about = str(tmp_path / "adapter_config.json")
+    monkeypatch.setattr("transformers.utils.find_adapter_config_file", lambda name: about)
+
+    def no_config(*_: object, **__: object) -> None:
+        raise OSError("owner/adapter does not appear to have a file named config.json")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", no_config)
+    with pytest.raises(InputError, match="owner/adapter is an adapter of"):
+        load_config_of("owner/adapter")
+    model = tiny()
+    model._hf_peft_config_loaded = True
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: (model, {}))
+    with pytest.raises(InputError, match="owner/both is an adapter of"):
+        load_model("owner/both", dtype="float32")
+
+
 def test_a_run_in_place_of_a_model_is_told_with_what_to_write(tmp_path: Path) -> None:
     (tmp_path / "stages").mkdir()
     (tmp_path / "run.json").write_text("{}")

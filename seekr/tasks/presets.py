@@ -13,7 +13,7 @@ from typing import Any
 
 from seekr.errors import InputError, nearest
 from seekr.other_names import meant
-from seekr.tasks.folders import NAMES, split_file
+from seekr.tasks.folders import NAMES, split_file, splits_of_folder
 from seekr.tasks.task import Task
 
 NEEDED = ("train", "test")
@@ -170,7 +170,8 @@ def preset_tasks(settings: Mapping[str, Any], folder: Path, *, joint: bool = Fal
         )
     tasks = []
     for task in chosen:
-        files = {split: file for split in NAMES if (file := split_file(place / task["name"], split))}
+        home = place / task["name"]
+        files = {split: split_file(home, split) or home for split in NAMES if split in splits_of_folder(home)}
         fixed = {key: value for key, value in task.items() if not (joint and key == "num_train_epochs")}
         tasks.append({**fixed, **{split: str(file) for split, file in files.items()}, **common})
     return tasks
@@ -180,7 +181,8 @@ def missing(names: Sequence[str], data: Path, splits: Sequence[str] = NEEDED) ->
     """What a data folder lacks of these tasks: TASK where the whole folder is missing, else TASK/split."""
     lacking = []
     for name in names:
-        absent = [split for split in splits if split_file(data / name, split) is None]
+        held = splits_of_folder(data / name)
+        absent = [split for split in splits if split not in held]
         lacking += [name] if absent and not (data / name).is_dir() else [f"{name}/{split}" for split in absent]
     return lacking
 

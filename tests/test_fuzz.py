@@ -1,0 +1,299 @@
+"""Rows, files and configurations as no person would write them: an answer or one line, never a traceback or a hang."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gzip
+import io
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from seekr.config import apply_override, load_config, make_tasks
+from seekr.errors import InputError
+from seekr.methods import make_method
+from seekr.preparation import check_settings
+from seekr.task_data import read_task
+from seekr.tasks import Task, read_split, task_from_folder
+from seekr.tasks.checking import check_folder
+
+FEW, MANY = 100, 5000
+_PATIENCE = 60
+"""Seconds, where most take a few thousandths."""
+
+
+@contextlib.contextmanager
+def one_line_or_an_answer() -> Iterator[None]:
+    """Lets an InputError by whose message is a line of at most 600 characters; ends what hangs."""
+
+    def hang(*_: object) -> None:
+        raise TimeoutError(f"no answer after {_PATIENCE} seconds")
+
+    before = signal.signal(signal.SIGALRM, hang)
+    signal.alarm(_PATIENCE)
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        assert message
+        assert message.isprintable()
+        assert len(f"seekr: error: {message}") <= 600
+        message.encode()
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+TEXT = st.text(max_size=12) | st.sampled_from(
+    ["", " ", "\n", "\ud83d", "\0", "a" * 3000, "{{", "%", "</s>", "\u2028", "🙂"]
+)
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
+KEYS = st.sampled_from(
+    ["prompt", "answer", "completion", "references", "messages", "role", "content", "tool_calls", "tools", "weight"]
+)
+VALUE = st.recursive(
+    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | TEXT, inner, max_size=3), max_leaves=8
+)
+TURN = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "tool"]) | VALUE, "content": VALUE | TEXT}
+)
+ROW = (
+    VALUE
+    | st.dictionaries(KEYS | TEXT, VALUE, max_size=4)
+    | st.fixed_dictionaries(
+        {"prompt": TEXT, "answer": TEXT | st.lists(TEXT, max_size=3)}, optional={"references": VALUE}
+    )
+    | st.fixed_dictionaries({"messages": st.lists(TURN, max_size=4)}, optional={"references": VALUE, "tools": VALUE})
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_model_folder: Path) -> PreTrainedTokenizerBase:
+    found = AutoTokenizer.from_pretrained(tiny_model_folder)
+    found.chat_template = "{% for m in messages %}{{ m['role'] + ':' + m['content'] }}{% endfor %}"
+    return found  # type: ignore[no-any-return]
+
+
+def fuzz_rows(rows: list[Any], tokenizer: PreTrainedTokenizerBase, **fields: Any) -> None:
+    with one_line_or_an_answer():
+        read_task(Task("t", train=rows, test=rows, **fields), tokenizer, 40, seed=0)
+
+
+ROWS = {
+    "rows": st.lists(ROW, min_size=1, max_size=3),
+    "answers": st.sampled_from(["all", "last"]),
+    "separator": st.sampled_from(["", " "]),
+    "new_tokens": st.sampled_from([None, 1, 39, 40, 10**6]),
+}
+
+
+def few(test: Callable[..., None]) -> Callable[..., None]:
+    return settings(max_examples=FEW, deadline=None, suppress_health_check=list(HealthCheck))(test)
+
+
+def many(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.slow(settings(max_examples=MANY, deadline=None, suppress_health_check=list(HealthCheck))(test))
+
+
+@few
+@given(**ROWS)
+def test_rows(tokenizer: Any, rows: Any, answers: Any, separator: Any, new_tokens: Any) -> None:
+    fuzz_rows(rows, tokenizer, answers=answers, separator=separator, max_new_tokens=new_tokens)
+
+
+@many
+@given(**ROWS)
+def test_many_rows(tokenizer: Any, rows: Any, answers: Any, separator: Any, new_tokens: Any) -> None:
+    fuzz_rows(rows, tokenizer, answers=answers, separator=separator, max_new_tokens=new_tokens)
+
+
+def _parquet(rows: list[dict[str, str]]) -> bytes:
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({key: [row[key] for row in rows] for key in rows[0]}), out)
+    return out.getvalue()
+
+
+GOOD = [{"prompt": "a, b", "answer": "c\n"}, {"prompt": '"', "answer": "é"}]
+CONTENT = {
+    ".json": json.dumps(GOOD).encode(),
+    ".jsonl": "\n".join(map(json.dumps, GOOD)).encode(),
+    ".csv": b'prompt,answer\r\n"a, b",c\r\n"""","two\nlines"\r\n',
+    ".tsv": b"prompt\tanswer\na\tb\n",
+    ".parquet": _parquet(GOOD),
+    ".txt": b"a",
+}
+PIECES = st.binary(max_size=6) | st.sampled_from(
+    [
+        b"",
+        b"\xff",
+        b"\0",
+        b"\n",
+        b'"',
+        b"[",
+        b"]",
+        b"{",
+        b",",
+        b"\\ud800",
+        b"\xef\xbb\xbf",
+        b"[[" * 3000,
+        b"1" * 5000,
+        b"NaN",
+    ]
+)
+EDIT = st.tuples(st.floats(0, 1), st.integers(0, 9), PIECES)
+NAME = st.sampled_from(
+    ["train", "test", "part-0", "part-1", "dev", "x/y", "data/train-0", "train/a", "data/test/b", "README", "a b", ".t"]
+)
+FILES = {
+    "files": st.lists(
+        st.tuples(NAME, st.sampled_from(sorted(CONTENT)), st.booleans(), st.lists(EDIT, max_size=3)),
+        min_size=1,
+        max_size=4,
+    )
+}
+
+
+def put_files(folder: Path, files: list[Any]) -> list[Path]:
+    paths = []
+    for name, suffix, packed, edits in files:
+        data = bytearray(CONTENT[suffix])
+        for place, length, piece in edits:
+            at = int(place * len(data))
+            data[at : at + length] = piece
+        path = folder / f"{name}{suffix}{'.gz' if packed else ''}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(bytes(data), 1) if packed and len(edits) % 2 == 0 else bytes(data))
+        paths.append(path)
+    return paths
+
+
+def fuzz_files(folder: Path, files: list[Any]) -> None:
+    for path in [*put_files(folder, files), folder, folder / "nowhere"]:
+        for split in ("train", "test"):
+            with one_line_or_an_answer():
+                read_split(Task("t", train=path, test=path), split, seed=0)  # type: ignore[arg-type]
+    with one_line_or_an_answer():
+        task_from_folder("t", folder)
+    with one_line_or_an_answer():
+        check = check_folder(folder)
+        for reasons in (split.broken for task in check.tasks for split in task.splits.values()):
+            assert all(reason.isprintable() and len(reason) <= 600 for reason in reasons)
+
+
+@few
+@given(**FILES)
+def test_files(tmp_path_factory: Any, files: Any) -> None:
+    fuzz_files(tmp_path_factory.mktemp("files"), files)
+
+
+@many
+@given(**FILES)
+def test_many_files(tmp_path_factory: Any, files: Any) -> None:
+    fuzz_files(tmp_path_factory.mktemp("files"), files)
+
+
+CONFIG: dict[str, Any] = {
+    "model": "model",
+    "tasks": [{"name": "a", "train": "a.json", "test": "a.json", "max_new_tokens": 3}],
+    "method": {"name": "seekr", "replay_ratio": 0.1},
+    "training": {"learning_rate": 1e-3, "per_device_train_batch_size": 2, "save_strategy": "steps"},
+    "lora": {"r": 2, "target_modules": ["q_proj"]},
+    "output_dir": "run",
+    "seed": 0,
+}
+WORDS = st.sampled_from(
+    [
+        "model", "tasks", "method", "training", "lora", "dtype", "max_length", "cells", "seeds", "keep_stages", "vllm",
+        "name", "train", "metric", "answers", "learn", "test_limit", "preset", "data", "only", "head_budget", "optim",
+        "lr_scheduler_type", "warmup_steps", "max_steps", "bf16", "report_to", "gradient_checkpointing_kwargs", "fsdp",
+        "deepspeed", "lora_alpha", "bias", "init_lora_weights", "max_seq_length", "evaluation_strategy", "lora_target",
+        "lr_scheduler_kwargs", "optim_args", "accelerator_config", "log_level", "eval_strategy", "debug", "use_cpu",
+    ]
+)  # fmt: skip
+GIVEN = VALUE | st.sampled_from(
+    ["seekr", "joint", "all", "adamw_torch", 10**30, -1, 0.5, 1e400, "1e-5", True, [], {}, "../x"]
+)
+PLACE = st.sampled_from(
+    [("",), ("tasks", 0), ("tasks",), ("method",), ("training",), ("lora",), ("training", "lr_scheduler_kwargs")]
+)
+CHANGE = st.tuples(PLACE, WORDS | TEXT, GIVEN)
+CONFIGS = {
+    "changes": st.lists(CHANGE, min_size=1, max_size=3),
+    "edits": st.lists(EDIT, max_size=1),
+    "override": st.none() | st.tuples(WORDS | TEXT, TEXT).map("=".join) | st.just("tasks.0.train_limit=x"),
+}
+
+
+def changed(changes: list[Any]) -> Any:
+    config = copy.deepcopy(CONFIG)
+    for place, key, value in changes:
+        target: Any = config
+        for part in place:
+            if part != "":
+                try:
+                    target = target[part]
+                except (KeyError, IndexError, TypeError):
+                    break
+        if isinstance(target, dict):
+            target[key] = value
+        elif isinstance(target, list):
+            target.append(value)
+    return config
+
+
+def fuzz_configuration(folder: Path, changes: list[Any], edits: list[Any], override: str | None) -> None:
+    try:
+        data = bytearray(yaml.safe_dump(changed(changes), allow_unicode=True).encode())
+    except (UnicodeEncodeError, yaml.YAMLError):
+        return
+    for place, length, piece in edits:
+        at = int(place * len(data))
+        data[at : at + length] = piece
+    path = folder / "c.yaml"
+    path.write_bytes(bytes(data))
+    (folder / "a.json").write_text('[{"prompt": "a", "answer": "b"}]')
+    with one_line_or_an_answer():
+        config = load_config(path, [] if override is None else [override])
+        tasks = make_tasks(config)
+        check_settings(config, make_method(config.method), tasks, config.training)
+        for task in tasks:
+            if not isinstance(task.train, str) or "/" not in task.train or task.train.startswith("/"):  # not of the hub
+                read_split(task, "train", seed=0)
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("configurations")
+
+
+@few
+@given(**CONFIGS)
+def test_configurations(place: Path, changes: Any, edits: Any, override: Any) -> None:
+    fuzz_configuration(place, changes, edits, override)
+
+
+@many
+@given(**CONFIGS)
+def test_many_configurations(place: Path, changes: Any, edits: Any, override: Any) -> None:
+    fuzz_configuration(place, changes, edits, override)
+
+
+def test_a_message_is_one_line_of_bounded_length() -> None:
+    message = str(InputError("begin " + "\n\x1b[31m x " * 500 + " end"))
+    assert message.startswith("begin ")
+    assert message.endswith(" end")
+    assert message.isprintable()
+    assert len(message) < 600
+    with pytest.raises(InputError):
+        apply_override({}, "x" * 5000)
