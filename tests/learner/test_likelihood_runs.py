@@ -164,3 +164,13 @@ def test_l2p_chooses_its_prompts_by_what_is_asked(tiny_model_folder: Path) -> No
     expected = [one_by_one(row, query_mask=lambda labels: labels == -100) for row in rows]
     assert [one.log_likelihood for one in found] == pytest.approx(expected, rel=1e-5)
     assert [one_by_one(row) for row in rows] != pytest.approx(expected, rel=1e-4)
+
+
+def test_no_number_of_new_tokens_resumes(learn: Callable[..., Run], tmp_path: Path) -> None:
+    """A task of likelihood keeps no number of them to go on with."""
+    tasks = [
+        Task("l", train=ROWS, test=ROWS, metric="likelihood", max_new_tokens=None, learn=False),
+        Task("n", train=ROWS, test=ROWS, max_new_tokens=None),
+    ]
+    scores = learn(tmp_path / "run", tasks).scores
+    assert learn(tmp_path / "run", tasks).scores == scores
