@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from benchmark_folders import write_tasks
+from family_templates import tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -20,6 +21,7 @@ from seekr.errors import InputError
 from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.tasks import Example, encode_all
 from seekr.tasks.checking import Lengths, Shared, check_folder
+from seekr.tasks.example import parse_row
 from seekr.tasks.presets import PRESETS
 
 Write = Callable[..., Path]
@@ -291,3 +293,26 @@ def test_the_faults_of_published_files_are_shown(shared: Path) -> None:
     assert superni["task511"].splits["train"].empty_answers == 6
     everything = [*reasoning.tasks, *plain.tasks, *superni.values()]
     assert not any(split.broken for task in everything for split in task.splits.values())
+
+
+def test_chat_rows_that_a_template_cannot_write_are_broken_and_the_others_counted(write: Write) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    call = {"function": {"name": "weather", "arguments": {}}}
+    train = [
+        {"messages": turns, "id": 1},
+        {"messages": [turns[0], {"role": "assistant", "tool_calls": [call]}]},
+        {"messages": [turns[0], {"role": "assistant", "content": "a b", "reasoning_content": "r"}]},
+    ]
+    folder = write(train=train)
+    tokenizer = tokenizer_of("Phi 3")
+    check = check_folder(folder, tokenizer=tokenizer)
+    split = check.tasks[0].splits["train"]
+    (reason,) = split.broken
+    assert reason.startswith("t/train.json, row 2: the chat template leaves out some or all of the answer")
+    assert split.tokens is not None
+    whole = encode_all([parse_row(train[0], ""), parse_row(train[2], "")], tokenizer, None)
+    assert split.tokens.answers.longest == max(sum(label >= 0 for label in one.labels) for one in whole)
+    del train[1]
+    notes = check_folder(write(train=train), tokenizer=tokenizer).tasks[0].splits["train"].notes
+    assert notes == ["ignored of the rows, as nothing reads it: id, reasoning_content"]
+    assert f"t, train: {notes[0]}" in list(findings(check_folder(folder, tokenizer=tokenizer)))

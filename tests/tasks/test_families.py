@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from family_table import DAY, answer_ids, encoded, example_of, one_question, other_conversations, rows
+from family_table import DAY, TOOLS, answer_ids, encoded, example_of, one_question, other_conversations, rows
 from family_templates import FAMILIES, tokenizer_of
 
 from seekr.errors import InputError
@@ -94,6 +95,19 @@ def test_a_question_and_a_call_are_compared_with_what_is_written_of_them() -> No
     assert encoded("gpt-oss", "call")[1].references[0].strip() == (
         'to=functions.weathercommentary json{"town": "Bonn"}'  # as decoded without special tokens
     )
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_tools_reach_the_template_and_calls_and_answers_are_learned(content: str | None) -> None:
+    row = rows("Qwen 2.5")["tools"]
+    row["messages"][1]["content"] = content
+    (text,) = encode_all([parse_row(row, "row")], tokenizer_of("Qwen 2.5"), None)
+    tokenizer = tokenizer_of("Qwen 2.5")
+    written = tokenizer.decode(text.input_ids)
+    assert json.dumps(TOOLS[0]) in written.split("<|im_start|>user")[0]
+    learned = tokenizer.decode(text.labels[text.labels != -100])
+    call = '<tool_call>\n{"name": "weather", "arguments": {"town": "Bonn"}}\n</tool_call>'
+    assert learned == f"{call}<|im_end|>It is 12.<|im_end|>"
 
 
 @pytest.mark.parametrize("family", ["Qwen 3", "GLM 4.5", "gpt-oss", "Seed-OSS"])
