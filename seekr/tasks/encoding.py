@@ -165,7 +165,8 @@ def encode_prompts(
         prompt = tokens.ids[: _first(tokens.ends > end)]
         if not len(prompt):
             raise InputError(
-                f"{example.source}: the tokenizer makes no token of this prompt, so nothing can be generated"
+                f"{example.source}: the tokenizer makes no token of this prompt, so nothing can be generated; "
+                "take the row out, or use a tokenizer that knows its letters"
             )
         prompts.append(prompt if room is None else _cut_left(prompt, room))
     return prompts
