@@ -44,13 +44,17 @@ def check_no_adapter(model: str) -> None:
         found = find_adapter_config_file(model)
         about = None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
         base = None if about is None else str(about.get("base_model_name_or_path") or "its base model")
+        joins = about is not None and not str(about.get("peft_type")).startswith(("PROMPT", "PREFIX", "P_TUNING"))
     except Exception:  # no such name, no network, not JSON: whoever loads the model says so
         return
     if base is not None:
+        join = (
+            f"; or join them, peft.AutoPeftModelForCausalLM.from_pretrained({model!r}).merge_and_unload()"
+            ".save_pretrained(FOLDER), put the tokenizer beside it, and give that folder"
+        )
         raise InputError(
-            f"model: {model} is an adapter of {base}, no model. Give model: {base} to begin without it; or join them, "
-            f"peft.AutoPeftModelForCausalLM.from_pretrained({model!r}).merge_and_unload().save_pretrained(FOLDER), put "
-            "the tokenizer beside it, and give that folder"
+            f"model: {model} is an adapter of {base}, no model. Give model: {base} to begin without it"
+            f"{join if joins else ''}"
         )
 
 

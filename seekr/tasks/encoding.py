@@ -206,7 +206,8 @@ def encode_prompts(
     for example, question in zip(examples, asked, strict=True):
         if not len(question.ids):
             raise InputError(
-                f"{example.source}: the tokenizer makes no token of this prompt, so nothing can be generated"
+                f"{example.source}: the tokenizer makes no token of this prompt, so nothing can be generated; "
+                "take the row out, or use a tokenizer that knows its letters"
             )
     if room is None:
         return asked
