@@ -16,7 +16,7 @@ from seekr.tasks.example import parse_row
 from seekr.tasks.showing import show_row
 
 FAMILIES = ("Qwen 3", "gpt-oss", "DeepSeek R1", "Mistral 0.3", "Gemma 3", "MiniMax M2", "Llama 2", "Kimi K2")
-COUNT = int(os.environ.get("SEEKR_FUZZED_ROWS", "150"))  # of the 5000
+COUNT = int(os.environ.get("SEEKR_FUZZED_ROWS", "150"))
 
 texts = st.sampled_from(
     ["", " ", "\n", "a", "yes", "<think>x</think>y", "{}", '{"a": null}', "<|im_end|>", "é\u0301", "😀"]
