@@ -161,6 +161,9 @@ def test_wrong_rows(seekr: Any, config: Config, tmp_path: Path, split: str, rows
     [
         ("model: x\n  tasks: [", "config.yaml:2: not valid YAML"),
         ("model: x\nmodel: y\n", "config.yaml:2: not valid YAML: key 'model' is given twice"),
+        ("model: x\nseed: " + "1" * 5000, "not valid YAML: Exceeds the limit"),
+        ("model: 2024-13-45", "not valid YAML: month must be in 1..12"),
+        ("model: " + "[[" * 3000, "not valid YAML: nested too deeply"),
         ("- model\n", "must hold keys and values"),
         ("", "must hold keys and values"),
         ("model: x\noutput_dir: y\n", "the key 'tasks' is missing"),
