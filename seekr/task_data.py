@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from seekr.tasks import AnswerKey, Asked, Encoded, EncodingSummary, Example, Task
     from seekr.tasks.answer_lengths import LongAnswers
 
-_SHOWN = 40  # characters of an answer in a line
-
 JOINT = "joint"
 """The name of the one stage of a run that learns all tasks at once."""
 
@@ -70,6 +68,8 @@ class TaskData:
 
     def warnings(self) -> list[str]:
         """What a person should know of the rows, one line each: ignored, cut, empty, too long, compared otherwise."""
+        from seekr.tasks.answers import compared_otherwise
+
         lines = {"test prompts were cut from the left to leave an answer room": self.cut_test_prompts}
         if self.test_rows:
             lines = self._test_row_warnings()
@@ -78,7 +78,12 @@ class TaskData:
         lines |= {f"test rows: {note}": count for note, count in notes.items() if note not in self.summary.notes}
         test = [f"{count} of {len(self.test)} {what}" for what, count in lines.items() if count]
         long = [] if self.long_answers is None else [str(self.long_answers)]
-        return [*self.fields, *self.summary.warnings(), *test, *long, *self._compared()]
+        pairs = [
+            (raw, right)
+            for example, question in zip(self.test, self.asked, strict=False)
+            for raw, right in zip(example.references, question.key.references, strict=True)
+        ]
+        return [*self.fields, *self.summary.warnings(), *test, *long, *compared_otherwise(pairs)]
 
     def _test_row_warnings(self) -> dict[str, int]:
         from seekr.tasks import EncodingSummary
@@ -93,24 +98,6 @@ class TaskData:
                 not answer_tokens(row) for row in self.test_rows
             ),
         }
-
-    def _compared(self) -> list[str]:
-        """Which right answers are compared in another form than the rows have, and those of which nothing is left."""
-        pairs = [
-            (raw, right)
-            for example, question in zip(self.test, self.asked, strict=False)
-            for raw, right in zip(example.references, question.key.references, strict=True)
-        ]
-        changed = [(raw, right) for raw, right in pairs if raw != right]
-        if not changed:
-            return []
-        raw, right = ((text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…") for text in changed[0])
-        empty = sum(not right.strip() for raw, right in changed if raw.strip())
-        lost = f"; of {empty} nothing is left, as the tokenizer knows none of their letters" if empty else ""
-        return [
-            f"{len(changed)} of {len(pairs)} right answers are compared as template and tokenizer write them, such as "
-            f"{right!r} for {raw!r}{lost}"
-        ]
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_SHOWN = 40  # characters of an answer in a line
+
+
 @dataclass(frozen=True)
 class AnswerForm:
     """What is written around an answer, as `decode` gives it with special tokens; white space makes no difference."""
@@ -123,6 +126,20 @@ _JOINED = (
 def key_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> AnswerKey:
     """The key to the scored answer of one example."""
     return ask_all([example], tokenizer)[0].key
+
+
+def compared_otherwise(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """A line on right answers, as rows have them and as they are compared, where these differ."""
+    changed = [(raw, right) for raw, right in pairs if raw != right]
+    if not changed:
+        return []
+    raw, right = ((text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…") for text in changed[0])
+    empty = sum(not right.strip() for raw, right in changed if raw.strip())
+    lost = f"; of {empty} nothing is left, as the tokenizer knows none of their letters" if empty else ""
+    return [
+        f"{len(changed)} of {len(pairs)} right answers are compared as template and tokenizer write them, such as "
+        f"{right!r} for {raw!r}{lost}"
+    ]
 
 
 def first(mask: np.ndarray) -> int:
