@@ -26,8 +26,8 @@ from seekr.builtin import builtin_model, builtin_rows
 from seekr.disk import write_json
 from seekr.errors import InputError
 from seekr.methods import METHODS
-from seekr.preparation import Request, prepare
-from seekr.stage_builder import make_context, newest_weights
+from seekr.runs.prepare import Request, prepare
+from seekr.runs.stage import make_context, newest_weights
 from seekr.training.order import Step, StepPlan, split
 from seekr.training.rows import Rows
 

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
         measure_change,
         measure_sensitivity,
     )
-    from seekr.heads import select_heads
-    from seekr.learner import learn
-    from seekr.losses import logit_distillation_loss
-    from seekr.run import Run
+    from seekr.attention.heads import select_heads
+    from seekr.data import Task
+    from seekr.modeling.losses import logit_distillation_loss
+    from seekr.runs.learn import learn
+    from seekr.runs.run import Run
     from seekr.scoring import trace_metrics
-    from seekr.tasks import Task
 
 __all__ = [
     "Run",
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Run": "seekr.run",
-    "Task": "seekr.tasks",
+    "Run": "seekr.runs.run",
+    "Task": "seekr.data",
     "attention_distillation_loss": "seekr.attention",
-    "learn": "seekr.learner",
-    "logit_distillation_loss": "seekr.losses",
+    "learn": "seekr.runs.learn",
+    "logit_distillation_loss": "seekr.modeling.losses",
     "measure_change": "seekr.attention",
     "measure_sensitivity": "seekr.attention",
-    "select_heads": "seekr.heads",
+    "select_heads": "seekr.attention.heads",
     "trace_metrics": "seekr.scoring",
 }
 

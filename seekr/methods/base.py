@@ -13,20 +13,21 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from seekr.attention.tap import model_inputs
-from seekr.batches import MicroBatch, StepKind, TokenizedRow, collate
+from seekr.data.token_rows import TokenizedRow
 from seekr.errors import InputError, reason
-from seekr.fused_loss import computes_loss, fused_task_loss
-from seekr.losses import answer_cross_entropy
-from seekr.memory import Memory
-from seekr.models import load_stage, save_model, with_adapter
-from seekr.packing import task_logits
+from seekr.memory.reader import Memory
+from seekr.modeling.batches import MicroBatch, StepKind, collate
+from seekr.modeling.fused_loss import computes_loss, fused_task_loss
+from seekr.modeling.inputs import model_inputs
+from seekr.modeling.loading import load_stage, save_model, with_adapter
+from seekr.modeling.losses import answer_cross_entropy
+from seekr.modeling.packing import task_logits
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedTokenizerBase
 
-    from seekr.tasks import AnswerKey
+    from seekr.data import AnswerKey
 
 Adapter = Literal["any", "none", "lora", "own"]
 Coefficient = Annotated[float, Field(gt=0, le=1)]

@@ -16,14 +16,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from seekr.attention.tap import model_inputs
-from seekr.batches import MicroBatch, TokenizedRow
+from seekr.data.token_rows import TokenizedRow
+from seekr.distributed.processes import is_main, own_share, summed
 from seekr.errors import InputError
-from seekr.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.methods.base import Method, TaskContext, batch_of
-from seekr.models import measuring
-from seekr.precision import no_autocast
-from seekr.processes import is_main, own_share, summed
+from seekr.modeling.batches import MicroBatch
+from seekr.modeling.inputs import model_inputs
+from seekr.modeling.loading import measuring
+from seekr.modeling.losses import answer_cross_entropy, answer_positions, logits_at
+from seekr.modeling.precision import no_autocast
 
 FILE = "ewc.safetensors"
 

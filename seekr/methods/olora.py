@@ -13,11 +13,11 @@ from peft.tuners.lora import LoraLayer
 from pydantic import Field
 from torch import Tensor, nn
 
-from seekr.batches import MicroBatch
 from seekr.errors import InputError
 from seekr.methods.base import Adapter, Method
-from seekr.models import load_model, with_adapter
-from seekr.precision import full_precision
+from seekr.modeling.batches import MicroBatch
+from seekr.modeling.loading import load_model, with_adapter
+from seekr.modeling.precision import full_precision
 
 _NEW = "default"  # the name under which peft writes an adapter into a folder itself, not into a subfolder
 _PAST = "past"

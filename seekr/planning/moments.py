@@ -17,11 +17,11 @@ from torch.nn import Parameter
 
 from seekr.attention.sensitivity import sample_losses
 from seekr.attention.tap import AttentionCall, Tap
-from seekr.batches import MicroBatch, StepKind
-from seekr.losses import answer_positions, logits_at
 from seekr.methods import Derpp, Ewc, KlAnchor, Method, Seekr
 from seekr.methods.responses import Recorded
-from seekr.models import measuring
+from seekr.modeling.batches import MicroBatch, StepKind
+from seekr.modeling.loading import measuring
+from seekr.modeling.losses import answer_positions, logits_at
 from seekr.planning.kept import layer_teacher
 from seekr.planning.live import GRADIENTS, Live
 from seekr.planning.paper import Bytes, Paper

@@ -25,10 +25,11 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 from typing_extensions import override
 
-from seekr.balancing import Balancer, Experts, experts_of
-from seekr.batches import MicroBatch, StepKind, TokenizedRow
+from seekr.data.token_rows import TokenizedRow
 from seekr.errors import InputError, RunError
-from seekr.packing import layout_planner
+from seekr.modeling.balancing import Balancer, Experts, experts_of
+from seekr.modeling.batches import MicroBatch, StepKind
+from seekr.modeling.packing import layout_planner
 from seekr.training.bar import TrainingBar
 from seekr.training.checkpoints import (
     CheckpointKeeper,

@@ -13,7 +13,7 @@ from seekr import bench
 from seekr.bench import bytes as bytes_bench
 from seekr.bench import divergence, sensitivity, shapes, step, worker
 from seekr.bench.tables import bench_cells
-from seekr.cli import main
+from seekr.cli.main import main
 
 TINY = replace(shapes.SMALL, name="tiny", layers=2, heads=2, key_heads=1, vocabulary=300, chosen=(1, 2), lengths=(24,))
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from toy_tasks import context, task_batch, toy_samples
 
 from seekr.errors import InputError
-from seekr.memory import KeptSample
+from seekr.memory.reader import KeptSample
 from seekr.methods import Ewc, Sequential
 from seekr.methods.ewc import FILE, Quadratic
-from seekr.precision import no_autocast
+from seekr.modeling.precision import no_autocast
 
 
 class TwoNumbers(nn.Module):

@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from seekr.batches import MicroBatch, StepKind
+from seekr.modeling.batches import MicroBatch, StepKind
 from seekr.training.trainer import ContinualTrainer
 
 
