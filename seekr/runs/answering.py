@@ -5,35 +5,23 @@ Either generates answers. How likely right answers are is measured by transforme
 
 from __future__ import annotations
 
-from seekr.evaluation.checks import answering_dtype, longest
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from seekr.errors import RunError
+from seekr.evaluation.checks import answering_dtype, longest
 from seekr.modeling import generation as evaluation
-from seekr.errors import InputError, RunError
-from seekr.methods import Method, Olora
 from seekr.scoring.likelihood import LIKELIHOOD, RowLikelihood
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
-
-    from seekr.config.schema import Config
     from seekr.runs.prepare import Prepared
-    from seekr.data.task_data import TaskData
 
 Answer = Callable[[int, Callable[[int], None]], Sequence[evaluation.Generated | RowLikelihood]]
 """(place of a task, advance) → an answer to each of its test prompts, or how likely each right one is where that is the
 task's metric; `advance` is called with how many came."""
-
-
-
-
-
-
 
 
 @contextmanager

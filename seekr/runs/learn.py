@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from seekr.runs.execute import facts, run_request
-
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import torch
-
-from seekr.distributed.agreement import agreed
-from seekr.runs.scores import ScoreBook
 from seekr.config.schema import make_config, resolve_paths
-from seekr.disk import write_json
+from seekr.distributed.agreement import agreed
+from seekr.distributed.processes import is_main
 from seekr.errors import InputError, RunError
 from seekr.modeling.loading import one_kind_of_bar
+from seekr.runs.execute import facts, run_request
+from seekr.runs.folder import locked
 from seekr.runs.prepare import Prepared, Request, prepare
-from seekr.distributed.processes import is_main, of_main, process_count, wait_for_all
-from seekr.runs.record import describe_run, describe_task, versions
+from seekr.runs.record import describe_task
 from seekr.runs.run import Run
-from seekr.runs.folder import copy_stage, drop_older_weights, finished_stages, locked, stage_folder
-from seekr.data.clock import now
+from seekr.runs.scores import ScoreBook
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from seekr.methods import Method
     from seekr.data import Task
+    from seekr.methods import Method
 
 
 @overload
@@ -161,22 +153,6 @@ def learn(
     from seekr.runs.seeds import run_seeds, seed_requests
 
     return run_seeds(seed_requests(request))
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def evaluate(run: Path, cells: str | None = None, by: Literal["transformers", "vllm"] | None = None) -> Run:

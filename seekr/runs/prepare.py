@@ -10,26 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr.config import identity
-from seekr.config.training_arguments import check_lora, check_training, training_arguments, weight_changing
-from seekr.config.schema import Config, make_tasks
-from seekr.disk import read_json
-from seekr.errors import InputError
-from seekr.data.finished import finished_tasks
 from seekr.config.launch.checks import check_fp16, check_launch, check_sharding, sharding
+from seekr.config.schema import Config, make_tasks
+from seekr.config.training_arguments import check_lora, check_training, training_arguments, weight_changing
+from seekr.data.finished import finished_tasks
+from seekr.data.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
+from seekr.disk import read_json
 from seekr.distributed.processes import process_count
-from seekr.progress import bar
 from seekr.distributed.sharded import load_in_parts
+from seekr.errors import InputError
+from seekr.progress import bar
 from seekr.runs.folder import finished_stages
 from seekr.runs.standing import check_answered, check_finished, check_folder, check_memories
-from seekr.data.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
 
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
     from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
-    from seekr.methods import Method
     from seekr.data import Task
+    from seekr.methods import Method
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,12 @@ def check_settings(
 
 
 def _prepare(request: Request) -> Prepared:
-    from seekr.evaluation.checks import check_answering
-    from seekr.methods import make_method
-    from seekr.modeling.loading import load_config_of, load_tokenizer
     from seekr.data import check_tasks, max_length_of
     from seekr.data.clock import clock_of, fixed_clock, now
     from seekr.data.conversation import use_template
+    from seekr.evaluation.checks import check_answering
+    from seekr.methods import make_method
+    from seekr.modeling.loading import load_config_of, load_tokenizer
 
     config = request.config
     run = Path(config.output_dir)
@@ -203,9 +203,7 @@ def _prepare(request: Request) -> Prepared:
     check_answered(config.cells, data, joint=method.joint)
     if len(finished) < len(prepared.stages):  # what is trained can be scored on any machine
         check_fp16(training)
-        check_memories(
-            method, finished, model=prepared.model_fingerprint, tokenizer=prepared.tokenizer_fingerprint
-        )
+        check_memories(method, finished, model=prepared.model_fingerprint, tokenizer=prepared.tokenizer_fingerprint)
     return prepared
 
 
@@ -241,8 +239,8 @@ def check_model(
     import torch
 
     from seekr.modeling.balancing import experts_of
-    from seekr.modeling.fingerprints import fingerprint_model, fingerprint_tokenizer
     from seekr.modeling.checks import check_token_ids
+    from seekr.modeling.fingerprints import fingerprint_model, fingerprint_tokenizer
     from seekr.modeling.loading import load_model, parameter_count
 
     model = load_model(config.model, dtype=config.dtype)

@@ -7,14 +7,14 @@ from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from seekr.disk import read_json
 from seekr.config.identity import as_kept_now
+from seekr.disk import read_json
 from seekr.nested import flatten
 from seekr.runs.folder import finished_stages
 
 if TYPE_CHECKING:
-    from seekr.runs.prepare import Prepared
     from seekr.data import Task
+    from seekr.runs.prepare import Prepared
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors", "numpy")
 

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from seekr.config.identity import method_as_kept_now
 from seekr.config.schema import Config, make_config, resolve_paths
 from seekr.disk import read_json
 from seekr.errors import InputError
-from seekr.config.identity import method_as_kept_now
 from seekr.runs.folder import finished_stages, has_weights, stage_name, working_folder
 
 if TYPE_CHECKING:

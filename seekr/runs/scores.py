@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from seekr.scoring.cells import BASE, cell_name, wanted_cells
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seekr.data.finished import read_predictions
 from seekr.data.token_rows import answer_tokens
 from seekr.disk import write_atomically, write_json
-from seekr.modeling.generation import Generated, answer_text
-from seekr.data.finished import read_predictions
 from seekr.distributed.processes import is_main
+from seekr.modeling.generation import Generated, answer_text
 from seekr.progress import bar
-from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
 from seekr.runs.folder import has_weights, stage_folder
+from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
+from seekr.scoring.cells import BASE, cell_name, wanted_cells
 
 if TYPE_CHECKING:
+    from seekr.data import AnswerKey, Example
     from seekr.runs.answering import Answer
     from seekr.runs.prepare import Prepared
-    from seekr.data import AnswerKey, Example
 
 Found = str | RowLikelihood
 """Of a test row: the answer that was generated, or how likely the right one is."""
-
-
-
-
-
 
 
 class ScoreBook:

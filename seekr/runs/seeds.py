@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from seekr.config import identity
-from seekr.distributed.agreement import agreed
+from seekr.data.clock import clock_of, now
 from seekr.disk import read_json
+from seekr.distributed.agreement import agreed
+from seekr.distributed.processes import is_main, of_main
 from seekr.errors import InputError, RunError
 from seekr.runs.execute import run_request
 from seekr.runs.prepare import Prepared, Request, prepare
-from seekr.distributed.processes import is_main, of_main
 from seekr.runs.run import Run, seed_folders
-from seekr.data.clock import clock_of, now
 
 
 def seed_requests(request: Request) -> list[Request]:

@@ -14,20 +14,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from seekr.config.training_arguments import training_arguments
-from seekr.modeling.inputs import model_inputs
-from seekr.disk import read_json, write_json
-from seekr.errors import RunError
 from seekr.config.identity import as_kept_now, difference_in_words
-from seekr.training.interruption import stopping_politely
-from seekr.modeling.losses import answer_cross_entropy, answer_positions, logits_at
+from seekr.config.training_arguments import training_arguments
+from seekr.data import AnswerKey, key_of
+from seekr.data.clock import fixed_clock
+from seekr.data.task_data import PlannedStage
+from seekr.disk import read_json, write_json
+from seekr.distributed.processes import is_main, wait_for_all
+from seekr.errors import RunError
 from seekr.methods import TaskContext
 from seekr.methods.averaging import average_weights
 from seekr.methods.base import batch_of
 from seekr.methods.replay import Replay
+from seekr.modeling.inputs import model_inputs
 from seekr.modeling.loading import load_stage
-from seekr.runs.prepare import Prepared
-from seekr.distributed.processes import is_main, wait_for_all
+from seekr.modeling.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.progress import bar
 from seekr.runs.folder import (
     finished_stages,
@@ -37,10 +38,9 @@ from seekr.runs.folder import (
     stage_under_construction,
     working_folder,
 )
-from seekr.data.task_data import PlannedStage
-from seekr.data import AnswerKey, key_of
-from seekr.data.clock import fixed_clock
+from seekr.runs.prepare import Prepared
 from seekr.training.checkpoints import checkpoint_step, newest_complete_checkpoint
+from seekr.training.interruption import stopping_politely
 from seekr.training.order import task_seed
 from seekr.training.rounding import RoundingWatch
 from seekr.training.trainer import ContinualTrainer

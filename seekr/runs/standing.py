@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seekr.config import identity
-from seekr.scoring.cells import cell_name, wanted_cells
 from seekr.disk import read_json
 from seekr.errors import InputError
-from seekr.runs.run import seed_folders
 from seekr.runs.folder import stage_name
+from seekr.runs.run import seed_folders
+from seekr.scoring.cells import cell_name, wanted_cells
 
 if TYPE_CHECKING:
     from seekr.data.task_data import PlannedStage, TaskData

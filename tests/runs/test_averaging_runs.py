@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from seekr import Run
-
-from seekr.runs import stage as stage_builder
-from seekr.modeling.batches import collate
 from seekr.cli.main import main
 from seekr.errors import InputError
-from seekr.modeling.losses import answer_positions
 from seekr.methods import Ewc, Method
 from seekr.methods.averaging import average_weights
+from seekr.modeling.batches import collate
+from seekr.modeling.losses import answer_positions
+from seekr.runs import stage as stage_builder
 
 Learn = Callable[..., Run]
 

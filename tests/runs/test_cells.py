@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from seekr.data import AnswerKey, Asked, EncodingSummary, Example, Task
+from seekr.data.task_data import TaskData
 from seekr.runs.scores import ScoreBook
 from seekr.scoring import METRICS
-from seekr.data.task_data import TaskData
-from seekr.data import AnswerKey, Asked, EncodingSummary, Example, Task
 
 
 @pytest.mark.parametrize("metric", ["sari", "trace_20minuten"])

@@ -21,8 +21,8 @@ import seekr
 from seekr import Run, Task
 from seekr.cli.main import main
 from seekr.errors import InputError
-from seekr.runs.learn import evaluate
 from seekr.report.data import read_run
+from seekr.runs.learn import evaluate
 
 QUESTIONS = {"Is the lake cold?": "yes", "Is the sun hot?": "yes", "Can a stone swim?": "no", "Do cats bark?": "no"}
 TRAINING = {"learning_rate": 5e-3, "max_steps": 70, "per_device_train_batch_size": 4, "lr_scheduler_type": "constant"}

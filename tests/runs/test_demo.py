@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from seekr import Run
-
 from seekr.builtin import demo
 from seekr.cli.main import main
 

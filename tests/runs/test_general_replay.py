@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 
 from seekr import Run, Task
 from seekr.cli.main import main
-from seekr.errors import InputError
 from seekr.data import encode_all, read_split
+from seekr.errors import InputError
 
 Learn = Callable[..., Run]
 MakeTask = Callable[..., Task]

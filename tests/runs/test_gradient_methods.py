@@ -21,11 +21,11 @@ from transformers import AutoModelForCausalLM
 
 import seekr
 from seekr import Run, Task
-from seekr.modeling.batches import collate
 from seekr.cli.main import main
 from seekr.errors import InputError
-from seekr.modeling.losses import answer_cross_entropy, answer_positions
 from seekr.methods import AGem
+from seekr.modeling.batches import collate
+from seekr.modeling.losses import answer_cross_entropy, answer_positions
 
 Learn = Callable[..., Run]
 MakeTask = Callable[..., Task]

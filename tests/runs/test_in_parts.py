@@ -18,11 +18,10 @@ import torch
 from safetensors.torch import load_file
 
 from seekr import Run
-
-from seekr.runs import prepare as preparation
 from seekr.cli.main import main
-from seekr.runs.prepare import Prepared
 from seekr.distributed.sharded import load_in_parts
+from seekr.runs import prepare as preparation
+from seekr.runs.prepare import Prepared
 
 TRAINING = launches.TRAINING | {"per_device_train_batch_size": 4}
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"]}

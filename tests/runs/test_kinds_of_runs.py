@@ -15,12 +15,11 @@ from small_runs import TRAINING, Stop, StopAt, digests
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from seekr import Run, Task
-
-from seekr.modeling import generation as evaluation
-from seekr.scoring.cells import BASE, wanted_cells
 from seekr.errors import InputError
+from seekr.modeling import generation as evaluation
 from seekr.modeling.generation import Generated
 from seekr.runs.learn import evaluate
+from seekr.scoring.cells import BASE, wanted_cells
 
 Learn = Callable[..., Run]
 MakeTask = Callable[..., Task]

@@ -13,15 +13,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seekr import Run, Task
-
-from seekr.modeling import generation as evaluation
+from seekr.data.task_data import read_task
 from seekr.errors import InputError
-from seekr.modeling.generation import answer_likelihoods
 from seekr.methods import L2p
+from seekr.modeling import generation as evaluation
+from seekr.modeling.generation import answer_likelihoods
 from seekr.modeling.loading import load_model
 from seekr.report import read_run, write_report
 from seekr.report.examples import choose_examples
-from seekr.data.task_data import read_task
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "what is up?", "answer": "the sky"},

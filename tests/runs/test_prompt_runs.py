@@ -19,8 +19,8 @@ import seekr.modeling.loading
 from seekr import Run, Task
 from seekr.cli.main import main
 from seekr.errors import InputError
-from seekr.runs.learn import evaluate
 from seekr.methods import make_method
+from seekr.runs.learn import evaluate
 
 Learn = Callable[..., Run]
 MakeTask = Callable[..., Task]

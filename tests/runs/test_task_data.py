@@ -8,8 +8,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from seekr import Task
-from seekr.errors import InputError
 from seekr.data.task_data import read_task
+from seekr.errors import InputError
 
 
 def test_cut_test_prompts_are_counted_exactly(tiny_model_folder: Path) -> None:

@@ -217,9 +217,9 @@ def test_an_answer_ends_at_any_token_that_ends_it(
     """The generation settings of a model may name several: end of turn beside end of text."""
     from transformers import AutoTokenizer, GenerationConfig
 
+    from seekr.evaluation.vllm_engine import answering
     from seekr.modeling.generation import answer_text, generate_answers
     from seekr.modeling.loading import load_model
-    from seekr.evaluation.vllm_engine import answering
 
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_folder, folder)
