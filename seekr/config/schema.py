@@ -187,12 +187,15 @@ def drop_keys_of_other_method(settings: dict[str, Any], new: str) -> dict[str, A
     Without this, `method.name=derpp` could never be said beside a file that sets SEEKR's budgets. Keys that neither
     method knows stay, and are refused later.
     """
-    from seekr.methods import METHODS
+    from seekr.methods import find_method
 
     old = settings.get("name", "seekr")
-    if old not in METHODS or new not in METHODS:
+    try:
+        known = {
+            name: {field.name for field in dataclass_fields(find_method(name)) if field.init} for name in (old, new)
+        }
+    except InputError:  # said when the method is made
         return settings
-    known = {name: {field.name for field in dataclass_fields(METHODS[name]) if field.init} for name in (old, new)}
     foreign = known[old] - known[new] | ({"average"} if old == "averaging" else set())  # there it is the method
     return {key: value for key, value in settings.items() if key not in foreign}
 

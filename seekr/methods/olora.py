@@ -85,11 +85,11 @@ class Olora(Method):
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         _activate(model)
-        parts = super().task_loss(model, batch)
+        return super().task_loss(model, batch)
+
+    def penalties(self, model: nn.Module) -> dict[str, Tensor]:
         overlap = _overlap(model) if self.orthogonality_weight else None
-        if overlap is not None:
-            parts["orthogonality"] = self.orthogonality_weight * batch.share * overlap
-        return parts
+        return {} if overlap is None else {"orthogonality": self.orthogonality_weight * overlap}
 
     def trained(self, model: PeftModel) -> PeftModel:
         """All adapters as one, which any LoRA code can load."""

@@ -119,7 +119,7 @@ def _losses(paper: Paper, kind: StepKind, shape: Shape, live: Live, heads: Mappi
     method = with_kept(paper.method, shape, live, vocabulary=paper.vocabulary, trained=trained)
     if kind == "task":
         own = isinstance(method, Ewc | Recorded)
-        return method.task_loss(forward, batch) if own else Method.task_loss(method, forward, batch)
+        return method.step_losses(forward, batch) if own else Method.task_loss(method, forward, batch)
     if not isinstance(method, Derpp):
         return {"replay": Method.task_loss(method, forward, batch)["task"]}
     if not isinstance(method, Seekr) or not method.attention_weight:

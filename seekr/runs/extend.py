@@ -47,10 +47,10 @@ def extend(source: Path, text: str, output_dir: Path | None, overrides: Sequence
 
 def check_free(override: str, method: Mapping[str, Any]) -> None:
     """Raises InputError for a setting that a run cannot go on with another value of."""
-    from seekr.methods import METHODS
+    from seekr.methods import find_method
 
     key = override.partition("=")[0].strip()
-    free = [f"method.{name}" for name in sorted(METHODS[method["name"]].free)]
+    free = [f"method.{name}" for name in sorted(find_method(method["name"]).free)]
     if key not in (*free, *FREE) and not key.startswith(("training.", "vllm.")):
         raise InputError(
             f"{override!r}: --from goes on with what the run has; other values can be given to training.KEY, "

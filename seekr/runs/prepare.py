@@ -196,6 +196,8 @@ def _prepare(request: Request) -> Prepared:
     )
     if record is not None:
         there = identity.as_kept_now(record["identity"])
+        if there["method"]["name"] == method.name:  # older runs name a user's own method without its module
+            there["method"]["name"] = method.full_name
         if home == request.source:
             there = identity.with_free(there, prepared.identity, method.free)
         identity.compare(home, there, prepared.identity)

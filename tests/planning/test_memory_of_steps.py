@@ -81,7 +81,7 @@ def real_step(method: Method, model: LlamaForCausalLM, *, lengths: tuple[int, ..
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def run() -> None:
-        torch.stack(list(method.task_loss(model, batch).values())).sum().backward()
+        torch.stack(list(method.step_losses(model, batch).values())).sum().backward()
 
     return allocated(run)
 

@@ -97,6 +97,9 @@ class ToyMethod:
         self.seen.append(batch)
         return {"task": self._cross_entropy(model(**batch.inputs).logits, batch)}
 
+    def step_losses(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        return self.task_loss(model, batch)
+
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Nothing: the gradients stay as they are."""
 
