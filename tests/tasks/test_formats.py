@@ -212,3 +212,8 @@ def test_a_call_is_an_answer_in_words() -> None:
     assert example.answer == '{"name": "weather", "arguments": {"town": "Bonn"}}'
     both = read({"messages": [ASK, calling({}, content="I look."), {"role": "tool", "content": "12"}, TELL]})
     assert both.prompt_text == 'user: q\nassistant: I look.\n{"name": "weather", "arguments": {}}\ntool: 12'
+
+
+def test_an_instruction_without_an_output_is_told_so() -> None:
+    told = "'output' is missing beside 'instruction'; the row has instruction, outputs"
+    assert told in refused({"instruction": "Count.", "outputs": "3"})
