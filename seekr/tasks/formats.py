@@ -69,7 +69,7 @@ def _calls(value: Any, where: str) -> list[Any]:
     """The calls that a turn of `function_call` holds as JSON, one or a list; their arguments stay JSON."""
     try:
         calls = json.loads(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise InputError(
             f"{where}: 'value' must be the JSON of a call, name and arguments, not {kind_of(value)}"
         ) from None

@@ -188,7 +188,8 @@ def _seam(conversation: Conversation, turn: int, asked: str, told: str) -> int:
     question = before[-1].get("content", "").strip()
     marked = conversation.write((*before[:-1], {**before[-1], "content": MARK}), ask=True)
     began = marked.find(MARK) if question else 0
-    if began < 0 or question not in asked[began:start] or not asked[began:start].partition(question)[2].strip():
+    _, found, ended = asked[began:start].partition(question) if question else ("", "?", asked[:start])
+    if began < 0 or not (found and ended.strip()):
         raise _asked_otherwise(conversation)
     return start
 

@@ -247,3 +247,9 @@ def test_a_question_is_not_taken_for_a_letter_of_what_stands_before_it() -> None
     )
     row = chat(("user", "a"), ("assistant", "a"))
     assert "writes a question otherwise once an answer is there" in refusal(row, tokenizer_with(template))
+
+
+@pytest.mark.parametrize("question", ["", "  "])
+def test_an_empty_question_of_a_template_that_opens_a_reasoning_is_asked(question: str) -> None:
+    (text,) = encode_all([chat(("user", question), ("assistant", "42"))], tokenizer_of("MiniMax M2"), None)
+    assert tokenizer_of("MiniMax M2").decode(text.labels[text.labels != -100]).startswith("42")
