@@ -117,9 +117,9 @@ def meant(key: str, valid: Collection[str], section: str = "") -> str:
         return f"did you mean {plain!r}?"
     if plain in _NEEDLESS:
         return _NEEDLESS[plain]
-    if section != "training" and plain in REFUSED:
-        return REFUSED[plain]
     here = _SAME.get(plain) or _elsewhere(plain, section)
+    if here == f"training.{plain}" and plain in REFUSED:
+        return REFUSED[plain]
     if here is None:
         return nearest(key, valid)
     place = here.partition(",")[0].partition(":")[0].partition(" ")[0]
