@@ -123,7 +123,7 @@ def ask_all(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> 
         found = [*question.notes]
         if not np.array_equal(ids, before):
             found.append(_JOINED)
-        if tokenizer.eos_token_id in _generated(told.ids[len(before) :], tokenizer):
+        if tokenizer.eos_token_id in _generated(told.ids[len(before) :].tolist(), tokenizer):
             found.append(_ENDED)
         asked.append(Asked(ids, _key(example, question, ends, stop, marks, tokenizer), tuple(found)))
     return asked
