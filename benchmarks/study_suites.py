@@ -92,13 +92,13 @@ SUITES: dict[str, Suite] = {
     ),
     "smol6": Suite(
         tasks=(
-            *("superni/task1510", "trace_500/FOMC", "superni/task363"),
-            *("superni/task748", "trace_500/NumGLUE-cm", "superni/task875"),
+            *("superni/task1510", "superni/task748", "trace_500/FOMC"),
+            *("superni/task363", "trace_500/NumGLUE-cm", "superni/task875"),
         ),
         train_rows=160,
-        eval_rows=50,
-        test_rows=100,
-        max_tokens=240,
+        eval_rows=40,
+        test_rows=80,
+        max_tokens=200,
         training={
             **_CONSTANT,
             "learning_rate": 5e-5,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from rapidfuzz import process
+from rapidfuzz import fuzz, process, utils
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -44,7 +44,7 @@ def one_line(message: str) -> str:
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of a message about an unknown name: the valid one that was probably meant, or what there is."""
     names = sorted(valid)
-    best = process.extractOne(name, names, score_cutoff=60)
+    best = process.extractOne(name, names, scorer=fuzz.ratio, processor=utils.default_process, score_cutoff=70)
     if best:
         return f"did you mean {best[0]!r}?"
     shown = [name for place, name in enumerate(names) if len(", ".join(names[: place + 1])) <= 240]

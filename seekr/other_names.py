@@ -112,12 +112,16 @@ def meant(key: str, valid: Collection[str], section: str = "") -> str:
         valid: the keys of the place that it was given in.
         section: that place: "training", "lora", "method", "tasks.N", or "" for the top level.
     """
+    from seekr.arguments import REFUSED
+
     plain = key.lower().replace("-", "_")
     if plain in valid:
         return f"did you mean {plain!r}?"
     if plain in _NEEDLESS:
         return _NEEDLESS[plain]
     here = _SAME.get(plain) or _elsewhere(plain, section)
+    if here == f"training.{plain}" and plain in REFUSED:
+        return REFUSED[plain]
     if here is None:
         return nearest(key, valid)
     place = here.partition(",")[0].partition(":")[0].partition(" ")[0]

@@ -119,3 +119,18 @@ def test_what_is_done_anyway_may_be_asked_for(key: str, values: tuple[Any, ...])
 def test_what_is_done_anyway_makes_no_other_run(tmp_path: Path) -> None:
     plain = weight_changing(check_training({"learning_rate": 1e-3}))
     assert weight_changing(check_training({"learning_rate": 1e-3, "save_strategy": "steps"})) == plain
+
+
+@pytest.mark.parametrize("key", ["gpus", "formatting_func", "response_template", "stage"])
+def test_a_name_that_is_like_none_is_told_what_there_is(key: str) -> None:
+    """Parts of names were taken for near ones: did you mean 'chat_template_kwargs'?, of gpus."""
+    assert meant(key, Config.model_fields).startswith("valid are ")
+    assert nearest("outputdir", Config.model_fields) == "did you mean 'output_dir'?"
+    assert nearest("Model", Config.model_fields) == "did you mean 'model'?"
+
+
+@pytest.mark.parametrize("key", ["push_to_hub", "load_best_model_at_end", "resume_from_checkpoint", "eval_steps"])
+def test_a_key_of_training_that_cannot_be_set_is_not_sent_there(key: str) -> None:
+    assert meant(key, Config.model_fields) == REFUSED[key]
+    with pytest.raises(InputError, match="cannot be set here"):
+        check_training({key: 1})

@@ -36,11 +36,12 @@ class AnswerForm:
 
     lead: str = ""  # what begins an answer; where it has a line break a reasoning may stand
     closings: tuple[str, ...] = ()  # what ends a reasoning
-    trail: str = ""  # what follows an answer
+    trail: str = ""  # plain text that follows an answer
+    mark: str = ""  # the token behind that, such as an end of turn; it may end what is generated, and is then not there
 
     @property
     def is_plain(self) -> bool:
-        return not (self.lead or self.closings or self.trail)
+        return not (self.lead or self.closings or self.trail or self.mark)
 
     def cut(self, text: str) -> str:
         """The answer of a text: what stands behind the first end of a reasoning, or else behind the lead."""
@@ -66,7 +67,13 @@ class AnswerForm:
 
     @cached_property
     def _end(self) -> re.Pattern[str] | None:
-        return re.compile(rf"\s*{_spaced(self.trail)}") if self.trail.strip() else None
+        """Plain text may stand within an answer too, so it ends one only where nothing or the mark is behind it."""
+        mark = re.escape(self.mark)
+        if self.trail.strip():
+            return re.compile(
+                rf"\s*{_spaced(self.trail)}\s*(?:{mark}|\Z)" if mark else rf"\s*{_spaced(self.trail)}\s*\Z"
+            )
+        return re.compile(rf"\s*{mark}") if mark else None
 
 
 @dataclass(frozen=True)
@@ -106,14 +113,19 @@ def ask_all(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> 
     is_chat = [bool(example.messages) for example in examples]
     tokenized = tokenize([prompt_of(question) for question in questions], is_chat, tokenizer)
     taught = tokenize([question.told for question in questions], is_chat, tokenizer)
+    marks = [token for token in tokenizer.get_added_vocab() if token != tokenizer.unk_token]
     asked = []
     rows = zip(examples, questions, closings, tokenized, taught, strict=True)
     for example, question, ends, tokens, told in rows:
         ids = tokens.ids[: first(tokens.ends > question.end)]
         stop = int(tokens.ends[: len(ids)].max(initial=0))
         before = told.ids[: first(told.ends > question.end)]
-        notes = question.notes if np.array_equal(ids, before) else (*question.notes, _JOINED)
-        asked.append(Asked(ids, _key(example, question, ends, stop, tokenizer), notes))
+        found = [*question.notes]
+        if not np.array_equal(ids, before):
+            found.append(_JOINED)
+        if tokenizer.eos_token_id in _generated(told.ids[len(before) :].tolist(), tokenizer):
+            found.append(_ENDED)
+        asked.append(Asked(ids, _key(example, question, ends, stop, marks, tokenizer), tuple(found)))
     return asked
 
 
@@ -121,6 +133,7 @@ _JOINED = (
     "asked with other tokens than stand before the answer in training, as the tokenizer joins them with it; white "
     "space between them (separator) would keep them apart"
 )
+_ENDED = "the answer holds the end token, at which a model stops: it cannot be right as a whole"
 
 
 def key_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> AnswerKey:
@@ -147,15 +160,19 @@ def first(mask: np.ndarray) -> int:
     return int(mask.argmax()) if mask.any() else len(mask)
 
 
-def _key(example: Example, question: Question, closings: list[str], stop: int, tokenizer: Any) -> AnswerKey:
+def _key(
+    example: Example, question: Question, closings: list[str], stop: int, marks: Sequence[str], tokenizer: Any
+) -> AnswerKey:
     """`stop`: the characters of `question.text` that the prompt's tokens hold; what is between it and the answer, a
-    tokenizer has joined with that."""
+    tokenizer has joined with that. `marks`: tokens that are written as they are, and end what is plain text."""
     start, end = question.answer
-    lead = question.text[stop:start]
+    lead, trail = question.text[stop:start], question.text[end:]
+    place, mark = min(((trail.index(mark), mark) for mark in marks if mark in trail), default=(len(trail), ""))
     form = AnswerForm(
         lead=_as_decoded(lead if THOUGHT not in lead else "", tokenizer),
         closings=tuple(_as_decoded(text, tokenizer) for text in closings),
-        trail=_as_decoded(question.text[end:], tokenizer),
+        trail=_as_decoded(trail[:place], tokenizer),
+        mark=mark,
     )
     written = question.told[stop:] if example.messages else example.answer
     texts = [written if text == example.answer else text for text in example.references]
@@ -195,8 +212,14 @@ def _behind_thought(talk: Conversation, message: Message) -> str:
 def _compared(raw: str, text: str, form: AnswerForm, tokenizer: Any) -> str:
     """A right answer as a generated one would be read; `raw` where they differ in white space around it alone."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    said = AnswerKey([], form).read(ids, tokenizer)
+    said = AnswerKey([], form).read(_generated(ids, tokenizer), tokenizer)
     return raw if said.strip() == raw.strip() else said
+
+
+def _generated(ids: Sequence[int], tokenizer: Any) -> Sequence[int]:
+    """An answer as it is trained, up to its last end token."""
+    ends = np.flatnonzero(np.asarray(ids) == tokenizer.eos_token_id)
+    return ids[: ends[-1]] if len(ends) else ids
 
 
 def _as_decoded(text: str, tokenizer: Any) -> str:

@@ -145,15 +145,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _separated(data: bytes, name: str, *, separator: str) -> Iterator[NumberedRow]:
     """Rows of cells below a line of names. An empty cell is an empty string in the columns that a prompt or an answer
-    is read from, and elsewhere a key that the row does not have.
+    is read from, and elsewhere a key that the row does not have. What has to be a list is read from its JSON.
     """
     lines = _cells(_text(data, name), name, separator)
     if not lines:
         return
     names = [cell.strip() for cell in lines[0][1]]
-    for key in names:
-        if key and names.count(key) > 1:
-            raise InputError(f"{name}: the column {key[:40]!r} is there twice; give every column a name of its own")
+    _check_columns(names, name)
     other = next((mark for mark in ";\t,|" if len(names) == 1 and mark in names[0]), None)
     if other is not None:
         raise InputError(
@@ -172,7 +170,25 @@ def _separated(data: bytes, name: str, *, separator: str) -> Iterator[NumberedRo
             )
         else:
             found = zip(names, cells, strict=True)
-            yield where, {key: cell for key, cell in found if cell or key in ("prompt", "answer", "completion")}
+            yield where, {key: _value(key, cell) for key, cell in found if cell or key in _TEXTS}
+
+
+_TEXTS = ("prompt", "answer", "completion", "output")
+_LISTS = ("messages", "conversations", "references")
+
+
+def _value(key: str, cell: str) -> Any:
+    """A cell as it is, or the list of which it is the JSON: of turns, or of several right answers, which are texts."""
+    found = _parsed(cell, "") if key in _LISTS and cell.lstrip().startswith("[") else cell
+    if key == "references" and isinstance(found, list) and not all(isinstance(item, str) for item in found):
+        return cell
+    return found if isinstance(found, list) else cell
+
+
+def _check_columns(names: list[str], name: str) -> None:
+    for key in names:
+        if key and names.count(key) > 1:
+            raise InputError(f"{name}: the column {key[:40]!r} is there twice; give every column a name of its own")
 
 
 def _cells(text: str, name: str, separator: str) -> list[tuple[int, list[str]]]:
@@ -182,7 +198,11 @@ def _cells(text: str, name: str, separator: str) -> list[tuple[int, list[str]]]:
     try:
         return [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
-        raise InputError(f"{name}, line {reader.line_num}: broken {format_of(name)}: {error}") from None
+        reason = str(error).replace("\t", "tab")
+        raise InputError(
+            f"{name}, line {reader.line_num}: broken {format_of(name)}: {reason}; a cell that holds a quotation mark "
+            "stands in such, with each of its own doubled"
+        ) from None
     finally:
         csv.field_size_limit(limit)
 
@@ -193,10 +213,14 @@ def _parquet(data: bytes, name: str) -> Iterator[NumberedRow]:
 
     row = 0
     try:
-        for batch in ParquetFile(pyarrow.BufferReader(data)).iter_batches():
+        file = ParquetFile(pyarrow.BufferReader(data))
+        _check_columns(file.schema_arrow.names, name)
+        for batch in file.iter_batches():
             for value in batch.to_pylist():
                 row += 1
                 yield f"{name}, row {row}", value
+    except InputError:
+        raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{name}: not a whole Parquet file: {reason}") from None

@@ -12,17 +12,12 @@ from seekr.data.files import FORMATS, NumberedRow, format_of, rows_of_bytes, row
 from seekr.errors import InputError
 
 Split = Literal["train", "eval", "test"]
-NAMES: dict[str, tuple[str, ...]] = {  # what files and data sets call each split
-    "train": ("train",),
-    "eval": ("eval", "validation", "valid", "dev"),
-    "test": ("test",),
+NAMES: dict[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "eval": ("eval", "validation", "valid", "val", "dev", "evaluation"),
+    "test": ("test", "testing"),
 }
-_WORDS = {
-    "train": {*NAMES["train"], "training"},
-    "eval": {*NAMES["eval"], "evaluation", "val"},
-    "test": {*NAMES["test"], "testing"},
-}
-"""What the names of shards, and of folders of them, may say among other words."""
+"""What files and data sets call each split; names of shards, and of folders of them, say it among other words."""
 
 _NUMBERED = re.compile(r"[a-z]+[-_.]?(part|shard)?[-_.]?[0-9]+([-_.]of[-_.][0-9]+)?", re.IGNORECASE)
 
@@ -41,12 +36,20 @@ def split_file(folder: Path, split: str) -> Path | None:
     if len(found) > 1:
         names = " and ".join(file.name for file in found)
         raise InputError(f"{folder}: holds {names}, and only one of them can be {split}; remove or rename the others")
-    return found[0] if found else None
+    if not found:
+        return None
+    shards = _splits_of_shards(folder).items()
+    if shard := next((shard for shard, name in shards if name == split and shard not in found), None):
+        raise InputError(
+            f"{folder}: holds {found[0].name} and {shard.relative_to(folder)}, which may be the same rows twice; "
+            "remove or rename one of them"
+        )
+    return found[0]
 
 
 def _named(folder: Path, split: str) -> list[Path]:
     there = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [file for file in there if file.is_file() and format_of(file) and stem_of(file) in NAMES[split]]
+    return [file for file in there if file.is_file() and format_of(file) and stem_of(file).lower() in NAMES[split]]
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
@@ -229,7 +232,7 @@ def _split_of(path: Path) -> str | None:
     """The split that a file's own name says, or else the nearest folder's."""
     for part in (stem_of(path), *reversed(path.parts[:-1])):
         words = set(re.split(r"[^a-z]+", part.lower()))
-        said = [split for split, names in _WORDS.items() if words & names]
+        said = [split for split, names in NAMES.items() if words & {*names}]
         if len(said) == 1:
             return said[0]
     return None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from seekr.errors import InputError, kind_of
+from seekr.errors import InputError, kind_of, listed
 
 _SHARE_GPT = {
     "human": "user",
@@ -40,7 +40,7 @@ def known_form(row: Mapping[str, Any], source: str) -> tuple[Mapping[str, Any], 
         return {**row, "messages": _after_system(row, turns, source)}, frozenset({"conversations", "system"})
     if isinstance(row.get("prompt"), list):
         return {**row, "messages": _prompted(row, source)}, frozenset({"prompt", "completion", "answer"})
-    if row.get("prompt") is None and row.get("instruction") is not None and row.get("output") is not None:
+    if row.get("prompt") is None and row.get("instruction") is not None:
         return _alpaca(row, source), frozenset({"instruction", "input", "output", "system", "history"})
     return row, frozenset()
 
@@ -69,14 +69,14 @@ def _calls(value: Any, where: str) -> list[Any]:
     """The calls that a turn of `function_call` holds as JSON, one or a list; their arguments stay JSON."""
     try:
         calls = json.loads(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise InputError(
             f"{where}: 'value' must be the JSON of a call, name and arguments, not {kind_of(value)}"
         ) from None
-    listed = calls if isinstance(calls, list) else [calls]
+    several = calls if isinstance(calls, list) else [calls]
     return [
         {**call, "arguments": json.dumps(call.get("arguments") or {})} if isinstance(call, dict) else call
-        for call in listed
+        for call in several
     ]
 
 
@@ -106,6 +106,8 @@ def _prompted(row: Mapping[str, Any], source: str) -> list[Any]:
 
 
 def _alpaca(row: Mapping[str, Any], source: str) -> dict[str, Any]:
+    if row.get("output") is None:
+        raise InputError(f"{source}: 'output' is missing beside 'instruction'; the row has {listed(row)}")
     if row.get("history"):
         raise InputError(f"{source}: 'history' is not read; give the conversation as 'messages'")
     lines = [row.get(key) for key in ("system", "instruction", "input")]

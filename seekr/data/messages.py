@@ -66,7 +66,7 @@ def parse_tools(tools: Any, source: str) -> tuple[list[dict[str, Any]] | None, b
     if isinstance(tools, str):
         try:
             found = json.loads(tools) if tools.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InputError(f"{source}: 'tools' is a text, but not the JSON of a list of tools") from None
     if not found:
         return None, False
@@ -166,13 +166,19 @@ def _call(call: Any, where: str, source: str) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             arguments = None
     if not isinstance(arguments, Mapping):
         raise InputError(
             f"{source}: the arguments of {function['name'][:40]!r} in {where} must be an object, or the JSON of one, "
             f"not {kind_of(function.get('arguments'))}"
         )
+    try:
+        json.dumps(arguments)
+    except (TypeError, ValueError, RecursionError) as error:  # rows of tables and of Python hold dates and bytes too
+        raise InputError(
+            f"{source}: the arguments of {function['name'][:40]!r} in {where} are no JSON: {str(error)[:80]}"
+        ) from None
     outer = call if "function" in call else {"type": "function"}
     return {**outer, "function": {**function, "arguments": dict(arguments)}}
 

@@ -97,7 +97,7 @@ def read_row(row: Any, where: str, **options: Any) -> Example:
     texts = {item.name: getattr(example, item.name) for item in fields(example) if item.name != "source"}
     texts["chat_template_kwargs"] = dict(example.chat.variables)
     for name in sorted(texts, key=lambda name: name != "messages"):  # a chat row's other texts are made of them
-        _check_text(texts[name], name.removesuffix("_text"), where)
+        _check_text(texts[name], "keys" if name == "unread" else name.removesuffix("_text"), where)
     return example
 
 

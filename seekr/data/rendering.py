@@ -186,8 +186,10 @@ def _seam(conversation: Conversation, turn: int, asked: str, told: str) -> int:
     place = probed.rfind(MARK)
     start = shared_start(asked, told, probed[: place if place >= 0 else None])
     question = before[-1].get("content", "").strip()
-    _, found, ended = asked[:start].rpartition(question) if question else ("", "?", asked[:start])
-    if not (found and ended.strip()):
+    marked = conversation.write((*before[:-1], {**before[-1], "content": MARK}), ask=True)
+    began = marked.find(MARK) if question else 0
+    _, found, ended = asked[began:start].partition(question) if question else ("", "?", asked[:start])
+    if began < 0 or not (found and ended.strip()):
         raise _asked_otherwise(conversation)
     return start
 

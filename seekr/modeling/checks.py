@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
     from seekr.data.task_data import TaskData
 
-_NO_WEIGHTS = ("inv_freq", "masked_bias", "position_ids")
-"""How names end of what older libraries wrote beside the weights: it follows from the configuration."""
+_NO_WEIGHTS = (
+    "inv_freq", "cos_cached", "sin_cached", "position_ids", "masked_bias", "causal_mask", "attn.bias", "attention.bias",
+)  # fmt: skip
+"""How names end of what older libraries wrote beside the weights, positions and masks: it follows from the
+configuration."""
 
 _WRAPPERS = {
     "_orig_mod.": "the model was saved as torch.compile wraps it: save what is inside of it, model._orig_mod",
@@ -77,15 +80,19 @@ def check_weights(model: str, found: Mapping[str, Any]) -> None:
     if unexpected:
         told.append(f"hold {_some(unexpected)}, which the model has no place for")
     if told:
-        raise InputError(f"model: the weights of {model} {'; they '.join(told)}: {_mend(missing, unexpected)}")
+        raise InputError(
+            f"model: the weights of {model} {'; they '.join(told)}: {_mend(missing, unexpected, mismatched)}"
+        )
 
 
-def _mend(missing: Collection[str], unexpected: Collection[str]) -> str:
+def _mend(missing: Collection[str], unexpected: Collection[str], mismatched: Collection[Any]) -> str:
     prefix = _prefix(missing, unexpected)
     if prefix in _WRAPPERS:
         return _WRAPPERS[prefix]
     if prefix:
         return f"the names there begin with {_short(prefix)!r}; take that off, and save the model again"
+    if mismatched:
+        return "its config.json is not that of these weights; give a folder of which both were saved together"
     if missing:
         return "give a folder that was saved whole, or one of another architecture in its config.json"
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from family_templates import tokenizer_with
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -134,7 +135,7 @@ def test_what_a_token_joins_of_the_prompt_with_the_space_behind_it_is_taken_off(
     assert asked.key.read(learned(pair("joy"), tokenizer), tokenizer) == "joy"
 
 
-FORM = AnswerForm(lead="<think>\n\n</think>\n\n", closings=("\n</think>\n\n",), trail="<|end|>\n")
+FORM = AnswerForm(lead="<think>\n\n</think>\n\n", closings=("\n</think>\n\n",), mark="<|end|>")
 
 
 @pytest.mark.parametrize(
@@ -187,3 +188,37 @@ def test_a_chat_answer_is_read_as_before_where_its_template_adds_nothing() -> No
     assert key.read(ids, tokenizer) == tokenizer.decode(ids, skip_special_tokens=True) == " a b "
     assert [text.strip() for text in key.references] == ["a b"]  # <s> is a token, and no text
     assert AnswerKey(["x"]).read(ids, tokenizer) == " a b "
+
+
+def turn(before: str, behind: str) -> str:
+    """A template that writes plain text around an answer."""
+    return (
+        "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\n' }}{% if m.role == 'assistant' %}{{ '" + before
+        + "' ~ m.content ~ '" + behind + "' }}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )  # fmt: skip
+
+
+def said(answer: str) -> Example:
+    return parse_row({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}]}, "row")
+
+
+@pytest.mark.parametrize("behind", ["", '"', ".", " ###", "\n\nThank you", ")", "<|im_start|> x"])
+@pytest.mark.parametrize("answer", ["yes", "no.", "a ### b ###", 'say "x"', "(see) (2)", "Thank you"])
+def test_plain_text_behind_an_answer_is_taken_off_what_is_generated_up_to_the_end_token(
+    answer: str, behind: str
+) -> None:
+    """The end token was looked for behind it, which what is generated never has: every right answer scored 0."""
+    tokenizer = tokenizer_with(turn("(", behind))
+    key = key_of(said(answer), tokenizer)
+    assert key.references == [answer]
+    assert key.read(learned(said(answer), tokenizer), tokenizer).strip() == answer
+    other = tokenizer(f"({answer} or not{behind}", add_special_tokens=False).input_ids
+    assert key.read(other, tokenizer).strip() == f"{answer} or not"
+
+
+def test_an_answer_that_holds_the_end_token_is_told() -> None:
+    tokenizer = tokenizer_with(turn("", ""))
+    whole, cut = encode_prompts([said("yes"), said("yes<|im_end|>no")], tokenizer, None, 8)
+    assert whole.notes == ()
+    assert "holds the end token, at which a model stops" in cut.notes[0]

@@ -237,3 +237,19 @@ def test_a_key_is_used_if_any_of_its_rows_says_so() -> None:
     assert field_notes([earlier], tokenizer_of("Qwen 3")) == [
         "used of the rows, besides the text itself: reasoning_content"
     ]
+
+
+def test_a_question_is_not_taken_for_a_letter_of_what_stands_before_it() -> None:
+    """Of the question "a" one was found in <|im_start|>, and the header of the question was trained."""
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ ' ' ~ loop.revindex ~ '\n' ~ m.content ~ '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant 1\n' }}{% endif %}"
+    )
+    row = chat(("user", "a"), ("assistant", "a"))
+    assert "writes a question otherwise once an answer is there" in refusal(row, tokenizer_with(template))
+
+
+@pytest.mark.parametrize("question", ["", "  "])
+def test_an_empty_question_of_a_template_that_opens_a_reasoning_is_asked(question: str) -> None:
+    (text,) = encode_all([chat(("user", question), ("assistant", "42"))], tokenizer_of("MiniMax M2"), None)
+    assert tokenizer_of("MiniMax M2").decode(text.labels[text.labels != -100]).startswith("42")

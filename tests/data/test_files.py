@@ -104,6 +104,26 @@ def test_empty_cells_are_empty_answers_and_else_no_key_at_all() -> None:
     ]
 
 
+def test_several_right_answers_and_turns_in_a_cell_are_read_from_their_json() -> None:
+    """They were one right answer, which reads '["a", "b"]' and none could give."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+    def read(column: str, cell: str) -> Any:
+        quoted = cell.replace('"', '""')
+        return values(f'prompt,{column}\nq,"{quoted}"\n'.encode(), "t.csv")[0][column]
+
+    assert read("references", '["a", "b"]') == ["a", "b"]
+    assert read("messages", json.dumps(turns)) == read("conversations", json.dumps(turns)) == turns
+    assert read("answer", '["a", "b"]') == '["a", "b"]'
+    for text in ("[a]", "[1, 2]", "a", "[", '{"a": 1}'):
+        assert read("references", text) == text
+
+
+def test_an_empty_output_of_a_separated_file_is_an_empty_answer() -> None:
+    (row,) = values(b"instruction,input,output\nSay.,,\n", "t.csv")
+    assert row == {"instruction": "Say.", "output": ""}
+
+
 def test_a_cell_may_be_longer_than_pythons_limit() -> None:
     assert len(values(as_csv([{"prompt": "x" * 200_000, "answer": "y"}]), "t.csv")[0]["prompt"]) == 200_000
     assert csv.field_size_limit() == 131_072
@@ -131,6 +151,13 @@ def test_a_parquet_files_dates_are_no_strings() -> None:
 )
 def test_the_name_says_the_format(name: str, suffix: str | None, stem: str) -> None:
     assert (format_of(name), stem_of(name)) == (suffix, stem)
+
+
+def twice_named() -> bytes:
+    cells = [pyarrow.array([text]) for text in "abc"]
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(cells, ["prompt", "answer", "answer"]), out)
+    return out.getvalue()
 
 
 ROW = '{"prompt": "a", "answer": "b"}'
@@ -164,6 +191,8 @@ PRETTY = json.dumps(json.loads(ROW), indent=2)
         ("t.csv", 'prompt,answer\n"a,b\n', "t.csv, line 2: broken .csv: unexpected end of data"),
         ("t.csv", 'prompt,answer\n"a"b,c\n', "t.csv, line 2: broken .csv"),
         ("t.csv", "prompt,answer\nä".encode("latin-1"), "t.csv: not UTF-8 text (byte 14)"),
+        ("t.tsv", 'prompt\tanswer\n"Hi" he\tyes\n', "'tab' expected after '\"'; a cell that holds a quotation mark"),
+        ("t.parquet", twice_named(), "t.parquet: the column 'answer' is there twice"),
         ("t.parquet", b"PAR1 no more", "t.parquet: not a whole Parquet file: "),
         ("t.parquet", as_parquet([{"prompt": "a", "answer": "b"}])[:-9], "t.parquet: not a whole Parquet file: "),
         ("t.jsonl.gz", ROW, "t.jsonl.gz: not a whole gzip file: "),

@@ -141,3 +141,20 @@ def test_an_exact_name_is_the_split_whatever_lies_beside_it(tmp_path: Path) -> N
     assert answers(folder) == ["train.json"]
     assert splits_of_folder(folder) == ["train"]
     assert "or other test rows here, only train" in refused(folder, "test")
+
+
+@pytest.mark.parametrize("names", [["train.jsonl", "train-0.jsonl"], ["train.json", "train-00000-of-00001.csv"]])
+def test_shards_beside_a_file_of_their_split_are_not_left_out_without_a_word(tmp_path: Path, names: list[str]) -> None:
+    folder = put(tmp_path / "rows", *names, "test.jsonl")
+    assert f"holds {names[0]} and {names[1]}, which may be the same rows twice" in refused(folder)
+    with pytest.raises(InputError, match="the same rows twice"):
+        task_from_folder("t", folder)
+    assert answers(folder, "test") == ["test.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["TEST.jsonl", "Testing.csv", "val.json", "Val.jsonl.gz", "evaluation.json"])
+def test_a_split_beside_others_is_found_by_any_of_its_names_in_any_case(tmp_path: Path, name: str) -> None:
+    folder = put(tmp_path / "rows", "train.jsonl", name)
+    split = "test" if name.lower().startswith("test") else "eval"
+    assert splits_of_folder(folder) == ["train", split]
+    assert Path(str(getattr(task_from_folder("t", folder), split))).name == name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from typing import Any
 
 import datasets
@@ -212,3 +213,20 @@ def test_a_call_is_an_answer_in_words() -> None:
     assert example.answer == '{"name": "weather", "arguments": {"town": "Bonn"}}'
     both = read({"messages": [ASK, calling({}, content="I look."), {"role": "tool", "content": "12"}, TELL]})
     assert both.prompt_text == 'user: q\nassistant: I look.\n{"name": "weather", "arguments": {}}\ntool: 12'
+
+
+def test_an_instruction_without_an_output_is_told_so() -> None:
+    told = "'output' is missing beside 'instruction'; the row has instruction, outputs"
+    assert told in refused({"instruction": "Count.", "outputs": "3"})
+
+
+@pytest.mark.parametrize("arguments", [{"day": date(2024, 1, 5)}, {"of": b"x"}, '{"a":' * 3000 + "1" + "}" * 3000])
+def test_arguments_that_are_no_json_are_one_line(arguments: Any) -> None:
+    """A date of a Parquet file, or a text that is nested too deeply, was a traceback."""
+    calls = [{"function": {"name": "f", "arguments": arguments}}]
+    said = refused({"messages": [ASK, {"role": "assistant", "tool_calls": calls}]})
+    assert "the arguments of 'f' in messages[1]" in said
+    assert len(said) < 600
+    deep = "[" * 100_000
+    assert "'tools' is a text, but not the JSON" in refused({"messages": [ASK, TELL], "tools": deep})
+    assert "must be the JSON of a call" in refused({"conversations": [{"from": "function_call", "value": deep}]})

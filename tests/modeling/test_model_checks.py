@@ -12,7 +12,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from seekr.config.schema import make_config, resolve_paths
 from seekr.errors import InputError
@@ -101,7 +109,7 @@ def test_one_missing_weight(tmp_path: Path, name: str) -> None:
 
 def test_a_weight_of_another_shape(tmp_path: Path) -> None:
     message = told(saved(tmp_path, lambda w: w | {"model.norm.weight": torch.ones(3)}))
-    assert "hold model.norm.weight (3,) in place of (16,)" in message
+    assert "hold model.norm.weight (3,) in place of (16,): its config.json is not that of these weights" in message
 
 
 def test_weights_that_have_no_place(tmp_path: Path) -> None:
@@ -113,8 +121,11 @@ def test_what_follows_from_the_configuration_is_no_weight(tmp_path: Path) -> Non
     model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0))
     old = {"transformer.h.0.attn.masked_bias": torch.zeros(1), "transformer.h.0.attn.bias": torch.zeros(1, 1, 4, 4)}
     load_model(saved(tmp_path / "a", lambda w: w | old, model), dtype="float32")
-    rotary = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}
+    rotary = {f"model.layers.0.self_attn.rotary_emb.{name}": torch.zeros(4) for name in ("inv_freq", "cos_cached")}
     load_model(saved(tmp_path / "b", lambda w: w | rotary), dtype="float32")
+    neo = GPTNeoConfig(vocab_size=60, hidden_size=16, num_layers=1, num_heads=2, attention_types=[[["local"], 1]])
+    mask = {"transformer.h.0.attn.attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool)}
+    load_model(saved(tmp_path / "c", lambda w: w | mask, GPTNeoForCausalLM(neo)), dtype="float32")
 
 
 def test_long_names_stay_within_a_message(tmp_path: Path) -> None:
