@@ -315,7 +315,7 @@ def test_names_that_no_file_can_have(name: str, place: Path, monkeypatch: pytest
     for key in ("model", "output_dir", "tasks"):
         value = [{"name": "a", "train": name}] if key == "tasks" else name
         (place / "c.yaml").write_text(json.dumps({**CONFIG, key: value}))
-        with pytest.raises(InputError, match="no file or folder can have this name|unable to parse raw data"):
+        with pytest.raises(InputError, match=r"no file or folder can have this name|unable to parse raw data"):
             load_config(place / "c.yaml")
 
 
