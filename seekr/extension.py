@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seekr.config import apply_overrides, make_config, parse_yaml
+from seekr.disk import user_path
 from seekr.errors import InputError
 from seekr.other_names import meant
 from seekr.preparation import Request
@@ -94,8 +95,8 @@ def make_task(given: dict[str, Any]) -> Any:
     from seekr.tasks import task_from_folder
 
     given = dict(given)
-    name, path = given.pop("name"), Path(given.pop("path")).expanduser()
+    name, path = given.pop("name"), user_path(given.pop("path"))
     for key in ("train", "test", "eval", "chat_template"):
-        if isinstance(given.get(key), str | Path) and Path(given[key]).expanduser().exists():
-            given[key] = Path(given[key]).expanduser().absolute()
+        if isinstance(given.get(key), str | Path) and user_path(given[key]).exists():
+            given[key] = user_path(given[key]).absolute()
     return task_from_folder(name, path.absolute(), **given)

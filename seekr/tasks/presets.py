@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from seekr.disk import user_path
 from seekr.errors import InputError, nearest
 from seekr.other_names import meant
 from seekr.tasks.folders import NAMES, split_file, splits_of_folder
@@ -160,7 +161,7 @@ def preset_tasks(settings: Mapping[str, Any], folder: Path, *, joint: bool = Fal
             f"tasks: preset {settings['preset']} needs its rows: say tasks.data=FOLDER, which holds "
             f"{preset.names[0]}/train.json and so on"
         )
-    place = (folder / Path(data).expanduser()).absolute()
+    place = (folder / user_path(data)).absolute()
     if not place.is_dir():
         raise InputError(f"tasks.data: {place}: no such folder")
     if lacking := missing([task["name"] for task in chosen], place):
