@@ -10,6 +10,19 @@ from typing import Any
 from seekr.errors import InputError, RunError
 
 
+def user_path(name: str | Path) -> Path:
+    """A path as a person wrote it, with its `~` expanded. Raises InputError where no file can be called so."""
+    shown = f"{str(name)[:60]!r}{'…' if len(str(name)) > 60 else ''}"
+    try:
+        path = Path(name).expanduser()
+        bad = b"\0" in os.fsencode(path) or any(len(os.fsencode(part)) > 255 for part in path.parts)
+    except (RuntimeError, UnicodeError):  # another person's home that is not there; half of a character
+        bad = True
+    if bad or len(os.fsencode(path)) > 4000:
+        raise InputError(f"{shown}: no file or folder can have this name; write another one")
+    return path
+
+
 def check_writable(path: Path | None, name: str) -> None:
     """Raises InputError where a file that is to be written once all is done could not be, `name` being its option."""
     if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):

@@ -20,12 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from seekr.cli.main import main
 from seekr.config.schema import apply_override, load_config, make_tasks
 from seekr.data import Task, read_split, task_from_folder
 from seekr.data.checking import check_folder
 from seekr.data.task_data import read_task
 from seekr.errors import InputError
 from seekr.methods import make_method
+from seekr.modeling.loading import load_config_of
 from seekr.runs.prepare import check_settings
 
 FEW, MANY = 100, 5000
@@ -287,6 +289,34 @@ def test_configurations(place: Path, changes: Any, edits: Any, override: Any) ->
 @given(**CONFIGS)
 def test_many_configurations(place: Path, changes: Any, edits: Any, override: Any) -> None:
     fuzz_configuration(place, changes, edits, override)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 2100, "a\0b", "~nobody-of-this-name/x", "\ud83d"])
+def test_names_that_no_file_can_have(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were tracebacks, or failures of the machine by their exit status."""
+    monkeypatch.chdir(place)
+    rows = [{"prompt": "a", "answer": "b"}]
+    for ask in (
+        lambda: read_split(Task("t", train=name), "train", seed=0),
+        lambda: read_split(Task("t", train=rows, chat_template=name), "train", seed=0),
+        lambda: task_from_folder("t", name),
+        lambda: load_config_of(name),
+        lambda: load_config(name),
+    ):
+        with pytest.raises(InputError, match="no file or folder can have this name"):
+            ask()
+    for words in (
+        ["learn", name],
+        ["status", name],
+        ["tasks", "check", name],
+        ["learn", "--from", name, "--task", "a=b"],
+    ):
+        assert main(words) == 2
+    for key in ("model", "output_dir", "tasks"):
+        value = [{"name": "a", "train": name}] if key == "tasks" else name
+        (place / "c.yaml").write_text(json.dumps({**CONFIG, key: value}))
+        with pytest.raises(InputError, match=r"no file or folder can have this name|unable to parse raw data"):
+            load_config(place / "c.yaml")
 
 
 def test_a_message_is_one_line_of_bounded_length() -> None:

@@ -108,3 +108,11 @@ def test_joint_training_beats_fine_tuning_in_turn_on_the_demo() -> None:
     assert {method for method, _ in scores} >= set(METHODS) - not_measured
     for seed in range(10, 15):
         assert scores["sequential", seed] < scores["joint", seed]
+
+
+def test_tests_that_the_docs_name_are_there() -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", pages)
+    assert len(named) > 30
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"

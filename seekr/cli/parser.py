@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from seekr import __version__
 from seekr.config.launch import launch_names
 from seekr.config.recipes import recipe_names
+from seekr.disk import user_path
 from seekr.errors import InputError
 
 
@@ -53,11 +54,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("demo", "learn the built-in tasks with several methods side by side: a table and a page")
     sub.add_argument(
-        "--output-dir", type=Path, default=Path("demo-run"), metavar="DIR", help="one run a method below it"
+        "--output-dir", type=_path, default=Path("demo-run"), metavar="DIR", help="one run a method below it"
     )
     sub.add_argument("--seed", type=_natural, default=0, metavar="N")
     sub.add_argument("--small", action="store_true", help="three methods and three tasks alone")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON too")
+    sub.add_argument("--json", type=_path, metavar="FILE", help="write the table as JSON too")
 
     sub = command(
         "learn",
@@ -68,18 +69,20 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_configuration(sub, "key=value", "dotted, e.g. method.name=derpp tasks.0.train_limit=9")
     sub.add_argument(
-        "--from", dest="source", type=Path, metavar="RUN", help="a finished run to go on from; it stays untouched"
+        "--from", dest="source", type=_path, metavar="RUN", help="a finished run to go on from; it stays untouched"
     )
     sub.add_argument(
         "--task", metavar="NAME=PATH[,key=value,...]", help="the one more task: a file or a folder of splits"
     )
-    sub.add_argument("--output-dir", type=Path, metavar="DIR", help="of the new run; default: RUN-NAME")
+    sub.add_argument("--output-dir", type=_path, metavar="DIR", help="of the new run; default: RUN-NAME")
     sub.add_argument("--dry-run", action="store_true", help="resolve and print everything, touch nothing")
 
     sub = command("compare", "put runs in one table; those that differ in their seed only are one row")
-    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, the folder of its seeds, or of several")
-    sub.add_argument("--csv", type=Path, metavar="FILE", help="write unrounded numbers; - is stdout, without the table")
-    sub.add_argument("--markdown", type=Path, metavar="FILE", help="write a table to paste; - is stdout")
+    sub.add_argument("runs", nargs="+", type=_path, metavar="RUN", help="a run, the folder of its seeds, or of several")
+    sub.add_argument(
+        "--csv", type=_path, metavar="FILE", help="write unrounded numbers; - is stdout, without the table"
+    )
+    sub.add_argument("--markdown", type=_path, metavar="FILE", help="write a table to paste; - is stdout")
 
     sub = command(
         "tune",
@@ -95,25 +98,25 @@ def make_parser() -> argparse.ArgumentParser:
         help="score on N rows of each task's train (0.1: a tenth), which are not trained on, instead of eval",
     )
     sub.add_argument(
-        "--output-dir", type=Path, metavar="DIR", help="one folder a candidate below it; default: output_dir-tune"
+        "--output-dir", type=_path, metavar="DIR", help="one folder a candidate below it; default: output_dir-tune"
     )
     sub.add_argument("--dry-run", action="store_true", help="print the candidates and the first one's plan, no more")
 
     sub = command("evaluate", "fill in what is missing of a run's score matrix")
-    sub.add_argument("run", type=Path, metavar="RUN")
+    sub.add_argument("run", type=_path, metavar="RUN")
     sub.add_argument("--cells", choices=("paper", "seen", "all"), help="which scores; default: those of the run")
     sub.add_argument("--by", choices=("transformers", "vllm"), help="who answers; default: as the run has it")
 
     sub = command("report", "write one self-contained page about runs")
-    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    sub.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE")
+    sub.add_argument("runs", nargs="+", type=_path, metavar="RUN")
+    sub.add_argument("--output", type=_path, default=Path("report.html"), metavar="FILE")
 
     for name, text in (
         ("heads", "show which heads were chosen after each task, and their importance"),
         ("memory", "show what a run keeps of its tasks"),
         ("status", "show where a run stands"),
     ):
-        command(name, text).add_argument("run", type=Path, metavar="RUN")
+        command(name, text).add_argument("run", type=_path, metavar="RUN")
 
     sub = command(
         "tasks",
@@ -123,7 +126,7 @@ def make_parser() -> argparse.ArgumentParser:
         "       seekr tasks show FILE --tokenizer MODEL [--row N] [--max-length N] [key=value ...]",
     )
     sub.add_argument("action", choices=("check", "show"), help="what is there and what is wrong with it; or one row")
-    sub.add_argument("folder", type=Path, metavar="FOLDER|FILE", help="of task folders; or of rows")
+    sub.add_argument("folder", type=_path, metavar="FOLDER|FILE", help="of task folders; or of rows")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="show: keys of a task, such as answers=last")
     sub.add_argument("--tokenizer", metavar="MODEL", help="whose tokens: a folder or hub name of a model")
     sub.add_argument("--max-length", type=_natural, metavar="N", help="what this limit would cut")
@@ -132,7 +135,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--row", type=_count, metavar="N", help="show: which row, from 1; default: 1")
     sub.add_argument("--preset", metavar="NAME", help="check: what should be there, such as trace-order-1")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="check: write what was found as JSON too")
+    sub.add_argument("--json", type=_path, metavar="FILE", help="check: write what was found as JSON too")
 
     sub = command("launch-config", "print where a configuration of `accelerate launch` for several GPUs lies")
     sub.add_argument("name", metavar="NAME", help=f"one of {', '.join(launch_names())}")
@@ -149,10 +152,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--device-memory", type=_bytes, metavar="SIZE", help="of one device, such as 80GB: what fits it")
     sub.add_argument("--devices", type=_count, default=1, metavar="N", help="how many of them; default: 1")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write the plan as JSON too")
+    sub.add_argument("--json", type=_path, metavar="FILE", help="write the plan as JSON too")
 
     sub = command("bench", "measure time, memory and bytes of the attention work on this machine")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")
+    sub.add_argument("--json", type=_path, metavar="FILE", help="write the rows as JSON too")
     return parser
 
 
@@ -167,6 +170,13 @@ def _add_configuration(parser: argparse.ArgumentParser, word: str, meaning: str)
         metavar="NAME",
         help=f"a shipped configuration, may repeat, later ones win: {', '.join(recipe_names())}",
     )
+
+
+def _path(text: str) -> Path:
+    try:
+        return user_path(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _natural(text: str) -> int:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from seekr.config.sections import know_sections
 from seekr.config.yaml import parse_yaml, read_yaml
+from seekr.disk import user_path
 from seekr.errors import InputError, reason
 from seekr.other_names import meant
 
@@ -53,7 +54,7 @@ know_sections(set(Config.model_fields))
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a YAML file, applies `key=value` overrides and makes paths absolute. Raises InputError in one line."""
-    path = Path(path)
+    path = user_path(path)
     raw = read_yaml(path)
     apply_overrides(raw, overrides)
     return resolve(raw, str(path), path.resolve().parent)
@@ -222,13 +223,13 @@ def resolve_paths(config: Config, folder: Path) -> Config:
 
 
 def _file(name: str, folder: Path) -> str:
-    return str((folder / Path(name).expanduser()).absolute())
+    return str((folder / user_path(name)).absolute())
 
 
 def _resolve(name: str, folder: Path) -> str:
     from seekr.data.files import format_of
 
-    path = folder / Path(name).expanduser()
+    path = folder / user_path(name)
     # Names of the hub have one slash at most.
     plainly_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or format_of(name) is not None
     return str(path.absolute()) if plainly_a_path or path.exists() else name

@@ -172,7 +172,7 @@ def _try_out(arguments: TrainingArguments) -> None:
             num_training_steps=10,
             scheduler_specific_kwargs=cast("dict[str, Any] | None", arguments.lr_scheduler_kwargs),
         )
-    except (ValueError, TypeError, KeyError, ImportError) as error:
+    except Exception as error:
         raise InputError(f"training: {' '.join(str(error).split())}") from None
 
 
@@ -193,7 +193,7 @@ def training_arguments(training: dict[str, Any], *, output_dir: Path, seed: int,
     environment = dict(os.environ)
     try:
         return TrainingArguments(**{**defaults, **training, **more, **fixed})
-    except (ValueError, TypeError, ImportError) as error:
+    except Exception as error:  # every field is read in a way of its own, some as files
         raise InputError(f"training: {' '.join(str(error).split())}") from None
     finally:
         # torch_compile leaves its backend in the environment, which would compile every later run of this process.
@@ -230,7 +230,7 @@ def check_lora(lora: dict[str, Any] | None) -> LoraConfig | None:
         raise InputError(f"lora.lora_dropout must be at least 0 and below 1, not {checked['lora_dropout']}")
     try:
         return LoraConfig(task_type="CAUSAL_LM", **checked)
-    except (ValueError, TypeError, ImportError) as error:
+    except Exception as error:  # every field is read in a way of its own, some as files
         raise InputError(f"lora: {' '.join(str(error).split())}") from None
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr.data.example import Example
 from seekr.data.messages import Message, turn_text
+from seekr.disk import user_path
 from seekr.errors import InputError
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def use_template(tokenizer: Any, path: str | Path | None) -> Any:
 
 def read_template(path: str | Path) -> str:
     """The text of a chat template's file. Raises InputError."""
-    file = Path(path).expanduser()
+    file = user_path(path)
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:

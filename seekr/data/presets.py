@@ -13,6 +13,7 @@ from typing import Any
 
 from seekr.data.folders import NAMES, split_file, splits_of_folder
 from seekr.data.task import Task
+from seekr.disk import user_path
 from seekr.errors import InputError, nearest
 from seekr.other_names import meant
 
@@ -160,7 +161,7 @@ def preset_tasks(settings: Mapping[str, Any], folder: Path, *, joint: bool = Fal
             f"tasks: preset {settings['preset']} needs its rows: say tasks.data=FOLDER, which holds "
             f"{preset.names[0]}/train.json and so on"
         )
-    place = (folder / Path(data).expanduser()).absolute()
+    place = (folder / user_path(data)).absolute()
     if not place.is_dir():
         raise InputError(f"tasks.data: {place}: no such folder")
     if lacking := missing([task["name"] for task in chosen], place):

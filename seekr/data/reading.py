@@ -28,6 +28,7 @@ from seekr.data.folders import (
     splits_of_folder,
 )
 from seekr.data.task import IN_MEMORY, Source, Task
+from seekr.disk import user_path
 from seekr.errors import InputError
 
 
@@ -84,7 +85,7 @@ def chat_of(task: Task, *, base_folder: str | Path | None = None) -> Chat:
     """How the chat rows of a task are rendered. Raises InputError for a template that cannot be read."""
     template = None
     if task.chat_template is not None:
-        file = Path(base_folder or ".") / Path(task.chat_template).expanduser()
+        file = Path(base_folder or ".") / user_path(task.chat_template)
         template = read_template(file)
     return Chat(template, task.chat_template_kwargs or {})
 
@@ -133,7 +134,7 @@ def task_from_folder(name: str, path: str | Path, **fields: Any) -> Task:
     `fields` are further fields of `Task` and win over what the folder holds. Raises InputError if nothing is
     there.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.exists():
         raise InputError(f"task {name!r}: {path}: no such file or folder")
     if path.is_file():
@@ -160,7 +161,7 @@ def _rows(source: Source, split: Split, where: str, base: Path) -> Iterable[Numb
         raise InputError(
             f"{where}: these rows were given in Python and are not on the disk; go on with seekr.learn(...) there"
         )
-    path = base / Path(source).expanduser()
+    path = base / user_path(source)
     if path.is_file():
         return rows_of_file(path)
     if path.is_dir():

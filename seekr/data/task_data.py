@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from seekr.data.token_rows import answer_tokens
+from seekr.disk import user_path
 from seekr.errors import InputError
 from seekr.scoring.likelihood import LIKELIHOOD
 
@@ -271,7 +271,7 @@ def _read_test(
     try:
         return read_split(task, "test", seed=seed), [], None
     except InputError as error:
-        deleted = not isinstance(task.test, list) and not Path(task.test).expanduser().exists()
+        deleted = not isinstance(task.test, list) and not user_path(task.test).exists()
         asked, compared = finished.asked(task) if finished is not None and deleted else ([], [])
         if not asked:
             raise

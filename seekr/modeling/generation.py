@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.processes import process_count, spread
@@ -22,7 +22,7 @@ from seekr.modeling.losses import answer_positions, logits_at
 from seekr.scoring.likelihood import RowLikelihood
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 R = TypeVar("R")
 
@@ -212,6 +212,7 @@ def only_asked(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode, no gradients, no generation settings but those handed over; everything as before on leaving."""
     flags = {module: module.training for module in model.modules()}
     owners = {module: module.generation_config for module in flags if "generation_config" in vars(module)}
+    routed = [config for config in _text_configs(flags) if getattr(config, "output_router_logits", False)]
     cuda = [model.device] if model.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -221,6 +222,9 @@ def only_asked(model: PreTrainedModel) -> Iterator[None]:
             # ...
             for module in owners:
                 module.generation_config = GenerationConfig()  # type: ignore[assignment]
+            # A balancing loss is for training; transformers computes it of every token that is generated, and fails.
+            for config in routed:
+                config.output_router_logits = False
             model.eval()
             yield
         finally:
@@ -228,3 +232,11 @@ def only_asked(model: PreTrainedModel) -> Iterator[None]:
                 module.training = training
             for module, settings in owners.items():
                 module.generation_config = settings
+            for config in routed:
+                config.output_router_logits = True
+
+
+def _text_configs(modules: Iterable[torch.nn.Module]) -> list[Any]:
+    """The configurations of transformers' modules, each once: a whole model and its parts share one."""
+    configs = [module.config.get_text_config() for module in modules if isinstance(module, PreTrainedModel)]
+    return list({id(config): config for config in configs}.values())

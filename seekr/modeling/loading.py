@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from seekr.disk import user_path
 from seekr.errors import InputError
 from seekr.modeling.checks import check_is_model, check_no_adapter, check_weights
 from seekr.modeling.precision import no_autocast
@@ -24,7 +25,7 @@ def load_config_of(model: str) -> PretrainedConfig:
     """The configuration of a model folder or hub name. Raises InputError."""
     from transformers import AutoConfig
 
-    path = Path(model)
+    path = user_path(model)
     if path.is_absolute() and not path.is_dir():
         raise InputError(f"model: {model}: no such folder")
     check_is_model(model)

@@ -10,6 +10,7 @@ from typing import Any
 from seekr.config.schema import apply_overrides, make_config
 from seekr.config.yaml import parse_yaml
 from seekr.data.task_data import JOINT
+from seekr.disk import user_path
 from seekr.errors import InputError
 from seekr.other_names import meant
 from seekr.runs.prepare import Request
@@ -95,8 +96,8 @@ def make_task(given: dict[str, Any]) -> Any:
     from seekr.data import task_from_folder
 
     given = dict(given)
-    name, path = given.pop("name"), Path(given.pop("path")).expanduser()
+    name, path = given.pop("name"), user_path(given.pop("path"))
     for key in ("train", "test", "eval", "chat_template"):
-        if isinstance(given.get(key), str | Path) and Path(given[key]).expanduser().exists():
-            given[key] = Path(given[key]).expanduser().absolute()
+        if isinstance(given.get(key), str | Path) and user_path(given[key]).exists():
+            given[key] = user_path(given[key]).absolute()
     return task_from_folder(name, path.absolute(), **given)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -22,6 +24,7 @@ from seekr.methods import Sequential
 from seekr.methods.progressive_prompts import ProgressivePrompts
 from seekr.modeling.balancing import _PARAMETERS, PART, Balancer, Experts, experts_of
 from seekr.modeling.batches import collate
+from seekr.modeling.generation import generate_tokens
 
 _SIZES = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -171,3 +174,18 @@ def test_what_is_left_out_is_said() -> None:
     doge = transformers.DogeConfig(**{**_SIZES, "is_moe": True, "num_experts": 16, "num_experts_per_tok": 2})
     assert "this family has one of its own kind" in str(experts_of(AutoModelForCausalLM.from_config(doge)))
     assert experts_of(nn.Linear(1, 1)) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_model_that_asks_for_balance_can_be_scored(family: str, lora: bool) -> None:
+    """It was a traceback once trained: transformers took the balancing loss of every token that was generated."""
+    model = model_of(family)
+    if lora:
+        model = get_peft_model(model, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    tokenizer: Any = SimpleNamespace(pad_token_id=0, eos_token_id=2, bos_token_id=1)
+    prompts = [np.array(ids, dtype=np.int32) for ids in ([5, 6, 7], [8], [9, 10])]
+    found = generate_tokens(model, tokenizer, prompts, max_new_tokens=4, batch_size=2)
+    quiet = model_of(family, output_router_logits=False)
+    assert found == generate_tokens(quiet, tokenizer, prompts, max_new_tokens=4, batch_size=2)
+    assert model.config.output_router_logits  # as it was: training goes on
