@@ -17,10 +17,12 @@ REQUIRED = "SEEKR_REQUIRE_SHARED"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that use the fixture `shared` carry the marker `shared`."""
+    """Tests that use the fixture `shared` carry the marker `shared`; slow ones have an hour."""
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(3600))
 
 
 @pytest.fixture(scope="session")

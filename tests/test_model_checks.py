@@ -112,9 +112,11 @@ def test_weights_that_have_no_place(tmp_path: Path) -> None:
 def test_what_follows_from_the_configuration_is_no_weight(tmp_path: Path) -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0))
     old = {"transformer.h.0.attn.masked_bias": torch.zeros(1), "transformer.h.0.attn.bias": torch.zeros(1, 1, 4, 4)}
-    load_model(saved(tmp_path / "a", lambda w: w | old, model), dtype="float32")
+    loaded = load_model(saved(tmp_path / "a", lambda w: w | old, model), dtype="float32")
+    assert torch.equal(loaded.transformer.wte.weight, model.transformer.wte.weight)
     rotary = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}
-    load_model(saved(tmp_path / "b", lambda w: w | rotary), dtype="float32")
+    loaded = load_model(saved(tmp_path / "b", lambda w: w | rotary), dtype="float32")
+    assert not (set(rotary) & set(loaded.state_dict()))
 
 
 def test_long_names_stay_within_a_message(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from family_templates import tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from shown import cells
 from toy_tokenizers import sentence_piece
 
 from seekr.builtin import builtin_model, builtin_rows
@@ -213,8 +214,11 @@ def test_tables_fit_the_terminal(write: Write, width: int) -> None:
     console.print(tokens_table(check))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
-    for cell in ("3,000", "1,500 (1,500)", "9"):
-        assert cell in text
+    rows = {split: next(line for line in text.splitlines() if f" {split} " in line) for split in ("train", "eval")}
+    print(text)
+    assert "3,000" in rows["train"].split()
+    assert "1,500 (1,500)" in rows["eval"]
+    assert cells(text, "b", "train")[2:] == ["9", "9"]
     told = list(findings(check))
     assert "eval is test, row by row: a_task_with_a_rather_long_name_answer_generation" in told
     assert "… and 6 more broken rows of this split" in told
@@ -227,7 +231,8 @@ def test_the_command(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture
     options = ["--tokenizer", str(tiny_model_folder), "--max-length", "8", "--json", str(file)]
     assert main(["tasks", "check", str(folder), *options]) == 0
     out, _ = capsys.readouterr()
-    assert "1 (1)" in out
+    assert cells(out, "t", "train") == ["t", "train", "2", "1"]  # one row comes twice
+    assert cells(out, "test") == ["test", "1", "1", "(1)"]  # and the test row is a train row
     found = json.loads(file.read_text())
     assert found == check_folder(folder, tokenizer=_tokenizer(tiny_model_folder), max_length=8).to_json()
     assert found["tasks"][0]["splits"]["train"]["repeated"] == 1
