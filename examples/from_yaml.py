@@ -40,7 +40,7 @@ Path("config.yaml").write_text(CONFIG, encoding="utf-8")
 for command in (
     "plan config.yaml",
     "learn config.yaml",
-    "learn --from run --task sort=data/sort,separator= --output-dir run-2",
+    "learn --from run --task sort=data/sort --output-dir run-2",
     "report run-2 --output report.html",
 ):
     print(f"$ seekr {command}")

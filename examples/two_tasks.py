@@ -29,4 +29,5 @@ runs = [
 for run in runs:
     print(run.folder.name, run.scores.matrix)  # row: after which task; column: the score of which task
 for row in seekr.compare([run.folder for run in runs]).rows:
-    print(row.label, row.measure("overall_performance"))
+    spread = row.measure("overall_performance")
+    print(row.method, None if spread is None else spread.mean)

@@ -39,6 +39,7 @@ def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (tmp_path / "runs" / "first" / "seekr" / "stages" / "01-upper" / "memory" / "memory.json").is_file()
 
 
+@pytest.mark.thorough
 def test_yaml_example_and_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of the README's shell blocks, on rows and a model where it looks; recipes as dry runs."""
     (tmp_path / "models").mkdir()

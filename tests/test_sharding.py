@@ -38,6 +38,8 @@ from seekr.models import measuring
 from seekr.processes import connect, in_step
 from seekr.sharding import is_in_parts, load_in_parts
 
+pytestmark = pytest.mark.thorough
+
 CPU = torch.device("cpu")
 COUNTS = (1, 2, 7, 9)
 """Kept samples: none for one of two processes; one each; 3 and 4; 4 and 5, which are one and two batches."""

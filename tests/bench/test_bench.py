@@ -15,6 +15,8 @@ from seekr.bench import divergence, sensitivity, shapes, step, worker
 from seekr.bench.tables import bench_cells
 from seekr.cli import main
 
+pytestmark = pytest.mark.thorough
+
 TINY = replace(shapes.SMALL, name="tiny", layers=2, heads=2, key_heads=1, vocabulary=300, chosen=(1, 2), lengths=(24,))
 
 

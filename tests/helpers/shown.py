@@ -12,6 +12,6 @@ def cells(text: str, *first: str) -> list[str]:
     raise AssertionError(f"no line begins with {first} in:\n{text}")
 
 
-def first_column(text: str, place: int = 0) -> list[str]:
+def column(text: str, place: int) -> list[str]:
     """The cell at `place` of each row of a table with lines around it."""
     return [line.split("│")[1 + place].strip() for line in text.splitlines() if line.startswith("│")]

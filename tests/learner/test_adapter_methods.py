@@ -20,6 +20,8 @@ from seekr import Run, Task
 from seekr.cli import main
 from seekr.errors import InputError
 
+pytestmark = pytest.mark.thorough
+
 Learn = Callable[..., Run]
 MakeTask = Callable[..., Task]
 

@@ -23,6 +23,8 @@ from seekr.losses import answer_positions
 from seekr.methods import Ewc, Method
 from seekr.methods.averaging import average_weights
 
+pytestmark = pytest.mark.thorough
+
 Learn = Callable[..., Run]
 
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"]}

@@ -316,7 +316,7 @@ def test_learn_then_look_at_it(seekr: Any, tmp_path: Path, capsys: pytest.Captur
         assert main([command, str(run)]) == 0
         shown += capsys.readouterr().out
     score = Run(run).scores.matrix[0][0]
-    assert cells(shown, "a")[1:] == [f"{score:.1f}"]
+    assert cells(shown.partition("───")[2], "a")[1:] == [f"{score:.1f}"]
     assert f"OP {Run(run).scores.overall_performance:.1f}   BWT {Run(run).scores.backward_transfer:.1f}" in shown
     assert cells(shown, "0", "a") == ["0", "a", "done"]
     assert [len(cells(shown.partition(f"Heads after {name}")[2], "layer", "1")) for name in "ab"] == [6, 6]

@@ -12,6 +12,8 @@ from shown import cells
 from seekr import Run, demo
 from seekr.cli import main
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:

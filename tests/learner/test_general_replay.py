@@ -20,6 +20,8 @@ from seekr.cli import main
 from seekr.errors import InputError
 from seekr.tasks import encode_all, read_split
 
+pytestmark = pytest.mark.thorough
+
 Learn = Callable[..., Run]
 MakeTask = Callable[..., Task]
 

@@ -27,6 +27,8 @@ from seekr.errors import InputError
 from seekr.losses import answer_cross_entropy, answer_positions
 from seekr.methods import AGem
 
+pytestmark = pytest.mark.thorough
+
 Learn = Callable[..., Run]
 MakeTask = Callable[..., Task]
 

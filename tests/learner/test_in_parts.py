@@ -22,6 +22,8 @@ from seekr.cli import main
 from seekr.preparation import Prepared
 from seekr.sharding import load_in_parts
 
+pytestmark = pytest.mark.thorough
+
 TRAINING = launches.TRAINING | {"per_device_train_batch_size": 4}
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
 MORE: dict[str, dict[str, Any]] = {

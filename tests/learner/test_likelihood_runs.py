@@ -21,6 +21,8 @@ from seekr.report import read_run, write_report
 from seekr.report.examples import choose_examples
 from seekr.task_data import read_task
 
+pytestmark = pytest.mark.thorough
+
 ROWS: list[dict[str, Any]] = [
     {"prompt": "what is up?", "answer": "the sky"},
     {"prompt": "say it in two ways:", "answer": ["one way", "another, longer way"]},

@@ -22,6 +22,8 @@ from seekr.errors import InputError
 from seekr.learner import evaluate
 from seekr.methods import make_method
 
+pytestmark = pytest.mark.thorough
+
 Learn = Callable[..., Run]
 MakeTask = Callable[..., Task]
 
