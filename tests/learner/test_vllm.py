@@ -163,17 +163,9 @@ def test_an_answer_ends_at_any_token_that_ends_it(
 @pytest.mark.parametrize(
     ("vllm", "more", "message"),
     [
-        (
-            {},
-            {"lora": {"r": 2}, "environment": {"ENGINE_ON_GPU": "1"}},
-            "on a GPU its adapters have 16 bits; say vllm=",
-        ),
-        (
-            {"tensor_parallel_size": 2},
-            {"environment": {"WORLD_SIZE": "2"}},
-            "vllm.tensor_parallel_size: each of 2 proc",
-        ),
-        ({}, {"installed": False}, "vllm: the package vllm is not installed; install it"),
+        ({}, {"lora": {"r": 2}}, "on a GPU its adapters have 16 bits; say vllm={dtype: bfloat16}"),
+        ({"tensor_parallel_size": 2}, {}, "vllm.tensor_parallel_size: each of 2 processes"),
+        ({}, {}, "vllm: the package vllm is not installed; install it"),
         ({"enforce_eagre": True}, {}, "vllm: unknown key 'enforce_eagre'; did you mean 'enforce_eager'"),
         ({"model": "x"}, {}, "vllm.model is set by seekr: the model of each stage is answered with; leave it out"),
         ({}, {"method": "l2p"}, "vllm: l2p answers with prompts of its own"),
@@ -193,10 +185,11 @@ def test_what_is_refused_before_anything_is_written(
     more: dict[str, Any],
     message: str,
 ) -> None:
-    more = dict(more)
-    for name, value in more.pop("environment", {}).items():
-        monkeypatch.setenv(name, value)
-    if not more.pop("installed", True):
+    if "on a GPU" in message:
+        monkeypatch.setenv("ENGINE_ON_GPU", "1")
+    elif "processes" in message:
+        monkeypatch.setattr("seekr.vllm_engine.process_count", lambda: 2)
+    elif "installed" in message:
         monkeypatch.setattr("seekr.vllm_engine.find_spec", lambda name: None)
     with pytest.raises(InputError) as caught:
         learn(tmp_path / "run", vllm=vllm, **more)
