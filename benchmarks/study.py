@@ -33,8 +33,8 @@ from study_suites import SUITES, Split, Suite, general_rows, write_tasks
 from seekr.bench import describe_machine
 from seekr.builtin import builtin_model
 from seekr.errors import InputError, nearest
-from seekr.learner import learn
-from seekr.models import load_tokenizer
+from seekr.modeling.loading import load_tokenizer
+from seekr.runs.learn import learn
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from study_tables import Row, paired_table, read_study, rules_table, study_table
 
 from seekr.bench.tables import Rows, bench_cells
-from seekr.demo import METHODS as DEMO_METHODS
+from seekr.builtin.demo import METHODS as DEMO_METHODS
 from seekr.report.terminal import readable_bytes
 
 RESULTS = Path(__file__).parent / "results"

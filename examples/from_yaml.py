@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from seekr.builtin import builtin_model, builtin_rows
-from seekr.cli import main
+from seekr.cli.main import main
 
 CONFIG = f"""
 model: {builtin_model()}

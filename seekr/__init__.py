@@ -13,17 +13,17 @@ if TYPE_CHECKING:
         measure_change,
         measure_sensitivity,
     )
-    from seekr.config import load_config
+    from seekr.attention.heads import select_heads
+    from seekr.config.schema import load_config
+    from seekr.data import Task
     from seekr.errors import InputError, RunError
-    from seekr.heads import select_heads
-    from seekr.learner import evaluate, learn
-    from seekr.losses import logit_distillation_loss
     from seekr.methods import Method
+    from seekr.modeling.losses import logit_distillation_loss
     from seekr.planning.plan import make_plan as plan
     from seekr.report.comparison import compare
-    from seekr.run import Run
+    from seekr.runs.learn import evaluate, learn
+    from seekr.runs.run import Run
     from seekr.scoring import trace_metrics
-    from seekr.tasks import Task
     from seekr.tuning import tune
 
 __all__ = [
@@ -50,19 +50,19 @@ __all__ = [
 _HOMES = {
     "InputError": "seekr.errors",
     "Method": "seekr.methods",
-    "Run": "seekr.run",
+    "Run": "seekr.runs.run",
     "RunError": "seekr.errors",
-    "Task": "seekr.tasks",
+    "Task": "seekr.data",
     "attention_distillation_loss": "seekr.attention",
     "compare": "seekr.report.comparison",
-    "evaluate": "seekr.learner",
-    "learn": "seekr.learner",
-    "load_config": "seekr.config",
-    "logit_distillation_loss": "seekr.losses",
+    "evaluate": "seekr.runs.learn",
+    "learn": "seekr.runs.learn",
+    "load_config": "seekr.config.schema",
+    "logit_distillation_loss": "seekr.modeling.losses",
     "measure_change": "seekr.attention",
     "measure_sensitivity": "seekr.attention",
     "plan": "seekr.planning.plan",
-    "select_heads": "seekr.heads",
+    "select_heads": "seekr.attention.heads",
     "trace_metrics": "seekr.scoring",
     "tune": "seekr.tuning",
 }

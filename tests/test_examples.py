@@ -47,11 +47,11 @@ def test_from_yaml(example: Example, tmp_path: Path) -> None:
 
 
 def test_own_method(example: Example, tmp_path: Path) -> None:
-    """The rows with the longest answers are kept, by a method that seekr does not know."""
+    """The rows with the longest answers are kept, by a method that seekr knows by its module and class."""
     shown = example("own_method.py").splitlines()
     run = Run(tmp_path / "out")
     assert run.record["config"]["method"] == {
-        "name": "longest_answers",
+        "name": "__main__.LongestAnswers",
         "replay_ratio": 0.1,
         "replay_passes": 4,
         "replay_choice": "random",

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from seekr.builtin import builtin_model, builtin_rows
-from seekr.cli import main
+from seekr.cli.main import main
+from seekr.config.recipes import recipe_names
+from seekr.data.presets import PRESETS
 from seekr.methods import METHODS
-from seekr.recipes import recipe_names
-from seekr.tasks.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from seekr.config import Config
+from seekr.config.schema import Config
 from seekr.methods import AGem, Method
 from seekr.methods.seekr import MEASURED_TOGETHER
 from seekr.planning.kept import Disk, SampleBytes, disk, keeps_attention, sample_bytes

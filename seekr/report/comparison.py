@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seekr.identity import beside_seed
+from seekr.config.identity import beside_seed
 from seekr.report.data import RunData, read_runs
 from seekr.report.summary import Spread, summarize
 

@@ -15,10 +15,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from seekr.attention_weight import mean_drift
+from seekr.attention.weight import mean_drift
 from seekr.errors import InputError
+from seekr.runs.folder import finished_stages
 from seekr.scoring import ScoreMatrix
-from seekr.stages import finished_stages
 
 _NOT_PARTS = {
     "step",

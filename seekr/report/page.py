@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from seekr.attention_weight import weight_advice
+from seekr.attention.weight import weight_advice
 from seekr.disk import write_atomically
 from seekr.errors import InputError
 from seekr.report import charts

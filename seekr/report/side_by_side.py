@@ -16,7 +16,7 @@ from seekr.report.data import RunData
 from seekr.report.summary import Spread, decimal
 
 if TYPE_CHECKING:
-    from seekr.run import TaskStatus
+    from seekr.runs.run import TaskStatus
 
 NOTHING = "–"
 SPREAD = "± is the sample standard deviation over the seeds"

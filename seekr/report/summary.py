@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seekr.identity import beside_seed
+from seekr.config.identity import beside_seed
 from seekr.report.data import RunData
 
 

@@ -9,17 +9,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from seekr.config import Config, make_tasks
+from seekr.config.schema import Config, make_tasks
 from seekr.disk import write_json
-from seekr.dry_run import print_plan
+from seekr.distributed.processes import is_main, process_count, wait_for_all
 from seekr.errors import InputError, RunError
-from seekr.learner import run_request
-from seekr.preparation import Prepared, Request, prepare
-from seekr.processes import is_main, process_count, wait_for_all
+from seekr.planning.dry_run import print_plan
 from seekr.report import read_run
 from seekr.report.comparison import Row
-from seekr.seeds import begin_of, check_other_seeds, check_root, seed_requests
-from seekr.tables import console
+from seekr.report.tables import console
+from seekr.runs.execute import run_request
+from seekr.runs.prepare import Prepared, Request, prepare
+from seekr.runs.seeds import begin_of, check_other_seeds, check_root, seed_requests
 from seekr.tuning.grid import Settings, folder_name, parse_grid, points, words_of
 from seekr.tuning.rows import TuningRows, check_files, tuning_rows, write_files
 from seekr.tuning.table import Result, describe, print_results

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import seekr
+from seekr.attention.heads import head_importance
 from seekr.attention.sensitivity import unnormalized_sensitivity
-from seekr.heads import head_importance
-from seekr.losses import answer_cross_entropy, answer_positions
+from seekr.modeling.losses import answer_cross_entropy, answer_positions
 
 TOLERANCE = 1e-4
 

@@ -13,7 +13,7 @@ from seekr import bench
 from seekr.bench import bytes as bytes_bench
 from seekr.bench import divergence, sensitivity, shapes, step, worker
 from seekr.bench.tables import bench_cells
-from seekr.cli import main
+from seekr.cli.main import main
 
 pytestmark = pytest.mark.thorough
 

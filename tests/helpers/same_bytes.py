@@ -104,7 +104,7 @@ def _environment() -> dict[str, str]:
 
 
 def contents(run: Path) -> dict[str, str]:
-    """Every file of a run by its path, hashed, but those of the machine; JSON without times and without this folder's path."""
+    """Path in the run → hash, but for files of the machine; JSON without times and without this folder's path."""
     names = sorted(path for path in run.rglob("*") if path.is_file() and path.name not in _OF_THE_MACHINE)
     return {str(path.relative_to(run)): _hash(path, run.parent) for path in names}
 

@@ -19,11 +19,11 @@ from toy_tasks import context, learn_stages, replay_batch, toy_samples
 
 from seekr import measure_change, measure_sensitivity, select_heads
 from seekr.attention import attention_distillation_loss
-from seekr.batches import MicroBatch, Row, collate
+from seekr.attention.heads import head_importance, resolve_budgets
 from seekr.errors import InputError
-from seekr.heads import head_importance, resolve_budgets
-from seekr.losses import answer_cross_entropy, answer_positions
 from seekr.methods import METHODS, Derpp, Method, Replay, Seekr, Sequential, make_method
+from seekr.modeling.batches import MicroBatch, Row, collate
+from seekr.modeling.losses import answer_cross_entropy, answer_positions
 
 Stage = tuple[nn.Module | None, nn.Module, Sequence[Any]]
 

@@ -18,12 +18,12 @@ import seekr
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.stored import encode
 from seekr.attention.tap import Geometry
-from seekr.cli import main
-from seekr.config import make_config, resolve_paths
-from seekr.learner import run_request
+from seekr.cli.main import main
+from seekr.config.schema import make_config, resolve_paths
 from seekr.planning.kept import LayerTeacher, attention_bytes
 from seekr.planning.plan import make_plan
-from seekr.preparation import Request
+from seekr.runs.execute import run_request
+from seekr.runs.prepare import Request
 
 METHOD = {"name": "seekr", "replay_ratio": 0.25, "query_budget": 4}
 TRAINING = {"per_device_train_batch_size": 4, "num_train_epochs": 1.5}

@@ -15,7 +15,7 @@ import pytest
 from fake_runs import write_run, write_scores
 from rich.console import Console, RenderableType
 
-from seekr.cli import main
+from seekr.cli.main import main
 from seekr.errors import InputError
 from seekr.report.comparison import HEADINGS, common_name, compare
 from seekr.report.data import read_run
