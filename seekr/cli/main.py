@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,8 @@ def _learn(arguments: argparse.Namespace) -> None:
         from seekr.planning.dry_run import print_plan
         from seekr.runs.prepare import prepare
 
-        checked = agreed(lambda: check_seeds(requests) if several else prepare(requests[0]))
+        looks = [replace(request, weights=False) for request in requests]
+        checked = agreed(lambda: check_seeds(looks) if several else prepare(looks[0]))
         if is_main():
             print_plan(checked, [request.config.output_dir for request in requests])
         return

@@ -169,7 +169,15 @@ class Method:
         return 0
 
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
-        """Raises InputError where the method cannot learn `tasks` tasks of up to `max_length` tokens on this model."""
+        """Raises InputError where the method cannot learn `tasks` tasks of up to `max_length` tokens on this model.
+
+        The model has no weights yet: its parameters are on torch's device "meta".
+        """
+
+    @property
+    def reads_attention(self) -> bool:
+        """Whether attention maps are read, so that the model has to be one whose maps can be."""
+        return False
 
     def adapt(self, model: Any, lora: LoraConfig | None) -> Any:
         """Makes the base model what is trained on the first task. Weights are drawn from torch's random state."""

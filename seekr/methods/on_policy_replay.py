@@ -64,6 +64,10 @@ class OnPolicyReplay(Seekr):
         if self.attention_weight:
             super().check_model(model, max_length, tasks)
 
+    @property
+    def reads_attention(self) -> bool:
+        return bool(self.attention_weight)
+
     def check_kept(self, stages: Sequence[Path]) -> None:
         self._of_weights().check_kept(self, stages)
 

@@ -24,7 +24,6 @@ from seekr.attention.heads import Budget, ImportanceForm, head_importance, resol
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import Entries, Norm, normalize_layers, unnormalized_sensitivity
 from seekr.attention.stored import TeacherForm
-from seekr.attention.support import check_attention
 from seekr.attention.tap import Tap, head_size, layers_and_heads
 from seekr.attention.weight import automatic_weight, mean_drift, weight_advice
 from seekr.data.token_rows import TokenizedRow
@@ -87,7 +86,10 @@ class Seekr(Derpp):
 
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
-        check_attention(model, max_length)
+
+    @property
+    def reads_attention(self) -> bool:
+        return True
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)

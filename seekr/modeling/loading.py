@@ -54,6 +54,41 @@ def load_model(base: str, adapter: Path | None = None, *, dtype: str, trainable:
     `base` is a folder or hub name, `adapter` a folder of peft's. Transformers by itself would load a bfloat16
     checkpoint as bfloat16, where small steps round away, so the dtype is always said. Raises InputError.
     """
+    model = _read(base, dtype)
+    _drop_what_cannot_be_saved(model)
+    if adapter is not None:
+        model = _with_saved_adapter(model, adapter, trainable=trainable)
+    return model.train() if trainable else model.eval().requires_grad_(False)
+
+
+def load_skeleton(base: str, *, dtype: str) -> Any:
+    """The model on torch's device "meta": names and shapes of its weights are read and checked, the weights are not.
+
+    Raises InputError as `load_model`.
+    """
+    return _read(base, dtype, device_map="meta").train()
+
+
+def few_layers(base: str, *, dtype: str) -> Any:
+    """A model of random weights that is as the base model but for its depth: its first layers, until each kind of layer
+    that its configuration names has come.
+
+    Raises whatever the family's code raises of a configuration that was cut.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = load_config_of(base)
+    text = config.get_text_config()
+    depth, kinds = text.num_hidden_layers, getattr(text, "layer_types", None)
+    kept = 1 + max(kinds.index(kind) for kind in kinds) if kinds else 1
+    for key, value in vars(text).items():
+        if isinstance(value, list) and len(value) == depth:
+            setattr(text, key, value[:kept])
+    text.num_hidden_layers = kept
+    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
+
+
+def _read(base: str, dtype: str, **more: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
@@ -64,6 +99,7 @@ def load_model(base: str, adapter: Path | None = None, *, dtype: str, trainable:
                 trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are in the report
+                **more,
             )
     except Exception as error:
         _check_code(base, error)
@@ -72,10 +108,7 @@ def load_model(base: str, adapter: Path | None = None, *, dtype: str, trainable:
     if getattr(model, "_hf_peft_config_loaded", False):  # a hub name that holds both
         check_no_adapter(base)
     check_weights(base, found)
-    _drop_what_cannot_be_saved(model)
-    if adapter is not None:
-        model = _with_saved_adapter(model, adapter, trainable=trainable)
-    return model.train() if trainable else model.eval().requires_grad_(False)
+    return model
 
 
 def _drop_what_cannot_be_saved(model: Any) -> None:

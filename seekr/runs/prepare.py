@@ -26,7 +26,7 @@ from seekr.runs.standing import check_answered, check_finished, check_folder, ch
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
-    from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
     from seekr.data import Task
     from seekr.methods import Method
@@ -42,6 +42,7 @@ class Request:
     callbacks: Sequence[TrainerCallback] = ()
     source: Path | None = None  # a finished run whose stages come first
     began: datetime | None = None  # when the run begins, if it is a new one; None = now
+    weights: bool = True  # False: it is only looked at, and no weights are read; a run's own are taken for the same
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def _prepare(request: Request) -> Prepared:
     check_launch(config.training)
     training, lora, tasks = check_settings(config, method, tasks, config.training)
     model_config = load_config_of(config.model)
+    check_not_quantized(config.model, model_config)
     tokenizer = use_template(load_tokenizer(config.model), config.chat_template)
     learned = sum(task.learn for task in tasks)
     max_length = max_length_of(model_config, tokenizer, config.max_length, method.virtual_tokens(learned))
@@ -192,7 +194,16 @@ def _prepare(request: Request) -> Prepared:
         clock=clock,
         step_rows=step_rows,
         vllm_version=check_answering(config, method, lora, data),
-        **check_model(config, method, lora, tokenizer, max_length, data, compiled=bool(training.get("torch_compile"))),
+        **check_model(
+            request,
+            method,
+            lora,
+            tokenizer,
+            max_length,
+            data,
+            compiled=bool(training.get("torch_compile")),
+            fingerprint="" if record is None else record["model_fingerprint"],
+        ),
     )
     if record is not None:
         there = identity.as_kept_now(record["identity"])
@@ -228,7 +239,7 @@ def rows_of_a_step(training: dict[str, Any], record: dict[str, Any] | None) -> i
 
 
 def check_model(
-    config: Config,
+    request: Request,
     method: Method,
     lora: LoraConfig | None,
     tokenizer: PreTrainedTokenizerBase,
@@ -236,26 +247,24 @@ def check_model(
     data: Sequence[TaskData],
     *,
     compiled: bool,
+    fingerprint: str,
 ) -> dict[str, Any]:
-    """Whether rows, method and adapter fit the model, and the facts of it that a run needs. Raises InputError."""
+    """Whether rows, method and adapter fit the model, and the facts of it that a run needs. Raises InputError.
+
+    `fingerprint`: what is taken for the model's where no weights are read.
+    """
     import torch
 
     from seekr.modeling.balancing import experts_of
     from seekr.modeling.checks import check_token_ids
-    from seekr.modeling.fingerprints import fingerprint_model, fingerprint_tokenizer
-    from seekr.modeling.loading import load_model, parameter_count
+    from seekr.modeling.fingerprints import fingerprint_tokenizer
+    from seekr.modeling.loading import parameter_count
+    from seekr.runs.base_model import base_model
 
-    model = load_model(config.model, dtype=config.dtype)
+    config = request.config
+    base = base_model(config.model, config.dtype)
+    model = base.skeleton()
     check_token_ids(model, tokenizer, data)
-    if getattr(model, "is_quantized", False):
-        raise InputError(
-            f"model: the weights of {config.model} are quantized, and seekr has no way to train and measure on such; "
-            "give the model in 16 or 32 bits, with lora and dtype: bfloat16 where memory is short"
-        )
-    facts: dict[str, Any] = {
-        "model_fingerprint": fingerprint_model(model),
-        "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),
-    }
     method.check_model(model, max_length, sum(item.task.learn for item in data))
     adapted = method.adapt(model.requires_grad_(True), lora)
     if config.training.get("fp16") and any(p.requires_grad and p.dtype == torch.float16 for p in adapted.parameters()):
@@ -265,5 +274,24 @@ def check_model(
         )
     trained = parameter_count(adapted, trainable_only=True)
     experts = experts_of(adapted, compiled=compiled)
-    facts["notes"] = [f"model: {experts}"] if isinstance(experts, str) else []
-    return facts | {"trained_parameters": trained, "stored_parameters": method.stored_parameters(adapted, trained)}
+    notes = [f"model: {experts}"] if isinstance(experts, str) else []
+    if request.weights:
+        fingerprint = base.read(attention=method.reads_attention, max_length=max_length)
+    elif method.reads_attention and (note := base.try_without_weights(max_length)):
+        notes.append(f"model: {note}")
+    return {
+        "model_fingerprint": fingerprint,
+        "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),
+        "notes": notes,
+        "trained_parameters": trained,
+        "stored_parameters": method.stored_parameters(adapted, trained),
+    }
+
+
+def check_not_quantized(model: str, config: PretrainedConfig) -> None:
+    """Raises InputError where weights are kept in fewer bits than they are trained in."""
+    if getattr(config, "quantization_config", None):
+        raise InputError(
+            f"model: the weights of {model} are quantized, and seekr has no way to train and measure on such; "
+            "give the model in 16 or 32 bits, with lora and dtype: bfloat16 where memory is short"
+        )

@@ -70,7 +70,7 @@ def tune(
     candidates = [
         make_candidate(load([*fixed, *words_of(settings)]), settings, folder, rows) for settings in points(grid)
     ]
-    plans = [check_candidate(candidate) for candidate in candidates]
+    plans = [check_candidate(candidate, weights=not dry_run) for candidate in candidates]
     if is_main():
         announce(candidates, rows, holdout)
     if dry_run:
@@ -115,12 +115,15 @@ def make_candidate(config: Config, settings: Settings, folder: Path, rows: dict[
     return Candidate(settings, place, seed_requests(Request(config.model_copy(update=changed), tasks=tasks)))
 
 
-def check_candidate(candidate: Candidate) -> Prepared:
-    """Prepares a candidate's first seed, as the others differ in nothing that could be wrong. Raises InputError."""
+def check_candidate(candidate: Candidate, *, weights: bool) -> Prepared:
+    """Prepares a candidate's first seed, as the others differ in nothing that could be wrong. Raises InputError.
+
+    `weights`: whether those of the base model are read.
+    """
     try:
         if candidate.in_seeds:
             check_root(candidate.folder)
-        prepared = prepare(candidate.requests[0])
+        prepared = prepare(replace(candidate.requests[0], weights=weights))
         if candidate.in_seeds:
             check_other_seeds(candidate.folder, candidate.requests, prepared)
     except InputError as error:

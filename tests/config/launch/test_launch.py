@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
@@ -115,23 +115,17 @@ def test_what_a_launch_cannot_be(
     assert "\n" not in str(raised.value)
 
 
-def test_quantized_weights_are_refused(
-    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quantized_weights_are_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
     import seekr
-    from seekr.modeling import loading as models
 
-    load: Callable[..., Any] = models.load_model
-
-    def quantized(*words: Any, **more: Any) -> torch.nn.Module:
-        model = load(*words, **more)
-        model.is_quantized = True
-        return model
-
-    monkeypatch.setattr(models, "load_model", quantized)
+    folder = tmp_path / "quantized"
+    shutil.copytree(tiny_model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
     tasks = [seekr.Task("a", train=[{"prompt": "a", "answer": "b"}])]
     with pytest.raises(InputError, match="are quantized, and seekr has no way to train"):
-        seekr.learn(model=tiny_model_folder, tasks=tasks, output_dir=tmp_path / "run", lora={"r": 2})
+        seekr.learn(model=folder, tasks=tasks, output_dir=tmp_path / "run", lora={"r": 2})
     assert not (tmp_path / "run").exists()
 
 
