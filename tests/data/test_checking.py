@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -13,6 +14,7 @@ from family_templates import tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from shown import cells
 from toy_tokenizers import sentence_piece
 
 from seekr.builtin import builtin_model, builtin_rows
@@ -213,8 +215,11 @@ def test_tables_fit_the_terminal(write: Write, width: int) -> None:
     console.print(tokens_table(check))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
-    for cell in ("3,000", "1,500 (1,500)", "9"):
-        assert cell in text
+    lines = text.splitlines()
+    rows = {split: next(line for line in lines if re.search(rf" {split}  +\d", line)) for split in ("train", "eval")}
+    assert "3,000  " in rows["train"]
+    assert rows["eval"].count("1,500 (1,500)") == 2
+    assert cells(text, "b", "train")[2:] == ["0", "9"]
     told = list(findings(check))
     assert "eval is test, row by row: a_task_with_a_rather_long_name_answer_generation" in told
     assert "… and 6 more broken rows of this split" in told
@@ -227,7 +232,8 @@ def test_the_command(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture
     options = ["--tokenizer", str(tiny_model_folder), "--max-length", "8", "--json", str(file)]
     assert main(["tasks", "check", str(folder), *options]) == 0
     out, _ = capsys.readouterr()
-    assert "1 (1)" in out
+    assert cells(out, "t", "train") == ["t", "train", "2", "1"]  # one row comes twice
+    assert cells(out, "test") == ["test", "1", "1", "(1)"]  # and the test row is a train row
     found = json.loads(file.read_text())
     assert found == check_folder(folder, tokenizer=_tokenizer(tiny_model_folder), max_length=8).to_json()
     assert found["tasks"][0]["splits"]["train"]["repeated"] == 1

@@ -77,7 +77,7 @@ def test_what_is_cut_asked_and_compared_is_said() -> None:
     example = parse_row({"prompt": "how many legs has the cat on the mat?", "answer": "42 legs", "id": 3}, "row 1")
     text = printed(show_row(example, byte_level(), 10, 4))
     assert "row 1: 10 tokens, " in text
-    assert "✂" in text
+    assert "\n<s>✂how many legs has✂ the cat on the mat?⟦ 42 legs⟧⟦</s>⟧\n" in text
     assert "generated from 6 tokens:" in text
     assert "learned: ' 42 legs</s>'" in text
     assert "compared with: '42 legs'" in text

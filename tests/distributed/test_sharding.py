@@ -39,6 +39,8 @@ from seekr.modeling.inputs import model_inputs, sample_spans
 from seekr.modeling.loading import measuring
 from seekr.modeling.losses import answer_positions, logits_at
 
+pytestmark = pytest.mark.thorough
+
 CPU = torch.device("cpu")
 COUNTS = (1, 2, 7, 9)
 """Kept samples: none for one of two processes; one each; 3 and 4; 4 and 5, which are one and two batches."""

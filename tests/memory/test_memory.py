@@ -174,7 +174,9 @@ def test_reading_ahead_is_left_out_where_the_system_cannot_be_asked(
 ) -> None:
     write(tmp_path)
     monkeypatch.delattr(memory_reader.os, "posix_fadvise")
-    Memory.open(tmp_path, verify=False).read_ahead(0)
+    memory = Memory.open(tmp_path, verify=False)
+    memory.read_ahead(0)
+    assert memory.encoded(0).input_ids.tolist() == Memory.open(tmp_path).encoded(0).input_ids.tolist()
 
 
 def test_a_memory_of_rows_alone(tmp_path: Path) -> None:

@@ -120,9 +120,11 @@ def test_weights_that_have_no_place(tmp_path: Path) -> None:
 def test_what_follows_from_the_configuration_is_no_weight(tmp_path: Path) -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0))
     old = {"transformer.h.0.attn.masked_bias": torch.zeros(1), "transformer.h.0.attn.bias": torch.zeros(1, 1, 4, 4)}
-    load_model(saved(tmp_path / "a", lambda w: w | old, model), dtype="float32")
+    loaded = load_model(saved(tmp_path / "a", lambda w: w | old, model), dtype="float32")
+    assert torch.equal(loaded.transformer.wte.weight, model.transformer.wte.weight)
     rotary = {f"model.layers.0.self_attn.rotary_emb.{name}": torch.zeros(4) for name in ("inv_freq", "cos_cached")}
-    load_model(saved(tmp_path / "b", lambda w: w | rotary), dtype="float32")
+    loaded = load_model(saved(tmp_path / "b", lambda w: w | rotary), dtype="float32")
+    assert not (set(rotary) & set(loaded.state_dict()))
     neo = GPTNeoConfig(vocab_size=60, hidden_size=16, num_layers=1, num_heads=2, attention_types=[[["local"], 1]])
     mask = {"transformer.h.0.attn.attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool)}
     load_model(saved(tmp_path / "c", lambda w: w | mask, GPTNeoForCausalLM(neo)), dtype="float32")

@@ -24,6 +24,8 @@ from seekr.planning.rows import Shape
 from seekr.planning.scaling import Steps
 from seekr.planning.sharding import GATHERED, ways
 
+pytestmark = pytest.mark.thorough
+
 VOCABULARY, LENGTH, ROWS, ANSWERS = 3000, 160, 2, 60
 
 

@@ -75,7 +75,11 @@ def start(
 
 def ended(processes: list[subprocess.Popen[str]]) -> Outcome:
     """Exit status and stderr of each process."""
-    found = [process.communicate(timeout=300)[1] for process in processes]
+    try:
+        found = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:  # those that a hung one left waiting
+            process.kill()
     return [(process.returncode, text) for process, text in zip(processes, found, strict=True)]
 
 

@@ -15,6 +15,8 @@ from seekr import Run, Task
 from seekr.attention.weight import automatic_weight, mean_drift
 from seekr.cli.main import main
 
+pytestmark = pytest.mark.thorough
+
 Learn = Callable[..., Run]
 AUTO = {**SEEKR, "attention_weight": "auto"}
 

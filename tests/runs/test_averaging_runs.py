@@ -24,6 +24,8 @@ from seekr.modeling.batches import collate
 from seekr.modeling.losses import answer_positions
 from seekr.runs import stage as stage_builder
 
+pytestmark = pytest.mark.thorough
+
 Learn = Callable[..., Run]
 
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
@@ -175,10 +177,11 @@ def test_the_average_is_chosen_on_eval_rows(
     path.write_text(yaml.safe_dump(config))
     assert main(["tune", str(path), "method.average=[null,0.25,0.75]", "--holdout", "4"]) == 0
     table = json.loads((tmp_path / "runs" / "x-tune" / "table.json").read_text())
-    assert len(table["rows"] if "rows" in table else table["candidates"]) == 3
+    assert len(table["rows"]) == 3
     weights = [path.read_bytes() for path in (tmp_path / "runs" / "x-tune").glob("*/stages/*/model/*.safetensors")]
     assert len(set(weights)) == 3
-    assert "method.average" in capsys.readouterr().out
+    best = {None: "null"}.get(average := table["rows"][0]["settings"]["method.average"], average)
+    assert capsys.readouterr().out.endswith(f"best on the eval split: method.average={best}\n")
 
 
 def test_a_plan_says_what_averaging_holds(config: dict[str, Any], tmp_path: Path, capsys: Any) -> None:

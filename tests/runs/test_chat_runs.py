@@ -24,6 +24,8 @@ from seekr.errors import InputError
 from seekr.report.data import read_run
 from seekr.runs.learn import evaluate
 
+pytestmark = pytest.mark.thorough
+
 QUESTIONS = {"Is the lake cold?": "yes", "Is the sun hot?": "yes", "Can a stone swim?": "no", "Do cats bark?": "no"}
 TRAINING = {"learning_rate": 5e-3, "max_steps": 70, "per_device_train_batch_size": 4, "lr_scheduler_type": "constant"}
 SHORT = {**TRAINING, "max_steps": 4, "save_steps": 2}

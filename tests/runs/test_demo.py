@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
+from shown import cells
 
 from seekr import Run
 from seekr.builtin import demo
 from seekr.cli.main import main
+
+pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture
@@ -25,17 +29,18 @@ def test_demo(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     content = json.loads((tmp_path / "demo.json").read_text())
     methods = ["sequential", "replay", "derpp", "seekr", "joint"]
+    side_by_side = out.partition("Methods side by side")[2]
     assert [row["method"] for row in content["rows"]] == methods
     for row in content["rows"]:
         assert row.keys() == {"method", "seed", "overall_performance", "backward_transfer", "seconds"}
         assert row["seed"] == 7
-        assert row["method"] in out
+        assert f"{row['overall_performance']:.1f}" == cells(side_by_side, row["method"])[2].rstrip("*")
         assert row["seconds"] > 0
         scores = Run(tmp_path / "demo" / row["method"]).scores
         assert scores.overall_performance == row["overall_performance"]
-    assert "machine" in content
+    assert content["machine"]["python"] == platform.python_version()
     page = (tmp_path / "demo" / "report.html").read_text()
-    assert all(method in page for method in methods)
+    assert [page.count(f">{method}</") > 0 for method in methods] == [True] * 5
 
     assert main(arguments) == 0  # everything is there: nothing is learned again
     assert json.loads((tmp_path / "demo.json").read_text())["rows"] == content["rows"]
@@ -68,7 +73,7 @@ def test_a_demo_does_not_write_into_a_folder_of_other_things(
 ) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     assert main(["demo", "--output-dir", str(tmp_path)]) == 2
-    assert "thesis.tex" in capsys.readouterr().err
+    assert f"--output-dir: {tmp_path} holds 'thesis.tex', which is no part of a demo" in capsys.readouterr().err
     assert main(["demo", "--output-dir", str(tmp_path / "new"), "--json", str(tmp_path / "no" / "x.json")]) == 2
-    assert "--json" in capsys.readouterr().err
+    assert f"--json: {tmp_path / 'no' / 'x.json'} cannot be written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -16,6 +16,8 @@ from seekr.cli.main import main
 from seekr.errors import InputError
 from seekr.runs.learn import evaluate
 
+pytestmark = pytest.mark.thorough
+
 Learn = Callable[..., Run]
 Gone = Callable[[Path], None]
 

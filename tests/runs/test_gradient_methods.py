@@ -27,6 +27,8 @@ from seekr.methods import AGem
 from seekr.modeling.batches import collate
 from seekr.modeling.losses import answer_cross_entropy, answer_positions
 
+pytestmark = pytest.mark.thorough
+
 Learn = Callable[..., Run]
 MakeTask = Callable[..., Task]
 

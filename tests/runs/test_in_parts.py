@@ -23,6 +23,8 @@ from seekr.distributed.sharded import load_in_parts
 from seekr.runs import prepare as preparation
 from seekr.runs.prepare import Prepared
 
+pytestmark = pytest.mark.thorough
+
 TRAINING = launches.TRAINING | {"per_device_train_batch_size": 4}
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
 MORE: dict[str, dict[str, Any]] = {

@@ -21,6 +21,8 @@ from packaging.version import Version
 from seekr import Run
 from seekr.config.identity import as_kept_now
 
+pytestmark = pytest.mark.thorough
+
 TOLERANCE = 1e-4
 BY_TWO = "training.per_device_train_batch_size=4"
 

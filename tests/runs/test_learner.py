@@ -163,7 +163,9 @@ def test_another_model_is_refused(finished: Run, learn: Learn, tiny_model_folder
 
 def test_what_changes_no_weights_may_change(finished: Run, learn: Learn) -> None:
     harmless = {"logging_steps": 1, "save_steps": 7, "dataloader_num_workers": 0, "weight_decay": 0.0}
-    learn(finished.folder, training={**TRAINING, **harmless}, cells="seen", keep_stages="all")
+    before = digests(finished.folder)
+    run = learn(finished.folder, training={**TRAINING, **harmless}, cells="seen", keep_stages="all")
+    assert (run.folder, digests(run.folder)) == (finished.folder, before)
 
 
 def test_data_changed_in_the_middle_of_a_task_begins_it_again(learn: Learn, task: MakeTask, tmp_path: Path) -> None:

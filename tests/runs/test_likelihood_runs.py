@@ -22,6 +22,8 @@ from seekr.modeling.loading import load_model
 from seekr.report import read_run, write_report
 from seekr.report.examples import choose_examples
 
+pytestmark = pytest.mark.thorough
+
 ROWS: list[dict[str, Any]] = [
     {"prompt": "what is up?", "answer": "the sky"},
     {"prompt": "say it in two ways:", "answer": ["one way", "another, longer way"]},

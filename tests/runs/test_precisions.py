@@ -25,6 +25,8 @@ from seekr.attention.stored import FORMS
 from seekr.errors import InputError
 from seekr.runs.learn import evaluate
 
+pytestmark = pytest.mark.thorough
+
 Learn = Callable[..., Run]
 
 HERE = {} if torch.cuda.is_available() else {"use_cpu": True}

@@ -22,6 +22,8 @@ from seekr.errors import InputError
 from seekr.methods import make_method
 from seekr.runs.learn import evaluate
 
+pytestmark = pytest.mark.thorough
+
 Learn = Callable[..., Run]
 MakeTask = Callable[..., Task]
 

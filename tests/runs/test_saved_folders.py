@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from seekr import Run, Task
 from seekr.methods import METHODS
 
+pytestmark = pytest.mark.thorough
+
 LORA = {
     "r": 8, "lora_alpha": 64, "target_modules": ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj", "lm_head"],
 }  # fmt: skip

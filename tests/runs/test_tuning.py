@@ -26,6 +26,8 @@ from seekr.tuning.grid import folder_name, parse_grid, points, text_of
 from seekr.tuning.rows import hold_out, take_eval, tuning_rows
 from seekr.tuning.table import how_sure, ranked
 
+pytestmark = pytest.mark.thorough
+
 GRID = "training.learning_rate=[0.01,0.001]"
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import json
 import os
 import shutil
-import signal
 import sys
-import threading
-import time
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +19,8 @@ import torch
 from seekr import Run
 from seekr.errors import InputError, RunError
 from seekr.runs.learn import evaluate
+
+pytestmark = pytest.mark.thorough
 
 DOUBLES = Path(__file__).parent / "doubles"
 
@@ -38,89 +35,68 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], lis
     return lambda: [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def predictions(run: Run) -> dict[str, list[str]]:
-    """The answers of each file."""
-    files = sorted((run.folder / "predictions").iterdir())
-    return {file.name: [json.loads(line)["prediction"] for line in file.read_text().splitlines()] for file in files}
+def predictions(run: Run, task: str | None = None) -> dict[str, list[str]]:
+    """The answers of each file, or of the files of a task."""
+    return {file.name: [row["prediction"] for row in rows] for file, rows in _answered(run, task)}
 
 
-def answered_by(run: Run) -> set[str | None]:
-    files = (run.folder / "predictions").iterdir()
-    return {json.loads(line).get("by") for file in files for line in file.read_text().splitlines()}
+def answered_by(run: Run, task: str) -> set[str | None]:
+    return {row.get("by") for _, rows in _answered(run, task) for row in rows}
+
+
+def _answered(run: Run, task: str | None) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    for file in sorted((run.folder / "predictions").iterdir()):
+        if task is None or run.scores.tasks[int(file.stem.split("-")[1])] == task:
+            yield file, [json.loads(line) for line in file.read_text().splitlines()]
+
+
+ADAPTER = {"lora": {"r": 9, "target_modules": ["q_proj", "v_proj"]}}
 
 
 @pytest.mark.parametrize(
-    "more",
-    [{"cells": "all"}, {"method": "sequential", "lora": {"r": 9, "target_modules": ["q_proj", "v_proj"]}}],
-    ids=["whole models", "adapters"],
+    ("more", "ranks"),
+    [
+        ({"method": "seekr", "cells": "all"}, [None] * 3),
+        ({"method": "sequential", **ADAPTER}, [16, 16]),
+        pytest.param({"method": "olora"}, [8, 16], marks=pytest.mark.slow),
+        pytest.param({"method": "osf"}, [None, None], marks=pytest.mark.slow),
+    ],
+    ids=["whole models", "adapters", "olora", "osf"],
 )
 def test_answers_are_those_of_transformers(
-    learn: Callable[..., Run], engines: Callable[[], list[Any]], tmp_path: Path, more: dict[str, Any]
-) -> None:
-    training = {"learning_rate": 3e-2, "per_device_train_batch_size": 4, "num_train_epochs": 2}
-    expected = learn(tmp_path / "one", training=training, **more)
-    assert engines() == []
-    found = learn(tmp_path / "other", training=training, vllm={"enforce_eager": True}, **more)
-    assert predictions(found) == predictions(expected)
-    assert len({answer for answers in predictions(found).values() for answer in answers}) > 3
-    assert (answered_by(found), answered_by(expected)) == ({"vllm 0.0"}, {None})
-    assert "vllm" not in sys.modules  # it would change how torch computes
-    assert found.scores.matrix == expected.scores.matrix
-    told = engines()
-    assert [one == "gone" for one in told] == [False, True] * (len(told) // 2)  # never two at once, none left behind
-    for one in told[::2]:
-        assert (one["enforce_eager"], one["skip_tokenizer_init"], one["dtype"]) == (True, True, "float32")
-        assert one.get("max_lora_rank") == (16 if "lora" in more else None)
-
-
-def test_likelihoods_are_measured_by_transformers(
     learn: Callable[..., Run],
     task: Callable[..., Any],
     engines: Callable[[], list[Any]],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    more: dict[str, Any],
+    ranks: list[int | None],
 ) -> None:
-    """And that model is gone when an engine starts, which takes what memory it finds."""
-    from seekr.evaluation import vllm_engine
-    from seekr.modeling.loading import load_model
-
-    alive: list[weakref.ref[Any]] = []
-
-    def load(*args: Any, **more: Any) -> Any:
-        model = load_model(*args, **more)
-        alive.append(weakref.ref(model))
-        return model
-
-    def start(*args: Any, **more: Any) -> Any:
-        gc.collect()
-        assert not any(reference() for reference in alive)
-        return answering(*args, **more)
-
-    answering = vllm_engine.answering
+    """One engine a model and none beside another; the likelihoods of a task are measured by transformers."""
+    training = {"learning_rate": 3e-2, "per_device_train_batch_size": 4, "num_train_epochs": 2}
     tasks = [task("a"), task("b", metric="likelihood")]
-    expected = learn(tmp_path / "one", tasks, method="sequential")
-    with monkeypatch.context() as patched:
-        patched.setattr(vllm_engine, "answering", start)
-        patched.setattr("seekr.modeling.loading.load_model", load)
-        found = learn(tmp_path / "other", tasks, method="sequential", vllm={})
-    assert alive
+    expected = learn(tmp_path / "one", tasks, training=training, **more)
+    assert engines() == []
+    found = learn(tmp_path / "other", tasks, training=training, vllm={"enforce_eager": True}, **more)
+    assert predictions(found, "a") == predictions(expected, "a")
+    assert len({answer for answers in predictions(found, "a").values() for answer in answers}) > 2
+    assert (answered_by(found, "a"), answered_by(expected, "a")) == ({"vllm 0.0"}, {None})
+    assert answered_by(found, "b") == {None}
+    assert "vllm" not in sys.modules  # it would change how torch computes
     assert found.scores == expected.scores
-    assert len(engines()) == 2 * 2  # after each task, for `a` alone
-    lines = [json.loads(line) for line in (found.folder / "predictions" / "1-1.jsonl").read_text().splitlines()]
-    assert all("by" not in line and line["log_likelihood"] < 0 for line in lines)
-
-
-def learned_by_two(model: Path, data: Path, folder: Path, **environment: str) -> launches.Outcome:
-    """A run of one task, answered by vLLM, on two processes."""
-    config = launches.config_of(model, data, folder / "run", "a", method="sequential")
-    path = launches.write(folder / "c.yaml", {**config, "vllm": {}})
-    return launches.learn(path, path, words=["training.per_device_train_batch_size=4"], **environment)
+    told = engines()
+    assert [one == "gone" for one in told] == [False, True] * len(ranks)  # never two at once, none left
+    assert [one.get("max_lora_rank") for one in told[::2]] == ranks
+    assert {(one["enforce_eager"], one["skip_tokenizer_init"], one["dtype"]) for one in told[::2]} == {
+        (True, True, "float32")
+    }
 
 
 def test_two_processes_answer_as_one(
     tiny_model_folder: Path, data_folder: Path, engines: Callable[[], list[Any]], tmp_path: Path
 ) -> None:
-    found = learned_by_two(tiny_model_folder, data_folder, tmp_path)
+    config = launches.config_of(tiny_model_folder, data_folder, tmp_path / "run", "a", method="sequential")
+    path = launches.write(tmp_path / "c.yaml", {**config, "vllm": {}})
+    found = launches.learn(path, path, words=["training.per_device_train_batch_size=4"])
     assert [status for status, _ in found] == [0, 0], found
     two = predictions(Run(tmp_path / "run"))
     assert len(engines()) == 4
@@ -129,15 +105,6 @@ def test_two_processes_answer_as_one(
     evaluate(tmp_path / "run", by="transformers")
     assert predictions(Run(tmp_path / "run")) == two
     assert len(engines()) == 4
-
-
-def test_a_process_whose_engine_fails_takes_the_others_with_it(
-    tiny_model_folder: Path, data_folder: Path, engines: Callable[[], list[Any]], tmp_path: Path
-) -> None:
-    found = learned_by_two(tiny_model_folder, data_folder, tmp_path, ENGINE_FAILS="answer")
-    assert [status for status, _ in found] == [1, 1], found
-    assert sum("the engine failed" in text for _, text in found) == 1
-    assert [stage.name for stage in Run(tmp_path / "run").stages] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -160,63 +127,14 @@ def test_an_engine_that_fails_costs_nothing_that_was_learned(
     assert learn(tmp_path / "run", "a").scores.matrix[0][0] is not None
 
 
-def test_an_interrupted_run_leaves_no_engine_behind(
-    tiny_model_folder: Path, engines: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers import AutoTokenizer
-
-    from seekr.evaluation import vllm_engine
-
-    monkeypatch.setenv("ENGINE_FAILS", "hang")
-    monkeypatch.setattr(vllm_engine, "_IMPATIENCE", 0.1)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
-    settings: dict[str, Any] = {"settings": {}, "dtype": "float32", "length": 9, "device": torch.device("cpu")}
-
-    def interrupt() -> None:
-        while len(engines()) < 2:
-            time.sleep(0.05)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    def answer() -> None:
-        with vllm_engine.answering(str(tiny_model_folder), None, tokenizer, **settings) as generate:
-            generate([np.arange(5, 8)], 2, lambda _: None)
-
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        answer()
-    with pytest.raises(ProcessLookupError):
-        os.kill(engines()[1], 0)
-
-
-def test_an_engine_has_the_device_of_its_process(
-    tiny_model_folder: Path, engines: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers import AutoTokenizer
-
-    from seekr.evaluation import vllm_engine
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
-    monkeypatch.setattr(vllm_engine, "process_count", lambda: 2)
-    for device, expected in (("cpu", None), ("cuda:1", [1])):
-        with vllm_engine.answering(
-            str(tiny_model_folder),
-            None,
-            tokenizer,
-            settings={},
-            dtype="float32",
-            length=9,
-            device=torch.device(device),
-        ):
-            pass
-        assert engines()[-2].get("device_ids") == expected
-
-
 def test_an_answer_ends_at_any_token_that_ends_it(
-    tiny_model_folder: Path, engines: Callable[[], list[Any]], tmp_path: Path
+    tiny_model_folder: Path, engines: Callable[[], list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The generation settings of a model may name several: end of turn beside end of text."""
+    """The generation settings of a model may name several: end of turn beside end of text. Of several devices the
+    engine has that of its process."""
     from transformers import AutoTokenizer, GenerationConfig
 
+    from seekr.evaluation import vllm_engine
     from seekr.evaluation.vllm_engine import answering
     from seekr.modeling.generation import answer_text, generate_answers
     from seekr.modeling.loading import load_model
@@ -236,11 +154,18 @@ def test_an_answer_ends_at_any_token_that_ends_it(
         answers = generate(prompts, 6, lambda _: None)
         assert [answer_text(answer, tokenizer) for answer in answers] == expected
         assert generate([], 6, lambda _: None) == []
+    monkeypatch.setattr(vllm_engine, "process_count", lambda: 2)
+    with answering(str(folder), None, tokenizer, settings={}, dtype="float32", length=9, device=torch.device("cuda:1")):
+        pass
+    assert [told.get("device_ids") for told in engines()[::2]] == [None, [1]]
 
 
 @pytest.mark.parametrize(
     ("vllm", "more", "message"),
     [
+        ({}, {"lora": {"r": 2}}, "on a GPU its adapters have 16 bits; say vllm={dtype: bfloat16}"),
+        ({"tensor_parallel_size": 2}, {}, "vllm.tensor_parallel_size: each of 2 processes"),
+        ({}, {}, "vllm: the package vllm is not installed; install it"),
         ({"enforce_eagre": True}, {}, "vllm: unknown key 'enforce_eagre'; did you mean 'enforce_eager'"),
         ({"model": "x"}, {}, "vllm.model is set by seekr: the model of each stage is answered with; leave it out"),
         ({}, {"method": "l2p"}, "vllm: l2p answers with prompts of its own"),
@@ -255,55 +180,20 @@ def test_what_is_refused_before_anything_is_written(
     learn: Callable[..., Run],
     engines: Callable[[], list[Any]],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     vllm: Any,
     more: dict[str, Any],
     message: str,
 ) -> None:
+    if "on a GPU" in message:
+        monkeypatch.setenv("ENGINE_ON_GPU", "1")
+    elif "processes" in message:
+        monkeypatch.setattr("seekr.evaluation.vllm_engine.process_count", lambda: 2)
+    elif "installed" in message:
+        monkeypatch.setattr("seekr.evaluation.vllm_engine.find_spec", lambda name: None)
     with pytest.raises(InputError) as caught:
         learn(tmp_path / "run", vllm=vllm, **more)
     assert message in str(caught.value)
-    assert not (tmp_path / "run").exists()
-
-
-def test_adapters_in_full_precision_are_refused_on_a_gpu(
-    learn: Callable[..., Run], engines: Callable[[], list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ENGINE_ON_GPU", "1")
-    with pytest.raises(InputError, match=r"on a GPU its adapters have 16 bits; say vllm=\{dtype: bfloat16\}"):
-        learn(tmp_path / "run", vllm={}, lora={"r": 2})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("method", "ranks"), [("olora", [8, 16]), ("osf", [None, None])])
-def test_stages_of_methods_with_weights_of_their_own(
-    learn: Callable[..., Run], engines: Callable[[], list[Any]], tmp_path: Path, method: str, ranks: list[Any]
-) -> None:
-    expected = learn(tmp_path / "one", method=method)
-    found = learn(tmp_path / "other", method=method, vllm={})
-    assert predictions(found) == predictions(expected)
-    assert [one.get("max_lora_rank") for one in engines()[::2]] == ranks
-
-
-def test_several_devices_for_each_of_several_processes(
-    tiny_model_folder: Path, engines: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from seekr.evaluation.vllm_engine import check_vllm
-
-    def check(devices: int) -> str:
-        settings = {"tensor_parallel_size": devices}
-        return check_vllm(settings, str(tiny_model_folder), dtype="float32", length=9, lora=None, rank=0)
-
-    assert check(2) == "0.0"
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert check(1) == "0.0"
-    with pytest.raises(InputError, match=r"vllm\.tensor_parallel_size: each of 2 processes"):
-        check(2)
-
-
-def test_without_the_package(learn: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seekr.evaluation.vllm_engine.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="vllm: the package vllm is not installed; install it"):
-        learn(tmp_path / "run", vllm={})
     assert not (tmp_path / "run").exists()
 
 
