@@ -24,6 +24,7 @@ from seekr.planning.paper import BEFORE, OPTIMIZER, Paper
 from seekr.planning.rows import Shape
 from seekr.planning.scaling import Steps
 from seekr.planning.sharding import GATHERED, ways
+from seekr.training.gradient_share import gradient_shares
 
 pytestmark = pytest.mark.thorough
 
@@ -88,7 +89,9 @@ def real_step(
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def run() -> None:
-        torch.stack(list(method.step_losses(model, batch).values())).sum().backward()
+        parts = method.step_losses(model, batch)
+        gradient_shares(parts, model.parameters())  # as in the first step of a task, which holds the most
+        torch.stack(list(parts.values())).sum().backward()
 
     return allocated(run)
 
@@ -140,8 +143,8 @@ def test_what_a_method_adds_to_a_task_step_is_what_the_allocator_hands_out(name:
     tokens = {"lwf": ANSWERS, "kl_anchor": LENGTH - 1}.get(name)
     signals = None if tokens is None else {-1: lambda row: random_responses(tokens)}
     found = real_step(method, model, lengths=(LENGTH,) * ROWS, checkpointing=False, signals=signals)
-    more = 0.02 if name == "kl_anchor" else 0.0  # whose cross-entropy is counted as if every token were an answer
-    assert sum(parts.values()) - parts[WEIGHTS] == pytest.approx(found, rel=0.08 + more)
+    more = 0.08 if name == "kl_anchor" else 0.0  # whose cross-entropy is counted as if every token were an answer
+    assert sum(parts.values()) - parts[WEIGHTS] == pytest.approx(found, rel=0.02 + more)
 
 
 def test_a_reference_gradient_lies_beside_that_of_the_step() -> None:
