@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
 
-.PHONY: demo demo-small test test-all lint bench clean
+.PHONY: demo demo-small test test-all test-slow tests check coverage lint bench clean
 
 demo: $(READY)
 	$(BIN)/seekr demo --output-dir demo-run
@@ -11,14 +12,26 @@ demo: $(READY)
 demo-small: $(READY)
 	$(BIN)/seekr demo --small --output-dir demo-run
 
-test: $(READY)
+# What a change is checked by before it is shown to anyone.
+test: check
+	$(PYTEST) -m "not slow and not thorough"
+
+# What continuous integration runs.
+test-all: check tests
+
+test-slow: $(READY)
+	$(PYTEST) -m slow
+
+tests: $(READY)
+	$(PYTEST) -m "not slow"
+
+check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "not slow"
 
-test-all: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
+coverage: $(READY)
+	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered --cov-report=html
 
 lint: $(READY)
 	$(BIN)/ruff check --fix .
@@ -37,4 +50,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv demo-run .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo-run .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

@@ -66,9 +66,9 @@ def measure(way: str, model: str, dtype: str) -> dict[str, Any]:
     import torch
     from transformers import AutoTokenizer
 
-    from seekr.evaluation import generate_answers
-    from seekr.models import load_model
-    from seekr.vllm_engine import answering, check_vllm
+    from seekr.evaluation.vllm_engine import answering, check_vllm
+    from seekr.modeling.generation import generate_answers
+    from seekr.modeling.loading import load_model
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     drawn = np.random.default_rng(0)

@@ -17,8 +17,8 @@ from typing import Any
 
 from seekr.bench import describe_machine
 from seekr.builtin import builtin_model
-from seekr.demo import METHODS, TRAINING, write_tasks
-from seekr.learner import learn
+from seekr.builtin.demo import METHODS, TRAINING, write_tasks
+from seekr.runs.learn import learn
 
 SEEDS = (10, 11, 12, 13, 14)
 _LORA = {"r": 16, "lora_alpha": 16, "target_modules": "all-linear"}

@@ -16,8 +16,8 @@ import yaml
 from demo_methods import split_settings
 
 from seekr.builtin import builtin_model
-from seekr.demo import write_tasks
-from seekr.learner import learn
+from seekr.builtin.demo import write_tasks
+from seekr.runs.learn import learn
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ from seekr.builtin import builtin_model, builtin_rows
 from seekr.disk import write_json
 from seekr.errors import InputError
 from seekr.methods import METHODS
-from seekr.preparation import Request, prepare
-from seekr.stage_builder import make_context, newest_weights
+from seekr.runs.prepare import Request, prepare
+from seekr.runs.stage import make_context, newest_weights
 from seekr.training.order import Step, StepPlan, split
 from seekr.training.rows import Rows
 
@@ -162,7 +162,7 @@ def _gradients(method: Any, model: Any, rows: Rows, step: Step, processes: int, 
     slot = split(step, rows.length, accumulation=1, processes=processes)[0][rank]
     batch = rows[slot]
     model.zero_grad()
-    loss = method.task_loss if step.kind == "task" else method.replay_loss
+    loss = method.step_losses if step.kind == "task" else method.replay_loss
     (torch.stack(list(loss(model, batch).values())).sum() * processes).backward()
     found = [p.grad for p in model.parameters() if p.requires_grad]
     return [grad.full_tensor() if isinstance(grad, DTensor) else grad.clone() for grad in found]

@@ -233,7 +233,7 @@ def launch(given: Given) -> bool:
     ways = ("ddp",) if given.tiny else ("alone", "ddp", "fsdp2")
     cases: list[Case] = [(f"{way}, {of}", partial(launched, given, way, of)) for of, way in product(precisions, ways)]
     chosen = ["-k", "without_a_gpu_is_refused"] if given.tiny else []
-    return all([take(given.rows, cases), tests(given, "tests/learner/test_precisions.py", *chosen)])
+    return all([take(given.rows, cases), tests(given, "tests/runs/test_precisions.py", *chosen)])
 
 
 def launched(given: Given, way: str, precision: str) -> list[Found]:
@@ -243,8 +243,8 @@ def launched(given: Given, way: str, precision: str) -> list[Found]:
 
     from seekr import Run
     from seekr.builtin import builtin_model, builtin_rows
+    from seekr.config.launch import launch_file
     from seekr.disk import write_json
-    from seekr.launch import launch_file
 
     place = given.work / "launch" / precision / way
     shutil.rmtree(place, ignore_errors=True)

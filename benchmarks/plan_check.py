@@ -147,7 +147,7 @@ def baseline(case: Case, folder: Path) -> dict[str, Any]:
 
 def configuration(raw: dict[str, Any]) -> Any:
     """`raw` as `seekr learn` would read it."""
-    from seekr.config import make_config, resolve_paths
+    from seekr.config.schema import make_config, resolve_paths
 
     return resolve_paths(make_config(raw, "plan_check"), Path.cwd())
 
@@ -182,8 +182,8 @@ def measure(raw: dict[str, Any]) -> dict[str, Any]:
     from transformers import TrainerCallback
 
     from seekr.bench.meters import held_bytes, peak_bytes
-    from seekr.learner import run_request
-    from seekr.preparation import Request
+    from seekr.runs.execute import run_request
+    from seekr.runs.prepare import Request
 
     class Clock(TrainerCallback):
         """How long each step of the run took."""

@@ -33,7 +33,7 @@ def main() -> None:
 
 def example(name: str) -> dict[str, Any]:
     """The plan of a configuration in benchmarks/plans, as `seekr plan --json` writes it, without its notes."""
-    from seekr.config import load_config
+    from seekr.config.schema import load_config
     from seekr.planning.plan import make_plan
 
     plan = make_plan(load_config(PLANS / f"{name}.yaml"), **EXAMPLES[name])

@@ -17,8 +17,8 @@ from typing import Any
 from demo_methods import PAPERS_RULE, add, is_there
 
 from seekr.builtin import builtin_model
-from seekr.demo import TRAINING, write_tasks
-from seekr.learner import learn
+from seekr.builtin.demo import TRAINING, write_tasks
+from seekr.runs.learn import learn
 
 RELEASED: dict[str, dict[str, Any]] = {
     "importance": {"importance": "sum_of_products"},

@@ -18,13 +18,13 @@ from study_suites import Rows
 from transformers import TrainerCallback
 
 from seekr import Run, Task
+from seekr.data.encoding import encode_all
+from seekr.data.reading import read_split
 from seekr.disk import read_json, write_json
-from seekr.evaluation import answer_likelihoods
 from seekr.methods import make_method
-from seekr.models import load_tokenizer
+from seekr.modeling.generation import answer_likelihoods
+from seekr.modeling.loading import load_tokenizer
 from seekr.scoring.likelihood import likelihood
-from seekr.tasks.encoding import encode_all
-from seekr.tasks.reading import read_split
 
 BATCH = 8
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from seekr.builtin.demo import MAX_NEW_TOKENS, ROWS, TRAINING
 from seekr.builtin.tasks import TASKS as BUILTIN
 from seekr.builtin.tasks import builtin_rows
 from seekr.builtin.text import draw_text
-from seekr.demo import MAX_NEW_TOKENS, ROWS, TRAINING
+from seekr.data import Task
+from seekr.data.encoding import encode_all
+from seekr.data.presets import PRESETS
+from seekr.data.reading import read_rows
 from seekr.disk import write_json
 from seekr.errors import InputError
-from seekr.tasks import Task
-from seekr.tasks.encoding import encode_all
-from seekr.tasks.presets import PRESETS
-from seekr.tasks.reading import read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

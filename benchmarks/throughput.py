@@ -194,8 +194,8 @@ def of_seekr(data: list[tuple[list[int], int]], folder: Path, settings: dict[str
     """seekr's trainer, as a run of the method sequential makes it."""
     import numpy as np
 
-    from seekr.arguments import training_arguments
-    from seekr.memory import KeptSample
+    from seekr.config.training_arguments import training_arguments
+    from seekr.memory.reader import KeptSample
     from seekr.methods import Sequential
     from seekr.training.trainer import ContinualTrainer
 

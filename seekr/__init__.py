@@ -13,37 +13,60 @@ if TYPE_CHECKING:
         measure_change,
         measure_sensitivity,
     )
-    from seekr.heads import select_heads
-    from seekr.learner import learn
-    from seekr.losses import logit_distillation_loss
-    from seekr.run import Run
+    from seekr.attention.heads import select_heads
+    from seekr.config.schema import load_config
+    from seekr.data import Task
+    from seekr.errors import InputError, RunError
+    from seekr.methods import Method
+    from seekr.modeling.losses import logit_distillation_loss
+    from seekr.planning.plan import make_plan as plan
+    from seekr.report.comparison import compare
+    from seekr.runs.learn import evaluate, learn
+    from seekr.runs.run import Run
     from seekr.scoring import trace_metrics
-    from seekr.tasks import Task
+    from seekr.tuning import tune
 
 __all__ = [
+    "InputError",
+    "Method",
     "Run",
+    "RunError",
     "Task",
     "attention_distillation_loss",
+    "compare",
+    "evaluate",
     "learn",
+    "load_config",
     "logit_distillation_loss",
     "measure_change",
     "measure_sensitivity",
     "methods",
+    "plan",
     "select_heads",
     "trace_metrics",
+    "tune",
 ]
 
 _HOMES = {
-    "Run": "seekr.run",
-    "Task": "seekr.tasks",
+    "InputError": "seekr.errors",
+    "Method": "seekr.methods",
+    "Run": "seekr.runs.run",
+    "RunError": "seekr.errors",
+    "Task": "seekr.data",
     "attention_distillation_loss": "seekr.attention",
-    "learn": "seekr.learner",
-    "logit_distillation_loss": "seekr.losses",
+    "compare": "seekr.report.comparison",
+    "evaluate": "seekr.runs.learn",
+    "learn": "seekr.runs.learn",
+    "load_config": "seekr.config.schema",
+    "logit_distillation_loss": "seekr.modeling.losses",
     "measure_change": "seekr.attention",
     "measure_sensitivity": "seekr.attention",
-    "select_heads": "seekr.heads",
+    "plan": "seekr.planning.plan",
+    "select_heads": "seekr.attention.heads",
     "trace_metrics": "seekr.scoring",
+    "tune": "seekr.tuning",
 }
+_NAMES_THERE = {"plan": "make_plan"}
 
 try:
     __version__ = version("seekr-continual")
@@ -56,7 +79,7 @@ def __getattr__(name: str) -> Any:
     if name == "methods":
         return import_module("seekr.methods")
     if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+        value = getattr(import_module(_HOMES[name]), _NAMES_THERE.get(name, name))
         globals()[name] = value
         return value
     raise AttributeError(f"module 'seekr' has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 import sys
 
-from seekr.cli import main
+from seekr.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import fields
+from collections.abc import Callable, Collection
 
 from seekr.errors import nearest
 
@@ -98,6 +97,9 @@ NEEDLESS = {
 }
 """What is said of keys of other tools that have no counterpart → those keys."""
 
+HOMES: dict[str, Callable[[], Collection[str]]] = {}
+"""Section of the configuration, "" = the top level → its keys. Whoever reads a section adds it."""
+
 _SAME = {name: here for here, names in SAME.items() for name in names.split()}
 _NEEDLESS = {name: said for said, names in NEEDLESS.items() for name in names.split()}
 
@@ -133,19 +135,6 @@ def meant(key: str, valid: Collection[str], section: str = "") -> str:
 
 def _elsewhere(key: str, section: str) -> str | None:
     """The dotted name of a key of seekr that was given in the wrong place."""
-    from peft import LoraConfig
-    from transformers import TrainingArguments
-
-    from seekr.config import Config
-    from seekr.methods import METHODS
-    from seekr.tasks import Task
-
-    homes = {
-        "": set(Config.model_fields),
-        "training.": {item.name for item in fields(TrainingArguments)},
-        "tasks.N.": {item.name for item in fields(Task)},
-        "method.": {item.name for kind in METHODS.values() for item in fields(kind) if item.init},
-        "lora.": {item.name for item in fields(LoraConfig)},
-    }
-    own = f"{section}." if section else ""
-    return next((f"{home}{key}" for home, names in homes.items() if key in names and home != own), None)
+    return next(
+        (f"{home}.{key}".lstrip(".") for home, keys in HOMES.items() if home != section and key in keys()), None
+    )

@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from seekr.processes import is_main
+from seekr.distributed.processes import is_main
 
 LINE_EVERY = 30.0  # seconds between plain lines
 WORTH_A_LINE = 10.0  # a part that took so many seconds leaves a line behind when it is done

@@ -13,11 +13,29 @@ if not torch.cuda.is_available():
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+REQUIRED = "SEEKR_REQUIRE_SHARED"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that use the fixture `shared` carry the marker `shared`; slow ones have an hour."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden numbers, real data and tiny real models; a test that needs it is skipped without it."""
+    """The folder of the released code's numbers, real data and tiny real models, which are not the project's.
+
+    A test that needs it is skipped without it, and fails where SEEKR_REQUIRE_SHARED says that it has to be there.
+    """
     if not SHARED.is_dir():
-        pytest.skip(f"needs the shared material in {SHARED}, which is not there")
+        missing = f"needs the shared material in {SHARED}, which is not there"
+        if os.environ.get(REQUIRED, "0") != "0":
+            pytest.fail(f"{missing}, and {REQUIRED} is set")
+        pytest.skip(missing)
     return SHARED
 
 

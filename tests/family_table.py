@@ -11,11 +11,11 @@ from typing import Any
 
 from family_templates import FAMILIES, tokenizer_of
 
+from seekr.data import Chat, Encoded, Example, encode_all, encode_prompts, field_notes
+from seekr.data.answers import AnswerKey
+from seekr.data.clock import fixed_clock
+from seekr.data.example import parse_row
 from seekr.errors import InputError
-from seekr.tasks import Chat, Encoded, Example, encode_all, encode_prompts, field_notes
-from seekr.tasks.answers import AnswerKey
-from seekr.tasks.clock import fixed_clock
-from seekr.tasks.example import parse_row
 
 DAY = datetime(2025, 1, 31)
 TOOLS = [

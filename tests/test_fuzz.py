@@ -20,15 +20,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from seekr.cli import main
-from seekr.config import apply_override, load_config, make_tasks
+from seekr.cli.main import main
+from seekr.config.schema import apply_override, load_config, make_tasks
+from seekr.data import Task, read_split, task_from_folder
+from seekr.data.checking import check_folder
+from seekr.data.task_data import read_task
 from seekr.errors import InputError
 from seekr.methods import make_method
-from seekr.models import load_config_of
-from seekr.preparation import check_settings
-from seekr.task_data import read_task
-from seekr.tasks import Task, read_split, task_from_folder
-from seekr.tasks.checking import check_folder
+from seekr.modeling.loading import load_config_of
+from seekr.runs.prepare import check_settings
 
 FEW, MANY = 100, 5000
 _PATIENCE = 60

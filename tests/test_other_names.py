@@ -10,13 +10,13 @@ import pytest
 from peft import LoraConfig
 from transformers import TrainingArguments
 
-from seekr.arguments import IN_FORCE, REFUSED, check_training, weight_changing
-from seekr.config import Config, apply_override, make_config, make_tasks
+from seekr.config.schema import Config, apply_override, make_config, make_tasks
+from seekr.config.training_arguments import IN_FORCE, REFUSED, check_training, weight_changing
+from seekr.data import Task
 from seekr.errors import InputError, nearest
-from seekr.extension import parse_task
 from seekr.methods import METHODS, make_method
 from seekr.other_names import NEEDLESS, SAME, meant
-from seekr.tasks import Task
+from seekr.runs.extend import parse_task
 
 OWN = {
     "": set(Config.model_fields),

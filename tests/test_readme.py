@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from seekr.builtin import builtin_model, builtin_rows
-from seekr.cli import main
+from seekr.cli.main import main
+from seekr.config.recipes import recipe_names
+from seekr.data.presets import PRESETS
 from seekr.methods import METHODS
-from seekr.recipes import recipe_names
-from seekr.tasks.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +39,7 @@ def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (tmp_path / "runs" / "first" / "seekr" / "stages" / "01-upper" / "memory" / "memory.json").is_file()
 
 
+@pytest.mark.thorough
 def test_yaml_example_and_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of the README's shell blocks, on rows and a model where it looks; recipes as dry runs."""
     (tmp_path / "models").mkdir()
@@ -78,7 +79,7 @@ def test_every_method_and_key_is_documented() -> None:
     for name, kind in METHODS.items():
         assert f"`{name}`" in page
         for key in kind().settings():
-            assert key == "name" or key in page, f"{name}.{key}"
+            assert key == "name" or f"`{key}`" in page or f"`method.{key}`" in page, f"{name}.{key}"
 
 
 def test_every_preset_is_documented_as_it_is() -> None:
@@ -98,16 +99,13 @@ def test_tables_are_those_of_the_committed_measurements() -> None:
         assert table in pages, f"the {name} table of README or docs is not that of benchmarks/results"
 
 
-def test_joint_training_beats_fine_tuning_in_turn_on_the_demo() -> None:
-    """All that is asserted of the methods' scores: the rest is reported as it came out."""
-    results = ROOT / "benchmarks" / "results"
-    rows = json.loads((results / "demo_methods.json").read_text())["rows"]
-    rows += [json.loads(line) for line in (results / "study_demo.jsonl").read_text().splitlines()]
-    scores = {(row["method"], row["seed"]): row["overall_performance"] for row in rows}
-    not_measured = {"averaging", "kl_anchor", "general_replay", "on_policy_replay", "lfpt5"}  # docs/methods.md says so
-    assert {method for method, _ in scores} >= set(METHODS) - not_measured
-    for seed in range(10, 15):
-        assert scores["sequential", seed] < scores["joint", seed]
+def test_methods_missing_from_the_demos_table_are_named_beside_it() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text().partition("## On the demo's suite")[2]
+    table, _, rest = page.partition("- Not in the table:")
+    assert table.count("\n| `") >= 10
+    named = rest.partition("\n- ")[0]
+    for name in METHODS:
+        assert f"\n| `{name}` |" in table or f"`{name}`" in named, name
 
 
 def test_tests_that_the_docs_name_are_there() -> None:

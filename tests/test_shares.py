@@ -16,14 +16,14 @@ from torch import nn
 from toy_tasks import context, toy_samples
 from two_processes import results_of
 
-from seekr.agreement import agreed
-from seekr.batches import collate
+from seekr.distributed.agreement import agreed
+from seekr.distributed.processes import connect, gathered, own_share, spread, summed
 from seekr.errors import InputError
-from seekr.evaluation import answer_likelihoods, generate_tokens
 from seekr.methods import Ewc, Lwf
 from seekr.methods.ewc import FILE
-from seekr.processes import connect, gathered, own_share, spread, summed
-from seekr.stage_builder import save_whole
+from seekr.modeling.batches import collate
+from seekr.modeling.generation import answer_likelihoods, generate_tokens
+from seekr.runs.stage import save_whole
 
 CPU = torch.device("cpu")
 NORMS = ("frobenius", "mean_square")
@@ -181,7 +181,7 @@ def test_likelihoods_by_a_model_in_parts_are_those_of_the_whole_one(two: tuple[P
 
 
 def test_a_model_in_parts_is_written_whole(two: tuple[Path, list[dict[str, Any]]]) -> None:
-    from seekr.models import load_model
+    from seekr.modeling.loading import load_model
 
     folder, _ = two
     loaded = load_model(str(folder / "whole"), dtype="float32").state_dict()

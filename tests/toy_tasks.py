@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from seekr.batches import MicroBatch, Row, answer_tokens, collate
-from seekr.memory import KeptSample
+from seekr.data import AnswerKey
+from seekr.data.token_rows import answer_tokens
+from seekr.memory.reader import KeptSample
 from seekr.methods import Method, TaskContext
-from seekr.tasks import AnswerKey
+from seekr.modeling.batches import MicroBatch, Row, collate
 
 
 def toy_samples(count: int, *, seed: int = 0, shortest: int = 4, longest: int = 17) -> list[KeptSample]:

@@ -28,6 +28,10 @@ def results_of(file: str, folder: Path) -> list[Any]:
         )
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
+    try:
+        errors = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:  # those that a hung one left waiting
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], errors
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from seekr.attention.rows import QueryKeyRows, block_size, blocks, visible_columns
 from seekr.attention.sensitivity import Norm, check_options
-from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs, sample_spans
+from seekr.attention.tap import AttentionCall, Tap, layers_and_heads
 from seekr.errors import InputError
-from seekr.losses import logits_at
-from seekr.precision import full_precision
+from seekr.modeling.inputs import model_inputs, sample_spans
+from seekr.modeling.losses import logits_at
+from seekr.modeling.precision import full_precision
 
 
 def measure_change(

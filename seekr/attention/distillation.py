@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from seekr.attention.backend import attention_divergence
 from seekr.attention.divergence import SampleTeacher
 from seekr.attention.rows import MapRows, QueryKeyRows
-from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs, sample_spans
+from seekr.attention.tap import AttentionCall, Tap, layers_and_heads
 from seekr.errors import InputError
+from seekr.modeling.inputs import model_inputs, sample_spans
 
 
 class StoredAttention(Protocol):

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from seekr.attention.rows import MapRows, QueryKeyRows, block_size, blocks, visible_columns
 from seekr.attention.tap import AttentionCall
-from seekr.precision import full_precision
+from seekr.modeling.precision import full_precision
 
 
 @dataclass(frozen=True, slots=True)

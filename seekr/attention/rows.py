@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from seekr.attention.tap import AttentionCall, Geometry
-from seekr.precision import full_precision
+from seekr.modeling.precision import full_precision
 
 # Stands for log 0: finite, so that 0 · log 0 comes out as 0 and not as NaN.
 LOG_ZERO = -1e30

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from seekr.attention.rows import blocks, hide, visible_columns
-from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs, sample_spans
+from seekr.attention.tap import AttentionCall, Tap, layers_and_heads
 from seekr.errors import InputError
-from seekr.losses import answer_positions, logits_at
-from seekr.precision import full_precision, no_autocast
+from seekr.modeling.inputs import model_inputs, sample_spans
+from seekr.modeling.losses import answer_positions, logits_at
+from seekr.modeling.precision import full_precision, no_autocast
 
 Entries = Literal["visible", "all"]
 Norm = Literal["frobenius", "mean_square"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from seekr.attention.map_rows import bits_of_flags, decode_rows, encode_rows, kept_entries, kept_squares
 from seekr.attention.rows import MapRows, QueryKeyRows
 from seekr.attention.tap import Geometry
-from seekr.precision import full_precision
+from seekr.modeling.precision import full_precision
 
 Form = Literal["exact", "query_key", "rows", "top"]
 FORMS: tuple[Form, ...] = get_args(Form)

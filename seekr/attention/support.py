@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from seekr.attention.rows import QueryKeyRows, hide
-from seekr.attention.tap import AttentionCall, Tap, layers_and_heads, model_inputs
+from seekr.attention.tap import AttentionCall, Tap, layers_and_heads
 from seekr.errors import InputError
-from seekr.precision import full_precision
+from seekr.modeling.inputs import model_inputs
+from seekr.modeling.precision import full_precision
 
 _LENGTHS = (13, 9)
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}

@@ -61,10 +61,10 @@ def _remember(folder: Path, form: Any, heads: dict[int, Any], teachers: dict[int
     """A memory of the one sample, with the logits that a run keeps by default."""
     import torch
 
-    from seekr.losses import TopLogits
-    from seekr.memory import KeptSample, Memory
-    from seekr.memory_writer import MemoryWriter
+    from seekr.memory.reader import KeptSample, Memory
+    from seekr.memory.writer import MemoryWriter
     from seekr.methods import Seekr
+    from seekr.modeling.losses import TopLogits
 
     ids = torch.randint(3, VOCABULARY, (LENGTH,), dtype=torch.int32).numpy()
     labels = ids.copy()

@@ -64,7 +64,7 @@ class Shape:
         """The kept samples: half of a row is answer."""
         import numpy as np
 
-        from seekr.memory import KeptSample
+        from seekr.memory.reader import KeptSample
 
         draw = np.random.default_rng(0)
         found = []

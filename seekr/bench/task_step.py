@@ -30,10 +30,11 @@ def task_step_rows(shape: Shape) -> list[dict[str, Any]]:
     import numpy as np
     import torch
 
-    from seekr.batches import MicroBatch, answer_tokens, collate
-    from seekr.memory import KeptSample
+    from seekr.data.token_rows import answer_tokens
+    from seekr.memory.reader import KeptSample
     from seekr.methods import Sequential
-    from seekr.packing import layout_planner
+    from seekr.modeling.batches import MicroBatch, collate
+    from seekr.modeling.packing import layout_planner
     from seekr.training.order import StepPlan, split
     from seekr.training.rows import Rows
 

@@ -18,11 +18,12 @@ def remember(folder: Path, shape: Shape, length: int, queries: int | None) -> No
     import torch
 
     from seekr.attention.rows import QueryKeyRows
-    from seekr.attention.tap import Tap, model_inputs
-    from seekr.batches import collate
-    from seekr.losses import answer_positions, logits_at
-    from seekr.memory_writer import MemoryWriter
+    from seekr.attention.tap import Tap
+    from seekr.memory.writer import MemoryWriter
     from seekr.methods import Seekr
+    from seekr.modeling.batches import collate
+    from seekr.modeling.inputs import model_inputs
+    from seekr.modeling.losses import answer_positions, logits_at
 
     method = Seekr(query_budget=queries)
     model = shape.model(1).eval()
@@ -57,9 +58,9 @@ class Steps:
     def __init__(self, folder: Path, shape: Shape, length: int, ways: list[Way]) -> None:
         import torch
 
-        from seekr.batches import MicroBatch, collate
-        from seekr.memory import Memory
+        from seekr.memory.reader import Memory
         from seekr.methods import Derpp, Seekr
+        from seekr.modeling.batches import MicroBatch, collate
 
         self._device = shape.device
         self._model = shape.model(0).train()

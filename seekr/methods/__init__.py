@@ -1,9 +1,12 @@
-"""The methods of continual learning, one file each, and how a configuration names them."""
+"""The methods of continual learning, one file each, and how a configuration names them: by name, or one of a user's own
+as package.module.Class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from seekr.errors import InputError, nearest
@@ -28,15 +31,18 @@ from seekr.methods.seekr import Seekr
 from seekr.methods.sequential import Sequential
 from seekr.other_names import meant
 
-METHODS: dict[str, type[Method]] = {
-    kind.name: kind
-    for kind in (
-        *(Sequential, Joint, Replay, Derpp, Seekr),
-        *(Ewc, Lwf, L2p, ProgressivePrompts, Lfpt5, Hft, AGem),
-        *(Olora, Osf, OnPolicyReplay),
-        *(Averaging, KlAnchor, GeneralReplay),
-    )
-}
+
+def _methods_of_this_folder() -> dict[str, type[Method]]:
+    """Every method that a file here defines, by name: whoever adds a file adds a method."""
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    kinds: list[type[Method]] = [Method]
+    for kind in kinds:  # grows while it is gone through
+        kinds += [below for below in kind.__subclasses__() if below not in kinds]
+    return {kind.name: kind for kind in kinds if "name" in vars(kind) and kind.__module__.startswith(f"{__name__}.")}
+
+
+METHODS: dict[str, type[Method]] = _methods_of_this_folder()
 
 __all__ = [
     "METHODS",
@@ -60,8 +66,28 @@ __all__ = [
     "Seekr",
     "Sequential",
     "TaskContext",
+    "find_method",
     "make_method",
 ]
+
+
+def find_method(name: Any) -> type[Method]:
+    """The method of a name, or the subclass of `Method` that `package.module.Class` imports. Raises InputError."""
+    if isinstance(name, str) and name in METHODS:
+        return METHODS[name]
+    if not isinstance(name, str) or "." not in name:
+        raise InputError(f"method.name: {name!r} is no method; {nearest(str(name), METHODS)}")
+    module, _, kind = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), kind)
+    except Exception as error:  # whatever a module of the user's raises
+        raise InputError(
+            f"method.name: {name!r} cannot be imported ({type(error).__name__}: {error}); it reads "
+            "package.module.Class, of a package that is installed or on PYTHONPATH"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise InputError(f"method.name: {name!r} is no subclass of seekr.methods.Method; see docs/extending.md")
+    return found
 
 
 def make_method(settings: str | Mapping[str, Any] | Method) -> Method:
@@ -78,9 +104,7 @@ def make_method(settings: str | Mapping[str, Any] | Method) -> Method:
         raise InputError(f"method: {settings!r} is neither a name nor a mapping; write {{name: seekr, ...}}")
     options = dict(settings)
     name = options.pop("name", "seekr")
-    if not isinstance(name, str) or name not in METHODS:
-        raise InputError(f"method.name: {name!r} is no method; {nearest(str(name), METHODS)}")
-    kind = METHODS[name]
+    kind = find_method(name)
     valid = [setting.name for setting in fields(kind) if setting.init]
     for key in options:
         if key not in valid:

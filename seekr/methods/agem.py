@@ -13,10 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from seekr.batches import MicroBatch, Row, collate
+from seekr.distributed.processes import process_count, process_index
 from seekr.methods.base import TaskContext
 from seekr.methods.replay import Replay
-from seekr.processes import process_count, process_index
+from seekr.modeling.batches import MicroBatch, Row, collate
 
 
 @dataclass(kw_only=True)

@@ -13,20 +13,21 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from seekr.attention.tap import model_inputs
-from seekr.batches import MicroBatch, StepKind, TokenizedRow, collate
+from seekr.data.token_rows import TokenizedRow
 from seekr.errors import InputError, reason
-from seekr.fused_loss import computes_loss, fused_task_loss
-from seekr.losses import answer_cross_entropy
-from seekr.memory import Memory
-from seekr.models import load_stage, save_model, with_adapter
-from seekr.packing import task_logits
+from seekr.memory.reader import Memory
+from seekr.modeling.batches import MicroBatch, StepKind, collate
+from seekr.modeling.fused_loss import computes_loss, fused_task_loss
+from seekr.modeling.inputs import model_inputs
+from seekr.modeling.loading import load_stage, save_model, with_adapter
+from seekr.modeling.losses import answer_cross_entropy
+from seekr.modeling.packing import task_logits
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedTokenizerBase
 
-    from seekr.tasks import AnswerKey
+    from seekr.data import AnswerKey
 
 Adapter = Literal["any", "none", "lora", "own"]
 Coefficient = Annotated[float, Field(gt=0, le=1)]
@@ -127,12 +128,19 @@ class Method:
             except ValidationError as error:
                 raise InputError(f"method.{key}: {reason(error)}, not {value!r}") from None
 
+    @property
+    def full_name(self) -> str:
+        """What `method.name` says of it: its name, or package.module.Class of one that is not seekr's own."""
+        kind = type(self)
+        own = kind.__module__.startswith("seekr.")
+        return self.name if own else f"{kind.__module__}.{kind.__qualname__}"
+
     def settings(self) -> dict[str, Any]:
         """The method as `run.json` keeps it: its name and every setting.
 
         `average` is left out where there is none: runs of before there was such a setting are the same run.
         """
-        found = {"name": self.name} | {item.name: getattr(self, item.name) for item in fields(self) if item.init}
+        found = {"name": self.full_name} | {item.name: getattr(self, item.name) for item in fields(self) if item.init}
         return {key: value for key, value in found.items() if key != "average" or value is not None}
 
     def lora_settings(self, lora: dict[str, Any] | Literal[False] | None) -> dict[str, Any] | None:
@@ -161,7 +169,15 @@ class Method:
         return 0
 
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
-        """Raises InputError where the method cannot learn `tasks` tasks of up to `max_length` tokens on this model."""
+        """Raises InputError where the method cannot learn `tasks` tasks of up to `max_length` tokens on this model.
+
+        The model has no weights yet: its parameters are on torch's device "meta".
+        """
+
+    @property
+    def reads_attention(self) -> bool:
+        """Whether attention maps are read, so that the model has to be one whose maps can be."""
+        return False
 
     def adapt(self, model: Any, lora: LoraConfig | None) -> Any:
         """Makes the base model what is trained on the first task. Weights are drawn from torch's random state."""
@@ -229,6 +245,19 @@ class Method:
             return {"task": fused_task_loss(model, batch)}
         logits = task_logits(model, batch)
         return {"task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
+
+    def penalties(self, model: nn.Module) -> dict[str, Tensor]:
+        """What the weights alone add to the loss of a task step: part → Tensor[], of the whole step.
+
+        It is counted once a step, into however many micro-batches and processes that is cut.
+        """
+        return {}
+
+    def step_losses(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        """This micro-batch's share of each part of the loss of a task step: of its rows, and of the penalties."""
+        # Before the forward: the backward then comes to them last, when the activations are gone.
+        penalties = {name: batch.share * value for name, value in self.penalties(model).items()}
+        return self.task_loss(model, batch) | penalties
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         """This micro-batch's share of each part of the loss of a replay step, already weighted."""

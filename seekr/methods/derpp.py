@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from seekr.attention.tap import model_inputs
-from seekr.batches import MicroBatch
-from seekr.losses import TopLogits, answer_cross_entropy, answer_positions, logits_at
+from seekr.distributed.processes import in_step, own_share
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.replay import Replay
-from seekr.processes import in_step, own_share
+from seekr.modeling.batches import MicroBatch
+from seekr.modeling.inputs import model_inputs
+from seekr.modeling.losses import TopLogits, answer_cross_entropy, answer_positions, logits_at
 
 
 @dataclass(kw_only=True)

@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from seekr.attention.tap import model_inputs
-from seekr.batches import MicroBatch, TokenizedRow
+from seekr.data.token_rows import TokenizedRow
+from seekr.distributed.processes import is_main, own_share, summed
 from seekr.errors import InputError
-from seekr.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.methods.base import Method, TaskContext, batch_of
-from seekr.models import measuring
-from seekr.precision import no_autocast
-from seekr.processes import is_main, own_share, summed
+from seekr.modeling.inputs import model_inputs
+from seekr.modeling.loading import measuring
+from seekr.modeling.losses import answer_cross_entropy, answer_positions, logits_at
+from seekr.modeling.precision import no_autocast
 
 FILE = "ewc.safetensors"
 
@@ -79,14 +79,10 @@ class Ewc(Method):
         if self.quadratic is not None and self.quadratic.names != {name for name, _ in self.held}:
             raise InputError("method ewc: the weights that are trained now are not those that were measured before")
 
-    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+    def penalties(self, model: nn.Module) -> dict[str, Tensor]:
         if self.quadratic is None or not self.penalty_weight:
-            return super().task_loss(model, batch)
-        share = float(batch.share)
-        # Before the forward: the backward then comes to it last, when the activations are gone.
-        penalty = self.quadratic.penalty(self.held) * (self.penalty_weight * share) if share else None
-        parts = super().task_loss(model, batch)
-        return parts | {"ewc": parts["task"] * 0 if penalty is None else penalty}
+            return {}
+        return {"ewc": self.penalty_weight * self.quadratic.penalty(self.held)}
 
     def after_task(self, context: TaskContext) -> None:
         model = context.model

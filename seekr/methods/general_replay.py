@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from seekr.batches import TokenizedRow
+from seekr.data.token_rows import TokenizedRow
 from seekr.errors import InputError
 from seekr.methods.base import TaskContext
 from seekr.methods.replay import Ratio, Replay

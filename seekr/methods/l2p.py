@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.utils import ModelOutput
 
-from seekr.batches import MicroBatch
 from seekr.errors import InputError
-from seekr.losses import answer_cross_entropy, answer_positions
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.soft_prompts import SoftPromptModel, SoftPrompts, prompt_mask
+from seekr.modeling.batches import MicroBatch
+from seekr.modeling.losses import answer_cross_entropy, answer_positions
 
 _LEAST_FREQUENCY = 1e-6
 

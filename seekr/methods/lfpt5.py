@@ -14,15 +14,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from seekr.batches import MicroBatch, TokenizedRow, collate
-from seekr.evaluation import only_asked, pad_left
-from seekr.losses import answer_cross_entropy, answer_positions
-from seekr.memory import KeptSample
+from seekr.data.token_rows import TokenizedRow
+from seekr.distributed.processes import is_main, spread
+from seekr.memory.reader import KeptSample
 from seekr.methods.base import TaskContext
 from seekr.methods.derpp import Derpp
 from seekr.methods.replay import Ratio
 from seekr.methods.soft_prompts import SoftPromptModel, SoftPrompts, answer_starts
-from seekr.processes import is_main, spread
+from seekr.modeling.batches import MicroBatch, collate
+from seekr.modeling.generation import only_asked, pad_left
+from seekr.modeling.losses import answer_cross_entropy, answer_positions
 
 ROUNDS = 8
 """How often as many rows are drawn as are missing."""

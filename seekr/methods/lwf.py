@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from seekr.batches import MicroBatch
-from seekr.losses import answer_cross_entropy
 from seekr.methods.base import TaskContext
 from seekr.methods.responses import Recorded
-from seekr.packing import task_logits
+from seekr.modeling.batches import MicroBatch
+from seekr.modeling.losses import answer_cross_entropy
+from seekr.modeling.packing import task_logits
 
 
 @dataclass(kw_only=True)

@@ -13,11 +13,11 @@ from peft.tuners.lora import LoraLayer
 from pydantic import Field
 from torch import Tensor, nn
 
-from seekr.batches import MicroBatch
 from seekr.errors import InputError
 from seekr.methods.base import Adapter, Method
-from seekr.models import load_model, with_adapter
-from seekr.precision import full_precision
+from seekr.modeling.batches import MicroBatch
+from seekr.modeling.loading import load_model, with_adapter
+from seekr.modeling.precision import full_precision
 
 _NEW = "default"  # the name under which peft writes an adapter into a folder itself, not into a subfolder
 _PAST = "past"
@@ -85,11 +85,11 @@ class Olora(Method):
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         _activate(model)
-        parts = super().task_loss(model, batch)
+        return super().task_loss(model, batch)
+
+    def penalties(self, model: nn.Module) -> dict[str, Tensor]:
         overlap = _overlap(model) if self.orthogonality_weight else None
-        if overlap is not None:
-            parts["orthogonality"] = self.orthogonality_weight * batch.share * overlap
-        return parts
+        return {} if overlap is None else {"orthogonality": self.orthogonality_weight * overlap}
 
     def trained(self, model: PeftModel) -> PeftModel:
         """All adapters as one, which any LoRA code can load."""

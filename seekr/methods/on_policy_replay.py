@@ -12,15 +12,15 @@ import numpy as np
 from pydantic import Field
 from torch import nn
 
-from seekr.batches import IGNORED, TokenizedRow
-from seekr.evaluation import Generated, generate_tokens
-from seekr.memory import KeptSample
-from seekr.memory_writer import MemoryWriter
+from seekr.data.token_rows import IGNORED, TokenizedRow
+from seekr.distributed.processes import is_main
+from seekr.memory.reader import KeptSample
+from seekr.memory.writer import MemoryWriter
 from seekr.methods.base import TaskContext
 from seekr.methods.derpp import Derpp
 from seekr.methods.replay import Replay
 from seekr.methods.seekr import AttentionWeight, Seekr
-from seekr.processes import is_main
+from seekr.modeling.generation import Generated, generate_tokens
 from seekr.scoring import LIKELIHOOD, row_scores
 
 
@@ -63,6 +63,10 @@ class OnPolicyReplay(Seekr):
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         if self.attention_weight:
             super().check_model(model, max_length, tasks)
+
+    @property
+    def reads_attention(self) -> bool:
+        return bool(self.attention_weight)
 
     def check_kept(self, stages: Sequence[Path]) -> None:
         self._of_weights().check_kept(self, stages)

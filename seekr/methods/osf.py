@@ -12,11 +12,11 @@ from peft.tuners.osf import OSFLayer
 from pydantic import Field
 from torch import Tensor, nn
 
-from seekr.batches import MicroBatch
 from seekr.errors import InputError
 from seekr.methods.base import Adapter, Method, TaskContext
-from seekr.models import load_model
-from seekr.precision import full_precision
+from seekr.modeling.batches import MicroBatch
+from seekr.modeling.loading import load_model
+from seekr.modeling.precision import full_precision
 
 if TYPE_CHECKING:
     from peft import LoraConfig

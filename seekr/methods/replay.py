@@ -10,10 +10,11 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
-from seekr.batches import MicroBatch, TokenizedRow
-from seekr.losses import answer_cross_entropy, answer_positions, logits_at
-from seekr.memory_writer import MemoryWriter
+from seekr.data.token_rows import TokenizedRow
+from seekr.memory.writer import MemoryWriter
 from seekr.methods.base import Method, TaskContext
+from seekr.modeling.batches import MicroBatch
+from seekr.modeling.losses import answer_cross_entropy, answer_positions, logits_at
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 

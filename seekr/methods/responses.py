@@ -11,13 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from seekr.attention.tap import model_inputs
-from seekr.batches import MicroBatch
-from seekr.losses import TopLogits, answer_positions, logits_at
-from seekr.memory import Memory
-from seekr.memory_writer import MemoryWriter
+from seekr.distributed.processes import is_main, own_share, wait_for_all
+from seekr.memory.reader import Memory
+from seekr.memory.writer import MemoryWriter
 from seekr.methods.base import Method, TaskContext, batch_of
-from seekr.processes import is_main, own_share, wait_for_all
+from seekr.modeling.batches import MicroBatch
+from seekr.modeling.inputs import model_inputs
+from seekr.modeling.losses import TopLogits, answer_positions, logits_at
 
 
 @dataclass(kw_only=True)

@@ -17,25 +17,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from seekr.agreement import agreed
 from seekr.attention.backend import divergence_on
 from seekr.attention.change import measure_change_and_drift
 from seekr.attention.distillation import attention_distillation_loss, weighted_attention_divergence
+from seekr.attention.heads import Budget, ImportanceForm, head_importance, resolve_budgets, select_heads
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import Entries, Norm, normalize_layers, unnormalized_sensitivity
 from seekr.attention.stored import TeacherForm
-from seekr.attention.support import check_attention
-from seekr.attention.tap import Tap, head_size, layers_and_heads, model_inputs, sample_spans
-from seekr.attention_weight import automatic_weight, mean_drift, weight_advice
-from seekr.batches import MicroBatch, Row, StepKind, TokenizedRow
+from seekr.attention.tap import Tap, head_size, layers_and_heads
+from seekr.attention.weight import automatic_weight, mean_drift, weight_advice
+from seekr.data.token_rows import TokenizedRow
+from seekr.distributed.agreement import agreed
+from seekr.distributed.processes import in_step, is_main, own_share, summed
 from seekr.errors import InputError
-from seekr.heads import Budget, ImportanceForm, head_importance, resolve_budgets, select_heads
-from seekr.losses import answer_positions, logits_at
-from seekr.memory import Memory
+from seekr.memory.reader import Memory
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.derpp import Derpp
-from seekr.models import measuring
-from seekr.processes import in_step, is_main, own_share, summed
+from seekr.modeling.batches import MicroBatch, Row, StepKind
+from seekr.modeling.inputs import model_inputs, sample_spans
+from seekr.modeling.loading import measuring
+from seekr.modeling.losses import answer_positions, logits_at
 
 AttentionWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
 _IMPORTANCE = "importance.safetensors"
@@ -85,7 +86,10 @@ class Seekr(Derpp):
 
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
-        check_attention(model, max_length)
+
+    @property
+    def reads_attention(self) -> bool:
+        return True
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import override
 
-from seekr.attention.tap import position_ids
 from seekr.errors import InputError
 from seekr.methods.base import Adapter, Method
-from seekr.models import load_model
-from seekr.precision import no_autocast
+from seekr.modeling.inputs import position_ids
+from seekr.modeling.loading import load_model
+from seekr.modeling.precision import no_autocast
 
 if TYPE_CHECKING:
     from peft import LoraConfig

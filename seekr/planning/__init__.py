@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seekr.config import Config
+from seekr.config.schema import Config
 from seekr.disk import write_json
 
 
@@ -17,10 +17,10 @@ def run_plan(
     json_file: Path | None = None,
 ) -> None:
     """Prints the plan of a run, and writes it as JSON where a file is named; see `seekr.planning.plan.make_plan`."""
-    from seekr.models import one_kind_of_bar
+    from seekr.modeling.loading import one_kind_of_bar
     from seekr.planning.plan import make_plan
     from seekr.planning.table import renderables
-    from seekr.tables import print_table
+    from seekr.report.tables import print_table
 
     with one_kind_of_bar():
         plan = make_plan(config, tokens_per_second=tokens_per_second, device_memory=device_memory, devices=devices)

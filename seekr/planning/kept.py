@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
+from seekr.attention.heads import resolve_budgets
 from seekr.attention.stored import TRIFLE, TeacherForm, compact_bytes
-from seekr.heads import resolve_budgets
 from seekr.methods import Derpp, Ewc, OnPolicyReplay, Seekr
 
 if TYPE_CHECKING:

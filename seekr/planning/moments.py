@@ -17,11 +17,11 @@ from torch.nn import Parameter
 
 from seekr.attention.sensitivity import sample_losses
 from seekr.attention.tap import AttentionCall, Tap
-from seekr.batches import MicroBatch, StepKind
-from seekr.losses import answer_positions, logits_at
 from seekr.methods import Derpp, Ewc, KlAnchor, Method, Seekr
 from seekr.methods.responses import Recorded
-from seekr.models import measuring
+from seekr.modeling.batches import MicroBatch, StepKind
+from seekr.modeling.loading import measuring
+from seekr.modeling.losses import answer_positions, logits_at
 from seekr.planning.kept import layer_teacher
 from seekr.planning.live import GRADIENTS, Live
 from seekr.planning.paper import Bytes, Paper
@@ -119,7 +119,7 @@ def _losses(paper: Paper, kind: StepKind, shape: Shape, live: Live, heads: Mappi
     method = with_kept(paper.method, shape, live, vocabulary=paper.vocabulary, trained=trained)
     if kind == "task":
         own = isinstance(method, Ewc | Recorded)
-        return method.task_loss(forward, batch) if own else Method.task_loss(method, forward, batch)
+        return method.step_losses(forward, batch) if own else Method.task_loss(method, forward, batch)
     if not isinstance(method, Derpp):
         return {"replay": Method.task_loss(method, forward, batch)["task"]}
     if not isinstance(method, Seekr) or not method.attention_weight:

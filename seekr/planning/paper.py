@@ -20,10 +20,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from seekr.attention.tap import AttentionCall, Tap
-from seekr.batches import MicroBatch, Row, StepKind
 from seekr.errors import InputError
 from seekr.methods import Method
-from seekr.models import parameter_count
+from seekr.modeling.batches import MicroBatch, Row, StepKind
+from seekr.modeling.loading import parameter_count
 from seekr.planning.live import WEIGHTS, Live
 from seekr.planning.rows import Shape
 

@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr.arguments import training_arguments
-from seekr.config import Config, make_tasks
+from seekr.config.schema import Config, make_tasks
+from seekr.config.training_arguments import training_arguments
+from seekr.data.conversation import use_template
+from seekr.data.task_data import PlannedStage, read_task
 from seekr.errors import InputError
-from seekr.models import load_config_of, load_tokenizer
+from seekr.modeling.loading import load_config_of, load_tokenizer
 from seekr.planning.rows import StageRows, assumed, together
-from seekr.preparation import check_settings
-from seekr.task_data import JOINT, PlannedStage, read_task
-from seekr.tasks.conversation import use_template
+from seekr.runs.prepare import check_settings
+from seekr.scoring.cells import JOINT
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
+    from seekr.data import Task
     from seekr.methods import Method
-    from seekr.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def read_run(config: Config) -> RunOnPaper:
 
     A task whose file is not here is planned as `train_limit` rows of `max_length` tokens. Raises InputError.
     """
+    from seekr.data import max_length_of
     from seekr.methods import make_method
-    from seekr.tasks import max_length_of
 
     method = make_method(config.method)
     training, lora, tasks = check_settings(config, method, make_tasks(config), _on_this_machine(config.training))

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from seekr.batches import Row, StepKind
 from seekr.methods.general_replay import GeneralReplay
 from seekr.methods.replay import Replay
+from seekr.modeling.batches import Row, StepKind
 from seekr.training.order import Step, StepPlan, split
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from seekr.data.task_data import PlannedStage
     from seekr.methods import Method
-    from seekr.task_data import PlannedStage
 
 
 @dataclass(frozen=True)

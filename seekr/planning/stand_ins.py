@@ -12,10 +12,10 @@ from torch.nn import Parameter
 
 from seekr.attention.divergence import Gradients, SampleTeacher, divergence_by
 from seekr.attention.rows import block_size
-from seekr.losses import TopLogits
 from seekr.methods import Derpp, Ewc, KlAnchor, Method, Seekr
 from seekr.methods.ewc import Quadratic
 from seekr.methods.responses import Recorded
+from seekr.modeling.losses import TopLogits
 from seekr.planning.kept import LayerTeacher, attention_bytes
 from seekr.planning.live import DISTILLATION, TEACHER, Live
 from seekr.planning.rows import Shape

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
+from seekr.data.checking import FolderCheck, Lengths, SplitCheck, TaskCheck
 from seekr.report.terminal import plain_table
-from seekr.tasks.checking import FolderCheck, Lengths, SplitCheck, TaskCheck
 
 _SHOWN = 3  # of a long list, before "and 97 more"
 

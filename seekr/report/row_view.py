@@ -8,7 +8,7 @@ from functools import partial
 from rich.console import Console
 from rich.text import Text
 
-from seekr.tasks.showing import Kind, ShownRow, ShownText
+from seekr.data.showing import Kind, ShownRow, ShownText
 
 _STYLES: dict[Kind, str] = {
     "prompt": "",

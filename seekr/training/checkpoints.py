@@ -14,8 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 from seekr.disk import flush, sync, write_json
+from seekr.distributed.processes import process_count, wait_for_all
 from seekr.errors import RunError
-from seekr.processes import process_count, wait_for_all
 
 MARKER = "complete.json"
 

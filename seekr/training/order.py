@@ -17,7 +17,7 @@ from itertools import count
 
 import numpy as np
 
-from seekr.batches import Row, StepKind
+from seekr.modeling.batches import Row, StepKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from typing import Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from seekr.batches import MicroBatch, Row, TokenizedRow, answer_tokens, collate
-from seekr.packing import Layout
+from seekr.data.token_rows import TokenizedRow, answer_tokens
+from seekr.modeling.batches import Layout, MicroBatch, Row, collate
 from seekr.training.order import Slot, StepPlan, split
 
 
 class KeptSamples(Protocol):
-    """What is replayed of one past task, such as a `seekr.memory.Memory`."""
+    """What is replayed of one past task, such as a `seekr.memory.reader.Memory`."""
 
     def __len__(self) -> int: ...
 

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from seekr.batches import MicroBatch, Row
+from seekr.modeling.batches import MicroBatch, Row
 
 
 class StepLosses:

@@ -25,10 +25,11 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 from typing_extensions import override
 
-from seekr.balancing import Balancer, Experts, experts_of
-from seekr.batches import MicroBatch, StepKind, TokenizedRow
+from seekr.data.token_rows import TokenizedRow
 from seekr.errors import InputError, RunError
-from seekr.packing import layout_planner
+from seekr.modeling.balancing import Balancer, Experts, experts_of
+from seekr.modeling.batches import MicroBatch, StepKind
+from seekr.modeling.packing import layout_planner
 from seekr.training.bar import TrainingBar
 from seekr.training.checkpoints import (
     CheckpointKeeper,
@@ -54,7 +55,7 @@ class Losses(Protocol):
     clipped; what `step_facts` says goes into the step's line of the log.
     """
 
-    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
+    def step_losses(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
 
@@ -216,9 +217,9 @@ class ContinualTrainer(Trainer):
     ) -> Tensor:
         """This micro-batch's share of the step's loss, times the processes: gradients are averaged."""
         if inputs.kind == "task" and self._balancer is not None:
-            parts = self._balancer.task_loss(self.method.task_loss, model, inputs)
+            parts = self._balancer.task_loss(self.method.step_losses, model, inputs)
         else:
-            losses = self.method.task_loss if inputs.kind == "task" else self.method.replay_loss
+            losses = self.method.step_losses if inputs.kind == "task" else self.method.replay_loss
             parts = losses(model, inputs)
         if not self._step:
             self._shares = self._gradient_shares(model, parts)

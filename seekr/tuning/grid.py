@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from seekr.config import parse_yaml
+from seekr.config.yaml import parse_yaml
 from seekr.errors import InputError
 
 Settings = dict[str, Any]

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from seekr.data import Example, Task, read_rows
 from seekr.disk import write_json
 from seekr.errors import InputError
-from seekr.tasks import Example, Task, read_rows
 
 Rows = list[Any]
 

@@ -9,17 +9,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from seekr.config import Config, make_tasks
+from seekr.config.schema import Config, make_tasks
 from seekr.disk import write_json
-from seekr.dry_run import print_plan
+from seekr.distributed.processes import is_main, process_count, wait_for_all
 from seekr.errors import InputError, RunError
-from seekr.learner import run_request
-from seekr.preparation import Prepared, Request, prepare
-from seekr.processes import is_main, process_count, wait_for_all
-from seekr.report import read_run
+from seekr.planning.dry_run import print_plan
 from seekr.report.comparison import Row
-from seekr.seeds import begin_of, check_other_seeds, check_root, seed_requests
-from seekr.tables import console
+from seekr.report.tables import console
+from seekr.runs.execute import run_request
+from seekr.runs.prepare import Prepared, Request, prepare
+from seekr.runs.seeds import begin_of, check_other_seeds, check_root, seed_requests
 from seekr.tuning.grid import Settings, folder_name, parse_grid, points, words_of
 from seekr.tuning.rows import TuningRows, check_files, tuning_rows, write_files
 from seekr.tuning.table import Result, describe, print_results
@@ -70,7 +69,7 @@ def tune(
     candidates = [
         make_candidate(load([*fixed, *words_of(settings)]), settings, folder, rows) for settings in points(grid)
     ]
-    plans = [check_candidate(candidate) for candidate in candidates]
+    plans = [check_candidate(candidate, weights=not dry_run) for candidate in candidates]
     if is_main():
         announce(candidates, rows, holdout)
     if dry_run:
@@ -115,12 +114,15 @@ def make_candidate(config: Config, settings: Settings, folder: Path, rows: dict[
     return Candidate(settings, place, seed_requests(Request(config.model_copy(update=changed), tasks=tasks)))
 
 
-def check_candidate(candidate: Candidate) -> Prepared:
-    """Prepares a candidate's first seed, as the others differ in nothing that could be wrong. Raises InputError."""
+def check_candidate(candidate: Candidate, *, weights: bool) -> Prepared:
+    """Prepares a candidate's first seed, as the others differ in nothing that could be wrong. Raises InputError.
+
+    `weights`: whether those of the base model are read.
+    """
     try:
         if candidate.in_seeds:
             check_root(candidate.folder)
-        prepared = prepare(candidate.requests[0])
+        prepared = prepare(replace(candidate.requests[0], weights=weights))
         if candidate.in_seeds:
             check_other_seeds(candidate.folder, candidate.requests, prepared)
     except InputError as error:
@@ -133,7 +135,7 @@ def learn_candidate(candidate: Candidate, began: datetime) -> Row | str:
     runs = []
     for request in candidate.requests:
         try:
-            runs.append(read_run(run_request(replace(request, began=began)).folder))
+            runs.append(run_request(replace(request, began=began)))
         except RunError as error:
             if process_count() > 1:  # the other processes would wait for this one
                 raise

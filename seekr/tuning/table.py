@@ -12,7 +12,7 @@ from seekr.errors import RunError
 from seekr.report.comparison import HEADINGS, Row
 from seekr.report.side_by_side import SPREAD, Blocks, Column, cell
 from seekr.report.summary import standard_error
-from seekr.tables import console, print_table
+from seekr.report.tables import console, print_table
 from seekr.tuning.grid import Settings, short_keys, text_of, words_of
 
 Result = tuple[Settings, Row | str]

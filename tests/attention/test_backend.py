@@ -102,6 +102,7 @@ def test_an_unknown_choice_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         backend.divergence_on(CPU, torch.float32, 8)
 
 
+@pytest.mark.thorough
 def test_kernels_compile_for_gpus_with_tensor_cores_and_without_atomics() -> None:
     """For what a GPU of compute capability 8.0, 8.9 (a consumer's) and 9.0 can hold; it is not run on one here.
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from seekr.attention import Tap, attention_distillation_loss
 from seekr.attention.distillation import weighted_attention_divergence
 from seekr.attention.rows import MapRows, QueryKeyRows
-from seekr.attention.tap import model_inputs, sample_spans
 from seekr.errors import InputError
+from seekr.modeling.inputs import model_inputs, sample_spans
 
 LENGTHS = (12, 7, 9)
 HEADS = {0: [2], 1: [0, 1, 3], 2: [0, 1, 2, 3]}

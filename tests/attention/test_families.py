@@ -17,8 +17,8 @@ from transformers.integrations import sdpa_attention
 
 from seekr.attention import Tap, attention_distillation_loss
 from seekr.attention.support import check_attention
-from seekr.batches import MicroBatch
 from seekr.errors import InputError
+from seekr.modeling.batches import MicroBatch
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 BOUNDS = (1e-5, 1e-4)

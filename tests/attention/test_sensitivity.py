@@ -19,8 +19,9 @@ from seekr.attention import Tap, attention_distillation_loss, change, measure_ch
 from seekr.attention.divergence import SampleTeacher, attention_divergence
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import normalize_layers, squared_norm, unnormalized_sensitivity
-from seekr.attention.tap import Geometry, model_inputs
+from seekr.attention.tap import Geometry
 from seekr.errors import InputError
+from seekr.modeling.inputs import model_inputs
 
 
 @pytest.mark.parametrize("length", [1, 2, 63, 111, 127, 128, 129, 257])

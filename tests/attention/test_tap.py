@@ -11,8 +11,9 @@ from transformers import LlamaForCausalLM
 
 from seekr.attention import Tap, attention_distillation_loss, measure_change, measure_sensitivity
 from seekr.attention.rows import QueryKeyRows
-from seekr.attention.tap import AttentionCall, Geometry, layers_and_heads, model_inputs, sample_spans
+from seekr.attention.tap import AttentionCall, Geometry, layers_and_heads
 from seekr.errors import InputError
+from seekr.modeling.inputs import model_inputs, sample_spans
 
 HEADS = {0: torch.tensor([1, 2]), 2: torch.tensor([0, 3])}
 

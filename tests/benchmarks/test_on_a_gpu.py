@@ -16,6 +16,8 @@ import torch
 from gpu_rows import Rows
 from json_rows import rows_of
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(autouse=True)
 def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

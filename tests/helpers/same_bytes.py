@@ -104,13 +104,13 @@ def _environment() -> dict[str, str]:
 
 
 def contents(run: Path) -> dict[str, str]:
-    """Every file of a run by its path, hashed, but those of the machine; JSON without times and without this folder's path."""
+    """Path in the run → hash, but for files of the machine; JSON without times, and texts without the paths of both."""
     names = sorted(path for path in run.rglob("*") if path.is_file() and path.name not in _OF_THE_MACHINE)
     return {str(path.relative_to(run)): _hash(path, run.parent) for path in names}
 
 
 def _hash(path: Path, folder: Path) -> str:
-    content = path.read_bytes()
+    content = path.read_bytes().replace(str(ROOT).encode(), b"") if path.suffix != ".safetensors" else path.read_bytes()
     if path.suffix in (".json", ".jsonl"):
         lines = content.decode().splitlines() if path.suffix == ".jsonl" else [content.decode()]
         timeless = json.dumps([_without_times(json.loads(line)) for line in lines], sort_keys=True)

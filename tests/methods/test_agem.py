@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from toy_tasks import context, learn_stages, toy_samples
 
-from seekr.batches import collate
-from seekr.losses import answer_cross_entropy, answer_positions
 from seekr.methods import AGem
 from seekr.methods.agem import project
+from seekr.modeling.batches import collate
+from seekr.modeling.losses import answer_cross_entropy, answer_positions
 
 
 def flat(tensors: list[Tensor]) -> np.ndarray:

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import method_checks as checks
 import pytest
+from tiers import thorough
 
 from seekr.methods import METHODS
 
+QUICK = ("seekr", "olora")
+"""A method of memory and teachers, and one with an adapter of its own."""
 
-@pytest.mark.parametrize("method", METHODS)
+
+@pytest.mark.parametrize("method", [*QUICK, *thorough(*(name for name in METHODS if name not in QUICK))])
 def test_gradient_checkpointing_changes_nothing(method: str, tmp_path: Path) -> None:
     assert checks.with_gradient_checkpointing(method, tmp_path) < checks.TOLERANCE
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from toy_tasks import context, task_batch, toy_samples
 
 from seekr.errors import InputError
-from seekr.memory import KeptSample
+from seekr.memory.reader import KeptSample
 from seekr.methods import Ewc, Sequential
 from seekr.methods.ewc import FILE, Quadratic
-from seekr.precision import no_autocast
+from seekr.modeling.precision import no_autocast
 
 
 class TwoNumbers(nn.Module):
@@ -79,7 +79,7 @@ def test_fisher_and_penalty_by_hand_on_two_numbers(tmp_path: Path) -> None:
 
     model = TwoNumbers(1.1, 0.4)
     method.before_task(context(tmp_path / "next", model, SECOND, index=1, stages=stages))
-    parts = method.task_loss(model, task_batch(SECOND, [0, 1]))
+    parts = method.step_losses(model, task_batch(SECOND, [0, 1]))
     moved = np.array([1.1 - 0.7, 0.4 + 0.2])
     assert parts["ewc"].item() == pytest.approx(3.0 / 2 * (fisher * moved**2).sum(), rel=1e-5)
     found = torch.autograd.grad(parts["ewc"], [model.a, model.b])
@@ -93,7 +93,7 @@ def test_the_quadratic_of_two_tasks_is_the_sum_of_two_penalties(tmp_path: Path) 
     for at in ((0.3, 0.1), (-2.0, 5.0), (-0.5, 0.9)):
         model = TwoNumbers(*at)
         method.before_task(context(tmp_path / "next", model, SECOND, index=2, stages=stages))
-        found = method.task_loss(model, task_batch(SECOND, [0, 1]))["ewc"]
+        found = method.step_losses(model, task_batch(SECOND, [0, 1]))["ewc"]
         expected, gradient = 0.0, np.zeros(2)
         for state, task in zip(states, tasks, strict=True):
             fisher, moved = fisher_by_hand(*state, task), np.array(at) - np.array(state)
@@ -133,14 +133,14 @@ def test_a_step_is_the_same_however_it_is_cut(tmp_path: Path, cuts: list[list[in
     total = 0.0
     for cut in cuts:
         fillers = len(cut) - len(set(cut))
-        part = method.task_loss(model, task_batch(samples, cut, fillers))["ewc"]
+        part = method.step_losses(model, task_batch(samples, cut, fillers))["ewc"]
         part.backward()
         total += part.item()
     assert total == pytest.approx(plain.item() + 25.0 * kept.constant, rel=1e-5)
     for one, two in zip((parameter.grad for parameter in parameters.values()), expected, strict=True):
         assert one is not None
         assert by_definition.relative_error(one, two, 1e-9) < 1e-4
-    alone = method.task_loss(model, task_batch(samples, [0], fillers=1))
+    alone = method.step_losses(model, task_batch(samples, [0], fillers=1))
     assert alone.keys() == {"task", "ewc"}
     assert alone["ewc"].item() == 0
 
@@ -175,7 +175,7 @@ def test_the_backward_comes_to_the_penalty_when_that_of_the_model_is_done(tmp_pa
     model.get_input_embeddings().register_forward_hook(watch)
     kept = method.quadratic
     assert kept is not None
-    parts = method.task_loss(model, task_batch(toy_samples(3), [0, 1, 2]))
+    parts = method.step_losses(model, task_batch(toy_samples(3), [0, 1, 2]))
     read = kept.read
     kept.read = lambda name: (order.append("penalty"), read(name))[1]  # type: ignore[method-assign,func-returns-value]
     torch.stack(list(parts.values())).sum().backward()
@@ -212,7 +212,7 @@ def test_the_first_task_and_a_weight_of_zero_are_plain_fine_tuning(tmp_path: Pat
         stages = [] if method.penalty_weight else learned(method, tmp_path, [model], [toy_samples(3)])
         method.before_task(context(tmp_path / "next", model, [], index=1, stages=stages))
         batch = task_batch(toy_samples(3), [0, 1, 2])
-        found, plain = method.task_loss(model, batch), Sequential().task_loss(model, batch)
+        found, plain = method.step_losses(model, batch), Sequential().task_loss(model, batch)
         assert found.keys() == {"task"}
         assert torch.equal(found["task"], plain["task"])
 
@@ -225,7 +225,7 @@ def test_a_skill_is_held_on_to(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in base.parameters())
     model = by_definition.moved(base, 0.1).requires_grad_(True)
     method.before_task(context(tmp_path / "next", model, [], index=1, stages=[tmp_path / "00"]))
-    assert method.task_loss(model, task_batch(toy_samples(2), [0, 1]))["ewc"].item() > 0
+    assert method.step_losses(model, task_batch(toy_samples(2), [0, 1]))["ewc"].item() > 0
 
 
 def test_what_is_missing_or_of_other_weights_is_told_before_training(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from toy_tasks import context, task_batch, toy_samples
 
-from seekr.batches import collate
-from seekr.memory import KeptSample
+from seekr.memory.reader import KeptSample
 from seekr.methods import KlAnchor, Lwf, Sequential
-from seekr.packing import plan_layout
+from seekr.modeling.batches import collate
+from seekr.modeling.packing import plan_layout
 
 SAMPLES = toy_samples(7)
 

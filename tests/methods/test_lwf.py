@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from toy_tasks import context, task_batch, toy_samples
 
-from seekr.batches import collate
-from seekr.losses import TopLogits
-from seekr.memory import KeptSample
+from seekr.memory.reader import KeptSample
 from seekr.methods import Lwf, Sequential
+from seekr.modeling.batches import collate
+from seekr.modeling.losses import TopLogits
 
 SAMPLES = toy_samples(7)
 

@@ -71,7 +71,7 @@ def test_penalty_is_the_definition_however_a_step_is_cut(base: Path, tmp_path: P
         for cut in cuts:
             # The filler weighs nothing, as where ranks have to run equally many rows.
             batch = task_batch(samples, [*range(start, start + cut), 0], fillers=1)
-            for name, value in method.task_loss(model, batch).items():
+            for name, value in method.step_losses(model, batch).items():
                 parts[name] += value.item()
             start += cut
         assert parts["orthogonality"] == pytest.approx(0.7 * expected, rel=1e-5)
@@ -95,13 +95,13 @@ def test_without_past_or_weight_there_is_no_penalty(base: Path, tmp_path: Path) 
     method = Olora()
     samples = toy_samples(3)
     batch = task_batch(samples)
-    assert method.task_loss(method.load_trainable(str(base), None, dtype="float32", lora=lora()), batch).keys() == {
+    assert method.step_losses(method.load_trainable(str(base), None, dtype="float32", lora=lora()), batch).keys() == {
         "task"
     }
     weights = learned(method, base, tmp_path, 1)
     for weight, parts in ((0.5, {"task", "orthogonality"}), (0.0, {"task"})):
         model = Olora(orthogonality_weight=weight).load_trainable(str(base), weights, dtype="float32", lora=lora())
-        assert Olora(orthogonality_weight=weight).task_loss(model, batch).keys() == parts
+        assert Olora(orthogonality_weight=weight).step_losses(model, batch).keys() == parts
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -139,7 +139,7 @@ def test_only_the_new_adapter_learns_and_drops(base: Path, tmp_path: Path) -> No
     model = method.load_trainable(str(base), weights, dtype="float32", lora=lora(lora_dropout=0.5)).train()
     model.set_adapter("default")
     samples = toy_samples(3)
-    torch.stack(list(method.task_loss(model, task_batch(samples)).values())).sum().backward()
+    torch.stack(list(method.step_losses(model, task_batch(samples)).values())).sum().backward()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert trained

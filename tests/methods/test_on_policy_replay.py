@@ -14,10 +14,10 @@ from toy_tasks import context
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 import seekr.methods.on_policy_replay as on_policy
-from seekr.evaluation import Generated
-from seekr.memory import KeptSample, Memory
+from seekr.data import AnswerKey, Example, encode_all
+from seekr.memory.reader import KeptSample, Memory
 from seekr.methods import OnPolicyReplay, Replay, Seekr, TaskContext, make_method
-from seekr.tasks import AnswerKey, Example, encode_all
+from seekr.modeling.generation import Generated
 
 END = 2
 

@@ -21,12 +21,13 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from seekr.batches import answer_tokens, collate
+from seekr.data.token_rows import answer_tokens
 from seekr.errors import InputError
-from seekr.memory import KeptSample, Memory
+from seekr.memory.reader import KeptSample, Memory
 from seekr.methods import L2p, Lfpt5, ProgressivePrompts, make_method
 from seekr.methods.lfpt5 import generation_token
 from seekr.methods.soft_prompts import SoftPromptModel, answer_starts, prompt_mask
+from seekr.modeling.batches import collate
 
 WIDE = {"initializer_range": 0.4, "vocab_size": 96}
 

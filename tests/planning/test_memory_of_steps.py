@@ -10,19 +10,21 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig
 
-from seekr.arguments import check_lora, training_arguments
-from seekr.batches import MicroBatch, collate
+from seekr.config.training_arguments import check_lora, training_arguments
 from seekr.errors import InputError
-from seekr.losses import TopLogits
-from seekr.memory import KeptSample
+from seekr.memory.reader import KeptSample
 from seekr.methods import Ewc, KlAnchor, Lwf, Method, Sequential, make_method
 from seekr.methods.ewc import Quadratic
+from seekr.modeling.batches import MicroBatch, collate
+from seekr.modeling.losses import TopLogits
 from seekr.planning.live import GRADIENTS, LOGITS, MAPS, WEIGHTS
 from seekr.planning.moments import task_step
 from seekr.planning.paper import BEFORE, OPTIMIZER, Paper
 from seekr.planning.rows import Shape
 from seekr.planning.scaling import Steps
 from seekr.planning.sharding import GATHERED, ways
+
+pytestmark = pytest.mark.thorough
 
 VOCABULARY, LENGTH, ROWS, ANSWERS = 3000, 160, 2, 60
 
@@ -81,7 +83,7 @@ def real_step(method: Method, model: LlamaForCausalLM, *, lengths: tuple[int, ..
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def run() -> None:
-        torch.stack(list(method.task_loss(model, batch).values())).sum().backward()
+        torch.stack(list(method.step_losses(model, batch).values())).sum().backward()
 
     return allocated(run)
 

@@ -11,18 +11,19 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from shown import cells
 from transformers import LlamaConfig, TrainerCallback
 
 import seekr
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.stored import encode
 from seekr.attention.tap import Geometry
-from seekr.cli import main
-from seekr.config import make_config, resolve_paths
-from seekr.learner import run_request
+from seekr.cli.main import main
+from seekr.config.schema import make_config, resolve_paths
 from seekr.planning.kept import LayerTeacher, attention_bytes
 from seekr.planning.plan import make_plan
-from seekr.preparation import Request
+from seekr.runs.execute import run_request
+from seekr.runs.prepare import Request
 
 METHOD = {"name": "seekr", "replay_ratio": 0.25, "query_budget": 4}
 TRAINING = {"per_device_train_batch_size": 4, "num_train_epochs": 1.5}
@@ -170,8 +171,14 @@ def test_the_command_shows_and_writes_the_plan(raw: dict[str, Any], tmp_path: Pa
     words = ["plan", str(tmp_path / "config.yaml"), "method.name=derpp", "--device-memory", "1GB", "--devices", "2"]
     assert main([*words, "--tokens-per-second", "100", "--json", str(tmp_path / "plan.json")]) == 0
     shown, written = capsys.readouterr().out, json.loads((tmp_path / "plan.json").read_text())
-    for text in ("weights", "optimizer state", "task step", "replay step", "FSDP2", "keep_stages", "minutes"):
-        assert text in shown
+    assert shown.count(" FSDP2  ") == shown.count(" DDP  ") == 3
+    assert cells(shown, "optimizer", "state")[2:] == ["257", "kB", "257", "kB"]
+    for task in written["tasks"]:
+        counts = (task["rows"], task["task_steps"], task["replay_steps"])
+        assert cells(shown.partition("Tasks\n")[2], task["task"])[1:4] == [str(count) for count in counts]
+    replayed = sum(task["replay_steps"] for task in written["tasks"])
+    steps = replayed + sum(task["task_steps"] for task in written["tasks"])
+    assert f"steps    {steps} ({replayed} of them replay)" in shown
     assert written["method"] == "derpp"
     assert [it["phase"] for it in written["memory"]] == ["task step", "replay step"]
     assert all(sum(it["parts"].values()) == it["bytes"] for it in written["memory"])

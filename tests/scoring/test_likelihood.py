@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from seekr.data import Task
 from seekr.errors import InputError
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, likelihood, row_scores
-from seekr.tasks import Task
 
 
 def test_every_answer_token_weighs_the_same() -> None:

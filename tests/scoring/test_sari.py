@@ -1,8 +1,7 @@
 """SARI against a published example, one by hand, and its definition written out with fractions."""
 
-from fractions import Fraction
-
 import pytest
+import trace_definition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,47 +11,10 @@ from seekr.scoring.sari import sari
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "ä", "好"]), max_size=6).map(" ".join)
 
 
-def grams(text: str, order: int) -> list[tuple[str, ...]]:
-    words = text.split() or [""]
-    return [tuple(words[i : i + order]) for i in range(len(words) - order + 1)]
-
-
 def definition(source: str, answer: str, rights: list[str]) -> float:
-    """Every n-gram of source and answer counts once per reference, so that references can be pooled."""
-    total = Fraction(0)
-    for order in (1, 2, 3, 4):
-        in_source, in_answer = grams(source, order), grams(answer, order)
-        in_rights = [gram for right in rights for gram in grams(right, order)]
-
-        def numbers(gram: tuple[str, ...]) -> tuple[int, int, int]:
-            n = len(rights)
-            return n * in_source.count(gram), n * in_answer.count(gram), in_rights.count(gram)  # noqa: B023
-
-        every = {gram: numbers(gram) for gram in {*in_source, *in_answer, *in_rights}}
-        kept = {g: min(s, a) for g, (s, a, _) in every.items() if min(s, a)}
-        good = {g: min(kept[g], every[g][2]) for g in kept}
-        wanted = sum(min(s, r) for s, _, r in every.values())
-        total += f1(
-            ratio(sum((Fraction(good[g], kept[g]) for g in kept), Fraction(0)), len(kept)),
-            ratio(sum(good.values()), wanted),
-        )
-
-        gone = {g: s - a for g, (s, a, _) in every.items() if s > a}
-        shares = [Fraction(max(0, gone[g] - every[g][2]), gone[g]) for g in gone]
-        total += ratio(sum(shares, Fraction(0)), len(gone))
-
-        added = {g for g, (s, a, _) in every.items() if a and not s}
-        to_add = {g for g, (s, _, r) in every.items() if r and not s}
-        total += f1(ratio(len(added & to_add), len(added)), ratio(len(added & to_add), len(to_add)))
-    return float(100 * total / 12)
-
-
-def ratio(part: Fraction | int, whole: int) -> Fraction:
-    return Fraction(part) / whole if whole else Fraction(1)
-
-
-def f1(precision: Fraction, recall: Fraction) -> Fraction:
-    return 2 * precision * recall / (precision + recall) if precision + recall else Fraction(0)
+    return trace_definition.sari(
+        source.split() or [""], answer.split() or [""], [text.split() or [""] for text in rights]
+    )
 
 
 def test_the_example_that_evaluate_publishes() -> None:

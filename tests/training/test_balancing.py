@@ -20,11 +20,11 @@ from toy_tasks import task_batch
 from toy_training import Gradients, ToyMethod, log_lines, toy_trainer
 from transformers import AutoModelForCausalLM
 
-from seekr.balancing import _PARAMETERS, PART, Balancer, Experts, experts_of
-from seekr.batches import collate
-from seekr.evaluation import generate_tokens
 from seekr.methods import Sequential
 from seekr.methods.progressive_prompts import ProgressivePrompts
+from seekr.modeling.balancing import _PARAMETERS, PART, Balancer, Experts, experts_of
+from seekr.modeling.batches import collate
+from seekr.modeling.generation import generate_tokens
 
 _SIZES = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from toy_tasks import learn_stages, replay_batch, task_batch, toy_samples
 
-from seekr.arguments import training_arguments
+from seekr.config.training_arguments import training_arguments
 from seekr.methods import make_method
-from seekr.packing import plan_layout
+from seekr.modeling.packing import plan_layout
 
 
 def gradients(model: nn.Module, parts: dict[str, Tensor]) -> list[Tensor]:

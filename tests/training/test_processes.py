@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from toy_training import Gradients, ToyMethod, log_lines, toy_experts, toy_trainer, weights
 
-from seekr.batches import MicroBatch
 from seekr.errors import RunError
+from seekr.modeling.batches import MicroBatch
 
 # A short last step, more replay than task rows, steps with fewer rows than slots.
 CASES: dict[str, dict[str, Any]] = {

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from toy_training import Gradients, ToyMethod, log_lines, toy_model, toy_rows, toy_trainer, weights
 from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 
-from seekr.batches import MicroBatch, collate
 from seekr.errors import InputError, RunError
+from seekr.modeling.batches import MicroBatch, collate
 from seekr.training.trainer import ContinualTrainer
 
 

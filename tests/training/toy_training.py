@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from seekr.batches import MicroBatch, StepKind
+from seekr.modeling.batches import MicroBatch, StepKind
 from seekr.training.trainer import ContinualTrainer
 
 
@@ -96,6 +96,9 @@ class ToyMethod:
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         self.seen.append(batch)
         return {"task": self._cross_entropy(model(**batch.inputs).logits, batch)}
+
+    def step_losses(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        return self.task_loss(model, batch)
 
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Nothing: the gradients stay as they are."""

@@ -1,0 +1,211 @@
+"""What `seekr` understands: its commands, their arguments and their help. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from seekr import __version__
+from seekr.config.launch import launch_names
+from seekr.config.recipes import recipe_names
+from seekr.disk import user_path
+from seekr.errors import InputError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, or sys.argv, as a namespace. Raises InputError."""
+    parser = make_parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    # Beside a recipe there is no CONFIG.yaml, and the first key=value word stands where it would.
+    if getattr(parsed, "recipes", None) and parsed.config is not None and "=" in parsed.config:
+        parsed.overrides, parsed.config = [parsed.config, *parsed.overrides], None
+    # argparse takes no more positional words behind an option, as in `learn CONFIG.yaml --dry-run seed=1`.
+    if rest and hasattr(parsed, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
+        parsed.overrides += rest
+    elif rest:
+        parser.error(f"unknown argument {rest[0]!r}")
+    return parsed
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line; `command` of what it parses is the command's name. Raises InputError."""
+    parser = _Parser(
+        prog="seekr",
+        description="Fine-tune a language model on tasks that arrive one after another, without losing earlier ones.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"seekr {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, text: str, **more: Any) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = commands.add_parser(
+            name, help=text, description=text, allow_abbrev=False, **more
+        )
+        sub.set_defaults(command=name)
+        return sub
+
+    sub = command("demo", "learn the built-in tasks with several methods side by side: a table and a page")
+    sub.add_argument(
+        "--output-dir", type=_path, default=Path("demo-run"), metavar="DIR", help="one run a method below it"
+    )
+    sub.add_argument("--seed", type=_natural, default=0, metavar="N")
+    sub.add_argument("--small", action="store_true", help="three methods and three tasks alone")
+    sub.add_argument("--json", type=_path, metavar="FILE", help="write the table as JSON too")
+
+    sub = command(
+        "learn",
+        "learn a sequence of tasks; the same command again goes on where it stopped",
+        usage="seekr learn CONFIG.yaml [key=value ...] [--dry-run]\n"
+        "       seekr learn --recipe NAME [--recipe NAME ...] [key=value ...] [--dry-run]\n"
+        "       seekr learn --from RUN --task NAME=PATH[,key=value,...] [key=value ...] [--output-dir DIR]",
+    )
+    _add_configuration(sub, "key=value", "dotted, e.g. method.name=derpp tasks.0.train_limit=9")
+    sub.add_argument(
+        "--from", dest="source", type=_path, metavar="RUN", help="a finished run to go on from; it stays untouched"
+    )
+    sub.add_argument(
+        "--task", metavar="NAME=PATH[,key=value,...]", help="the one more task: a file or a folder of splits"
+    )
+    sub.add_argument("--output-dir", type=_path, metavar="DIR", help="of the new run; default: RUN-NAME")
+    sub.add_argument("--dry-run", action="store_true", help="resolve and print everything, touch nothing")
+
+    sub = command("compare", "put runs in one table; those that differ in their seed only are one row")
+    sub.add_argument("runs", nargs="+", type=_path, metavar="RUN", help="a run, the folder of its seeds, or of several")
+    sub.add_argument(
+        "--csv", type=_path, metavar="FILE", help="write unrounded numbers; - is stdout, without the table"
+    )
+    sub.add_argument("--markdown", type=_path, metavar="FILE", help="write a table to paste; - is stdout")
+
+    sub = command(
+        "tune",
+        "choose settings on eval splits only: a grid over a few keys, in one table",
+        usage="seekr tune CONFIG.yaml 'key=[v1,v2]' ['key=[...]' ...] [key=value ...] [--holdout N] [...]\n"
+        "       seekr tune --recipe NAME [--recipe NAME ...] 'key=[v1,v2]' [key=value ...] [--holdout N] [...]",
+    )
+    _add_configuration(sub, "key=[v1,v2]", "values to try; key=value sets a key for all candidates")
+    sub.add_argument(
+        "--holdout",
+        type=_share_or_rows,
+        metavar="N",
+        help="score on N rows of each task's train (0.1: a tenth), which are not trained on, instead of eval",
+    )
+    sub.add_argument(
+        "--output-dir", type=_path, metavar="DIR", help="one folder a candidate below it; default: output_dir-tune"
+    )
+    sub.add_argument("--dry-run", action="store_true", help="print the candidates and the first one's plan, no more")
+
+    sub = command("evaluate", "fill in what is missing of a run's score matrix")
+    sub.add_argument("run", type=_path, metavar="RUN")
+    sub.add_argument("--cells", choices=("paper", "seen", "all"), help="which scores; default: those of the run")
+    sub.add_argument("--by", choices=("transformers", "vllm"), help="who answers; default: as the run has it")
+
+    sub = command("report", "write one self-contained page about runs")
+    sub.add_argument("runs", nargs="+", type=_path, metavar="RUN")
+    sub.add_argument("--output", type=_path, default=Path("report.html"), metavar="FILE")
+
+    for name, text in (
+        ("heads", "show which heads were chosen after each task, and their importance"),
+        ("memory", "show what a run keeps of its tasks"),
+        ("status", "show where a run stands"),
+    ):
+        command(name, text).add_argument("run", type=_path, metavar="RUN")
+
+    sub = command(
+        "tasks",
+        "look at the data of tasks: a whole folder, or one row as it is trained",
+        usage="seekr tasks check FOLDER [--preset NAME] [--tokenizer MODEL] [--max-length N]\n"
+        "                         [--max-new-tokens N] [--json FILE]\n"
+        "       seekr tasks show FILE --tokenizer MODEL [--row N] [--max-length N] [key=value ...]",
+    )
+    sub.add_argument("action", choices=("check", "show"), help="what is there and what is wrong with it; or one row")
+    sub.add_argument("folder", type=_path, metavar="FOLDER|FILE", help="of task folders; or of rows")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="show: keys of a task, such as answers=last")
+    sub.add_argument("--tokenizer", metavar="MODEL", help="whose tokens: a folder or hub name of a model")
+    sub.add_argument("--max-length", type=_natural, metavar="N", help="what this limit would cut")
+    sub.add_argument(
+        "--max-new-tokens", type=_count, metavar="N", help="check: of a generated answer; which cannot be right"
+    )
+    sub.add_argument("--row", type=_count, metavar="N", help="show: which row, from 1; default: 1")
+    sub.add_argument("--preset", metavar="NAME", help="check: what should be there, such as trace-order-1")
+    sub.add_argument("--json", type=_path, metavar="FILE", help="check: write what was found as JSON too")
+
+    sub = command("launch-config", "print where a configuration of `accelerate launch` for several GPUs lies")
+    sub.add_argument("name", metavar="NAME", help=f"one of {', '.join(launch_names())}")
+
+    sub = command(
+        "plan",
+        "say what a run needs before any weights are loaded: memory, disk, steps and hours, sharding",
+        usage="seekr plan CONFIG.yaml [key=value ...] [options]\n"
+        "       seekr plan --recipe NAME [--recipe NAME ...] [key=value ...] [options]",
+    )
+    _add_configuration(sub, "key=value", "dotted, as seekr learn takes them")
+    sub.add_argument(
+        "--tokens-per-second", type=_above_zero, metavar="N", help="what all devices read together in training: hours"
+    )
+    sub.add_argument("--device-memory", type=_bytes, metavar="SIZE", help="of one device, such as 80GB: what fits it")
+    sub.add_argument("--devices", type=_count, default=1, metavar="N", help="how many of them; default: 1")
+    sub.add_argument("--json", type=_path, metavar="FILE", help="write the plan as JSON too")
+
+    sub = command("bench", "measure time, memory and bytes of the attention work on this machine")
+    sub.add_argument("--json", type=_path, metavar="FILE", help="write the rows as JSON too")
+    return parser
+
+
+def _add_configuration(parser: argparse.ArgumentParser, word: str, meaning: str) -> None:
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml")
+    parser.add_argument("overrides", nargs="*", metavar=word, help=meaning)
+    parser.add_argument(
+        "--recipe",
+        dest="recipes",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"a shipped configuration, may repeat, later ones win: {', '.join(recipe_names())}",
+    )
+
+
+def _path(text: str) -> Path:
+    try:
+        return user_path(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _above_zero(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return float(text)
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", text)
+    if not found or float(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 80GB, 80GiB or 16.5G")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))
+
+
+def _share_or_rows(text: str) -> float | int:
+    value = float(text) if re.fullmatch(r"\d*\.\d+", text) else int(text) if text.isdecimal() else 0
+    if value <= 0 or (isinstance(value, float) and value >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a share such as 0.1 nor a number of rows such as 100")
+    return value

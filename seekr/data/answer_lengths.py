@@ -1,0 +1,74 @@
+"""How many tokens right answers take, beside how many may be generated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from seekr.data.encoding import IGNORED, Encoded, encode_all
+from seekr.data.example import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LongAnswers:
+    """Rows of which no right answer fits into `allowed` tokens, of how many, and the tokens of the longest of those."""
+
+    count: int
+    rows: int
+    allowed: int
+    longest: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.count} of {self.rows} test answers take more than the {self.allowed} tokens of max_new_tokens and "
+            f"cannot be right (the longest takes {self.longest}); set max_new_tokens: {self.longest + 1}, or null for "
+            "as many as they need"
+        )
+
+
+def long_answers(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, allowed: int) -> LongAnswers | None:
+    """The rows of which no reference fits; None where there are none. Raises InputError as `encode_all`."""
+    # A byte is a token at most, but for compatibility letters that are written out; a template writes more.
+    doubtful = [
+        row for row in examples if row.messages or min(len(text.encode()) for text in row.references) + 8 > allowed
+    ]
+    shortest = [min(lengths) for lengths in reference_lengths(doubtful, tokenizer)]
+    long = [length for length in shortest if length > allowed]
+    return LongAnswers(len(long), len(examples), allowed, max(long)) if long else None
+
+
+def enough_tokens(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> int:
+    """What `max_new_tokens: null` stands for: the longest reference, its end token, and a tenth more, at least 3."""
+    longest = max((length for lengths in reference_lengths(examples, tokenizer) for length in lengths), default=0)
+    return longest + 1 + max(3, longest // 10)
+
+
+def reference_lengths(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Tokens of each reference of each row that a model has to generate."""
+    answered = [_answered(example, reference) for example in examples for reference in example.references]
+    lengths = iter([_length(row, tokenizer) for row in encode_all(answered, tokenizer, None)])
+    return [[next(lengths) for _ in example.references] for example in examples]
+
+
+def _answered(example: Example, reference: str) -> Example:
+    """The row with this scored answer, its one trained turn."""
+    if not example.messages:
+        return replace(example, answer=reference)
+    turn = example.messages[-1]
+    if reference != example.answer:
+        turn = {key: value for key, value in turn.items() if key != "tool_calls"} | {"content": reference}
+    last = len(example.messages) - 1
+    return replace(example, answer=reference, messages=(*example.messages[:-1], turn), trained=(last,))
+
+
+def _length(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens up to the last one that says something: white space, and what ends a turn, need not be generated."""
+    answer = row.labels[row.labels != IGNORED].tolist()
+    ends = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    while answer and (answer[-1] in ends or not str(tokenizer.decode(answer[-1:])).strip()):
+        answer.pop()
+    return len(answer)

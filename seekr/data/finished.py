@@ -1,0 +1,85 @@
+"""What is left of a task once it is learned: its stage says what it was, and its answers which rows it was asked.
+
+Its training files may be changed, moved or deleted then, and its test file deleted: nothing here reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr.disk import read_json
+
+if TYPE_CHECKING:
+    from seekr.data import EncodingSummary, Example, Task
+
+
+@dataclass(frozen=True)
+class FinishedTask:
+    """A learned task, as its stage describes it.
+
+    Attributes:
+        identity: what may not change of it, see `TaskData.identity`.
+        summary: what became of its training rows.
+        predictions: the folder of the run's answers.
+        column: the task's place in the matrix.
+    """
+
+    identity: dict[str, Any]
+    summary: EncodingSummary
+    predictions: Path
+    column: int
+
+    def asked(self, task: Task) -> tuple[list[Example], list[list[str]]]:
+        """The test rows of the task by the answers to them, prompts as text, and what those were compared with; none
+        where there are no answers.
+        """
+        from seekr.data import Example
+
+        for path in sorted(self.predictions.glob(f"*-{self.column}.jsonl")):
+            if rows := read_predictions(path):
+                examples = [
+                    Example(row["prompt"], row["references"][0], row["references"], str(path), separator=task.separator)
+                    for row in rows
+                ]
+                return examples, [row.get("compared", row["references"]) for row in rows]
+        return [], []
+
+
+def finished_tasks(run: Path, stages: Sequence[Path], order: Sequence[str]) -> dict[str, FinishedTask]:
+    """Name → what the finished `stages` of a run say of it, for the tasks in `order` that they hold."""
+    from seekr.data import EncodingSummary
+
+    known = {field.name for field in fields(EncodingSummary)}
+    found = {}
+    for stage in stages:
+        about = read_json(stage / "stage.json")
+        for name, identity in about["identity"]["tasks"].items():
+            if name in order:
+                counts = {key: count for key, count in about["rows"][name].items() if key in known}
+                summary = EncodingSummary(**counts)
+                found[name] = FinishedTask(identity, summary, run / "predictions", order.index(name))
+    return found
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]] | None:
+    """The lines of a file of answers or likelihoods; None where there is none, or it was torn from outside."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        whole = all(
+            isinstance(row["prompt"], str)
+            and ("log_likelihood" in row or isinstance(row["prediction"], str))
+            and _are_texts(row["references"])
+            and _are_texts(row.get("compared", row["references"]))
+            for row in rows
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return rows if whole else None
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)

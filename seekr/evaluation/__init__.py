@@ -1,0 +1,1 @@
+"""Who else answers test rows, and whether it can."""

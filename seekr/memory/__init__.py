@@ -1,0 +1,1 @@
+"""What is kept of past tasks: written once a task, read in every replay step."""

@@ -1,0 +1,149 @@
+"""Writing what is kept of a past task: each process its share of the samples, one shard at most in its RAM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from seekr.attention.rows import QueryKeyRows
+from seekr.attention.stored import Form, TeacherForm, automatic_form, encode
+from seekr.data.token_rows import TokenizedRow, answer_tokens
+from seekr.distributed.processes import gathered, is_main, wait_for_all
+from seekr.memory.reader import VERSION
+from seekr.modeling.fingerprints import hash_file
+from seekr.modeling.losses import TopLogits
+
+_SHARD_BYTES = 1 << 28
+
+
+class MemoryWriter:
+    """Writes a memory folder, of which there is one however many processes write it.
+
+    The main process writes the samples and the index; each process adds the teacher's signals of its own stretch of the
+    samples, to shards of its own.
+
+    Args:
+        folder: the folder to make; `close` writes its `memory.json` last.
+        samples: all that are kept, the same on every process.
+        task: the task's name.
+        tokenizer_fingerprint, model_fingerprint: what the memory belongs to.
+        heads: layer → chosen heads; None where no attention is kept.
+        form: how attention is kept.
+        facts: what is known of the memory from the beginning, as for `note`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        samples: Sequence[TokenizedRow],
+        *,
+        task: str,
+        tokenizer_fingerprint: str,
+        model_fingerprint: str,
+        heads: Mapping[int, Tensor] | None = None,
+        form: TeacherForm = "auto",
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._samples = samples
+        self._form = form
+        self._heads = dict(heads or {})
+        self._pending: dict[str, Tensor] = {}
+        self._pending_samples: list[int] = []
+        self._layers: dict[int, dict[str, Any]] = {}
+        self._shards: list[dict[str, Any]] = []
+        self._forms: dict[int, dict[str, Form]] = {}
+        self._about: dict[str, Any] = {
+            "version": VERSION,
+            "task": task,
+            "tokenizer": tokenizer_fingerprint,
+            "model": model_fingerprint,
+            "heads": {str(layer): chosen.tolist() for layer, chosen in self._heads.items()},
+            "facts": dict(facts or {}),
+        }
+
+    def add(
+        self,
+        index: int,
+        *,
+        attention: Mapping[int, QueryKeyRows] | None = None,
+        positions: Tensor | None = None,
+        logits: TopLogits | None = None,
+    ) -> None:
+        """Adds what the teacher says of sample `index`, behind those before it in this process's stretch.
+
+        `positions` are the queries of `attention`, None = all.
+        """
+        self._pending_samples.append(index)
+        forms: dict[str, Form] = {}
+        if positions is not None:
+            self._pending[f"{index}/positions"] = positions.to(torch.int32).cpu()
+        for layer, teacher in (attention or {}).items():
+            form = automatic_form(teacher) if self._form == "auto" else self._form
+            forms[str(layer)] = form
+            for name, tensor in encode(teacher, form).items():
+                self._pending[f"{index}/{layer}/{name}"] = tensor.cpu().contiguous()
+            self._layers[layer] = {"size": teacher.query.shape[-1], "geometry": asdict(teacher.geometry)}
+        if logits is not None:
+            self._pending[f"{index}/logit_ids"] = logits.ids.cpu()
+            self._pending[f"{index}/logit_log_probs"] = logits.log_probs.cpu()
+        self._forms[index] = forms
+        if sum(tensor.nbytes for tensor in self._pending.values()) >= _SHARD_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is pending, the samples, and the index that makes the folder a memory. All processes call it."""
+        self._flush()
+        for forms, layers, shards in gathered((self._forms, self._layers, self._shards)):
+            self._forms = self._forms | forms
+            self._layers = self._layers | layers
+            self._about.setdefault("shards", []).extend(shards)
+        self._about |= {
+            "samples": len(self._samples),
+            "answer_tokens": [answer_tokens(sample) for sample in self._samples],
+            "layers": {str(layer): known for layer, known in sorted(self._layers.items())},
+            "forms": [self._forms.get(index, {}) for index in range(len(self._samples))],
+        }
+        if is_main():
+            self._write_samples()
+        self.note()
+        wait_for_all()
+
+    def note(self, **facts: Any) -> None:
+        """Keeps measured `facts` (such as the attention floor) with a closed memory."""
+        self._about["facts"] |= facts
+        if is_main():
+            (self._folder / "memory.json").write_text(json.dumps(self._about, indent=1) + "\n")
+
+    def _write_samples(self) -> None:
+        lengths = [len(sample.input_ids) for sample in self._samples]
+        samples = {
+            "input_ids": torch.from_numpy(_join([sample.input_ids for sample in self._samples])),
+            "labels": torch.from_numpy(_join([sample.labels for sample in self._samples])),
+            "ends": torch.tensor(lengths, dtype=torch.long).cumsum(0),
+        }
+        path = self._folder / "samples.safetensors"
+        save_file(samples, path)
+        self._about["samples_sha256"] = hash_file(path)
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        first, end = self._pending_samples[0], self._pending_samples[-1] + 1
+        name = f"teacher-{first:05d}.safetensors"
+        save_file(self._pending, self._folder / name)
+        self._shards.append({"file": name, "samples": [first, end], "sha256": hash_file(self._folder / name)})
+        self._pending, self._pending_samples = {}, []
+
+
+def _join(rows: list[Any]) -> np.ndarray:
+    return np.concatenate([np.empty(0, np.int32), *(np.asarray(row, dtype=np.int32) for row in rows)])

@@ -1,0 +1,1 @@
+"""Models: loaded, fed with batches, asked for logits and answers."""

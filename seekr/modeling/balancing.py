@@ -1,0 +1,165 @@
+"""The balancing loss of a mixture of experts, as one loss of an optimizer step.
+
+Transformers adds it to the loss of each forward where a model's config.json says `output_router_logits: true`. It is a
+product of two means over tokens, how many an expert is sent and how likely it was, so that of a step in several parts
+it would be another number for every way to cut it up. Here both means are over all tokens of the step.
+
+Source: Switch Transformers, Fedus et al., arXiv 2101.03961, equations 4 to 6; over all layers together and with the
+k experts of each token, as transformers has it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from seekr.modeling.packing import moved, task_logits
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from seekr.modeling.batches import MicroBatch
+
+PART = "balance"
+"""What the loss is called among the parts of a step's loss."""
+
+
+_PARAMETERS = ["gate_logits", "num_experts", "top_k", "attention_mask"]
+"""Of the function by which a family computes it, if it is this one."""
+
+
+@dataclass(frozen=True)
+class Experts:
+    """What a model says of its experts: how many, how many of them a token is sent to, and the weight of the loss."""
+
+    count: int
+    per_token: int
+    weight: float
+
+    def load(self, routers: Sequence[Tensor], counted: Tensor) -> Tensor:
+        """[experts + 1]: tokens sent to each expert, then tokens, both summed over the layers.
+
+        Args:
+            routers: of each layer, what its router gives for each token, [tokens, experts].
+            counted: [tokens] bool.
+        """
+        chosen = [router[counted].float().softmax(-1).topk(self.per_token, -1).indices.flatten() for router in routers]
+        sent = torch.cat(chosen).bincount(minlength=self.count)
+        return torch.cat([sent, counted.sum()[None] * len(routers)]).double()
+
+    def loss(self, routers: Sequence[Tensor], counted: Tensor, load: Tensor) -> Tensor:
+        """The share that these tokens have in the loss of a step, whose `load` is that of all its tokens. Tensor[]."""
+        with torch.autocast(counted.device.type, enabled=False):
+            likely = torch.stack([router[counted].float().softmax(-1).sum(0) for router in routers]).sum(0)
+            sent, tokens = load[:-1].float(), load[-1].float().clamp(min=1)
+            return self.weight * self.count * (sent / tokens * likely / tokens).sum()
+
+
+def experts_of(model: nn.Module, *, compiled: bool = False) -> Experts | str | None:
+    """The experts of a model that asks for balance; a line that says why they are not balanced; None = it has none.
+
+    `compiled`: whether the model is trained by torch.compile.
+    """
+    inner = _transformer(model)
+    own_loss = None if inner is None else getattr(sys.modules[type(inner).__module__], "load_balancing_loss_func", None)
+    if inner is None or own_loss is None:
+        return None
+    config: Any = inner.config.get_text_config()
+    weight = getattr(inner, "router_aux_loss_coef", None)
+    if not getattr(config, "output_router_logits", False):
+        if not weight:
+            return None
+        return (
+            "the experts are not balanced while it is trained: its config.json has output_router_logits false; true "
+            f"makes {weight:g} times the balancing loss part of the task loss"
+        )
+    if weight == 0:
+        return None
+    count, per_token = (getattr(inner, name, None) for name in ("num_experts", "num_experts_per_tok"))
+    if None in (weight, count, per_token) or list(signature(own_loss).parameters) != _PARAMETERS:
+        return "the balancing loss of its experts is left out: this family has one of its own kind"
+    if hasattr(model, "prompt_encoder"):
+        return "the balancing loss of its experts is left out: the model stays frozen, prompts alone are learned"
+    if compiled:
+        return "the balancing loss of its experts is left out: torch_compile does not show what routers give"
+    return Experts(int(cast(Any, count)), int(cast(Any, per_token)), float(cast(Any, weight)))
+
+
+class Balancer:
+    """Adds the balancing loss to the task losses of a trainer."""
+
+    def __init__(self, experts: Experts, accelerator: Accelerator) -> None:
+        self.experts = experts
+        self.accelerator = accelerator
+        self._load: Tensor | None = None  # of the step, where it has several micro-batches
+
+    @torch.no_grad()
+    def look_ahead(self, model: nn.Module, batches: Sequence[MicroBatch]) -> None:
+        """Takes the load of a step that has several micro-batches, by a forward of each that is done without gradients.
+
+        All processes call it; random state stays as it was.
+        """
+        self._load = None
+        if len(batches) < 2 or batches[0].kind != "task":
+            return
+        device = batches[0].labels.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            loads = []
+            for batch in batches:
+                with _routers(model) as routers:
+                    task_logits(model, batch)
+                loads.append(self.experts.load(routers, _counted(batch, len(routers[0]))))
+        self._load = self.accelerator.reduce(torch.stack(loads).sum(0), "sum")
+
+    def task_loss(
+        self, losses: Callable[[nn.Module, MicroBatch], dict[str, Tensor]], model: nn.Module, batch: MicroBatch
+    ) -> dict[str, Tensor]:
+        """What `losses` gives for a micro-batch, and its share of the balancing loss. All processes call it."""
+        with _routers(model) as routers:
+            parts = losses(model, batch)
+        counted = _counted(batch, len(routers[0]))
+        load = self._load
+        if load is None:
+            load = self.accelerator.reduce(self.experts.load([router.detach() for router in routers], counted), "sum")
+        return parts | {PART: self.experts.loss(routers, counted, load)}
+
+
+@contextmanager
+def _routers(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Filled, behind the first forward, with what the router of each layer gave, [tokens, experts]."""
+    inner = _transformer(model)
+    assert inner is not None
+    found: list[Tensor] = []
+
+    def take(_: nn.Module, __: Any, output: Any) -> None:
+        if not found:
+            found.extend(router.flatten(0, -2) for router in output.router_logits if router is not None)
+
+    hook = inner.register_forward_hook(take)
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def _counted(batch: MicroBatch, tokens: int) -> Tensor:
+    """[tokens] bool: those of a forward that are real and of rows that count; the forward may have packed its rows."""
+    real = (batch.inputs["attention_mask"] * batch.weights[:, None]) > 0
+    if batch.layout is None or real.numel() == tokens:
+        return real.flatten()
+    rows, places = real.nonzero(as_tuple=True)
+    packed = torch.zeros(tokens // batch.layout.width, batch.layout.width, dtype=torch.bool, device=real.device)
+    packed[moved(batch.layout, rows, places)] = True
+    return packed.flatten()
+
+
+def _transformer(model: nn.Module) -> PreTrainedModel | None:
+    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)

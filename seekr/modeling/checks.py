@@ -1,0 +1,136 @@
+"""What a model must be to be trained on: a model and no adapter, all of its weights there, a place for every token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from seekr.data.task_data import TaskData
+
+_NO_WEIGHTS = (
+    "inv_freq", "cos_cached", "sin_cached", "position_ids", "masked_bias", "causal_mask", "attn.bias", "attention.bias",
+)  # fmt: skip
+"""How names end of what older libraries wrote beside the weights, positions and masks: it follows from the
+configuration."""
+
+_WRAPPERS = {
+    "_orig_mod.": "the model was saved as torch.compile wraps it: save what is inside of it, model._orig_mod",
+    "module.": "the model was saved as a data-parallel wrapper holds it: save what is inside of it, model.module",
+    "base_model.model.": "the model was saved with peft around it: save model.merge_and_unload()",
+}
+
+
+def check_is_model(model: str) -> None:
+    """Raises InputError where a folder is an adapter, or a run of seekr, in place of a model."""
+    path = Path(model)
+    if (path / "run.json").is_file() and (path / "stages").is_dir():
+        raise InputError(
+            f"model: {model} is a run of seekr; a model of it lies in {path / 'stages'}/NN-TASK/model, and "
+            f"`seekr learn --from {model} --task NAME=PATH` goes on with it"
+        )
+    if path.is_dir():
+        check_no_adapter(model)
+
+
+def check_no_adapter(model: str) -> None:
+    """Raises InputError where a folder or hub name is an adapter; the hub is asked for it."""
+    from transformers.utils import find_adapter_config_file
+
+    try:
+        found = find_adapter_config_file(model)
+        about = None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
+        base = None if about is None else str(about.get("base_model_name_or_path") or "its base model")
+        joins = about is not None and not str(about.get("peft_type")).startswith(("PROMPT", "PREFIX", "P_TUNING"))
+    except Exception:  # no such name, no network, not JSON: whoever loads the model says so
+        return
+    if base is not None:
+        join = (
+            f"; or join them, peft.AutoPeftModelForCausalLM.from_pretrained({model!r}).merge_and_unload()"
+            ".save_pretrained(FOLDER), put the tokenizer beside it, and give that folder"
+        )
+        raise InputError(
+            f"model: {model} is an adapter of {base}, no model. Give model: {base} to begin without it"
+            f"{join if joins else ''}"
+        )
+
+
+def check_weights(model: str, found: Mapping[str, Any]) -> None:
+    """Raises InputError where weights are not those of the model: missing, of another shape, or without a place.
+
+    Args:
+        model: the folder or hub name.
+        found: what transformers reports of loading it.
+    """
+    missing = sorted(found["missing_keys"])
+    unexpected = sorted(name for name in found["unexpected_keys"] if not name.endswith(_NO_WEIGHTS))
+    mismatched = sorted(found["mismatched_keys"])
+    told = []
+    if missing:
+        told.append(f"lack {_some(missing)}, which would be random")
+    if mismatched:
+        shapes = [f"{name} {tuple(there)} in place of {tuple(here)}" for name, there, here in mismatched]
+        told.append(f"hold {_some(shapes)}")
+    if unexpected:
+        told.append(f"hold {_some(unexpected)}, which the model has no place for")
+    if told:
+        raise InputError(
+            f"model: the weights of {model} {'; they '.join(told)}: {_mend(missing, unexpected, mismatched)}"
+        )
+
+
+def _mend(missing: Collection[str], unexpected: Collection[str], mismatched: Collection[Any]) -> str:
+    prefix = _prefix(missing, unexpected)
+    if prefix in _WRAPPERS:
+        return _WRAPPERS[prefix]
+    if prefix:
+        return f"the names there begin with {_short(prefix)!r}; take that off, and save the model again"
+    if mismatched:
+        return "its config.json is not that of these weights; give a folder of which both were saved together"
+    if missing:
+        return "give a folder that was saved whole, or one of another architecture in its config.json"
+    return (
+        "if the model answers as it should without them, load it with transformers and save it with save_pretrained; "
+        "if not, its config.json names another architecture"
+    )
+
+
+def _prefix(missing: Collection[str], unexpected: Collection[str]) -> str:
+    """What all unexpected names have in front of those of missing ones; "" = nothing."""
+    first = next(iter(unexpected), "")
+    found = (first.removesuffix(name) for name in missing if first.endswith(name))
+    return next((prefix for prefix in found if {name.removeprefix(prefix) for name in unexpected} <= set(missing)), "")
+
+
+def check_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[TaskData]) -> None:
+    """Raises InputError where a token of the rows, of padding or of an answer's end has no embedding."""
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    rows = min(len(table.weight) for table in tables if table is not None)  # type: ignore[arg-type]
+    used = {"the padding token": tokenizer.pad_token_id, "the end token": tokenizer.eos_token_id}
+    for data in tasks:
+        rows_of_tokens = (*(row.input_ids for row in (*data.samples, *data.test_rows)), *data.test_prompts)
+        ids = [int(tokens.max()) for tokens in rows_of_tokens]
+        used[f"a token of task {data.task.name!r}"] = max(ids, default=None)
+    for what, token in used.items():
+        if token is not None and token >= rows:
+            name = str(tokenizer.convert_ids_to_tokens(int(token)))[:40]
+            raise InputError(
+                f"model: its embeddings have {rows} rows, and {what} has the id {token} ({name!r}): tokens were added "
+                "to the tokenizer alone. Call model.resize_token_embeddings(len(tokenizer)), save the model, and give "
+                "that folder"
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(map(_short, names[:2]))
+    return shown if len(names) <= 2 else f"{shown} and {len(names) - 2} more"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 80 else f"{name[:30]}…{name[-49:]}"

@@ -1,0 +1,97 @@
+"""What a run would do, without doing it: tasks, rows, steps, kept samples and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from seekr.distributed.processes import process_count
+from seekr.planning.kept import Disk, disk
+from seekr.planning.rows import StageRows, StageSteps, plan_steps
+from seekr.report.tables import print_fact, print_table
+from seekr.report.terminal import readable_bytes
+from seekr.runs.prepare import Prepared
+
+
+def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
+    """Prints what `seekr learn` would do for a checked request. Touches nothing.
+
+    `folders`: of all its seeds, which differ in nothing else that is shown.
+    """
+    config = prepared.config
+    print_fact("model", f"{config.model}, {config.dtype}, {prepared.max_length} tokens at most")
+    settings = ", ".join(f"{key} {value}" for key, value in prepared.method.settings().items() if key != "name")
+    print_fact("method", f"{prepared.method.name}{': ' + settings if settings else ''}")
+    print_fact("training", _pairs(prepared.training))
+    if config.lora:
+        print_fact("lora", _pairs(config.lora))
+    if prepared.vllm_version is not None:
+        print_fact("answers by", f"vllm {prepared.vllm_version}, {_pairs(config.vllm or {}, 'its')}")
+    for folder in folders:
+        print_fact("output_dir", folder)
+    table = Table()
+    table.add_column("")
+    table.add_column("task", overflow="fold")
+    for heading in ("rows", "test", "task\nsteps", "replay\nsteps", "kept", "prompts\ncut", "answers\ncut"):
+        table.add_column(heading, justify="right")
+    for stage, plan in zip(prepared.stages, plan_run(prepared), strict=True):
+        summaries = [data.summary for data in stage.data]
+        done = stage.index < len(prepared.finished)
+        table.add_row(
+            str(stage.index),
+            stage.name + (" (done)" if done else "" if stage.learn else " (skill)"),
+            str(sum(summary.rows for summary in summaries)),
+            str(sum(len(data.test) for data in stage.data)),
+            str(plan.task_steps) if stage.learn else "–",
+            str(plan.replay_steps) if stage.learn else "–",
+            str(len(plan.kept)),
+            str(sum(summary.cut_prompts for summary in summaries)),
+            str(sum(summary.cut_answers for summary in summaries)),
+        )
+    print_table(table)
+    for note in prepared.notes:
+        print_table(Text(note))
+    for data in prepared.tasks:
+        for warning in data.warnings():
+            print_table(Text(f"{data.task.name}: {warning}"))
+    saved = plan_disk(prepared)
+    each = f"; for each of {len(folders)} folders" if len(folders) > 1 else ""
+    stages, working = readable_bytes(saved.stages), readable_bytes(saved.checkpoints)
+    print_fact(
+        "disk",
+        f"{stages} for the weights of the stages, {working} more while a task is learned, besides what is kept of the "
+        f"tasks{each}",
+    )
+    print_table(Text("nothing was written (--dry-run)"))
+
+
+def plan_run(prepared: Prepared) -> list[StageSteps]:
+    """The steps of every stage, by the rule that the trainer follows."""
+    stages = [StageRows.of(stage) for stage in prepared.stages]
+    return plan_steps(
+        stages,
+        prepared.method,
+        prepared.arguments,
+        seed=prepared.config.seed,
+        processes=process_count(),
+        step_rows=prepared.step_rows,
+    )
+
+
+def plan_disk(prepared: Prepared) -> Disk:
+    """Bytes of the stages and of the checkpoints while a task is learned."""
+    return disk(
+        prepared.method,
+        prepared.arguments,
+        plan_run(prepared),
+        keep=prepared.config.keep_stages,
+        stored=prepared.stored_parameters,
+        trained=prepared.trained_parameters,
+        dtype=prepared.config.dtype,
+    )
+
+
+def _pairs(settings: dict[str, object], whose: str = "transformers'") -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items()) or f"as {whose} defaults"

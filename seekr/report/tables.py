@@ -1,0 +1,139 @@
+"""What the terminal shows of a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from seekr.attention.weight import weight_advice
+from seekr.data.checking import FolderCheck
+from seekr.disk import check_writable, write_atomically
+from seekr.errors import InputError
+from seekr.report.check_tables import findings, rows_table, tokens_table
+from seekr.report.comparison import HEADINGS, Comparison
+from seekr.report.exports import csv_text, markdown_text
+from seekr.report.side_by_side import comparison_table, seeds_table, status_table
+from seekr.report.terminal import heads_table, memory_table, score_table
+from seekr.runs.run import Run
+
+
+def console() -> Console:
+    """Our texts are no markup, and lines of them are not broken where someone reads them by a script."""
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def print_table(table: RenderableType) -> None:
+    """A table as wide as the terminal; whole lines where the output goes to a file or a script."""
+    out = console()
+    out.print(table, soft_wrap=not out.is_terminal)
+
+
+def print_fact(name: str, text: str) -> None:
+    """A name and what there is to say of it, wrapped beside the name on a terminal; one line in a file or a script."""
+    out = console()
+    if not out.is_terminal:
+        out.print(f"{name:<12}{text}")
+        return
+    grid = Table.grid()
+    grid.add_column(width=12)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(name), Text(text))
+    out.print(grid, soft_wrap=False)
+
+
+def print_scores(run: Run) -> None:
+    """The score matrix and the numbers drawn from it."""
+    print_table(score_table(run))
+    scores = run.scores.to_json()
+    found = [f"{label} {scores[key]:.1f}" for key, label in HEADINGS.items() if scores[key] is not None]
+    if found:
+        console().print("   ".join(found))
+    console().print(f"run: {run.folder}")
+
+
+def print_seeds(runs: Sequence[Run]) -> None:
+    """The measures and the last row of each seed, with mean and standard deviation."""
+    print_table(seeds_table(runs))
+    console().print(f"runs: {', '.join(str(run.folder) for run in runs)}")
+
+
+def print_comparison(comparison: Comparison, *, csv: Path | None = None, markdown: Path | None = None) -> None:
+    """Runs in one table, on the terminal and in files; a file named - is stdout, and takes the table's place."""
+    texts = [(path, form(comparison)) for path, form in ((csv, csv_text), (markdown, markdown_text)) if path]
+    piped = any(str(path) == "-" for path, _ in texts)
+    check_writable(csv, "--csv")
+    check_writable(markdown, "--markdown")
+    for path, text in texts:
+        if str(path) == "-":
+            sys.stdout.write(text)
+        else:
+            write_atomically(path, text)
+    if not piped:
+        print_table(comparison_table(comparison))
+    for note in comparison.notes:
+        print(f"note: {note}", file=sys.stderr if piped else sys.stdout)
+
+
+def print_heads(run: Run) -> None:
+    """Importance of all heads after each task, and which were chosen."""
+    stages = [stage for stage in run.stages if stage.heads]
+    if not stages:
+        raise InputError(f"{run.folder}: no heads were chosen here; the method seekr chooses some after each task")
+    for stage in stages:
+        print_table(heads_table(stage))
+
+
+def print_memory(run: Run) -> None:
+    """What is kept of each task, and what the stored form of its attention costs."""
+    summaries = [stage.memory.summary() for stage in run.stages if stage.memory is not None]
+    if not summaries:
+        raise InputError(f"{run.folder}: nothing is kept here; the methods replay, derpp and seekr keep samples")
+    print_table(memory_table(summaries))
+    floors = [f"{it['task']} {it['attention_floor']:.1e}" for it in summaries if it.get("attention_floor") is not None]
+    if floors:
+        console().print(f"attention loss of the very model that was remembered, in nats: {', '.join(floors)}")
+    own = [f"{it['task']} {it['own_answers']} of {it['samples']}" for it in summaries if "own_answers" in it]
+    if own:
+        console().print(f"the model's own answers stand in place of stored ones: {', '.join(own)}")
+
+
+def print_status(run: Run) -> None:
+    """How far each task is, what was scored, and how to go on."""
+    statuses = run.status()
+    table = Table("", "task", "state", title=str(run.folder), title_justify="left")
+    for index, status in enumerate(statuses):
+        table.add_row(str(index), status.name, str(status))
+    print_table(table)
+    measured = 0 if run.scored is None else sum(score is not None for row in run.scored.matrix for score in row)
+    console().print(f"{measured} cells of the score matrix are measured")
+    if run.attention_weights:
+        weights = ", ".join(f"{task} {weight:.3g}" for task, weight in run.attention_weights.items())
+        console().print(f"attention weight: {weights}")
+    advice = weight_advice(run.record["config"]["method"].get("attention_weight"), run.attention_drift)
+    if advice:
+        console().print(advice)
+    if any(status.state != "done" for status in statuses):
+        console().print("the `seekr learn` command of this run goes on from here")
+
+
+def print_check(check: FolderCheck) -> None:
+    """What a folder of tasks holds, and what is wrong with it."""
+    if check.tasks:
+        print_table(rows_table(check))
+    if any(split.tokens for task in check.tasks for split in task.splits.values()):
+        print_table(tokens_table(check))
+    for line in findings(check):
+        print_table(Text(line))
+
+
+def print_status_of_seeds(folder: Path, runs: Sequence[Run]) -> None:
+    """How far each task of each seed is; a seed that was not begun has no folder to be seen from."""
+    statuses = {run.folder.name: run.status() for run in runs}
+    print_table(status_table(str(folder), statuses))
+    if any(status.state != "done" for found in statuses.values() for status in found):
+        console().print("the `seekr learn` command of these runs goes on from here")

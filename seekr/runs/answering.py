@@ -1,0 +1,82 @@
+"""Who scores the test rows of a run with the model of a stage: transformers, or vLLM where the run asks for it.
+
+Either generates answers. How likely right answers are is measured by transformers alone, as training does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seekr.errors import RunError
+from seekr.evaluation.checks import answering_dtype, longest
+from seekr.modeling import generation as evaluation
+from seekr.scoring.likelihood import LIKELIHOOD, RowLikelihood
+
+if TYPE_CHECKING:
+    from seekr.runs.prepare import Prepared
+
+Answer = Callable[[int, Callable[[int], None]], Sequence[evaluation.Generated | RowLikelihood]]
+"""(place of a task, advance) → an answer to each of its test prompts, or how likely each right one is where that is the
+task's metric; `advance` is called with how many came."""
+
+
+@contextmanager
+def answering(prepared: Prepared, weights: Path | None, *, engine: bool) -> Iterator[Answer]:
+    """A stage's `model` folder, None = the base model, made ready to answer. All processes call it and what it gives.
+
+    `engine`: by vLLM, else by transformers. Raises RunError where vLLM does not take the model, or a likelihood is no
+    number.
+    """
+    config, tasks = prepared.config, prepared.tasks
+    if engine:
+        from seekr.evaluation import vllm_engine
+
+        with vllm_engine.answering(
+            config.model,
+            weights,
+            prepared.tokenizer,
+            settings=config.vllm or {},
+            dtype=answering_dtype(config),
+            length=longest(tasks),
+            device=prepared.device,
+        ) as generate:
+            yield lambda column, advance: generate(tasks[column].test_prompts, tasks[column].max_new_tokens, advance)
+        return
+    model = prepared.on_device(lambda: prepared.method.load(config.model, weights, dtype=answering_dtype(config)))
+
+    def answer(column: int, advance: Callable[[int], None]) -> Sequence[evaluation.Generated | RowLikelihood]:
+        prepared.method.tell_task(model, column)
+        if tasks[column].task.metric == LIKELIHOOD:
+            return measure(column, advance)
+        return evaluation.generate_tokens(
+            model,
+            prepared.tokenizer,
+            tasks[column].test_prompts,
+            max_new_tokens=tasks[column].max_new_tokens,
+            batch_size=prepared.training.get("per_device_eval_batch_size", 64),
+            advance=advance,
+        )
+
+    def measure(column: int, advance: Callable[[int], None]) -> list[RowLikelihood]:
+        found = evaluation.answer_likelihoods(
+            model,
+            tasks[column].test_rows,
+            prepared.tokenizer.pad_token_id,
+            batch_size=prepared.arguments.per_device_train_batch_size,  # logits of so many rows fit
+            inputs=lambda batch: prepared.method.inputs_with_answers(model, batch),
+            advance=advance,
+        )
+        for row, one in enumerate(found):
+            if not isfinite(one.log_likelihood):
+                name = tasks[column].task.name
+                raise RunError(
+                    f"task {name!r}, test row {row} (counted from 0): its log-likelihood is {one.log_likelihood:g}; "
+                    "the model's weights are broken, or its dtype is too narrow for it"
+                )
+        return found
+
+    yield answer

@@ -1,0 +1,99 @@
+"""The folder of a run on disk: stages that appear whole or not at all, and one writer."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from seekr.disk import flush, sync
+from seekr.errors import InputError, RunError
+
+_STAGE = re.compile(r"^(\d{2,})-(.+)$")
+
+
+def stage_folder(run: Path, index: int, name: str) -> Path:
+    """Where the finished stage of task `index` stands."""
+    return run / "stages" / f"{index:02d}-{name}"
+
+
+def working_folder(run: Path, index: int, name: str) -> Path:
+    """Where the Trainer keeps its checkpoints while task `index` is being learned."""
+    return run / "working" / f"{index:02d}-{name}"
+
+
+def stage_name(folder: Path) -> str:
+    """The task of a finished stage, from its folder's name."""
+    return folder.name.partition("-")[2]
+
+
+def finished_stages(run: Path) -> list[Path]:
+    """The finished stages in their order. Raises RunError where one is missing in between."""
+    found = {}
+    for folder in (run / "stages").glob("*"):
+        if match := _STAGE.match(folder.name):
+            found[int(match[1])] = folder
+    for index, present in enumerate(sorted(found)):
+        if index != present:
+            raise RunError(f"{run / 'stages'}: stage {index:02d} is missing, though later ones are there; put it back")
+    return [found[index] for index in sorted(found)]
+
+
+def has_weights(stage: Path) -> bool:
+    """Whether a stage holds a model; skills never do, older stages not after `keep_stages`."""
+    return (stage / "model").is_dir()
+
+
+def partial_folder(final: Path) -> Path:
+    """Where a stage is built that will stand under `final`."""
+    return final.with_name(f".{final.name}.partial")
+
+
+@contextmanager
+def stage_under_construction(final: Path) -> Iterator[Path]:
+    """Yields an empty folder; when the block ends well, its content is on the disk and stands under `final`."""
+    partial = partial_folder(final)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    flush(partial)
+    partial.replace(final)
+    sync(final.parent)
+
+
+def drop_older_weights(stages: list[Path], keep: str | int) -> None:
+    """Removes the model folders of all but the newest `keep` stages that have one; everything else of them stays."""
+    for leftover in (path for stage in stages for path in stage.glob(".model.removed")):
+        shutil.rmtree(leftover)
+    if keep == "all":
+        return
+    count = 1 if keep == "last" else int(keep)
+    for stage in [stage for stage in stages if has_weights(stage)][:-count]:
+        removed = stage / ".model.removed"
+        (stage / "model").replace(removed)
+        shutil.rmtree(removed)
+
+
+def copy_stage(source: Path, final: Path, *, weights: bool) -> None:
+    """Copies a finished stage, whole or not at all, with or without its model."""
+    with stage_under_construction(final) as partial:
+        ignore = None if weights else shutil.ignore_patterns("model")
+        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=ignore)
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keeps a second process out of the folder of a run. Raises InputError where one is at work already."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{run}: another process is at work in this folder; wait for it or stop it") from None
+    except OSError as error:
+        raise InputError(f"output_dir: {run} cannot be written to: {error.strerror}; give another folder") from None
+    with lock:
+        yield

@@ -1,0 +1,181 @@
+"""The life of a run: prepared, begun, stage after stage, scored. Stopped anywhere, it goes on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from seekr.config.schema import make_config, resolve_paths
+from seekr.distributed.agreement import agreed
+from seekr.distributed.processes import is_main
+from seekr.errors import InputError, RunError
+from seekr.modeling.loading import one_kind_of_bar
+from seekr.runs.execute import facts, run_request
+from seekr.runs.folder import locked
+from seekr.runs.prepare import Prepared, Request, prepare
+from seekr.runs.record import describe_task
+from seekr.runs.run import Run
+from seekr.runs.scores import ScoreBook
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    from seekr.data import Task
+    from seekr.methods import Method
+
+
+@overload
+def learn(
+    *,
+    model: str | Path,
+    tasks: Sequence[Task],
+    output_dir: str | Path,
+    method: str | Mapping[str, Any] | Method = ...,
+    training: Mapping[str, Any] | None = ...,
+    lora: Mapping[str, Any] | Literal[False] | None = ...,
+    dtype: str = ...,
+    max_length: int | None = ...,
+    chat_template: str | Path | None = ...,
+    chat_template_kwargs: Mapping[str, Any] | None = ...,
+    cells: str = ...,
+    vllm: Mapping[str, Any] | None = ...,
+    keep_stages: str | int = ...,
+    seed: int = ...,
+    seeds: None = ...,
+    callbacks: Sequence[TrainerCallback] = ...,
+) -> Run: ...
+
+
+@overload
+def learn(
+    *,
+    model: str | Path,
+    tasks: Sequence[Task],
+    output_dir: str | Path,
+    method: str | Mapping[str, Any] | Method = ...,
+    training: Mapping[str, Any] | None = ...,
+    lora: Mapping[str, Any] | Literal[False] | None = ...,
+    dtype: str = ...,
+    max_length: int | None = ...,
+    chat_template: str | Path | None = ...,
+    chat_template_kwargs: Mapping[str, Any] | None = ...,
+    cells: str = ...,
+    vllm: Mapping[str, Any] | None = ...,
+    keep_stages: str | int = ...,
+    seeds: Sequence[int],
+    callbacks: Sequence[TrainerCallback] = ...,
+) -> list[Run]: ...
+
+
+def learn(
+    *,
+    model: str | Path,
+    tasks: Sequence[Task],
+    output_dir: str | Path,
+    method: str | Mapping[str, Any] | Method = "seekr",
+    training: Mapping[str, Any] | None = None,
+    lora: Mapping[str, Any] | Literal[False] | None = None,
+    dtype: str = "float32",
+    max_length: int | None = None,
+    chat_template: str | Path | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    cells: str = "paper",
+    vllm: Mapping[str, Any] | None = None,
+    keep_stages: str | int = "all",
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Run | list[Run]:
+    """Learns a sequence of tasks; called again with the same arguments it goes on where it stopped.
+
+    Returns the run; with `seeds` the list of their runs, in the order given.
+
+    Args:
+        model: folder or hub name of a causal language model of transformers, with its tokenizer.
+        tasks: in their order; those with `learn=False` are skills of the base model, remembered before all others.
+        output_dir: the folder of the run. Relative paths are looked up from the current folder.
+        method: name, name and settings, or an object such as `seekr.methods.Seekr(replay_ratio=0.02)`.
+        training: fields of transformers' `TrainingArguments`.
+        lora: fields of peft's `LoraConfig`; None = all weights are trained, or the adapter that the method trains by
+            itself; False = no adapter, which such a method refuses.
+        dtype: of the weights while they are trained: float32, bfloat16 or float16.
+        max_length: tokens of prompt and answer; None = what model and tokenizer allow.
+        chat_template: the file of a Jinja template for chat rows, which is saved with the model; None = the model's.
+        chat_template_kwargs: variables of the template, such as `enable_thinking`; those of a task come over them.
+        cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all".
+        vllm: arguments of vLLM's engine, which then answers test rows; None = transformers answers them.
+        keep_stages: whose weights stay on disk: "all", "last", or a number of stages.
+        seed: of everything that is drawn.
+        seeds: instead of `seed`: a run of each, in output_dir/seed-N.
+        callbacks: for transformers' Trainer, task after task.
+
+    Raises:
+        InputError: what was given cannot be used; nothing was trained or overwritten.
+        RunError: the run failed; what was finished stays.
+    """
+    from seekr.methods import make_method
+
+    if not isinstance(model, str | Path):
+        raise InputError(
+            f"model: give a folder or hub name, not a {type(model).__name__}; save_pretrained(FOLDER) makes one of it, "
+            "which a run can be resumed from"
+        )
+    chosen = make_method(dict(method) if isinstance(method, Mapping) else method)
+
+    def plain(value: Any) -> Any:
+        return dict(value) if isinstance(value, Mapping) else value
+
+    raw = {
+        "model": str(model),
+        "tasks": [describe_task(task) for task in tasks],
+        "method": chosen.settings(),
+        "training": dict(training or {}),
+        "lora": plain(lora),
+        "dtype": dtype,
+        "max_length": max_length,
+        "chat_template": None if chat_template is None else str(chat_template),
+        "chat_template_kwargs": dict(chat_template_kwargs)
+        if isinstance(chat_template_kwargs, Mapping)
+        else chat_template_kwargs,
+        "cells": cells,
+        "vllm": plain(vllm),
+        "keep_stages": keep_stages,
+        "seed": seed,
+        "seeds": list(seeds) if isinstance(seeds, Sequence) else seeds,
+        "output_dir": str(output_dir),
+    }
+    config = resolve_paths(make_config(raw, "learn"), Path.cwd())
+    request = Request(config, tasks=list(tasks), method=chosen, callbacks=callbacks)
+    if seeds is None:
+        return run_request(request)
+    from seekr.runs.seeds import run_seeds, seed_requests
+
+    return run_seeds(seed_requests(request))
+
+
+def evaluate(run: Path, cells: str | None = None, by: Literal["transformers", "vllm"] | None = None) -> Run:
+    """Fills in what is missing of the score matrix of a run, as far as the weights are there.
+
+    Answers are by transformers or vLLM, None = as the run has it.
+    Raises InputError where the folder holds no run, its data has changed, or weights that are needed are gone.
+    """
+
+    def prepared_run() -> Prepared:
+        config = Run(run).config
+        engine = {None: config.vllm, "transformers": None, "vllm": config.vllm or {}}[by]
+        return prepare(Request(config.model_copy(update={"vllm": engine, "cells": cells or config.cells})))
+
+    prepared = agreed(prepared_run, facts)
+    with one_kind_of_bar(), ExitStack() as stack:
+        agreed(lambda: stack.enter_context(locked(prepared.run)) if is_main() else None)
+        book = ScoreBook(prepared)
+        missing = book.missing(prepared.config.cells)
+        measurable = book.measurable(missing)
+        book.fill(measurable)
+        left = sorted({row for row, _ in missing} - {row for row, _ in measurable})
+    if left:
+        names = ", ".join(prepared.tasks[row].task.name for row in left)
+        raise RunError(f"{run}: not scored after {names}: the weights are not there (not learned yet, or keep_stages)")
+    return Run(run)

@@ -1,0 +1,297 @@
+"""Everything that a run needs, read and checked before anything is trained or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr.config import identity
+from seekr.config.launch.checks import check_fp16, check_launch, check_sharding, sharding
+from seekr.config.schema import Config, make_tasks
+from seekr.config.training_arguments import check_lora, check_training, training_arguments, weight_changing
+from seekr.data.finished import finished_tasks
+from seekr.data.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
+from seekr.disk import read_json
+from seekr.distributed.processes import process_count
+from seekr.distributed.sharded import load_in_parts
+from seekr.errors import InputError
+from seekr.progress import bar
+from seekr.runs.folder import finished_stages
+from seekr.runs.standing import check_answered, check_finished, check_folder, check_memories
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+
+    from seekr.data import Task
+    from seekr.methods import Method
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for. `tasks` and `method` stand for the configuration's where they are given as objects."""
+
+    config: Config
+    tasks: Sequence[Task] | None = None
+    method: Method | None = None
+    callbacks: Sequence[TrainerCallback] = ()
+    source: Path | None = None  # a finished run whose stages come first
+    began: datetime | None = None  # when the run begins, if it is a new one; None = now
+    weights: bool = True  # False: it is only looked at, and no weights are read; a run's own are taken for the same
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked request: nothing the user gave can fail any more, only the run itself."""
+
+    config: Config
+    run: Path
+    method: Method
+    training: dict[str, Any]
+    lora: LoraConfig | None
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    tasks: list[TaskData]
+    """In the order of the matrix: skills first, then the tasks in the order given."""
+    stages: list[PlannedStage]
+    finished: list[Path]
+    model_fingerprint: str
+    tokenizer_fingerprint: str
+    trained_parameters: int
+    stored_parameters: int
+    step_rows: int
+    """Rows of an optimizer step, over all processes."""
+    clock: datetime
+    """When the run began: the time that chat templates are told."""
+    notes: Sequence[str] = ()
+    """What a person should know of the model before it is trained."""
+    vllm_version: str | None = None
+    """Of the vLLM that answers test rows; None = transformers does."""
+    callbacks: Sequence[TrainerCallback] = ()
+    source: Path | None = None
+
+    @property
+    def joint(self) -> bool:
+        return self.method.joint
+
+    @cached_property
+    def arguments(self) -> TrainingArguments:
+        """What transformers makes of the training settings that all tasks share."""
+        return training_arguments(self.training, output_dir=self.run, seed=self.config.seed)
+
+    @property
+    def device(self) -> torch.device:
+        """Where models go: what transformers chooses for these training settings."""
+        return self.arguments.device
+
+    @property
+    def sharded(self) -> bool:
+        """Whether what is trained is spread over the processes, by FSDP or DeepSpeed."""
+        return bool(sharding(self.training))
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether frozen models are spread too. Methods with prompts of their own ask a model for its embeddings alone,
+        which one in parts does not gather.
+        """
+        return self.sharded and process_count() > 1 and self.method.adapter != "own"
+
+    def on_device(self, load: Callable[[], Any]) -> Any:
+        """The frozen model that `load` reads into CPU memory. All processes call it."""
+        return load_in_parts(load, self.device) if self.in_parts else load().to(self.device)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same one, besides their finished tasks: those keep their own, see PlannedStage."""
+        return {
+            "seed": self.config.seed,
+            "dtype": self.config.dtype,
+            "max_length": self.max_length,
+            "method": self.method.settings(),
+            "lora": self.config.lora or {},
+            "training": weight_changing(self.training),
+            "step_rows": self.step_rows,
+            "tokenizer": self.tokenizer_fingerprint,
+            "model": self.model_fingerprint,  # last: another dtype changes it too, and is the better answer
+        }
+
+
+def prepare(request: Request) -> Prepared:
+    """Reads and checks all of a request, cheap checks first; writes nothing. Raises InputError."""
+    from seekr.modeling.loading import one_kind_of_bar
+
+    with one_kind_of_bar():
+        return _prepare(request)
+
+
+def check_settings(
+    config: Config, method: Method, tasks: list[Task], training: dict[str, Any]
+) -> tuple[dict[str, Any], LoraConfig | None, list[Task]]:
+    """The settings of training and of the adapter, checked, and the tasks in their order. Raises InputError."""
+    from seekr.data.task import with_template_kwargs
+
+    training = check_training(training)
+    lora = check_lora(method.lora_settings(config.lora))
+    method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
+    tasks = with_template_kwargs(tasks, config.chat_template_kwargs)
+    return training, lora, order_tasks(tasks, joint=method.joint)
+
+
+def _prepare(request: Request) -> Prepared:
+    from seekr.data import check_tasks, max_length_of
+    from seekr.data.clock import clock_of, fixed_clock, now
+    from seekr.data.conversation import use_template
+    from seekr.evaluation.checks import check_answering
+    from seekr.methods import make_method
+    from seekr.modeling.loading import load_config_of, load_tokenizer
+
+    config = request.config
+    run = Path(config.output_dir)
+    check_folder(run)
+    tasks = list(request.tasks) if request.tasks is not None else make_tasks(config)
+    check_tasks(tasks)
+    method = request.method or make_method(config.method)
+    check_sharding(method, config.training)
+    check_launch(config.training)
+    training, lora, tasks = check_settings(config, method, tasks, config.training)
+    model_config = load_config_of(config.model)
+    check_not_quantized(config.model, model_config)
+    tokenizer = use_template(load_tokenizer(config.model), config.chat_template)
+    learned = sum(task.learn for task in tasks)
+    max_length = max_length_of(model_config, tokenizer, config.max_length, method.virtual_tokens(learned))
+    home = request.source if request.source is not None and not (run / "run.json").exists() else run
+    record = read_json(home / "run.json") if (home / "run.json").exists() else None
+    clock = clock_of(record, home / "run.json") if record is not None else request.began or now()
+    finished = finished_stages(home)
+    known = finished_tasks(home, finished, [task.name for task in tasks])
+    data = []
+    with bar("reading tasks", len(tasks)) as advance, fixed_clock(clock):
+        for task in tasks:
+            data.append(read_task(task, tokenizer, max_length, seed=config.seed, finished=known.get(task.name)))
+            advance(1)
+    step_rows = rows_of_a_step(training, record)
+    accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
+    if accumulation != training.get("gradient_accumulation_steps", 1):
+        training = {**training, "gradient_accumulation_steps": accumulation}
+    prepared = Prepared(
+        config=config,
+        run=run,
+        method=method,
+        training=training,
+        lora=lora,
+        tokenizer=tokenizer,
+        max_length=max_length,
+        tasks=data,
+        stages=plan_stages(data, joint=method.joint),
+        finished=finished,
+        callbacks=request.callbacks,
+        source=request.source,
+        clock=clock,
+        step_rows=step_rows,
+        vllm_version=check_answering(config, method, lora, data),
+        **check_model(
+            request,
+            method,
+            lora,
+            tokenizer,
+            max_length,
+            data,
+            compiled=bool(training.get("torch_compile")),
+            fingerprint="" if record is None else record["model_fingerprint"],
+        ),
+    )
+    if record is not None:
+        there = identity.as_kept_now(record["identity"])
+        if there["method"]["name"] == method.name:  # older runs name a user's own method without its module
+            there["method"]["name"] = method.full_name
+        if home == request.source:
+            there = identity.with_free(there, prepared.identity, method.free)
+        identity.compare(home, there, prepared.identity)
+    check_finished(home, prepared.finished, prepared.stages)
+    check_answered(config.cells, data, joint=method.joint)
+    if len(finished) < len(prepared.stages):  # what is trained can be scored on any machine
+        check_fp16(training)
+        check_memories(method, finished, model=prepared.model_fingerprint, tokenizer=prepared.tokenizer_fingerprint)
+    return prepared
+
+
+def rows_of_a_batch(training: dict[str, Any]) -> int:
+    """Rows that a process takes at once."""
+    return int(training.get("per_device_train_batch_size", 8))
+
+
+def rows_of_a_step(training: dict[str, Any], record: dict[str, Any] | None) -> int:
+    """Rows of an optimizer step. A run, of which this is the `record`, keeps its own whatever number of processes
+    goes on with it: they take as many micro-batches as are needed.
+    """
+
+    def of_a_process(settings: dict[str, Any]) -> int:
+        return rows_of_a_batch(settings) * int(settings.get("gradient_accumulation_steps", 1))
+
+    if record is not None and of_a_process(record["config"]["training"]) == of_a_process(training):
+        return int(identity.as_kept_now(record["identity"])["step_rows"])
+    return of_a_process(training) * process_count()
+
+
+def check_model(
+    request: Request,
+    method: Method,
+    lora: LoraConfig | None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    data: Sequence[TaskData],
+    *,
+    compiled: bool,
+    fingerprint: str,
+) -> dict[str, Any]:
+    """Whether rows, method and adapter fit the model, and the facts of it that a run needs. Raises InputError.
+
+    `fingerprint`: what is taken for the model's where no weights are read.
+    """
+    import torch
+
+    from seekr.modeling.balancing import experts_of
+    from seekr.modeling.checks import check_token_ids
+    from seekr.modeling.fingerprints import fingerprint_tokenizer
+    from seekr.modeling.loading import parameter_count
+    from seekr.runs.base_model import base_model
+
+    config = request.config
+    base = base_model(config.model, config.dtype)
+    model = base.skeleton()
+    check_token_ids(model, tokenizer, data)
+    method.check_model(model, max_length, sum(item.task.learn for item in data))
+    adapted = method.adapt(model.requires_grad_(True), lora)
+    if config.training.get("fp16") and any(p.requires_grad and p.dtype == torch.float16 for p in adapted.parameters()):
+        raise InputError(
+            "dtype: float16 cannot be with training.fp16, whose loss scale needs float32 weights to train; set dtype: "
+            "float32, or train an adapter (lora)"
+        )
+    trained = parameter_count(adapted, trainable_only=True)
+    experts = experts_of(adapted, compiled=compiled)
+    notes = [f"model: {experts}"] if isinstance(experts, str) else []
+    if request.weights:
+        fingerprint = base.read(attention=method.reads_attention, max_length=max_length)
+    elif method.reads_attention and (note := base.try_without_weights(max_length)):
+        notes.append(f"model: {note}")
+    return {
+        "model_fingerprint": fingerprint,
+        "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),
+        "notes": notes,
+        "trained_parameters": trained,
+        "stored_parameters": method.stored_parameters(adapted, trained),
+    }
+
+
+def check_not_quantized(model: str, config: PretrainedConfig) -> None:
+    """Raises InputError where weights are kept in fewer bits than they are trained in."""
+    if getattr(config, "quantization_config", None):
+        raise InputError(
+            f"model: the weights of {model} are quantized, and seekr has no way to train and measure on such; "
+            "give the model in 16 or 32 bits, with lora and dtype: bfloat16 where memory is short"
+        )

@@ -1,0 +1,69 @@
+"""What run.json says of a run: its configuration, versions, fingerprints, and when it began."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import fields
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from seekr.config.identity import as_kept_now
+from seekr.disk import read_json
+from seekr.nested import flatten
+from seekr.runs.folder import finished_stages
+
+if TYPE_CHECKING:
+    from seekr.data import Task
+    from seekr.runs.prepare import Prepared
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors", "numpy")
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    """A task as the configuration has it; rows in memory stay out of it."""
+    from seekr.data.task import IN_MEMORY
+
+    given = {field.name: getattr(task, field.name) for field in fields(task)}
+    for split in ("train", "eval", "test"):
+        if isinstance(given[split], list):
+            given[split] = f"<{len(given[split])} {IN_MEMORY}"
+    for key in ("train", "eval", "test", "chat_template"):
+        if given[key] is not None:
+            given[key] = str(given[key])
+    return given
+
+
+def describe_run(prepared: Prepared) -> dict[str, Any]:
+    """The content of run.json."""
+    return {
+        "config": prepared.config.model_dump(mode="json") | {"method": prepared.method.settings()},
+        "versions": versions(prepared),
+        "model_fingerprint": prepared.model_fingerprint,
+        "tokenizer_fingerprint": prepared.tokenizer_fingerprint,
+        "max_length": prepared.max_length,
+        "seed": prepared.config.seed,
+        "clock": prepared.clock.isoformat(),
+        "from": str(prepared.source) if prepared.source else None,
+        "identity": prepared.identity,
+        "changed": changed_settings(prepared),
+    }
+
+
+def changed_settings(prepared: Prepared) -> list[dict[str, Any]]:
+    """What this run, and those that it goes on from, changed after a stage: its place, and key → [before, since]."""
+    if prepared.source is None:
+        home = prepared.run / "run.json"
+        return list(read_json(home).get("changed", [])) if home.is_file() else []
+    record = read_json(prepared.source / "run.json")
+    old, new = (flatten(side) for side in (as_kept_now(record["identity"]), prepared.identity))
+    keys = {key: [old.get(key), new.get(key)] for key in {**old, **new} if old.get(key) != new.get(key)}
+    after = len(finished_stages(prepared.source))
+    return [*record.get("changed", []), *([{"after_stages": after, "settings": keys}] if keys else [])]
+
+
+def versions(prepared: Prepared) -> dict[str, str]:
+    """Package → version, of seekr and of all that a run's numbers depend on."""
+    from seekr import __version__
+
+    found = {"seekr": __version__, "python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    return found if prepared.vllm_version is None else found | {"vllm": prepared.vllm_version}

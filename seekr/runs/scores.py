@@ -1,0 +1,178 @@
+"""The score matrix of a run: which cells are wanted, the answers or likelihoods they come from, scores.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seekr.data.finished import read_predictions
+from seekr.data.token_rows import answer_tokens
+from seekr.disk import write_atomically, write_json
+from seekr.distributed.processes import is_main
+from seekr.modeling.generation import Generated, answer_text
+from seekr.progress import bar
+from seekr.runs.folder import has_weights, stage_folder
+from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
+from seekr.scoring.cells import BASE, cell_name, wanted_cells
+
+if TYPE_CHECKING:
+    from seekr.data import AnswerKey, Example
+    from seekr.runs.answering import Answer
+    from seekr.runs.prepare import Prepared
+
+Found = str | RowLikelihood
+"""Of a test row: the answer that was generated, or how likely the right one is."""
+
+
+class ScoreBook:
+    """The scores of a prepared run: what was scored before is read, what is missing is generated and kept.
+
+    All processes make one and fill it alike, each answering a part of the prompts; the main one writes.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.tasks = prepared.tasks
+        self.scores: dict[tuple[int, int], float] = {}
+        for row in range(BASE, len(self.tasks)):
+            for column in range(len(self.tasks)):
+                self._read(row, column)
+
+    def missing(self, cells: str) -> list[tuple[int, int]]:
+        """Wanted cells that were not scored yet; tasks without test rows have none."""
+        wanted = wanted_cells(cells, len(self.tasks), joint=self.prepared.joint)
+        return [cell for cell in wanted if cell not in self.scores and self.tasks[cell[1]].test]
+
+    def measurable(self, cells: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those of `cells` whose stage is finished and whose weights are still there."""
+        return [cell for cell in cells if self._source(cell[0]) is not None]
+
+    def fill(self, cells: list[tuple[int, int]]) -> None:
+        """Generates and scores cells, row by row; each is on the disk as soon as it is scored."""
+        for row in sorted({row for row, _ in cells}):
+            columns = [column for r, column in cells if r == row]
+            columns = [column for column in columns if not self._copy_from_same_model(row, column)]
+            for engine in (False, True):  # one behind the other: an engine takes what memory it finds
+                own = [column for column in columns if self._by_vllm(column) == engine]
+                if own:
+                    self._fill_row(row, own, engine=engine)
+        self.write()
+
+    def _fill_row(self, row: int, columns: list[int], *, engine: bool) -> None:
+        from seekr.runs.answering import answering
+
+        source = self._source(row)
+        weights = None if source in (None, self.prepared.config.model) else Path(str(source))
+        with answering(self.prepared, weights, engine=engine) as answer:
+            for column in columns:
+                self._score(answer, row, column)
+
+    def matrix(self) -> ScoreMatrix:
+        """Everything scored so far."""
+        count = range(len(self.tasks))
+        return ScoreMatrix(
+            tasks=[data.task.name for data in self.tasks],
+            metrics=[data.task.metric if data.test else None for data in self.tasks],
+            base=[self.scores.get((BASE, column)) for column in count],
+            matrix=[[self.scores.get((row, column)) for column in count] for row in count],
+        )
+
+    def write(self) -> None:
+        """scores.json, at once."""
+        if is_main():
+            write_json(self.prepared.run / "scores.json", self.matrix().to_json())
+
+    def _by_vllm(self, column: int) -> bool:
+        return self.prepared.config.vllm is not None and self.tasks[column].task.metric != LIKELIHOOD
+
+    def _path(self, row: int, column: int) -> Path:
+        return self.prepared.run / "predictions" / f"{cell_name(row, column)}.jsonl"
+
+    def _read(self, row: int, column: int) -> None:
+        """Takes over what an earlier start wrote, if it is of the test rows and the kind of metric as they are now."""
+        path, data = self._path(row, column), self.tasks[column]
+        kept = read_predictions(path)
+        if kept is None:
+            return
+        if [(row["prompt"], row["references"]) for row in kept] != [
+            (one.prompt_text, one.references) for one in data.test
+        ]:
+            return
+        try:
+            found = [_found(row, key) for row, key in zip(kept, data.keys, strict=True)]
+        except (ValueError, KeyError, TypeError):
+            return  # of another kind of metric: measured again
+        counts = [one.answer_tokens for one in found if isinstance(one, RowLikelihood)]
+        if data.gone or not counts or counts == [answer_tokens(sample) for sample in data.test_rows]:
+            self._keep_score(row, column, found)
+
+    def _score(self, answer: Answer, row: int, column: int) -> None:
+        data = self.tasks[column]
+        with bar(f"scoring {data.task.name} {self._after(row)}", len(data.test)) as advance:
+            given = answer(column, advance)
+        by = {"by": f"vllm {self.prepared.vllm_version}"} if self._by_vllm(column) else {}
+        rows = zip(data.test, data.keys, given, strict=True)
+        lines = [_line(example, key, one, self.prepared.tokenizer) | by for example, key, one in rows]
+        if is_main():
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            write_atomically(self._path(row, column), text)
+        self._keep_score(row, column, [_found(line, key) for line, key in zip(lines, data.keys, strict=True)])
+        self.write()
+
+    def _keep_score(self, row: int, column: int, found: Any) -> None:
+        data = self.tasks[column]
+        if data.task.metric == LIKELIHOOD:
+            self.scores[row, column] = likelihood(found)
+            return
+        references = [question.key.references for question in data.asked]
+        prompts = [example.prompt_text for example in data.test]
+        self.scores[row, column] = METRICS[data.task.metric](found, references, prompts)
+
+    def _copy_from_same_model(self, row: int, column: int) -> bool:
+        """Skills train nothing: the rows after them are the base model's, whose answers may be there already."""
+        for other in range(BASE, len(self.tasks)):
+            if (other, column) in self.scores and self._source(other) == self._source(row):
+                if is_main():
+                    write_atomically(self._path(row, column), self._path(other, column).read_text(encoding="utf-8"))
+                self.scores[row, column] = self.scores[other, column]
+                return True
+        return False
+
+    def _source(self, row: int) -> str | None:
+        """The folder (or hub name) of the model of a row; None = not there, or not any more."""
+        prepared = self.prepared
+        if row == BASE or not (prepared.joint or self.tasks[row].task.learn):
+            return prepared.config.model
+        if prepared.joint and row < len(self.tasks) - 1:
+            return None
+        stage = prepared.stages[0 if prepared.joint else row]
+        folder = stage_folder(prepared.run, stage.index, stage.name)
+        return str(folder / "model") if has_weights(folder) else None
+
+    def _after(self, row: int) -> str:
+        if row == BASE:
+            return "before any task"
+        return "after all tasks" if self.prepared.joint else f"after {self.tasks[row].task.name}"
+
+
+def _line(example: Example, key: AnswerKey | None, given: Generated | RowLikelihood, tokenizer: Any) -> dict[str, Any]:
+    """What is kept of a test row: `compared` and `generated` where those are not the references and the prediction."""
+    if key is None or isinstance(given, RowLikelihood):
+        return {"prompt": example.prompt_text, "references": example.references, **given._asdict()}
+    prediction = key.read(given.ids, tokenizer)
+    line = {"prompt": example.prompt_text, "prediction": prediction, "references": example.references}
+    if key.references != example.references:
+        line["compared"] = key.references
+    written = answer_text(given, tokenizer, special=True)
+    if key.form.cut(written) != written:
+        line["generated"] = written
+    return line
+
+
+def _found(line: dict[str, Any], key: AnswerKey | None) -> Found:
+    """What a line says of its row; an answer that was kept before forms were known is whatever was generated."""
+    if key is None:
+        return RowLikelihood(float(line["log_likelihood"]), int(line["answer_tokens"]))
+    prediction = str(line["prediction"])
+    return prediction if "generated" in line else key.form.cut(prediction)

@@ -1,0 +1,108 @@
+"""Several seeds of one request: a run each in output_dir/seed-N, checked together, then learned in turn."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from seekr.config import identity
+from seekr.data.clock import clock_of, now
+from seekr.disk import read_json
+from seekr.distributed.agreement import agreed
+from seekr.distributed.processes import is_main, of_main
+from seekr.errors import InputError, RunError
+from seekr.runs.execute import run_request
+from seekr.runs.prepare import Prepared, Request, prepare
+from seekr.runs.run import Run, seed_folders
+
+
+def seed_requests(request: Request) -> list[Request]:
+    """A request for each of the configuration's seeds; the request itself where it names none."""
+    if request.config.seeds is None:
+        return [request]
+    requests = []
+    for seed in request.config.seeds:
+        folder = str(Path(request.config.output_dir) / f"seed-{seed}")
+        config = request.config.model_copy(update={"seed": seed, "seeds": None, "output_dir": folder})
+        # A method may keep something from task to task: none of it is for the next seed.
+        requests.append(replace(request, config=config, method=copy.deepcopy(request.method)))
+    return requests
+
+
+def run_seeds(requests: Sequence[Request]) -> list[Run]:
+    """Checks the requests of all seeds, then does what is still to do of each; finished ones are not learned again.
+
+    Raises as `learner.run_request`, RunError with the seed in front.
+    """
+    agreed(lambda: check_seeds(requests))
+    root = Path(requests[0].config.output_dir).parent
+    began = begin_of([folder / "run.json" for folder in seed_folders(root)])
+    runs = []
+    for number, request in enumerate(requests, start=1):
+        seed, folder = request.config.seed, request.config.output_dir
+        if is_main():
+            print(f"seekr: seed {seed}, {number} of {len(requests)}: {folder}", file=sys.stderr)
+        try:
+            runs.append(run_request(replace(request, began=began)))
+        except RunError as error:
+            raise RunError(f"seed {seed}: {error}") from None
+    return runs
+
+
+def begin_of(begun: Sequence[Path]) -> datetime:
+    """When runs begin that are to be compared: with the first run.json that is there already, so that they differ in
+    nothing that a chat template takes from the clock.
+    """
+    return of_main(min((clock_of(read_json(path), path) for path in begun), default=now()))
+
+
+def check_seeds(requests: Sequence[Request]) -> Prepared:
+    """Prepares the request of each seed and looks at what else their common folder holds; writes nothing.
+
+    Returns the first one's preparation. Raises InputError.
+    """
+    root = Path(requests[0].config.output_dir).parent
+    check_root(root)
+    first = prepare(requests[0])
+    check_other_seeds(root, requests, first)
+    for request in requests[1:]:
+        prepare(request)
+    return first
+
+
+def check_root(root: Path) -> None:
+    """The folder of several seeds is new or empty, or holds some already. Raises InputError."""
+    if root.exists() and not root.is_dir():
+        raise InputError(f"output_dir: {root} is a file; give a folder")
+    if (root / "run.json").is_file():
+        raise InputError(
+            f"output_dir: {root} holds a run of one seed ({Run(root).record['seed']}); seeds makes a folder for each "
+            "seed, so give another output_dir"
+        )
+    if root.is_dir() and any(root.glob("[!.]*")) and not any(root.glob("seed-*")):
+        raise InputError(f"output_dir: {root} holds files, but no seeds of a run; give an empty or a new folder")
+
+
+def check_other_seeds(root: Path, requests: Sequence[Request], prepared: Prepared) -> None:
+    """Seeds in the folder that are not asked for must be of the same run, or their mean would say nothing.
+
+    Tasks may have come to the end of the list since. Raises InputError naming the first difference.
+    """
+    config = prepared.config.model_dump(mode="json")
+    here = identity.beside_seed({"identity": prepared.identity, "config": config})
+    for folder in seed_folders(root):
+        if str(folder) not in {request.config.output_dir for request in requests}:
+            there = identity.beside_seed(read_json(folder / "run.json"))
+            count = min(len(there["tasks"]), len(here["tasks"]))
+            identity.compare(folder, *(_with_first_tasks(it, count) for it in (there, here)))
+
+
+def _with_first_tasks(settings: dict[str, Any], count: int) -> dict[str, Any]:
+    tasks = dict(list(settings["tasks"].items())[:count])
+    others = {key: value for key, value in settings.items() if key != "tasks"}
+    return {**others, "order of tasks": list(tasks), "tasks": tasks}

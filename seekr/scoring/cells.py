@@ -1,0 +1,31 @@
+"""Which cells of the score matrix are wanted, and what they are called."""
+
+from __future__ import annotations
+
+JOINT = "joint"
+"""The method, and the only stage, that learns all tasks at once."""
+
+BASE = -1
+"""The row of the base model, before anything was learned."""
+
+
+def wanted_cells(cells: str, tasks: int, *, joint: bool = False) -> list[tuple[int, int]]:
+    """The (row, column) pairs of a run of `tasks` tasks: row i = after task i, column j = task j, BASE = base model.
+
+    "paper" is the diagonal and the last row, "seen" every task so far after each task, "all" every task after each
+    task and before the first. A joint run has one stage, after all tasks: the last row ("all": and BASE).
+    """
+    last = tasks - 1
+    rows = [last] if joint else range(tasks)
+    wanted = [
+        (row, column)
+        for row in rows
+        for column in range(tasks)
+        if row == last or column == row or cells == "all" or (cells == "seen" and column < row)
+    ]
+    return [(BASE, column) for column in range(tasks)] + wanted if cells == "all" else wanted
+
+
+def cell_name(row: int, column: int) -> str:
+    """What the file of a cell's answers is called."""
+    return f"{'base' if row == BASE else row}-{column}"

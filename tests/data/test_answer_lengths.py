@@ -1,0 +1,46 @@
+"""Tokens that a right answer takes: what has to be generated, whoever wrote the prompt and its end."""
+
+from __future__ import annotations
+
+import pytest
+from makes import MAKES
+from toy_tokenizers import CHATML, TOKENIZERS
+
+from seekr.data import encode
+from seekr.data.answer_lengths import enough_tokens, long_answers, reference_lengths
+from seekr.data.example import parse_row
+
+ANSWERS = ["joy", "le chat sat.", "", "Ärger 😀", "7 legs,\nor 42", "ﬁn"]
+
+
+@pytest.mark.parametrize("make", ["byte_level", "sentence_piece_bpe", "word_piece", "unigram_nfkc", "legacy_llama"])
+def test_what_is_counted_is_what_is_trained_without_its_end(make: str) -> None:
+    tokenizer = MAKES[make].build()
+    row = parse_row({"prompt": "Say:", "answer": ANSWERS, "references": ANSWERS}, "")
+    (lengths,) = reference_lengths([row], tokenizer)
+    for answer, length in zip(ANSWERS, lengths, strict=True):
+        alone = encode(parse_row({"prompt": "Say:", "answer": answer}, ""), tokenizer, None)
+        trained = alone.labels[alone.labels != -100][:-1]
+        assert length == (len(trained) if answer.strip() else 0)
+        assert tokenizer.decode(trained[:length]).strip() == tokenizer.decode(trained).strip()
+
+
+def test_a_chat_rows_references_are_its_last_turn() -> None:
+    tokenizer = TOKENIZERS["byte_level"]()
+    tokenizer.chat_template = CHATML
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "joy"}] * 2
+    row = parse_row({"messages": turns, "references": ["joy", "le chat"]}, "")
+    (lengths,) = reference_lengths([row], tokenizer)
+    assert lengths == [len(tokenizer(text, add_special_tokens=False).input_ids) for text in ("joy", "le chat")]
+
+
+def test_the_least_that_one_row_needs() -> None:
+    tokenizer = TOKENIZERS["byte_level"]()
+    rows = [parse_row({"prompt": "q", "answer": answer}, "") for answer in ("joy " * 20, ["joy " * 30, "joy"], "joy")]
+    lengths = reference_lengths(rows, tokenizer)
+    found = long_answers(rows, tokenizer, 4)
+    assert found is not None
+    assert (found.count, found.rows, found.longest) == (1, 3, lengths[0][0])
+    assert long_answers(rows, tokenizer, lengths[0][0]) is None
+    assert enough_tokens(rows, tokenizer) == max(map(max, lengths)) + 1 + max(3, max(map(max, lengths)) // 10)
+    assert enough_tokens([], tokenizer) == 4

@@ -1,0 +1,75 @@
+"""The examples run, from anywhere, and come to what they say."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seekr import Run
+
+pytestmark = pytest.mark.thorough
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+Example = Callable[[str], str]
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Example:
+    """Runs an example with tmp_path / "out" as its folder, and gives what it prints."""
+
+    def run(name: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, "out"])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_two_tasks(example: Example, tmp_path: Path) -> None:
+    shown = example("two_tasks.py").splitlines()
+    for name, line in zip(("plain", "seekr"), shown[:2], strict=True):
+        assert line == f"{name} {Run(tmp_path / 'out' / name).scores.matrix}"
+    assert len(shown) == 4
+
+
+def test_from_yaml(example: Example, tmp_path: Path) -> None:
+    example("from_yaml.py")
+    assert [stage.name for stage in Run(tmp_path / "out" / "run").stages] == ["span", "upper"]
+    assert [stage.name for stage in Run(tmp_path / "out" / "run-2").stages] == ["span", "upper", "sort"]
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+
+
+def test_own_method(example: Example, tmp_path: Path) -> None:
+    """The rows with the longest answers are kept, by a method that seekr knows by its module and class."""
+    shown = example("own_method.py").splitlines()
+    run = Run(tmp_path / "out")
+    assert run.record["config"]["method"] == {
+        "name": "__main__.LongestAnswers",
+        "replay_ratio": 0.1,
+        "replay_passes": 4,
+        "replay_choice": "random",
+    }
+    for stage, line in zip(run.stages, shown, strict=True):
+        assert stage.memory is not None
+        assert len(stage.memory) == 6
+        assert line.startswith(f"{stage.name} keeps answers of [")
+
+
+def test_attention(example: Example) -> None:
+    heads, loss = re.fullmatch(r"(\{.*\}) (\S+) nats\n", example("attention.py")).groups()  # type: ignore[union-attr]
+    assert sum(map(len, ast.literal_eval(heads).values())) == 4
+    assert float(loss) > 0
+
+
+def test_every_example_is_run() -> None:
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert names == {name.removeprefix("test_") for name in globals() if name.startswith("test_")} - {
+        "every_example_is_run"
+    }

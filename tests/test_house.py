@@ -1,0 +1,93 @@
+"""The rooms of the house: lower ones never import higher ones, and no module imports itself by a detour."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import seekr
+
+HOUSE = Path(seekr.__file__).parent
+FLOORS = (
+    "errors",
+    "disk",
+    "nested",
+    "other_names",
+    "distributed",
+    "progress",
+    "scoring",
+    "data",
+    "modeling",
+    "attention",
+    "memory",
+    "methods",
+    "training",
+    "config",
+    "evaluation",
+    "runs",
+    "report",
+    "planning",
+    "tuning",
+    "bench",
+    "builtin",
+    "cli",
+    "__main__",
+)
+"""From the ground up. What `seekr/__init__.py` offers it imports when it is asked for."""
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in HOUSE.rglob("*.py"):
+        parts = path.relative_to(HOUSE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path, known: dict[str, Path]) -> dict[str, int]:
+    """Module of seekr → line, for every import of a file: at the top, in a function, or for types."""
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            target = name if name in known else name.rpartition(".")[0]
+            if target in known and target != "seekr":
+                found.setdefault(target, node.lineno)
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_room_has_a_floor():
+    rooms = {room(module) for module in modules() if module != "seekr"}
+    assert rooms == set(FLOORS)
+    assert len([path for path in HOUSE.iterdir() if path.name != "__pycache__"]) <= 26
+
+
+def test_lower_rooms_never_import_higher_ones():
+    known = modules()
+    arrows = [
+        f"{path.relative_to(HOUSE.parent)}:{line} imports {target}"
+        for module, path in sorted(known.items())
+        if module != "seekr"
+        for target, line in imports(path, known).items()
+        if FLOORS.index(room(target)) > FLOORS.index(room(module))
+    ]
+    assert not arrows, "\n".join(arrows)
+
+
+def test_no_module_imports_itself_by_a_detour():
+    known = modules()
+    graph = {module: set(imports(path, known)) for module, path in known.items() if module != "seekr"}
+    for place in (0, 1):  # what no circle comes to, then what comes to none
+        ends = {"first"}
+        while ends:
+            targets = set().union(*graph.values()) if place == 0 else set(graph)
+            ends = {m for m, to in graph.items() if (m not in targets if place == 0 else not to & targets)}
+            graph = {module: to for module, to in graph.items() if module not in ends}
+    circles = [f"{module}: {', '.join(sorted(to & graph.keys()))}" for module, to in sorted(graph.items())]
+    assert not circles, "\n".join(circles)
