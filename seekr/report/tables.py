@@ -18,6 +18,7 @@ from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
 from seekr.report.exports import csv_text, markdown_text
 from seekr.report.side_by_side import comparison_table, seeds_table, status_table
+from seekr.report.summary import decimal
 from seekr.report.terminal import heads_table, memory_table, score_table
 from seekr.runs.run import Run
 
@@ -129,6 +130,17 @@ def print_check(check: FolderCheck) -> None:
         print_table(tokens_table(check))
     for line in findings(check):
         print_table(Text(line))
+
+
+def print_status_of_runs(folder: Path, runs: Sequence[Run]) -> None:
+    """The runs below a folder, a line each: how far they are and what they came to."""
+    table = Table("run", "method", "seed", "tasks", "overall\nperformance", title=str(folder), title_justify="left")
+    for run in runs:
+        score = run.measure("overall_performance")
+        done = f"{len(run.stages)} of {run.planned}"
+        cells = (str(run.folder.relative_to(folder)), run.method, str(run.seed), done)
+        table.add_row(*map(Text, cells), "–" if score is None else decimal(score))
+    print_table(table)
 
 
 def print_status_of_seeds(folder: Path, runs: Sequence[Run]) -> None:
