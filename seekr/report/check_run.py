@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seekr.report.forgotten import FORGOTTEN, HELD, PARTLY, Change
+from seekr.report.forgotten import FORGOTTEN, HELD, PARTLY, SLIPPED, Change
 from seekr.report.summary import decimal
 from seekr.report.terminal import plain_table
 
@@ -33,6 +33,16 @@ def headline(found: Sequence[Change], most: float) -> str:
         return f"none of {tasks} lost more than {most:g} points"
     named = ", ".join(f"{it.task} {it.before:.0f} → {it.now:.0f}" for it in over)
     return f"{len(over)} of {tasks} lost more than {most:g} points: {named}"
+
+
+def kept_and_lost(found: Sequence[Change]) -> str:
+    """Such as "forgotten: sort 99 → 72; held: span, upper": nothing where no task was scored again."""
+    lost = [change for change in found if change.verdict in (SLIPPED, PARTLY, FORGOTTEN)]
+    named = {
+        "forgotten": [f"{change.task} {change.before:.0f} → {change.now:.0f}" for change in lost],
+        "held": [change.task for change in found if change.verdict == HELD],
+    }
+    return "; ".join(f"{name}: {', '.join(tasks)}" for name, tasks in named.items() if tasks)
 
 
 def changes_table(found: Sequence[Change]) -> Table:

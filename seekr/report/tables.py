@@ -14,9 +14,11 @@ from seekr.attention.weight import weight_advice
 from seekr.data.checking import FolderCheck
 from seekr.disk import check_writable, write_atomically
 from seekr.errors import InputError
+from seekr.report.check_run import kept_and_lost
 from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
 from seekr.report.exports import csv_text, markdown_text
+from seekr.report.forgotten import changes
 from seekr.report.side_by_side import comparison_table, seeds_table, status_table
 from seekr.report.summary import decimal
 from seekr.report.terminal import heads_table, memory_table, score_table
@@ -54,7 +56,14 @@ def print_scores(run: Run) -> None:
     found = [f"{label} {scores[key]:.1f}" for key, label in HEADINGS.items() if scores[key] is not None]
     if found:
         console().print("   ".join(found))
+    if not run.joint and (said := kept_and_lost(changes(run))):
+        print_table(Text(said))
     console().print(f"run: {run.folder}")
+    if run.finished:
+        model = next((stage.model for stage in reversed(run.stages) if stage.model is not None), None)
+        print_fact("next", f"seekr check {run.folder}   seekr report {run.folder}")
+        if model is not None:
+            print_fact("model", str(model))
 
 
 def print_seeds(runs: Sequence[Run]) -> None:
@@ -112,6 +121,8 @@ def print_status(run: Run) -> None:
     print_table(table)
     measured = 0 if run.scored is None else sum(score is not None for row in run.scored.matrix for score in row)
     console().print(f"{measured} cells of the score matrix are measured")
+    if run.scored is not None:
+        print_table(score_table(run))
     if run.attention_weights:
         weights = ", ".join(f"{task} {weight:.3g}" for task, weight in run.attention_weights.items())
         console().print(f"attention weight: {weights}")

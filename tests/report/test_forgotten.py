@@ -13,6 +13,7 @@ from seekr.cli.main import main
 from seekr.errors import InputError
 from seekr.report.check_run import headline
 from seekr.report.forgotten import Change, changes
+from seekr.report.tables import print_scores
 from seekr.runs.run import Run
 from seekr.scoring import METRICS
 
@@ -113,6 +114,21 @@ def test_run_that_goes_on_is_compared_with_its_newest_scores(run):
 def test_joint_run_has_nothing_before(tmp_path):
     with pytest.raises(InputError, match="joint learns all tasks at once"):
         changes(Run(write_run(tmp_path / "run", method="joint")))
+
+
+def test_scores_are_followed_by_what_was_lost_and_what_to_do_next(run, capsys):
+    (run / "stages" / "02-add" / "model").mkdir()
+    (run / "stages" / "02-add" / "model" / "model.safetensors").write_text("")
+    print_scores(Run(run))
+    lines = capsys.readouterr().out.splitlines()
+    assert "forgotten: copy 90 → 45; held: sort" in lines
+    assert lines[-2].split() == ["next", "seekr", "check", str(run), "seekr", "report", str(run)]
+    assert lines[-1].split() == ["model", str(run / "stages" / "02-add" / "model")]
+
+
+def test_status_shows_the_scores(run, capsys):
+    assert main(["status", str(run)]) == 0
+    assert "copy" in capsys.readouterr().out.partition("are measured")[2]
 
 
 def test_command_is_a_gate(run, tmp_path, capsys):
