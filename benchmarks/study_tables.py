@@ -51,6 +51,20 @@ def study_table(rows: Sequence[Row], naming: Callable[[Row], str] = label) -> st
     return _markdown(head, [cells for _, cells in sorted(lines, key=lambda line: -line[0])])
 
 
+def tasks_table(rows: Sequence[Row], naming: Callable[[Row], str] = label) -> str:
+    """A line a method, a column a task: its score after the last task, and in brackets when it was learned."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(naming(row), []).append(row)
+    lines = []
+    for name, own in sorted(groups.items(), key=lambda item: -mean(row["overall_performance"] for row in item[1])):
+        last = [mean(scores) for scores in zip(*(row["last_row"] for row in own), strict=True)]
+        when = list(zip(*(row["when_learned"] or [] for row in own), strict=True))
+        brackets = [f" ({mean(scores):.0f})" if None not in scores else "" for scores in when] or [""] * len(last)
+        lines.append([name, *(f"{now:.0f}{then}" for now, then in zip(last, brackets, strict=True))])
+    return _markdown(["method", *rows[0]["tasks"]], lines)
+
+
 def rules_table(rows: Sequence[Row]) -> str:
     """What was tried of replay and of the weight on eval rows: a line a rule, the mean over its seeds."""
     groups: dict[tuple[str, ...], list[Row]] = {}

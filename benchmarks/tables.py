@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from study_tables import Row, paired_table, read_study, rules_table, study_table
+from study_tables import Row, paired_table, read_study, rules_table, study_table, tasks_table
 
 from seekr.bench.tables import Rows, bench_cells
 from seekr.builtin.demo import METHODS as DEMO_METHODS
@@ -27,6 +27,7 @@ def tables() -> dict[str, str]:
     return {
         "demo": demo_table(demo),
         **evidence_tables(study),
+        **real_model_tables(read_study(RESULTS / "study_smollm2.jsonl")),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
         "bench": bench_table(bench),
         "teacher forms": form_table(_rows("teacher_forms.json"), seekr),
@@ -59,6 +60,15 @@ def evidence_tables(study: list[Row]) -> dict[str, str]:
         "evidence: kept rows": study_table(shares),
         "evidence: rules": rules_table(read_study(RESULTS / "rules_tried.jsonl")),
     }
+
+
+def real_model_tables(rows: list[Row]) -> dict[str, str]:
+    """SmolLM2 on six tasks of SuperNI and TRACE: all methods, and what became of each task."""
+
+    def named(row: Row) -> str:
+        return f"`{row['method']}`"
+
+    return {"smollm2": study_table(rows, named), "smollm2: tasks": tasks_table(rows, named)} if rows else {}
 
 
 def _kept(row: Row) -> float | None:

@@ -45,8 +45,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of a message about an unknown name: the valid one that was probably meant, or what there is."""
     names = sorted(valid)
     best = process.extractOne(name, names, scorer=fuzz.ratio, processor=utils.default_process, score_cutoff=70)
-    if best:
-        return f"did you mean {best[0]!r}?"
+    words = set(name.lower().split("_"))
+    longer = [one for one in names if words < set(one.lower().split("_"))]  # `penalty` for `penalty_weight`
+    if best or len(longer) == 1:
+        return f"did you mean {best[0] if best else longer[0]!r}?"
     shown = [name for place, name in enumerate(names) if len(", ".join(names[: place + 1])) <= 240]
     more = len(names) - len(shown)
     return f"valid are {', '.join(shown)}" + (f" and {more} more" if more else "")

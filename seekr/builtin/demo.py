@@ -13,11 +13,11 @@ from seekr.builtin.tasks import Split
 from seekr.data import Task
 from seekr.disk import check_writable, read_json, write_json
 from seekr.errors import InputError
-from seekr.report import read_runs, write_report
+from seekr.report import write_report
 from seekr.report.tables import console, print_table
 from seekr.report.terminal import methods_table
 from seekr.runs.learn import learn
-from seekr.runs.run import Run
+from seekr.runs.run import Run, read_runs
 
 METHODS: dict[str, dict[str, Any]] = {
     "sequential": {},

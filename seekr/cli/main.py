@@ -1,4 +1,5 @@
-"""The command `seekr`: reads the command line and hands over. Exit status: 0 done, 1 the run failed, 2 wrong input."""
+"""The command `seekr`: reads the command line and hands over. Exit status: 0 done, 1 the run failed, 2 wrong input,
+3 a run forgot too much."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from seekr.config.schema import Config
     from seekr.runs.prepare import Request
 
-DONE, FAILED, WRONG_INPUT = 0, 1, 2
+DONE, FAILED, WRONG_INPUT, TOO_MUCH_LOST = 0, 1, 2, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,6 +141,27 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print_scores(runs[0]) if runs[0].folder == arguments.run else print_seeds(runs)
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    from seekr.disk import check_writable, write_json
+    from seekr.report.check_run import renderables
+    from seekr.report.forgotten import changes
+    from seekr.report.tables import console, print_table
+    from seekr.runs.run import open_runs
+
+    check_writable(arguments.json, "--json")
+    most, over, written = arguments.max_drop, False, []
+    for run in open_runs(arguments.run):
+        found = changes(run)
+        console().print(f"run: {run.folder}")
+        for part in renderables(found, most=most, examples=arguments.examples):
+            print_table(part)
+        over = over or any(change.over(most) for change in found)
+        written.append({"run": str(run.folder), "tasks": [change.to_json() for change in found]})
+    if arguments.json is not None:
+        write_json(arguments.json, {"max_drop": most, "over": over, "runs": written})
+    return TOO_MUCH_LOST if over else DONE
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from seekr.report import write_report
 
@@ -161,10 +183,18 @@ def _memory(arguments: argparse.Namespace) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from seekr.report.tables import print_status, print_status_of_seeds
-    from seekr.runs.run import open_runs
+    from seekr.report.tables import print_status, print_status_of_runs, print_status_of_seeds
+    from seekr.runs.run import open_runs, read_runs, seed_folders
 
-    runs = open_runs(arguments.run)
+    folder = arguments.run
+    if (
+        not (folder / "run.json").is_file()
+        and not seed_folders(folder)
+        and any((*folder.glob("*/run.json"), *folder.glob("*/*/run.json")))
+    ):
+        print_status_of_runs(folder, read_runs([folder]))
+        return
+    runs = open_runs(folder)
     print_status(runs[0]) if runs[0].folder == arguments.run else print_status_of_seeds(arguments.run, runs)
 
 
@@ -263,6 +293,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "bench": _bench,
+    "check": _check,
     "compare": _compare,
     "demo": _demo,
     "evaluate": _evaluate,

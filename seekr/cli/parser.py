@@ -111,10 +111,21 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("runs", nargs="+", type=_path, metavar="RUN")
     sub.add_argument("--output", type=_path, default=Path("report.html"), metavar="FILE")
 
+    sub = command(
+        "check",
+        "say what a run forgot: each task's score when it was learned and now; exit status 3 where too much is lost",
+    )
+    sub.add_argument("run", type=Path, metavar="RUN", help="a run, or the folder of its seeds")
+    sub.add_argument(
+        "--max-drop", type=_points, default=5.0, metavar="N", help="points of 100 that a task may lose; default: 5"
+    )
+    sub.add_argument("--examples", type=_natural, default=2, metavar="N", help="lost answers to show; default: 2")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON too")
+
     for name, text in (
         ("heads", "show which heads were chosen after each task, and their importance"),
         ("memory", "show what a run keeps of its tasks"),
-        ("status", "show where a run stands"),
+        ("status", "show where a run stands, or the runs below a folder"),
     ):
         command(name, text).add_argument("run", type=_path, metavar="RUN")
 
@@ -194,6 +205,12 @@ def _count(text: str) -> int:
 def _above_zero(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) or float(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return float(text)
+
+
+def _points(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) or float(text) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 100")
     return float(text)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from seekr.data.token_rows import answer_tokens
 from seekr.disk import user_path
 from seekr.errors import InputError
+from seekr.scoring.cells import JOINT
 from seekr.scoring.likelihood import LIKELIHOOD
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from seekr.data import AnswerKey, Asked, Encoded, EncodingSummary, Example, Task
     from seekr.data.answer_lengths import LongAnswers
     from seekr.data.finished import FinishedTask
-
-JOINT = "joint"
-"""The name of the one stage of a run that learns all tasks at once."""
 
 
 @dataclass(frozen=True)

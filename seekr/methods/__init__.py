@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from seekr.errors import InputError, nearest
@@ -30,15 +31,18 @@ from seekr.methods.seekr import Seekr
 from seekr.methods.sequential import Sequential
 from seekr.other_names import meant
 
-METHODS: dict[str, type[Method]] = {
-    kind.name: kind
-    for kind in (
-        *(Sequential, Joint, Replay, Derpp, Seekr),
-        *(Ewc, Lwf, L2p, ProgressivePrompts, Lfpt5, Hft, AGem),
-        *(Olora, Osf, OnPolicyReplay),
-        *(Averaging, KlAnchor, GeneralReplay),
-    )
-}
+
+def _methods_of_this_folder() -> dict[str, type[Method]]:
+    """Every method that a file here defines, by name: whoever adds a file adds a method."""
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    kinds: list[type[Method]] = [Method]
+    for kind in kinds:  # grows while it is gone through
+        kinds += [below for below in kind.__subclasses__() if below not in kinds]
+    return {kind.name: kind for kind in kinds if "name" in vars(kind) and kind.__module__.startswith(f"{__name__}.")}
+
+
+METHODS: dict[str, type[Method]] = _methods_of_this_folder()
 
 __all__ = [
     "METHODS",

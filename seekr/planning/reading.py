@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from seekr.config.schema import Config, make_tasks
 from seekr.config.training_arguments import training_arguments
 from seekr.data.conversation import use_template
-from seekr.data.task_data import JOINT, PlannedStage, read_task
+from seekr.data.task_data import PlannedStage, read_task
 from seekr.errors import InputError
 from seekr.modeling.loading import load_config_of, load_tokenizer
 from seekr.planning.rows import StageRows, assumed, together
 from seekr.runs.prepare import check_settings
+from seekr.scoring.cells import JOINT
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from seekr.report.data import LogEntry, RunData, StageData
 from seekr.report.summary import MethodSummary, decimal
+from seekr.runs.log import LogEntry
+from seekr.runs.run import Run, Stage
 
 LEVELS = 12
 _WIDTH, _HEIGHT = 460, 190
@@ -30,7 +31,7 @@ class Curve:
     stages: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
-def head_map(table: np.ndarray, heads: dict[int, tuple[int, ...]], label: str) -> Markup:
+def head_map(table: np.ndarray, heads: dict[int, list[int]], label: str) -> Markup:
     """`table` [layers, heads] from 0 (pale) to its largest entry (dark), the chosen heads outlined."""
     layers, width = table.shape
     cell = int(np.clip(300 // max(width, 1), 9, 24))
@@ -61,7 +62,7 @@ def head_map(table: np.ndarray, heads: dict[int, tuple[int, ...]], label: str) -
     return Markup("").join(parts)
 
 
-def curves_of(run: RunData, numbers: Callable[[LogEntry], dict[str, float]]) -> list[Curve]:
+def curves_of(run: Run, numbers: Callable[[LogEntry], dict[str, float]]) -> list[Curve]:
     """The curves of a run's log: finite values, in order of appearance; steps from 1 over all stages."""
     points: dict[tuple[str, str], list[tuple[list[int], list[float]]]] = {}
     before = 0
@@ -79,7 +80,7 @@ def curves_of(run: RunData, numbers: Callable[[LogEntry], dict[str, float]]) -> 
     ]
 
 
-def curve_chart(run: RunData, curves: Sequence[Curve], label: str, *, share: bool = False) -> Markup:
+def curve_chart(run: Run, curves: Sequence[Curve], label: str, *, share: bool = False) -> Markup:
     """Curves over the steps of a run, with the borders of its tasks.
 
     Long curves are means over a few steps, with the span of the values behind. `share`: values 0..1 as per
@@ -182,7 +183,7 @@ def _round_ticks(low: float, high: float) -> list[float]:
     return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
 
 
-def _length(stage: StageData) -> int:
+def _length(stage: Stage) -> int:
     return max((entry.step for entry in stage.log), default=0)
 
 
@@ -190,7 +191,7 @@ def _across(step: float, total: int) -> float:
     return _LEFT + step / total * (_WIDTH - _LEFT - _RIGHT)
 
 
-def _borders(run: RunData, total: int) -> list[Markup]:
+def _borders(run: Run, total: int) -> list[Markup]:
     parts, before = [], 0
     for stage in run.stages:
         length = _length(stage)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from seekr.config.identity import beside_seed
-from seekr.report.data import RunData, read_runs
 from seekr.report.summary import Spread, summarize
+from seekr.runs.run import Run, read_runs
 
 HEADINGS = {
     "overall_performance": "OP",
@@ -27,7 +27,7 @@ class Row:
 
     name: str
     method: str
-    runs: tuple[RunData, ...]
+    runs: tuple[Run, ...]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ def common_name(folders: Sequence[Path]) -> str:
     return str(Path(*parts))
 
 
-def _not_counted(run: RunData) -> str | None:
+def _not_counted(run: Run) -> str | None:
     """Why a run counts in no mean; None where it does."""
     if not run.finished:
         return f"{run.folder}: not counted, {len(run.stages)} of its {run.planned} tasks are learned"
@@ -107,9 +107,9 @@ def _not_counted(run: RunData) -> str | None:
     return None
 
 
-def _each_seed_once(runs: Sequence[RunData]) -> list[list[RunData]]:
+def _each_seed_once(runs: Sequence[Run]) -> list[list[Run]]:
     """As few groups as let no seed stand in one of them twice."""
-    groups: list[list[RunData]] = []
+    groups: list[list[Run]] = []
     for run in runs:
         free = (group for group in groups if run.seed not in {other.seed for other in group})
         group = next(free, None)
@@ -119,16 +119,16 @@ def _each_seed_once(runs: Sequence[RunData]) -> list[list[RunData]]:
     return groups
 
 
-def _scored(run: RunData) -> list[str]:
+def _scored(run: Run) -> list[str]:
     return [name for name, score in run.final.items() if score is not None]
 
 
-def _shared_tasks(runs: Sequence[RunData]) -> tuple[str, ...]:
+def _shared_tasks(runs: Sequence[Run]) -> tuple[str, ...]:
     """Tasks that all runs have scored, in the order of the first."""
     return tuple(name for name in (_scored(runs[0]) if runs else []) if all(name in _scored(run) for run in runs))
 
 
-def _differences(runs: Sequence[RunData]) -> list[str]:
+def _differences(runs: Sequence[Run]) -> list[str]:
     """What makes numbers of these runs not quite comparable, a line each."""
     orders = {tuple(_scored(run)) for run in runs}
     shared = _shared_tasks(runs)
@@ -149,7 +149,7 @@ def _differences(runs: Sequence[RunData]) -> list[str]:
     return notes
 
 
-def _scored_how(run: RunData, task: str) -> str:
+def _scored_how(run: Run, task: str) -> str:
     given: dict[str, Any] = beside_seed(run.record)["tasks"].get(task, {})
     return repr([given.get(key) for key in ("test", "test_limit", "metric", "max_new_tokens")])
 

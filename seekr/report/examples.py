@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from seekr.report.data import RunData
+from seekr.runs.run import Run
 
 _LONGEST_TEXT = 600
 _PER_OUTCOME = 2
@@ -38,14 +38,14 @@ class TaskExamples:
         return any(row.learned for row in self.rows)
 
 
-def choose_examples(run: RunData) -> list[TaskExamples]:
+def choose_examples(run: Run) -> list[TaskExamples]:
     """For every task with answers the first two test rows of each outcome, wrong now first. Raises InputError."""
-    if run.scores is None:
+    if run.scored is None:
         return []
     chosen = []
-    for column, (task, metric) in enumerate(zip(run.scores.tasks, run.scores.metrics, strict=True)):
+    for column, (task, metric) in enumerate(zip(run.scored.tasks, run.scored.metrics, strict=True)):
         last = max((i for i, j in run.cells if j == column), default=None)
-        if last is None or last >= len(run.scores.tasks):
+        if last is None or last >= len(run.scored.tasks):
             continue
         newest = run.answers(last, column)
         if not newest:
@@ -68,7 +68,7 @@ def choose_examples(run: RunData) -> list[TaskExamples]:
                 )
         order = sorted(outcomes, key=lambda outcome: (outcome[0], not outcome[1]))
         rows = tuple(example for outcome in order for example in outcomes[outcome])
-        chosen.append(TaskExamples(task, metric, run.scores.tasks[last], rows))
+        chosen.append(TaskExamples(task, metric, run.scored.tasks[last], rows))
     return chosen
 
 

@@ -14,9 +14,9 @@ from seekr.attention.weight import weight_advice
 from seekr.disk import write_atomically
 from seekr.errors import InputError
 from seekr.report import charts
-from seekr.report.data import RunData, StageData, read_runs
 from seekr.report.examples import TaskExamples, choose_examples
 from seekr.report.summary import MEASURES, Measure, MethodSummary, Spread, best, decimal, flatten, summarize
+from seekr.runs.run import Run, Stage, read_runs
 
 _OPEN_RUNS = 6
 _DARKEST_CELL = 55  # per cent of the heat colour behind a score of 100, so that the ink on it stays readable
@@ -65,7 +65,7 @@ class Row:
 class RunView:
     """Everything the template shows of one run."""
 
-    run: RunData
+    run: Run
     label: str
     anchor: str
     open: bool
@@ -97,7 +97,7 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str | None = None
     return output
 
 
-def render(runs: Sequence[RunData], *, title: str | None = None) -> str:
+def render(runs: Sequence[Run], *, title: str | None = None) -> str:
     """The page of `write_report` as text."""
     summaries = summarize(runs)
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
@@ -134,7 +134,7 @@ def _column(summaries: Sequence[MethodSummary], measure: Measure) -> Column:
     )
 
 
-def _view(run: RunData, label: str, number: int, total: int) -> RunView:
+def _view(run: Run, label: str, number: int, total: int) -> RunView:
     shares = charts.curves_of(run, lambda entry: entry.gradient_share if len(entry.gradient_share) > 1 else {})
     share = None
     if shares:
@@ -157,46 +157,46 @@ def _view(run: RunData, label: str, number: int, total: int) -> RunView:
     )
 
 
-def _matrix_rows(run: RunData) -> Iterable[Row]:
-    if run.scores is None:
+def _matrix_rows(run: Run) -> Iterable[Row]:
+    if run.scored is None:
         return
     skills = {stage.name for stage in run.stages if not stage.trained}
-    if any(score is not None for score in run.scores.base):
-        yield Row("nothing yet", False, None, tuple(run.scores.base))
+    if any(score is not None for score in run.scored.base):
+        yield Row("nothing yet", False, None, tuple(run.scored.base))
     if run.joint:
         yield Row("all at once", False, None, tuple(run.final.values()))
         return
-    for number, (task, row) in enumerate(zip(run.scores.tasks, run.scores.matrix, strict=True)):
+    for number, (task, row) in enumerate(zip(run.scored.tasks, run.scored.matrix, strict=True)):
         if any(score is not None for score in row):
             yield Row(task, task in skills, number, tuple(row))
 
 
-def _head_maps(run: RunData, name: str) -> tuple[Figure, ...]:
+def _head_maps(run: Run, name: str) -> tuple[Figure, ...]:
     return tuple(
         Figure(
             stage.name,
-            charts.head_map(stage.tables[name], stage.heads, _map_label(stage, name)),
+            charts.head_map(stage.importance[name], stage.heads, _map_label(stage, name)),
             _map_note(stage, name),
         )
         for stage in run.stages
-        if name in stage.tables and stage.tables[name].size
+        if name in stage.importance and stage.importance[name].size
     )
 
 
-def _map_label(stage: StageData, name: str) -> str:
-    layers, heads = stage.tables[name].shape
+def _map_label(stage: Stage, name: str) -> str:
+    layers, heads = stage.importance[name].shape
     return f"{name} of {layers} layers by {heads} heads for {stage.name}"
 
 
-def _map_note(stage: StageData, name: str) -> str:
-    table = stage.tables[name]
+def _map_note(stage: Stage, name: str) -> str:
+    table = stage.importance[name]
     if not np.isfinite(table).any():
         return "no finite entry"
     layer, head = np.unravel_index(np.nanargmax(table), table.shape)
     return f"largest: {table[layer, head]:.3g} in layer {layer}, head {head}"
 
 
-def _loss_figures(run: RunData) -> Iterable[Figure]:
+def _loss_figures(run: Run) -> Iterable[Figure]:
     for curve in charts.curves_of(run, lambda entry: entry.parts):
         title = _PARTS.get(curve.name, f"{curve.name} ({curve.kind} steps)")
         last = float(curve.stages[-1][1][-1])

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from seekr.report.comparison import HEADINGS, Comparison, Row
-from seekr.report.data import RunData
 from seekr.report.summary import Spread, decimal
+from seekr.runs.run import Run
 
 if TYPE_CHECKING:
     from seekr.runs.run import TaskStatus
@@ -82,7 +82,7 @@ def comparison_table(comparison: Comparison) -> Blocks:
     return Blocks(columns, caption=SPREAD if any(len(row.runs) > 1 for row in rows) else "")
 
 
-def seeds_table(runs: Sequence[RunData]) -> Blocks:
+def seeds_table(runs: Sequence[Run]) -> Blocks:
     """The seeds of one run: measures, then the last row of the matrix, down; the mean, then each seed, across."""
     every = Row("", "", tuple(runs))
     tasks = list(dict.fromkeys(task for run in runs for task in run.final))
@@ -94,7 +94,7 @@ def seeds_table(runs: Sequence[RunData]) -> Blocks:
     for run in runs:
         values = [*(run.measure(field) for field in fields), *(run.final.get(task) for task in tasks)]
         columns.append(Column(f"seed {run.seed}", [NOTHING if value is None else decimal(value) for value in values]))
-    title = f"{runs[0].method}: after the last task" if runs[0].scores else f"{runs[0].method}: nothing scored yet"
+    title = f"{runs[0].method}: after the last task" if runs[0].scored else f"{runs[0].method}: nothing scored yet"
     return Blocks(columns, title=title, caption=SPREAD if len(runs) > 1 else "")
 
 

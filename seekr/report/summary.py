@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seekr.config.identity import beside_seed
-from seekr.report.data import RunData
+from seekr.runs.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class MethodSummary:
     """All runs of one method and one set of settings. `label`: its name, with settings where needed."""
 
     label: str
-    runs: tuple[RunData, ...]
+    runs: tuple[Run, ...]
 
     @property
     def joint(self) -> bool:
@@ -87,9 +87,9 @@ def decimal(value: float) -> str:
     return "0.0" if text == "-0.0" else text.replace("-", "−")
 
 
-def summarize(runs: Sequence[RunData]) -> list[MethodSummary]:
+def summarize(runs: Sequence[Run]) -> list[MethodSummary]:
     """Groups runs that are the same but for the seed, in order of appearance."""
-    groups: dict[str, list[RunData]] = {}
+    groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(json.dumps(_identity(run), sort_keys=True, default=str), []).append(run)
     labels = _labels([members[0] for members in groups.values()])
@@ -135,7 +135,7 @@ def _spread(values: Iterable[float | None]) -> Spread | None:
     return Spread(known) if known else None
 
 
-def _identity(run: RunData) -> dict[str, Any]:
+def _identity(run: Run) -> dict[str, Any]:
     """What is the same in runs of one method: all but the seed; `settings` are those that a label may tell."""
     shared = beside_seed(run.record)
     tasks = shared.pop("tasks")
@@ -153,7 +153,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {key: item for name, child in pairs for key, item in flatten(child, name).items()}
 
 
-def _labels(runs: Sequence[RunData]) -> list[str]:
+def _labels(runs: Sequence[Run]) -> list[str]:
     """The method's name; where groups share it, with up to three of the settings that tell them apart, or the folder.
 
     The folder tells groups apart whose tasks alone differ.

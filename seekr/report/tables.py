@@ -14,11 +14,13 @@ from seekr.attention.weight import weight_advice
 from seekr.data.checking import FolderCheck
 from seekr.disk import check_writable, write_atomically
 from seekr.errors import InputError
+from seekr.report.check_run import kept_and_lost
 from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
-from seekr.report.data import read_run
 from seekr.report.exports import csv_text, markdown_text
+from seekr.report.forgotten import changes
 from seekr.report.side_by_side import comparison_table, seeds_table, status_table
+from seekr.report.summary import decimal
 from seekr.report.terminal import heads_table, memory_table, score_table
 from seekr.runs.run import Run
 
@@ -49,18 +51,24 @@ def print_fact(name: str, text: str) -> None:
 
 def print_scores(run: Run) -> None:
     """The score matrix and the numbers drawn from it."""
-    print_table(score_table(read_run(run.folder)))
+    print_table(score_table(run))
     scores = run.scores.to_json()
     found = [f"{label} {scores[key]:.1f}" for key, label in HEADINGS.items() if scores[key] is not None]
     if found:
         console().print("   ".join(found))
+    if not run.joint and (said := kept_and_lost(changes(run))):
+        print_table(Text(said))
     console().print(f"run: {run.folder}")
+    if run.finished:
+        model = next((stage.model for stage in reversed(run.stages) if stage.model is not None), None)
+        print_fact("next", f"seekr check {run.folder}   seekr report {run.folder}")
+        if model is not None:
+            print_fact("model", str(model))
 
 
 def print_seeds(runs: Sequence[Run]) -> None:
     """The measures and the last row of each seed, with mean and standard deviation."""
-    found = [read_run(run.folder) for run in runs]
-    print_table(seeds_table(found))
+    print_table(seeds_table(runs))
     console().print(f"runs: {', '.join(str(run.folder) for run in runs)}")
 
 
@@ -83,7 +91,7 @@ def print_comparison(comparison: Comparison, *, csv: Path | None = None, markdow
 
 def print_heads(run: Run) -> None:
     """Importance of all heads after each task, and which were chosen."""
-    stages = [stage for stage in read_run(run.folder).stages if stage.heads]
+    stages = [stage for stage in run.stages if stage.heads]
     if not stages:
         raise InputError(f"{run.folder}: no heads were chosen here; the method seekr chooses some after each task")
     for stage in stages:
@@ -111,14 +119,14 @@ def print_status(run: Run) -> None:
     for index, status in enumerate(statuses):
         table.add_row(str(index), status.name, str(status))
     print_table(table)
-    scores = run.scores if (run.folder / "scores.json").is_file() else None
-    measured = 0 if scores is None else sum(score is not None for row in scores.matrix for score in row)
+    measured = 0 if run.scored is None else sum(score is not None for row in run.scored.matrix for score in row)
     console().print(f"{measured} cells of the score matrix are measured")
-    data = read_run(run.folder)
-    if data.attention_weights:
-        weights = ", ".join(f"{task} {weight:.3g}" for task, weight in data.attention_weights.items())
+    if run.scored is not None:
+        print_table(score_table(run))
+    if run.attention_weights:
+        weights = ", ".join(f"{task} {weight:.3g}" for task, weight in run.attention_weights.items())
         console().print(f"attention weight: {weights}")
-    advice = weight_advice(run.record["config"]["method"].get("attention_weight"), data.attention_drift)
+    advice = weight_advice(run.record["config"]["method"].get("attention_weight"), run.attention_drift)
     if advice:
         console().print(advice)
     if any(status.state != "done" for status in statuses):
@@ -133,6 +141,17 @@ def print_check(check: FolderCheck) -> None:
         print_table(tokens_table(check))
     for line in findings(check):
         print_table(Text(line))
+
+
+def print_status_of_runs(folder: Path, runs: Sequence[Run]) -> None:
+    """The runs below a folder, a line each: how far they are and what they came to."""
+    table = Table("run", "method", "seed", "tasks", "overall\nperformance", title=str(folder), title_justify="left")
+    for run in runs:
+        score = run.measure("overall_performance")
+        done = f"{len(run.stages)} of {run.planned}"
+        cells = (str(run.folder.relative_to(folder)), run.method, str(run.seed), done)
+        table.add_row(*map(Text, cells), "–" if score is None else decimal(score))
+    print_table(table)
 
 
 def print_status_of_seeds(folder: Path, runs: Sequence[Run]) -> None:

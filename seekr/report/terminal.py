@@ -12,8 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from seekr.report.data import RunData, StageData
 from seekr.report.summary import MEASURES, best, decimal, summarize
+from seekr.runs.run import Run, Stage
 from seekr.scoring import ScoreMatrix
 
 _SHORT = {
@@ -41,7 +41,7 @@ class FirstThatFits:
         yield self.forms[-1]()
 
 
-def methods_table(runs: Sequence[RunData]) -> RenderableType:
+def methods_table(runs: Sequence[Run]) -> RenderableType:
     """Methods side by side; several seeds as mean ± sample standard deviation, * for a lead worth naming.
 
     Narrow terminals do without the second backward transfer (÷ all tasks), which the first one implies, and the
@@ -54,20 +54,20 @@ def methods_table(runs: Sequence[RunData]) -> RenderableType:
     )
 
 
-def score_table(run: RunData) -> RenderableType:
+def score_table(run: Run) -> RenderableType:
     """The score matrix: row = after a task, column = a task, blank = not measured; by number where narrow."""
-    if run.scores is None:
+    if run.scored is None:
         return Text("nothing scored yet")
     forms = (_named_scores, _numbered_scores, _narrow_scores)
-    return FirstThatFits(*(partial(form, run, run.scores) for form in forms))
+    return FirstThatFits(*(partial(form, run, run.scored) for form in forms))
 
 
-def heads_table(stage: StageData) -> RenderableType:
+def heads_table(stage: Stage) -> RenderableType:
     """Layers down, heads across: importance in tenths of the largest; * marks the chosen.
 
     · is under 0.05, # the largest itself. More heads than the terminal is wide come in several blocks.
     """
-    if "importance" not in stage.tables:
+    if "importance" not in stage.importance:
         return Text(f"{stage.name}: its method measures no heads")
     return _HeadGrid(stage)
 
@@ -128,7 +128,7 @@ def plain_table(title: str, caption: str | None = None) -> Table:
     )
 
 
-def _methods(runs: Sequence[RunData], left_out: Sequence[str]) -> Table:
+def _methods(runs: Sequence[Run], left_out: Sequence[str]) -> Table:
     summaries = summarize(runs)
     shown = [measure for measure in MEASURES if measure.field not in left_out]
     shown = [measure for measure in shown if any(summary.spread(measure.field) for summary in summaries)]
@@ -160,20 +160,20 @@ def _methods(runs: Sequence[RunData], left_out: Sequence[str]) -> Table:
     return table
 
 
-def _named_scores(run: RunData, scores: ScoreMatrix) -> Table:
+def _named_scores(run: Run, scores: ScoreMatrix) -> Table:
     """Columns by name."""
     headings = [f"{task}\n{metric or 'not scored'}" for task, metric in zip(scores.tasks, scores.metrics, strict=True)]
     return _scores(run, scores, headings, scores.tasks, _SCORE_CAPTION)
 
 
-def _numbered_scores(run: RunData, scores: ScoreMatrix) -> Table:
+def _numbered_scores(run: Run, scores: ScoreMatrix) -> Table:
     """Columns by number, rows by number and name."""
     headings = [str(number) for number in range(1, len(scores.tasks) + 1)]
     named = [f"{number} {task}" for number, task in zip(headings, scores.tasks, strict=True)]
     return _scores(run, scores, headings, named, ", ".join(named) if run.joint else _SCORE_CAPTION)
 
 
-def _narrow_scores(run: RunData, scores: ScoreMatrix) -> Table:
+def _narrow_scores(run: Run, scores: ScoreMatrix) -> Table:
     """Columns and rows by number, their names below."""
     headings = [str(number) for number in range(1, len(scores.tasks) + 1)]
     legend = ", ".join(f"{number} {task}" for number, task in zip(headings, scores.tasks, strict=True))
@@ -183,7 +183,7 @@ def _narrow_scores(run: RunData, scores: ScoreMatrix) -> Table:
     return table
 
 
-def _scores(run: RunData, scores: ScoreMatrix, headings: Sequence[str], names: Sequence[str], caption: str) -> Table:
+def _scores(run: Run, scores: ScoreMatrix, headings: Sequence[str], names: Sequence[str], caption: str) -> Table:
     table = plain_table(f"Scores of {run.method}, seed {run.seed}", caption)
     table.add_column("after", no_wrap=True)
     for heading in headings:
@@ -207,9 +207,9 @@ def _scores(run: RunData, scores: ScoreMatrix, headings: Sequence[str], names: S
 class _HeadGrid:
     """Two or three characters a head, in as many equal blocks of heads as the width asks for."""
 
-    def __init__(self, stage: StageData) -> None:
+    def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        self.importance = stage.tables["importance"]
+        self.importance = stage.importance["importance"]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         layers, heads = self.importance.shape

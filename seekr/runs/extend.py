@@ -9,13 +9,13 @@ from typing import Any
 
 from seekr.config.schema import apply_overrides, make_config
 from seekr.config.yaml import parse_yaml
-from seekr.data.task_data import JOINT
 from seekr.disk import user_path
 from seekr.errors import InputError
 from seekr.other_names import meant
 from seekr.runs.prepare import Request
 from seekr.runs.record import describe_task
 from seekr.runs.run import Run, seed_folders
+from seekr.scoring.cells import JOINT
 
 FREE = ("cells", "keep_stages", "vllm")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from seekr.disk import flush, sync
 from seekr.errors import InputError, RunError
@@ -89,12 +90,10 @@ def locked(run: Path) -> Iterator[None]:
     """Keeps a second process out of the folder of a run. Raises InputError where one is at work already."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        lock = (run / ".lock").open("w")
+        lock = FileLock(run / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{run}: another process is at work in this folder; wait for it or stop it") from None
     except OSError as error:
         raise InputError(f"output_dir: {run} cannot be written to: {error.strerror}; give another folder") from None
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{run}: another process is at work in this folder; wait for it or stop it") from None
+    with lock:
         yield

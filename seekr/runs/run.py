@@ -1,24 +1,33 @@
-"""A run, opened from its folder: its scores, its stages, and how far it is."""
+"""A run, opened from its folder: the one reader of what a run leaves, for people and for reports.
+
+A run that is still going on is read as far as it is. Every file is read when it is first asked for; one that is there
+but cannot be read is an InputError, since a table made from half of the data would mislead.
+"""
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from seekr.attention.weight import mean_drift
 from seekr.config.identity import method_as_kept_now
 from seekr.config.schema import Config, make_config, resolve_paths
-from seekr.disk import read_json
 from seekr.errors import InputError
 from seekr.runs.folder import finished_stages, has_weights, stage_name, working_folder
+from seekr.runs.log import EVALUATE, RELEARN, Answer, LogEntry, read_answers, read_log, read_whole
+from seekr.scoring import ScoreMatrix
+from seekr.scoring.cells import JOINT
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from seekr.memory.reader import Memory
-    from seekr.scoring import ScoreMatrix
 
 
 @dataclass(frozen=True)
@@ -37,18 +46,44 @@ class Stage:
         return self.folder / "model" if has_weights(self.folder) else None
 
     @property
+    def index(self) -> int:
+        """Its place among the stages of the run, from 0."""
+        return int(self.folder.name.partition("-")[0])
+
+    @cached_property
     def heads(self) -> dict[int, list[int]]:
-        """Chosen heads, layer -> heads; empty where the method chooses none."""
+        """Chosen heads, layer -> heads, ascending; empty where the method chooses none."""
         path = self.folder / "heads.json"
-        return {int(layer): heads for layer, heads in read_json(path).items()} if path.is_file() else {}
+        if not path.exists():
+            return {}
+        try:
+            found = {int(layer): sorted(map(int, chosen)) for layer, chosen in read_whole(path, RELEARN).items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: not {{layer: [heads]}}; {RELEARN}") from error
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def importance(self) -> dict[str, np.ndarray]:
+        """Tables of [layers, heads] by name: sensitivity, change, drift, importance; empty where none was measured."""
+        path = self.folder / "importance.safetensors"
+        if not path.exists():
+            return {}
+        try:
+            return {name: table for name, table in sorted(load_file(path).items()) if table.ndim == 2}
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); {RELEARN}") from error
+
+    @cached_property
+    def log(self) -> tuple[LogEntry, ...]:
+        """Its optimizer steps; none of a skill that the model already had."""
+        return read_log(self.folder / "log.jsonl")
 
     @property
-    def importance(self) -> dict[str, Tensor]:
-        """Tables of [layers, heads] by name: sensitivity, change, importance; empty where nothing was measured."""
-        from safetensors.torch import load_file
-
-        path = self.folder / "importance.safetensors"
-        return load_file(path) if path.is_file() else {}
+    def trained(self) -> bool:
+        """False for a skill that the model already had."""
+        return bool(self.log)
 
     @property
     def memory(self) -> Memory | None:
@@ -77,6 +112,27 @@ def seed_folders(folder: Path) -> list[Path]:
     return sorted((path for path, number in numbers.items() if number.isdecimal()), key=lambda it: int(numbers[it]))
 
 
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """The run folders meant by `paths`: each itself, or those below it (methods of a demo, seeds of a run).
+
+    In the order given, within a folder by name, each once. Raises InputError where a path holds no run.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        own = [path / "run.json"] if (path / "run.json").exists() else []
+        records = own or sorted([*path.glob("*/run.json"), *path.glob("*/*/run.json")])
+        if not records:
+            raise InputError(f"{path}: no run.json there or below; give the output_dir of a `seekr learn`")
+        for record in records:
+            found.setdefault(record.parent.resolve(), record.parent)
+    return list(found.values())
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Every run of `find_runs(paths)`."""
+    return [Run(folder) for folder in find_runs(paths)]
+
+
 def open_runs(folder: Path) -> list[Run]:
     """The run in a folder, or those of its seeds. Raises InputError where there is none."""
     own = (folder / "run.json").is_file()
@@ -100,10 +156,14 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """run.json."""
-        content = read_json(self.folder / "run.json")
-        if not isinstance(content, dict) or "config" not in content:
-            raise InputError(f"{self.folder / 'run.json'}: not the record of a run")
-        return content
+        path = self.folder / "run.json"
+        content = read_whole(path, RELEARN)
+        try:
+            len(content["config"]["tasks"])
+            int(content["identity"]["seed"]), content["identity"]["method"]["name"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: not the record of a run; {RELEARN}") from error
+        return dict(content)
 
     @property
     def config(self) -> Config:
@@ -113,32 +173,106 @@ class Run:
         return resolve_paths(make_config(raw, str(self.folder / "run.json")), self.folder.absolute())
 
     @property
-    def scores(self) -> ScoreMatrix:
-        """The score matrix as far as it was measured."""
-        from seekr.scoring import ScoreMatrix
-
-        path = self.folder / "scores.json"
-        if not path.is_file():
-            raise InputError(f"{self.folder}: nothing was scored yet; `seekr evaluate {self.folder}` does")
-        try:
-            return ScoreMatrix.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}:{error.lineno}: broken JSON: {error.msg}; delete it and run evaluate") from None
+    def method(self) -> str:
+        """What `method.name` says."""
+        return str(self.record["identity"]["method"]["name"])
 
     @property
+    def seed(self) -> int:
+        return int(self.record["identity"]["seed"])
+
+    @property
+    def joint(self) -> bool:
+        """All tasks learned at once: the upper bound, not a continual learner."""
+        return self.method == JOINT
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that were scored, or else of those that are learned."""
+        return tuple(self.scored.tasks) if self.scored else tuple(stage.name for stage in self.stages)
+
+    @property
+    def scores(self) -> ScoreMatrix:
+        """The score matrix as far as it was measured. Raises InputError where nothing was."""
+        if self.scored is None:
+            raise InputError(f"{self.folder}: nothing was scored yet; `seekr evaluate {self.folder}` does")
+        return self.scored
+
+    @cached_property
+    def scored(self) -> ScoreMatrix | None:
+        """The score matrix as far as it was measured; None = nothing was."""
+        path = self.folder / "scores.json"
+        if not path.exists():
+            return None
+        return ScoreMatrix.from_json(read_whole(path, self._evaluate), str(path))
+
+    def measure(self, name: str) -> float | None:
+        """One of the numbers drawn from the matrix, by its name in scores.json."""
+        return getattr(self.scored, name) if self.scored and self.scored.tasks else None
+
+    @property
+    def final(self) -> dict[str, float | None]:
+        """The score of every task once all are learned, None = not measured."""
+        return dict(zip(self.scored.tasks, self.scored.matrix[-1], strict=True)) if self.scored else {}
+
+    @cached_property
+    def cells(self) -> frozenset[tuple[int, int]]:
+        """The cells (after task i, task j) whose answers were kept."""
+        names = (path.stem.split("-") for path in (self.folder / "predictions").glob("*-*.jsonl"))
+        return frozenset((int(i), int(j)) for i, j in names if i.isdecimal() and j.isdecimal())
+
+    def answers(self, after: int, task: int) -> list[Answer]:
+        """What was generated for one cell of the matrix: nothing where likelihoods were measured instead.
+
+        Raises InputError where the file is torn.
+        """
+        return read_answers(self.folder / "predictions" / f"{after}-{task}.jsonl", self._evaluate)
+
+    @cached_property
     def stages(self) -> list[Stage]:
         """The finished stages in their order."""
         return [Stage(folder) for folder in finished_stages(self.folder)]
 
+    @property
+    def planned(self) -> int:
+        """How many stages the run has once it is finished."""
+        return 1 if self.joint else len(self.record["config"]["tasks"])
+
+    @property
+    def finished(self) -> bool:
+        return len(self.stages) >= self.planned
+
+    @cached_property
+    def steps(self) -> dict[str, int]:
+        """Optimizer steps taken over all stages, by kind."""
+        return {"task": 0, "replay": 0} | Counter(entry.kind for stage in self.stages for entry in stage.log)
+
+    @property
+    def attention_weights(self) -> dict[str, float]:
+        """Task → the weight that the attention loss had in its replay steps."""
+        last = {
+            stage.name: next((e.attention_weight for e in reversed(stage.log) if e.attention_weight), None)
+            for stage in self.stages
+        }
+        return {name: weight for name, weight in last.items() if weight is not None}
+
+    @property
+    def attention_drift(self) -> float | None:
+        """By how many nats the chosen heads' attention drifts while a task is learned; None = not measured."""
+        measured = (stage for stage in self.stages if "drift" in stage.importance)
+        return mean_drift((stage.importance["drift"], stage.heads) for stage in measured)
+
+    @property
+    def _evaluate(self) -> str:
+        return EVALUATE.format(run=self.folder)
+
     def status(self) -> list[TaskStatus]:
         """How far each stage is, in their order; `joint` has one stage for all tasks."""
-        from seekr.data.task_data import JOINT
         from seekr.training.checkpoints import checkpoint_step, newest_complete_checkpoint
 
         done = [stage.name for stage in self.stages]
-        joint = self.record["config"]["method"].get("name") == JOINT
         tasks = self.record["config"]["tasks"]
-        names = [JOINT] if joint else [t["name"] for t in sorted(tasks, key=lambda t: t.get("learn", True))]
+        names = [JOINT] if self.joint else [t["name"] for t in sorted(tasks, key=lambda t: t.get("learn", True))]
         result = []
         for index, name in enumerate(names):
             if name in done:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+JOINT = "joint"
+"""The method, and the only stage, that learns all tasks at once."""
+
 BASE = -1
 """The row of the base model, before anything was learned."""
 

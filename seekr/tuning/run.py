@@ -14,7 +14,6 @@ from seekr.disk import write_json
 from seekr.distributed.processes import is_main, process_count, wait_for_all
 from seekr.errors import InputError, RunError
 from seekr.planning.dry_run import print_plan
-from seekr.report import read_run
 from seekr.report.comparison import Row
 from seekr.report.tables import console
 from seekr.runs.execute import run_request
@@ -136,7 +135,7 @@ def learn_candidate(candidate: Candidate, began: datetime) -> Row | str:
     runs = []
     for request in candidate.requests:
         try:
-            runs.append(read_run(run_request(replace(request, began=began)).folder))
+            runs.append(run_request(replace(request, began=began)))
         except RunError as error:
             if process_count() > 1:  # the other processes would wait for this one
                 raise

@@ -26,11 +26,20 @@ def model(tmp_path: Path, tiny_model_folder: Path) -> Path:
     return tmp_path / "model"
 
 
-DRY_RUNS = """
+CHECKED = """
 import sys
-from seekr.cli.main import main
+from seekr.cli.library_warnings import leave_out_advice
+from seekr.config.schema import load_config
+from seekr.errors import InputError
+from seekr.runs.prepare import Request, prepare
+leave_out_advice()
 for path in sys.argv[1:]:
-    status = main(["learn", path, "--dry-run"])
+    status = 0
+    try:
+        prepare(Request(load_config(path)))
+    except InputError as error:
+        status = 2
+        print(f"seekr: error: {error}", file=sys.stderr)
     print(f"{status} ====", file=sys.stderr)
 """
 
@@ -49,7 +58,7 @@ def test_advice_is_left_out_and_what_is_wrong_is_said(model: Path, tmp_path: Pat
         (tmp_path / f"{name}.yaml").write_text(json.dumps(config))
     environment = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
     files = [str(tmp_path / f"{name}.yaml") for name in ("plain", "untied", "wrapped")]
-    command = [sys.executable, "-c", DRY_RUNS, *files]
+    command = [sys.executable, "-c", CHECKED, *files]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     plain, untied_said, wrapped_said, _ = done.stderr.split(" ====\n")
     assert plain == "0"

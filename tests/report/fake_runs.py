@@ -1,4 +1,4 @@
-"""RunData folders as a learner leaves them, with numbers made up from a seed."""
+"""Run folders as a learner leaves them, with numbers made up from a seed."""
 
 import json
 from collections.abc import Sequence

@@ -18,9 +18,9 @@ from rich.console import Console, RenderableType
 from seekr.cli.main import main
 from seekr.errors import InputError
 from seekr.report.comparison import HEADINGS, common_name, compare
-from seekr.report.data import read_run
 from seekr.report.exports import csv_text, markdown_text
 from seekr.report.side_by_side import comparison_table, seeds_table
+from seekr.runs.run import Run
 
 TASKS = ("copy", "sort", "add")
 LONG = ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten")
@@ -194,11 +194,11 @@ def test_tables_fit_and_every_number_is_whole(tmp_path: Path, width: int, tasks:
     for row in comparison.rows:
         for spread in [*(row.measure(field) for field in comparison.measures), *(row.task(name) for name in tasks)]:
             assert spread is None or re.search(rf" {re.escape(str(spread))} │", text), spread
-    table = printed(seeds_table([read_run(folder) for folder in folders]), width)
+    table = printed(seeds_table([Run(folder) for folder in folders]), width)
     assert max(map(len, table)) <= width
     assert len(re.findall(r"seed \d", "\n".join(table))) == 9
     for name in tasks:
-        scores = [read_run(folder).final[name] for folder in folders]
+        scores = [Run(folder).final[name] for folder in folders]
         cells = [
             cell for line in table if f"│ {name} " in line for cell in re.findall(r"[−\d. ±]*\d", line.split("│", 2)[2])
         ]

@@ -8,7 +8,8 @@ import pytest
 from fake_runs import HOSTILE, write_answers, write_run
 
 from seekr.errors import InputError
-from seekr.report import find_runs, read_run, write_report
+from seekr.report import write_report
+from seekr.runs.run import Run, find_runs
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -21,7 +22,7 @@ class Page(HTMLParser):
         self.source = text
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
-        self.tables: list[list[list[str]]] = []
+        self.importance: list[list[list[str]]] = []
         self.texts: list[str] = []
         self.feed(text)
         self.close()
@@ -31,11 +32,11 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
         if tag == "table":
-            self.tables.append([])
+            self.importance.append([])
         elif tag == "tr":
-            self.tables[-1].append([])
+            self.importance[-1].append([])
         elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
+            self.importance[-1][-1].append("")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -46,10 +47,10 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
         if self.open and ("td" in self.open or "th" in self.open):
-            self.tables[-1][-1][-1] += data
+            self.importance[-1][-1][-1] += data
 
     def table(self, first_heading: str) -> list[list[str]]:
-        rows = next(table for table in self.tables if table[0][0].split("\n")[0].strip() == first_heading)
+        rows = next(table for table in self.importance if table[0][0].split("\n")[0].strip() == first_heading)
         return [[" ".join(cell.split()) for cell in row] for row in rows]
 
 
@@ -74,7 +75,7 @@ def shown(value: float | None) -> str:
 
 
 def test_every_score_stands_in_its_cell(runs: Path, page: Page) -> None:
-    matrices = [table for table in page.tables if table[0][0].strip() == "after"]
+    matrices = [table for table in page.importance if table[0][0].strip() == "after"]
     folders = find_runs([runs])
     assert len(matrices) == len(folders) == 7
     for table, folder in zip(matrices, folders, strict=True):
@@ -154,7 +155,7 @@ def test_same_runs_same_bytes(runs: Path, tmp_path: Path) -> None:
 
 def test_chosen_heads_are_outlined_and_listed(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tasks=("only",), matrix=[[50.0]])
-    stage = read_run(run).stages[0]
+    stage = Run(run).stages[0]
     page = Page(write_report([run], tmp_path / "out.html").read_text())
     outlines = [attributes["d"] for tag, attributes in page.elements if attributes.get("class") == "chosen"]
     count = sum(map(len, stage.heads.values()))
@@ -169,7 +170,7 @@ def test_chosen_heads_are_outlined_and_listed(tmp_path: Path) -> None:
 
 def test_largest_head_is_darkest(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tasks=("only",), matrix=[[50.0]])
-    importance = read_run(run).stages[0].tables["importance"]
+    importance = Run(run).stages[0].importance["importance"]
     layer, head = divmod(int(importance.argmax()), importance.shape[1])
     page = Page(write_report([run], tmp_path / "out.html").read_text())
     darkest = next(attributes["d"] for _, attributes in page.elements if attributes.get("class") == "l11")

@@ -5,19 +5,21 @@ import pytest
 from fake_runs import write_run
 
 from seekr.errors import InputError
-from seekr.report import find_runs, read_run
+from seekr.runs.run import Run, find_runs
 
 
 def test_stages_are_read_as_they_were_written(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "run", skill="chat", layers=3, heads=5))
+    run = Run(write_run(tmp_path / "run", skill="chat", layers=3, heads=5))
     assert [stage.name for stage in run.stages] == ["chat", "copy", "sort", "add"]
     skill, first = run.stages[:2]
     assert not skill.trained
-    assert sorted(skill.tables) == ["importance", "sensitivity"]
+    assert sorted(skill.importance) == ["importance", "sensitivity"]
     assert first.trained
-    assert sorted(first.tables) == ["change", "importance", "sensitivity"]
-    assert first.tables["change"].shape == (3, 5)
-    np.testing.assert_array_equal(first.tables["importance"], first.tables["sensitivity"] * first.tables["change"])
+    assert sorted(first.importance) == ["change", "importance", "sensitivity"]
+    assert first.importance["change"].shape == (3, 5)
+    np.testing.assert_array_equal(
+        first.importance["importance"], first.importance["sensitivity"] * first.importance["change"]
+    )
     replay = next(entry for entry in run.stages[2].log if entry.kind == "replay")
     assert list(replay.parts) == ["replay", "logit", "attention"]
     assert run.steps == {"task": 96, "replay": 24}
@@ -30,6 +32,16 @@ def test_runs_are_found_below_a_folder_once_and_in_order(tmp_path: Path) -> None
     assert find_runs([tmp_path / "seekr", tmp_path / "seekr" / "seed-1"]) == everything
     assert find_runs([tmp_path / "derpp", tmp_path / "seekr"]) == [tmp_path / "derpp", *everything]
     assert find_runs([tmp_path]) == [tmp_path / "derpp", *everything]
+
+
+def read_whole_run(run: Run) -> None:
+    """Asks for everything that there is of a run."""
+    assert run.record
+    assert run.scored
+    for stage in run.stages:
+        assert stage.importance
+        assert stage.heads
+        assert stage.log
 
 
 @pytest.mark.parametrize(
@@ -58,7 +70,7 @@ def test_torn_files_are_named_with_the_mend(tmp_path: Path, name: str, content: 
     run = write_run(tmp_path / "run")
     (run / name).write_text(content)
     with pytest.raises(InputError, match=message) as caught:
-        read_run(run)
+        read_whole_run(Run(run))
     assert "\n" not in str(caught.value)
     assert "; " in str(caught.value)
 
@@ -67,7 +79,7 @@ def test_torn_predictions_are_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     (run / "predictions" / "2-0.jsonl").write_text('{"prompt": "x"}\n')
     with pytest.raises(InputError, match=r"2-0\.jsonl, line 1: no prompt, prediction and reference"):
-        read_run(run).answers(2, 0)
+        Run(run).answers(2, 0)
 
 
 def test_folder_without_a_run(tmp_path: Path) -> None:

@@ -5,21 +5,21 @@ import numpy as np
 import pytest
 from fake_runs import write_run
 
-from seekr.report import read_run, summarize
-from seekr.report.data import RunData
+from seekr.report import summarize
 from seekr.report.summary import MEASURES, best
+from seekr.runs.run import Run
 
 OVERALL, _, _, FORGETTING, _ = MEASURES
 
 
-def run_with(folder: Path, final: list[float], **settings: object) -> RunData:
+def run_with(folder: Path, final: list[float], **settings: object) -> Run:
     matrix = [[80.0, None], final]
-    return read_run(write_run(folder, tasks=("a", "b"), matrix=matrix, steps=5, **settings))
+    return Run(write_run(folder, tasks=("a", "b"), matrix=matrix, steps=5, **settings))
 
 
 def test_mean_and_deviation_are_those_of_numpy(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / str(seed), seed=seed, steps=5) for seed in range(5)]
-    (summary,) = summarize([read_run(folder) for folder in folders])
+    (summary,) = summarize([Run(folder) for folder in folders])
     assert summary.seeds == (0, 1, 2, 3, 4)
     for measure in MEASURES[:4]:
         values = [json.loads((folder / "scores.json").read_text())[measure.field] for folder in folders]
@@ -76,5 +76,5 @@ def test_lead_must_exceed_the_spread_of_the_seeds(tmp_path: Path, gap: float, le
 
 def test_other_tasks_are_not_compared(tmp_path: Path) -> None:
     one = run_with(tmp_path / "one", [60.0, 50.0])
-    other = read_run(write_run(tmp_path / "two", method="replay", tasks=("a", "c"), matrix=[[1.0, None], [1.0, 1.0]]))
+    other = Run(write_run(tmp_path / "two", method="replay", tasks=("a", "c"), matrix=[[1.0, None], [1.0, 1.0]]))
     assert best(summarize([one, other]), OVERALL) is None

@@ -6,8 +6,8 @@ import pytest
 from fake_runs import write_run
 from rich.console import Console, RenderableType
 
-from seekr.report import read_run, read_runs
 from seekr.report.terminal import heads_table, memory_table, methods_table, readable_bytes, score_table
+from seekr.runs.run import Run, read_runs
 
 LONG = ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten")
 
@@ -20,7 +20,7 @@ def printed(table: RenderableType, width: int) -> list[str]:
 
 @pytest.mark.parametrize(("width", "tasks"), [(60, LONG), (80, LONG), (160, LONG), (80, tuple("abcdefghijklmno"))])
 def test_every_measured_score_is_whole_at_any_width(tmp_path: Path, width: int, tasks: tuple[str, ...]) -> None:
-    run = read_run(write_run(tmp_path / "run", tasks=tasks, steps=5))
+    run = Run(write_run(tmp_path / "run", tasks=tasks, steps=5))
     lines = printed(score_table(run), width)
     assert max(map(len, lines)) <= width
     assert run.scores is not None
@@ -49,7 +49,7 @@ def test_methods_fit_and_keep_their_numbers(tmp_path: Path, width: int) -> None:
 @pytest.mark.parametrize(("layers", "heads"), [(4, 8), (3, 32), (2, 71)])
 def test_chosen_heads_are_marked_without_colour(tmp_path: Path, width: int, layers: int, heads: int) -> None:
     run = write_run(tmp_path / "run", tasks=("only",), matrix=[[50.0]], layers=layers, heads=heads, steps=5)
-    stage = read_run(run).stages[0]
+    stage = Run(run).stages[0]
     lines = printed(heads_table(stage), width)
     assert max(map(len, lines)) <= width
     for layer in range(layers):
@@ -63,14 +63,14 @@ def test_chosen_heads_are_marked_without_colour(tmp_path: Path, width: int, laye
                 chosen.append(head)
             else:
                 head += 1
-        assert tuple(chosen) == stage.heads.get(layer, ())
+        assert list(chosen) == stage.heads.get(layer, [])
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "run", method="replay"))
+    run = Run(write_run(tmp_path / "run", method="replay"))
     assert printed(heads_table(run.stages[0]), 80) == ["copy: its method measures no heads"]
     (run.folder / "scores.json").unlink()
-    assert printed(score_table(read_run(run.folder)), 80) == ["nothing scored yet"]
+    assert printed(score_table(Run(run.folder)), 80) == ["nothing scored yet"]
 
 
 def test_memory_adds_up() -> None:

@@ -21,7 +21,6 @@ import seekr
 from seekr import Run, Task
 from seekr.cli.main import main
 from seekr.errors import InputError
-from seekr.report.data import read_run
 from seekr.runs.learn import evaluate
 
 pytestmark = pytest.mark.thorough
@@ -105,7 +104,7 @@ def test_right_answers_score_100_whatever_the_template_adds(family: str, tmp_pat
         assert line["generated"].strip().endswith(answer)
         assert line["generated"].strip() != answer
         assert "compared" not in line
-    assert all(answer.right for answer in read_run(run.folder).answers(0, 0))
+    assert all(answer.right for answer in run.answers(0, 0))
     before = (run.folder / "scores.json").read_bytes()
     (run.folder / "scores.json").unlink()
     again = learn(model, tmp_path / "run", "a", tasks=[task("a", max_new_tokens=40)], **more)

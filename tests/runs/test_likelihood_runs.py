@@ -19,7 +19,7 @@ from seekr.methods import L2p
 from seekr.modeling import generation as evaluation
 from seekr.modeling.generation import answer_likelihoods
 from seekr.modeling.loading import load_model
-from seekr.report import read_run, write_report
+from seekr.report import write_report
 from seekr.report.examples import choose_examples
 
 pytestmark = pytest.mark.thorough
@@ -85,7 +85,7 @@ def test_scores_are_those_of_plain_transformers(
         learn(run.folder, tasks, **again)
         assert path.read_bytes() == measured
 
-    examples = choose_examples(read_run(run.folder))
+    examples = choose_examples(run)
     assert [one.task for one in examples] == ["a"]
     page = write_report([run.folder], tmp_path / "page.html").read_text()
     assert "<small>likelihood</small>" in page

@@ -21,7 +21,6 @@ from seekr.cli.main import main
 from seekr.config.schema import apply_override, load_config
 from seekr.errors import InputError
 from seekr.report.comparison import Row
-from seekr.report.data import RunData
 from seekr.tuning.grid import folder_name, parse_grid, points, text_of
 from seekr.tuning.rows import hold_out, take_eval, tuning_rows
 from seekr.tuning.table import how_sure, ranked
@@ -346,10 +345,11 @@ def test_the_lead_is_weighed_against_the_spread() -> None:
     assert [settings["x"] for settings, _ in order] == [3, 2, 1]
 
 
-class _Scored(RunData):
+class _Scored(Run):
+    seed = property(lambda self: self._seed)  # type: ignore[assignment]
+
     def __init__(self, value: float, seed: int) -> None:
-        object.__setattr__(self, "value", value)
-        object.__setattr__(self, "seed", seed)
+        self.value, self._seed = value, seed
 
     def measure(self, name: str) -> float | None:
-        return self.value  # type: ignore[attr-defined]
+        return self.value

@@ -1,0 +1,84 @@
+"""What `seekr check` shows: a line a task with what it lost, then answers that were right and are not any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from seekr.report.forgotten import FORGOTTEN, HELD, PARTLY, SLIPPED, Change
+from seekr.report.summary import decimal
+from seekr.report.terminal import plain_table
+
+_LONGEST = 160
+_STYLES = {HELD: "green", PARTLY: "yellow", FORGOTTEN: "bold red"}
+
+
+def renderables(found: Sequence[Change], *, most: float, examples: int) -> Iterator[RenderableType]:
+    """The whole answer, from its one line down."""
+    yield Text(headline(found, most))
+    yield changes_table(found)
+    for change in found:
+        if change.over(most) and examples and change.lost:
+            yield examples_of(change, examples)
+
+
+def headline(found: Sequence[Change], most: float) -> str:
+    """Such as "2 of 6 tasks lost more than 5 points: sort 99 → 72, add 76 → 36"."""
+    over = [change for change in found if change.over(most)]
+    tasks = f"{len(found)} task{'s' * (len(found) != 1)}"
+    if not over:
+        return f"none of {tasks} lost more than {most:g} points"
+    named = ", ".join(f"{it.task} {it.before:.0f} → {it.now:.0f}" for it in over)
+    return f"{len(over)} of {tasks} lost more than {most:g} points: {named}"
+
+
+def kept_and_lost(found: Sequence[Change]) -> str:
+    """Such as "forgotten: sort 99 → 72; held: span, upper": nothing where no task was scored again."""
+    lost = [change for change in found if change.verdict in (SLIPPED, PARTLY, FORGOTTEN)]
+    named = {
+        "forgotten": [f"{change.task} {change.before:.0f} → {change.now:.0f}" for change in lost],
+        "held": [change.task for change in found if change.verdict == HELD],
+    }
+    return "; ".join(f"{name}: {', '.join(tasks)}" for name, tasks in named.items() if tasks)
+
+
+def changes_table(found: Sequence[Change]) -> Table:
+    """Before, now and the drop with what it may be by chance."""
+    table = plain_table("", "± is twice the standard error of the drop over the test rows; held: within that")
+    table.add_column("task", overflow="fold")
+    for heading in ("learned", "now", "drop", "±"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for change in found:
+        table.add_row(
+            Text(change.task),
+            *("" if value is None else decimal(value) for value in (change.before, change.now, change.drop)),
+            "" if change.error is None else decimal(change.noise),
+            Text(change.verdict, _STYLES.get(change.verdict, "")),
+        )
+    return table
+
+
+def examples_of(change: Change, count: int) -> Text:
+    """The rows that lost most: asked, right, answered then, answered now."""
+    text = Text(f"{change.task}: {len(change.lost)} answers are worse than they were", "bold")
+    for row in change.lost[:count]:
+        for name, value in (
+            ("asked", row.prompt),
+            ("right", " | ".join(row.right)),
+            ("then", row.before),
+            ("now", row.now),
+        ):
+            text.append(f"\n  {name:<7}", "dim")
+            text.append(_end_of(value) or "(nothing)")
+        text.append("\n")
+    return text
+
+
+def _end_of(text: str) -> str:
+    """A text in a line: of a long one its end, since what the prompts of a task begin with is the same in all."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"… {line[-_LONGEST:]}"

@@ -1,0 +1,113 @@
+"""What a run forgot: each task's score when it was learned beside its score now, and the answers that were lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import stdev
+from typing import Any
+
+from seekr.errors import InputError
+from seekr.runs.log import Answer
+from seekr.runs.run import Run
+from seekr.scoring import LIKELIHOOD
+from seekr.scoring.metrics import row_scores
+
+HELD, SLIPPED, PARTLY, FORGOTTEN = "held", "slipped", "partly forgotten", "forgotten"
+UNKNOWN, NEW = "not scored", "just learned"
+_NOISE = 1.0
+"""Points that a drop may have by chance where its standard error is not known."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A test row that was answered better when its task was learned."""
+
+    prompt: str
+    right: tuple[str, ...]
+    before: str
+    now: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of a task since it was learned; scores are 0 to 100, `now` is the newest.
+
+    `error`: the standard error of the drop over the task's test rows, each compared with itself; None = the answers are
+    not there, or the metric is no mean over rows.
+    """
+
+    task: str
+    metric: str | None
+    before: float | None
+    now: float | None
+    error: float | None
+    lost: tuple[Lost, ...]
+    """The largest loss first."""
+    new: bool = False
+    """Whether it was not scored again since."""
+
+    @property
+    def drop(self) -> float | None:
+        return None if self.before is None or self.now is None or self.new else self.before - self.now
+
+    @property
+    def noise(self) -> float:
+        """What a drop may be by chance: twice its standard error."""
+        return _NOISE if self.error is None else 2 * self.error
+
+    @property
+    def verdict(self) -> str:
+        """held: the drop is within chance; slipped: less than a tenth of what there was; forgotten: half of it."""
+        if self.drop is None or self.before is None:
+            return NEW if self.new and self.now is not None else UNKNOWN
+        if self.drop <= self.noise:
+            return HELD
+        share = self.drop / self.before
+        return SLIPPED if share < 0.1 else PARTLY if share < 0.5 else FORGOTTEN
+
+    def over(self, most: float) -> bool:
+        """Whether more than `most` points were lost, and not by chance."""
+        return self.drop is not None and self.drop > max(most, self.noise)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "drop": self.drop, "verdict": self.verdict}
+
+
+def changes(run: Run) -> list[Change]:
+    """A change for each task and skill, in the order of the matrix: from when it was learned to its newest score.
+
+    Raises InputError where nothing was scored or all was learned at once, and where an answer file is torn.
+    """
+    scores = run.scores
+    if run.joint:
+        raise InputError(f"{run.folder}: joint learns all tasks at once, so none was there before the others")
+    found = []
+    for place, (task, metric) in enumerate(zip(scores.tasks, scores.metrics, strict=True)):
+        rows = [row for row in range(place, len(scores.tasks)) if scores.matrix[row][place] is not None]
+        newest = rows[-1] if rows else place
+        before, now = scores.matrix[place][place], scores.matrix[newest][place]
+        error: float | None = None
+        lost: tuple[Lost, ...] = ()
+        if newest != place and metric not in (None, LIKELIHOOD) and {(place, place), (newest, place)} <= run.cells:
+            error, lost = _compared(str(metric), run.answers(place, place), run.answers(newest, place))
+        found.append(Change(task, metric, before, now, error, lost, new=newest == place))
+    return found
+
+
+def _compared(metric: str, before: Sequence[Answer], now: Sequence[Answer]) -> tuple[float | None, tuple[Lost, ...]]:
+    pairs = list(zip(before, now, strict=False))
+    if len(before) != len(now) or len(pairs) < 2 or any(old.prompt != new.prompt for old, new in pairs):
+        return None, ()
+    then, later = (
+        row_scores(metric, [a.prediction for a in side], [a.references for a in side], [a.prompt for a in side])
+        for side in (before, now)
+    )
+    drops = [old - new for old, new in zip(then, later, strict=True)]
+    worst = sorted((place for place, drop in enumerate(drops) if drop > 0), key=lambda place: -drops[place])
+    lost = tuple(
+        Lost(now[place].prompt, now[place].references, before[place].prediction, now[place].prediction)
+        for place in worst
+    )
+    return stdev(drops) / math.sqrt(len(drops)), lost

@@ -1,0 +1,119 @@
+"""The log of a stage, step by step, and the answers of a cell: JSON Lines, read with the line that is torn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seekr.errors import InputError
+
+EVALUATE = "delete it and run `seekr evaluate {run}`"
+RELEARN = "bring it back from a copy, or learn this run again"
+
+_NOT_PARTS = {
+    "step",
+    "kind",
+    "loss",
+    "learning_rate",
+    "gradient_share",
+    "grad_norm",
+    "attention_weight",
+    "gradient_norms",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One optimizer step: the loss parts as they entered the loss, and now and then their gradient shares."""
+
+    step: int
+    kind: str
+    parts: dict[str, float]
+    gradient_share: dict[str, float]
+    attention_weight: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One scored answer."""
+
+    prompt: str
+    prediction: str
+    references: tuple[str, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether the prediction, trimmed, is one of the references, whatever the metric of its task."""
+        return self.prediction.strip() in {reference.strip() for reference in self.references}
+
+
+def read_log(path: Path) -> tuple[LogEntry, ...]:
+    """Every optimizer step of a stage; none where nothing was trained. Raises InputError naming the line."""
+    if not path.exists():
+        return ()
+    return tuple(_log_entry(path, line, row) for line, row in _read_lines(path, RELEARN))
+
+
+def read_answers(path: Path, mend: str) -> list[Answer]:
+    """What was generated for one cell of the matrix: nothing where likelihoods were measured instead.
+
+    Raises InputError where the file is torn.
+    """
+    answers = []
+    for line, row in _read_lines(path, mend):
+        if "log_likelihood" in row:
+            continue
+        try:
+            references = row.get("compared") or (row["references"] if "references" in row else row["reference"])
+            texts = (references,) if isinstance(references, str) else tuple(references)
+            answers.append(Answer(row["prompt"], row["prediction"], texts))
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path}, line {line}: no prompt, prediction and reference; {mend}") from error
+    return answers
+
+
+def _log_entry(path: Path, line: int, row: dict[str, Any]) -> LogEntry:
+    try:
+        return LogEntry(
+            int(row["step"]),
+            str(row["kind"]),
+            {name: float(value) for name, value in row.items() if name not in _NOT_PARTS and value is not None},
+            dict(row.get("gradient_share", {})),
+            None if row.get("attention_weight") is None else float(row["attention_weight"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}, line {line}: not a step of a log ({error!r}); {RELEARN}") from error
+
+
+def read_whole(path: Path, mend: str) -> Any:
+    """A JSON file. Raises InputError with what to do about it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; {mend}") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: broken JSON ({error.msg}); {mend}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {mend}") from error
+
+
+def _read_lines(path: Path, mend: str) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON Lines file with their line numbers, counted from 1."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {mend}") from error
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 may stand inside a JSON string
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: broken JSON ({error.msg}); {mend}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number}: not a JSON object; {mend}")
+        rows.append((number, row))
+    return rows

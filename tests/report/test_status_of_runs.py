@@ -1,0 +1,28 @@
+"""`seekr status` of a folder with runs below it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fake_runs import write_run
+
+from seekr.cli.main import main
+from seekr.runs.run import Run
+
+
+def test_runs_below_a_folder_are_a_line_each(tmp_path: Path, capsys):
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "more" / "two", method="replay", seed=4)
+    (two / "scores.json").unlink()
+    assert main(["status", str(tmp_path)]) == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    performance = f"{Run(one).scores.overall_performance:.1f}"
+    assert ["one", "seekr", "0", "3 of 3", performance] in rows
+    assert ["more/two", "replay", "4", "3 of 3", "–"] in rows
+
+
+def test_run_that_is_torn_is_named(tmp_path: Path, capsys):
+    write_run(tmp_path / "one")
+    (write_run(tmp_path / "two") / "run.json").write_text(json.dumps({"config": 1}))
+    assert main(["status", str(tmp_path)]) == 2
+    assert "two/run.json: not the record of a run" in capsys.readouterr().err
