@@ -82,10 +82,12 @@ def _step(
             with live.part(GRADIENTS):
                 for parameter in (p for p in paper.model.parameters() if p.requires_grad):
                     parameter.grad = torch.empty_like(parameter)
-        parts = _losses(paper, kind, shape, live, teachers)
+        batch = _batch(paper, kind, shape, live, teachers)
+        parts = _losses(paper, batch, shape, live, teachers)
         if not more:
             live.window(SHARES)
             gradient_shares(parts, paper.model.parameters())
+        del batch
         live.window(LATE_LAYERS)
         with _watching(paper, live):
             torch.stack(list(parts.values())).sum().backward()
@@ -116,17 +118,20 @@ def _watching(paper: Paper, live: Live) -> Iterator[None]:
             hook.remove()
 
 
+def _batch(paper: Paper, kind: StepKind, shape: Shape, live: Live, teachers: Mapping[int, LayerTeacher]) -> MicroBatch:
+    with live.part(TEACHER):
+        signals = kept_signals(paper.method, kind, shape, teachers, vocabulary=paper.vocabulary)
+        if signals:
+            return paper.batch(kind, shape, signals)
+    return paper.batch(kind, shape)
+
+
 def _losses(
-    paper: Paper, kind: StepKind, shape: Shape, live: Live, teachers: Mapping[int, LayerTeacher]
+    paper: Paper, batch: MicroBatch, shape: Shape, live: Live, teachers: Mapping[int, LayerTeacher]
 ) -> dict[str, Tensor]:
     trained = ((name, p) for name, p in paper.model.named_parameters() if p.requires_grad)
     method, forward = with_kept(paper.method, shape, live, trained), _Prepared(paper, live)
-    with live.part(TEACHER):
-        signals = kept_signals(method, kind, shape, teachers, vocabulary=paper.vocabulary)
-        batch = paper.batch(kind, shape, signals) if signals else None
-    batch = batch or paper.batch(kind, shape)
-    del signals
-    if kind == "task":
+    if batch.kind == "task":
         own = isinstance(method, Ewc | Recorded)
         return method.step_losses(forward, batch) if own else Method.task_loss(method, forward, batch)
     if not isinstance(method, Derpp):
