@@ -13,7 +13,7 @@ from torch import nn
 
 from seekr.disk import user_path
 from seekr.errors import InputError
-from seekr.modeling.checks import check_is_model, check_no_adapter, check_weights
+from seekr.modeling.checks import check_generation_settings, check_is_model, check_no_adapter, check_weights
 from seekr.modeling.precision import no_autocast
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def few_layers(base: str, *, dtype: str) -> Any:
 def _read(base: str, dtype: str, **more: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
+    check_generation_settings(base)
     try:
         with _read_whole():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
