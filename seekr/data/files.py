@@ -251,7 +251,11 @@ def _values(batch: Any, name: str) -> list[Any]:
             try:
                 cells.to_pylist()
             except Exception as error:
-                what = "text that is not UTF-8" if isinstance(error, UnicodeError) else f"what is no {cells.type} in Python"
+                what = (
+                    "text that is not UTF-8"
+                    if isinstance(error, UnicodeError)
+                    else f"what is no {cells.type} in Python"
+                )
                 raise InputError(
                     f"{name}: the column {key[:40]!r} holds {what[:120]}; save it as text (UTF-8), or leave it out"
                 ) from None

@@ -16,7 +16,9 @@ from seekr.errors import InputError
 def fields_of(owner: type, kind: type) -> list[str]:
     """The fields of a class that take this kind of value, alone or beside others."""
     hints = get_type_hints(owner)
-    return [item.name for item in fields(owner) if item.init and kind in (hints[item.name], *get_args(hints[item.name]))]
+    return [
+        item.name for item in fields(owner) if item.init and kind in (hints[item.name], *get_args(hints[item.name]))
+    ]
 
 
 @pytest.mark.parametrize("given", [True, False])
