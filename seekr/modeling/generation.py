@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -18,6 +18,7 @@ from seekr.distributed.processes import process_count, spread
 from seekr.distributed.sharded import is_in_parts
 from seekr.modeling.batches import collate
 from seekr.modeling.inputs import model_inputs
+from seekr.modeling.loading import text_configs
 from seekr.modeling.losses import answer_positions, logits_at
 from seekr.scoring.likelihood import RowLikelihood
 
@@ -212,7 +213,7 @@ def only_asked(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode, no gradients, no generation settings but those handed over; everything as before on leaving."""
     flags = {module: module.training for module in model.modules()}
     owners = {module: module.generation_config for module in flags if "generation_config" in vars(module)}
-    routed = [config for config in _text_configs(flags) if getattr(config, "output_router_logits", False)]
+    routed = [config for config in text_configs(flags) if getattr(config, "output_router_logits", False)]
     cuda = [model.device] if model.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -234,9 +235,3 @@ def only_asked(model: PreTrainedModel) -> Iterator[None]:
                 module.generation_config = settings
             for config in routed:
                 config.output_router_logits = True
-
-
-def _text_configs(modules: Iterable[torch.nn.Module]) -> list[Any]:
-    """The configurations of transformers' modules, each once: a whole model and its parts share one."""
-    configs = [module.config.get_text_config() for module in modules if isinstance(module, PreTrainedModel)]
-    return list({id(config): config for config in configs}.values())

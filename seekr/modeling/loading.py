@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,10 @@ def _read(base: str, dtype: str, **more: Any) -> Any:
     if getattr(model, "_hf_peft_config_loaded", False):  # a hub name that holds both
         check_no_adapter(base)
     check_weights(base, found)
+    for config in text_configs(model.modules()):
+        if getattr(config, _BALANCED, False):
+            config.output_router_logits = True
+            delattr(config, _BALANCED)
     return model
 
 
@@ -206,18 +210,61 @@ def measuring(model: nn.Module) -> Iterator[None]:
         model.eval()
 
 
+_BALANCED = "seekr_output_router_logits"
+"""In the config.json of a saved mixture of experts whose balancing loss is trained: `output_router_logits` is false
+there, with which alone transformers answers padded prompts, and true again once the model is loaded here."""
+
+
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Writes a model, or its adapter, with its tokenizer: loads with plain transformers, or peft.
 
     The generation settings beside it are those that its answers were scored by. With an adapter transformers takes
-    those of the base, unless it is told.
+    those of the base, unless it is told: the README.md beside it has the words.
     """
     from seekr.modeling.generation import answering_settings
 
     settings = answering_settings(getattr(model, "generation_config", None), tokenizer)
-    model.save_pretrained(folder)
+    routed = [config for config in text_configs(model.modules()) if getattr(config, "output_router_logits", False)]
+    for config in routed:
+        config.output_router_logits = False
+        setattr(config, _BALANCED, True)
+    try:
+        model.save_pretrained(folder)
+    finally:
+        for config in routed:
+            config.output_router_logits = True
+            delattr(config, _BALANCED)
     tokenizer.save_pretrained(folder)
     settings.save_pretrained(folder)
+    if (folder / "adapter_config.json").is_file():
+        _write_how_to_load(folder, quiet=bool(routed))
+
+
+def _write_how_to_load(folder: Path, *, quiet: bool) -> None:
+    """Adds to the README.md of an adapter how it is loaded to answer as it was scored; `quiet`: of routed experts."""
+    from peft import PeftConfig
+
+    about = PeftConfig.from_pretrained(folder)
+    more = ", output_router_logits=False" if quiet else ""
+    load = f"AutoModelForCausalLM.from_pretrained({{}}, generation_config=settings{more})"
+    lines = ["from transformers import AutoModelForCausalLM, GenerationConfig", ""]
+    if about.is_prompt_learning:
+        lines = ["from peft import PeftModel", *lines]
+        model = f"PeftModel.from_pretrained({load.format(repr(about.base_model_name_or_path))}, folder)"
+    else:
+        model = load.format("folder")
+    lines += ["settings = GenerationConfig.from_pretrained(folder)  # not the base's: greedy, and its end tokens"]
+    text = "\n".join(["", "## To answer as it was scored", "", "```python", *lines, f"model = {model}", "```", ""])
+    with (folder / "README.md").open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def text_configs(modules: Iterable[nn.Module]) -> list[Any]:
+    """The configurations of transformers' modules, each once: a whole model and its parts share one."""
+    from transformers import PreTrainedModel
+
+    configs = [module.config.get_text_config() for module in modules if isinstance(module, PreTrainedModel)]
+    return list({id(config): config for config in configs}.values())
 
 
 @contextmanager

@@ -34,9 +34,9 @@ def test_true_was_read_as_one(given: bool) -> None:
 
 
 def test_truths_where_numbers_go_are_refused_within_lists_too() -> None:
-    with pytest.raises(InputError, match="lora.layers_to_transform: must be a number"):
+    with pytest.raises(InputError, match=r"lora\.layers_to_transform: must be a number"):
         check_lora({"layers_to_transform": [0, True]})
-    with pytest.raises(InputError, match="training.learning_rate: must be a number, not true"):
+    with pytest.raises(InputError, match=r"training\.learning_rate: must be a number, not true"):
         check_training({"learning_rate": True})
     wanted: dict[str, Any] = {"learning_rate": "1e-4", "warmup_steps": 0.1, "num_train_epochs": 2}
     assert check_training(wanted) == {**wanted, "learning_rate": 1e-4}
