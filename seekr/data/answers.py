@@ -44,17 +44,19 @@ class AnswerForm:
     def is_plain(self) -> bool:
         return not (self.lead or self.closings or self.trail or self.mark)
 
-    def cut(self, text: str) -> str:
+    def cut(self, text: str, *, ended: bool = True) -> str:
         """The answer of a text: what stands behind the end of a reasoning, or else behind the lead.
 
-        A reasoning may name what ends it, so that is where it comes last, before those that a right answer has.
+        A reasoning may name what ends it, so that is where it comes last, before those that a right answer has. What is
+        not `ended` was stopped at its longest, maybe within the plain text behind the answer.
         """
         ends = self.ends_of_reasoning(text)
         if len(ends) > self.held:
-            return self._before_end(text[ends[-1 - self.held] :])
-        if self._begin and (found := self._begin.match(text)):
+            text = text[ends[-1 - self.held] :]
+        elif self._begin and (found := self._begin.match(text)):
             text = text[found.end() :]
-        return self._before_end(text)
+        answer = self._before_end(text)
+        return self._before_begun_trail(text) if answer == text and not ended else answer
 
     def ends_of_reasoning(self, text: str) -> list[int]:
         """Where a reasoning could end in a text, up to what ends its turn."""
@@ -67,6 +69,13 @@ class AnswerForm:
     def _before_end(self, text: str) -> str:
         found = self._end.search(text) if self._end else None
         return text[: found.start()] if found else text
+
+    def _before_begun_trail(self, text: str) -> str:
+        trail, gap = "".join(self.trail.split()), r"\s+" if self.trail[:1].isspace() else r"\s*"
+        for size in range(len(trail) - 1, 0, -1):
+            if found := re.search(rf"{gap}{_spaced(trail[:size])}\s*\Z", text):
+                return text[: found.start()]
+        return text
 
     @cached_property
     def _begin(self) -> re.Pattern[str] | None:
@@ -95,13 +104,13 @@ class AnswerKey:
     references: list[str]
     form: AnswerForm = field(default_factory=AnswerForm)
 
-    def read(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-        """The answer in what was generated, `ids` being the tokens before its end."""
+    def read(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, ended: bool = True) -> str:
+        """The answer in what was generated, `ids` being the tokens before its end; not `ended` as of `cut`."""
         plain = _decode(ids, tokenizer)
         if self.form.is_plain:
             return plain
         written = _decode(ids, tokenizer, special=True)
-        answer = self.form.cut(written)
+        answer = self.form.cut(written, ended=ended)
         return plain if answer == written else _without_special(answer, tokenizer)
 
 

@@ -244,7 +244,7 @@ def _write_how_to_load(folder: Path, *, quiet: bool) -> None:
     """Adds to the README.md of an adapter how it is loaded to answer as it was scored; `quiet`: of routed experts."""
     from peft import PeftConfig
 
-    about = PeftConfig.from_pretrained(folder)
+    about = PeftConfig.from_pretrained(str(folder))
     more = ", output_router_logits=False" if quiet else ""
     load = f"AutoModelForCausalLM.from_pretrained({{}}, generation_config=settings{more})"
     lines = ["from transformers import AutoModelForCausalLM, GenerationConfig", ""]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import family_templates
 import pytest
 from makes import MAKES
 from toy_tokenizers import CHATML, TOKENIZERS
 
-from seekr.data import encode
+from seekr.data import encode, key_of
 from seekr.data.answer_lengths import enough_tokens, long_answers, reference_lengths
 from seekr.data.example import Example, parse_row
 
@@ -52,6 +54,11 @@ def chat(answer: str, **more: str) -> Example:
     return parse_row({"messages": turns}, "")
 
 
+def learned(row: Example, tokenizer: Any) -> list[int]:
+    labels = encode(row, tokenizer, None).labels
+    return [label for label in labels.tolist() if label not in (-100, tokenizer.eos_token_id)]
+
+
 BEHIND = (
     "{% for m in messages %}{{ '<|im_start|>' ~ m.content }}{% if m.role == 'assistant' %}"
     "{{ ' Thank you ever so much' }}{% endif %}{{ '<|im_end|>' }}{% endfor %}"
@@ -69,7 +76,10 @@ def test_text_behind_an_answer_was_counted_as_what_it_needs(answer: str) -> None
         found = long_answers([row], tokenizer, allowed)
         assert found is not None
         assert found.longest == needed
-    assert long_answers([row], tokenizer, max(needed, 1)) is None
+    ids, key = learned(row, tokenizer), key_of(row, tokenizer)
+    for allowed in range(max(needed, 1), len(ids)):  # a model that answers as it is taught is stopped here
+        assert long_answers([row], tokenizer, allowed) is None
+        assert key.read(ids[:allowed], tokenizer, ended=False).strip() == answer
     assert enough_tokens([row], tokenizer) > needed + 10  # as it is taught
 
 
