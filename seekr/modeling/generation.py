@@ -16,9 +16,9 @@ from transformers import GenerationConfig, PreTrainedModel
 from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.processes import process_count, spread
 from seekr.distributed.sharded import is_in_parts
+from seekr.modeling.balancing import without_balance
 from seekr.modeling.batches import collate
 from seekr.modeling.inputs import model_inputs
-from seekr.modeling.loading import text_configs
 from seekr.modeling.losses import answer_positions, logits_at
 from seekr.scoring.likelihood import RowLikelihood
 
@@ -213,19 +213,16 @@ def only_asked(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode, no gradients, no generation settings but those handed over; everything as before on leaving."""
     flags = {module: module.training for module in model.modules()}
     owners = {module: module.generation_config for module in flags if "generation_config" in vars(module)}
-    routed = [config for config in text_configs(flags) if getattr(config, "output_router_logits", False)]
     cuda = [model.device] if model.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(without_balance(model))
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         try:
             # generate() fills what is not handed over from the model's own settings: temperature, penalties,
             # ...
             for module in owners:
                 module.generation_config = GenerationConfig()  # type: ignore[assignment]
-            # A balancing loss is for training; transformers computes it of every token that is generated, and fails.
-            for config in routed:
-                config.output_router_logits = False
             model.eval()
             yield
         finally:
@@ -233,5 +230,3 @@ def only_asked(model: PreTrainedModel) -> Iterator[None]:
                 module.training = training
             for module, settings in owners.items():
                 module.generation_config = settings
-            for config in routed:
-                config.output_router_logits = True

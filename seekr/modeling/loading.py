@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from torch import nn
 
 from seekr.disk import user_path
 from seekr.errors import InputError
+from seekr.modeling.balancing import ask_for_balance_again, without_balance
 from seekr.modeling.checks import check_generation_settings, check_is_model, check_no_adapter, check_weights
 from seekr.modeling.precision import no_autocast
 
@@ -110,10 +111,7 @@ def _read(base: str, dtype: str, **more: Any) -> Any:
     if getattr(model, "_hf_peft_config_loaded", False):  # a hub name that holds both
         check_no_adapter(base)
     check_weights(base, found)
-    for config in text_configs(model.modules()):
-        if getattr(config, _BALANCED, False):
-            config.output_router_logits = True
-            delattr(config, _BALANCED)
+    ask_for_balance_again(model)
     return model
 
 
@@ -210,11 +208,6 @@ def measuring(model: nn.Module) -> Iterator[None]:
         model.eval()
 
 
-_BALANCED = "seekr_output_router_logits"
-"""In the config.json of a saved mixture of experts whose balancing loss is trained: `output_router_logits` is false
-there, with which alone transformers answers padded prompts, and true again once the model is loaded here."""
-
-
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Writes a model, or its adapter, with its tokenizer: loads with plain transformers, or peft.
 
@@ -224,28 +217,20 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     from seekr.modeling.generation import answering_settings
 
     settings = answering_settings(getattr(model, "generation_config", None), tokenizer)
-    routed = [config for config in text_configs(model.modules()) if getattr(config, "output_router_logits", False)]
-    for config in routed:
-        config.output_router_logits = False
-        setattr(config, _BALANCED, True)
-    try:
+    with without_balance(model, noted=True) as balanced:
         model.save_pretrained(folder)
-    finally:
-        for config in routed:
-            config.output_router_logits = True
-            delattr(config, _BALANCED)
     tokenizer.save_pretrained(folder)
     settings.save_pretrained(folder)
     if (folder / "adapter_config.json").is_file():
-        _write_how_to_load(folder, quiet=bool(routed))
+        _write_how_to_load(folder, balanced=balanced)
 
 
-def _write_how_to_load(folder: Path, *, quiet: bool) -> None:
-    """Adds to the README.md of an adapter how it is loaded to answer as it was scored; `quiet`: of routed experts."""
+def _write_how_to_load(folder: Path, *, balanced: bool) -> None:
+    """Adds to the README.md of an adapter how it is loaded to answer as it was scored; `balanced`: its base is."""
     from peft import PeftConfig
 
     about = PeftConfig.from_pretrained(str(folder))
-    more = ", output_router_logits=False" if quiet else ""
+    more = ", output_router_logits=False" if balanced else ""
     load = f"AutoModelForCausalLM.from_pretrained({{}}, generation_config=settings{more})"
     lines = ["from transformers import AutoModelForCausalLM, GenerationConfig", ""]
     if about.is_prompt_learning:
@@ -254,17 +239,10 @@ def _write_how_to_load(folder: Path, *, quiet: bool) -> None:
     else:
         model = load.format("folder")
     lines += ["settings = GenerationConfig.from_pretrained(folder)  # not the base's: greedy, and its end tokens"]
-    text = "\n".join(["", "## To answer as it was scored", "", "```python", *lines, f"model = {model}", "```", ""])
+    told = ["", "## To answer as it was scored", "", "`folder` is where this file lies.", ""]
+    text = "\n".join([*told, "```python", *lines, f"model = {model}", "```", ""])
     with (folder / "README.md").open("a", encoding="utf-8") as file:
         file.write(text)
-
-
-def text_configs(modules: Iterable[nn.Module]) -> list[Any]:
-    """The configurations of transformers' modules, each once: a whole model and its parts share one."""
-    from transformers import PreTrainedModel
-
-    configs = [module.config.get_text_config() for module in modules if isinstance(module, PreTrainedModel)]
-    return list({id(config): config for config in configs}.values())
 
 
 @contextmanager
