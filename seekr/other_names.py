@@ -26,8 +26,13 @@ SAME = {
         "max_seq_length max_seq_len cutoff_len sequence_len seq_len seq_length model_max_length block_size "
         "max_input_length max_source_length max_prompt_length context_length"
     ),
+    "chat_template, the file of a Jinja template; without one the tokenizer's own is used": (
+        "template prompt_template chat_template_file jinja_template conversation_template"
+    ),
     "dtype": "torch_dtype precision model_dtype compute_dtype pure_bf16",
-    "training.bf16: true, or training.fp16: true": "mixed_precision amp half_precision_backend fp16_backend",
+    "training.bf16: true, or training.fp16: true": (
+        "mixed_precision amp half_precision_backend fp16_backend fp16_opt_level apex"
+    ),
     "training.learning_rate": "lr base_lr max_lr",
     "training.num_train_epochs": "epochs num_epochs n_epochs max_epochs train_epochs",
     "training.max_steps": "num_steps train_steps max_train_steps num_training_steps iters",
@@ -38,7 +43,7 @@ SAME = {
     "training.gradient_accumulation_steps": "gradient_accumulation grad_accum accumulate_grad_batches",
     "training.lr_scheduler_type": "lr_scheduler scheduler scheduler_type lr_schedule",
     "training.warmup_steps, where a number below 1 is a share of the steps": "warmup_ratio warmup warmup_fraction",
-    "training.optim": "optimizer optimizer_name optimiser",
+    "training.optim": "optimizer optimizer_name optimiser adafactor",
     "training.max_grad_norm": "gradient_clipping grad_clip clip_grad_norm max_gradient_norm",
     "training.adam_beta1 and training.adam_beta2": "betas adam_betas",
     "training.gradient_checkpointing": "use_gradient_checkpointing recompute",
@@ -49,7 +54,7 @@ SAME = {
     "training.save_total_limit": "max_checkpoints checkpoints_total_limit",
     "training.dataloader_num_workers": "num_workers preprocessing_num_workers dataset_num_proc",
     "training.use_liger_kernel": "enable_liger_kernel use_liger liger",
-    "training.torch_compile": "compile use_compile",
+    "training.torch_compile": "compile use_compile torchdynamo",
     "training.fsdp_config": "fsdp_transformer_layer_cls_to_wrap fsdp_min_num_params",
     "lora.r": "lora_rank lora_r rank lora_dim",
     "lora.lora_alpha": "alpha",
@@ -91,6 +96,8 @@ NEEDLESS = {
         "load_in_4bit load_in_8bit quantization quantization_bit qlora bnb_config"
     ),
     "no code of a model is run; leave it out": "trust_remote_code",
+    "weights are saved as safetensors; leave it out": "save_safetensors",
+    "the order of the rows is fixed by the seed; leave it out": "group_by_length length_column_name",
     "how attention is computed is transformers' choice for the model; leave it out": (
         "flash_attn flash_attention attn_implementation use_flash_attention_2 xformers_attention"
     ),
@@ -99,6 +106,9 @@ NEEDLESS = {
 
 HOMES: dict[str, Callable[[], Collection[str]]] = {}
 """Section of the configuration, "" = the top level → its keys. Whoever reads a section adds it."""
+
+REFUSALS: dict[str, str] = {}
+"""Keys of training that cannot be set → why, added in the same way."""
 
 _SAME = {name: here for here, names in SAME.items() for name in names.split()}
 _NEEDLESS = {name: said for said, names in NEEDLESS.items() for name in names.split()}
@@ -112,16 +122,14 @@ def meant(key: str, valid: Collection[str], section: str = "") -> str:
         valid: the keys of the place that it was given in.
         section: that place: "training", "lora", "method", "tasks.N", or "" for the top level.
     """
-    from seekr.arguments import REFUSED
-
     plain = key.lower().replace("-", "_")
     if plain in valid:
         return f"did you mean {plain!r}?"
     if plain in _NEEDLESS:
         return _NEEDLESS[plain]
     here = _SAME.get(plain) or _elsewhere(plain, section)
-    if here == f"training.{plain}" and plain in REFUSED:
-        return REFUSED[plain]
+    if here == f"training.{plain}" and plain in REFUSALS:
+        return REFUSALS[plain]
     if here is None:
         return nearest(key, valid)
     place = here.partition(",")[0].partition(":")[0].partition(" ")[0]

@@ -93,6 +93,16 @@ def test_keys_of_other_tools(raw: dict[str, Any], message: str) -> None:
     assert message in told(raw)
 
 
+@pytest.mark.parametrize(
+    ("key", "here"), [("fp16_opt_level", "bf16: true, or training.fp16: true"), ("template", "chat_template, the file")]
+)
+def test_keys_that_were_answered_by_the_nearest_spelling(key: str, here: str) -> None:
+    """`fp16_opt_level` was answered with fp16_full_eval, `template` with a list of all keys."""
+    for raw in ({key: "x"}, {"training": {key: "x"}}, {"tasks": [{"name": "a", "train": "x", key: "x"}]}):
+        assert f"unknown key {key!r}; here that is " in told(raw)
+        assert here in told(raw)
+
+
 def test_overrides_and_the_task_of_a_command_line_too() -> None:
     with pytest.raises(InputError, match=r"unknown key 'lr'; here that is training\.learning_rate"):
         apply_override({}, "lr=1e-4")

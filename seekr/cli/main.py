@@ -251,6 +251,8 @@ def _check_tasks(arguments: argparse.Namespace) -> None:
     print_check(check)
     if file is not None:
         write_json(file, check.to_json())
+    if refused := check.refused():
+        raise InputError(refused)
 
 
 def _show_row(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from seekr.other_names import HOMES
+from seekr.config.training_arguments import REFUSED
+from seekr.other_names import HOMES, REFUSALS
 
 
 def _training() -> set[str]:
@@ -34,3 +35,4 @@ def _lora() -> set[str]:
 def know_sections(top: set[str]) -> None:
     """Tells `other_names` of all sections, `top` being the keys of the top level."""
     HOMES.update({"": lambda: top, "training": _training, "tasks.N": _task, "method": _method, "lora": _lora})
+    REFUSALS.update(REFUSED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
@@ -245,7 +246,20 @@ def _check_fields(where: str, given: dict[str, Any], owner: type, refused: set[s
             checked[key] = TypeAdapter(hints[key]).validate_python(value)
         except ValidationError as error:
             raise InputError(f"{where}.{key}: {reason(error)}, not {str(value)[:80]!r}") from None
+        if not _same_truths(value, checked[key]):
+            raise InputError(f"{where}.{key}: must be a number, not {str(value)[:80].lower()}")
     return checked
+
+
+def _same_truths(given: Any, checked: Any) -> bool:
+    """Whether every true and false that was given is one still: pydantic makes 1 and 0 of them where a number goes."""
+    if isinstance(given, bool):
+        return checked is given
+    if isinstance(given, Mapping) and isinstance(checked, Mapping):
+        return all(_same_truths(value, checked.get(key)) for key, value in given.items())
+    if isinstance(given, list | tuple) and isinstance(checked, list | tuple):
+        return all(map(_same_truths, given, checked))
+    return True
 
 
 def _default(field: Field[Any]) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from seekr.data.encoding import IGNORED, Encoded, encode_all
+from seekr.data.answers import key_of
+from seekr.data.encoding import IGNORED, Encoded, encode, encode_all
 from seekr.data.example import Example
 
 if TYPE_CHECKING:
@@ -36,9 +37,26 @@ def long_answers(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
     doubtful = [
         row for row in examples if row.messages or min(len(text.encode()) for text in row.references) + 8 > allowed
     ]
-    shortest = [min(lengths) for lengths in reference_lengths(doubtful, tokenizer)]
-    long = [length for length in shortest if length > allowed]
+    lengths = reference_lengths(doubtful, tokenizer)
+    doubtful = [row for row, found in zip(doubtful, lengths, strict=True) if min(found) > allowed]
+    least = [min(_least(_answered(row, text), tokenizer) for text in row.references) for row in doubtful]
+    long = [length for length in least if length > allowed]
     return LongAnswers(len(long), len(examples), allowed, max(long)) if long else None
+
+
+def _least(row: Example, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens with which an answer is right, were a model to stop behind them: without what is taken off behind it."""
+    key = key_of(row, tokenizer)
+    (right,), form = key.references, key.form
+    if not right.strip():
+        return 0
+    ids = _generated(encode(row, tokenizer, None), tokenizer)
+    behind = len(tokenizer(form.trail + form.mark, add_special_tokens=False).input_ids)
+    shorter = range(max(len(ids) - behind - _JOINED, 0), len(ids))
+    return next((count for count in shorter if key.read(ids[:count], tokenizer).strip() == right.strip()), len(ids))
+
+
+_JOINED = 2  # tokens by which what is behind an answer may be longer than by itself
 
 
 def enough_tokens(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> int:
@@ -50,25 +68,26 @@ def enough_tokens(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
 def reference_lengths(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Tokens of each reference of each row that a model has to generate."""
     answered = [_answered(example, reference) for example in examples for reference in example.references]
-    lengths = iter([_length(row, tokenizer) for row in encode_all(answered, tokenizer, None)])
+    lengths = iter([len(_generated(row, tokenizer)) for row in encode_all(answered, tokenizer, None)])
     return [[next(lengths) for _ in example.references] for example in examples]
 
 
 def _answered(example: Example, reference: str) -> Example:
     """The row with this scored answer, its one trained turn."""
     if not example.messages:
-        return replace(example, answer=reference)
+        return replace(example, answer=reference, references=[reference])
     turn = example.messages[-1]
     if reference != example.answer:
         turn = {key: value for key, value in turn.items() if key != "tool_calls"} | {"content": reference}
     last = len(example.messages) - 1
-    return replace(example, answer=reference, messages=(*example.messages[:-1], turn), trained=(last,))
+    messages = (*example.messages[:-1], turn)
+    return replace(example, answer=reference, references=[reference], messages=messages, trained=(last,))
 
 
-def _length(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> int:
+def _generated(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens up to the last one that says something: white space, and what ends a turn, need not be generated."""
-    answer = row.labels[row.labels != IGNORED].tolist()
+    answer: list[int] = row.labels[row.labels != IGNORED].tolist()
     ends = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     while answer and (answer[-1] in ends or not str(tokenizer.decode(answer[-1:])).strip()):
         answer.pop()
-    return len(answer)
+    return answer

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -38,22 +38,43 @@ class AnswerForm:
     closings: tuple[str, ...] = ()  # what ends a reasoning
     trail: str = ""  # plain text that follows an answer
     mark: str = ""  # the token behind that, such as an end of turn; it may end what is generated, and is then not there
+    held: int = 0  # how often a right answer itself has what ends a reasoning
 
     @property
     def is_plain(self) -> bool:
         return not (self.lead or self.closings or self.trail or self.mark)
 
-    def cut(self, text: str) -> str:
-        """The answer of a text: what stands behind the first end of a reasoning, or else behind the lead."""
-        for pattern in self._ends_of_reasoning:
+    def cut(self, text: str, *, ended: bool = True) -> str:
+        """The answer of a text: what stands behind the end of a reasoning, or else behind the lead.
+
+        A reasoning may name what ends it, so that is where it comes last, before those that a right answer has. What is
+        not `ended` was stopped at its longest, maybe within the plain text behind the answer.
+        """
+        ends = self.ends_of_reasoning(text)
+        if len(ends) > self.held:
+            text = text[ends[-1 - self.held] :]
+        elif self._begin and (found := self._begin.match(text)):
+            text = text[found.end() :]
+        answer = self._before_end(text)
+        return self._before_begun_trail(text) if answer == text and not ended else answer
+
+    def ends_of_reasoning(self, text: str) -> list[int]:
+        """Where a reasoning could end in a text, up to what ends its turn."""
+        for pattern in self._closing_patterns:
             if found := pattern.search(text):
-                text = text[found.end() :]
-                break
-        else:
-            if self._begin and (found := self._begin.match(text)):
-                text = text[found.end() :]
-        if self._end and (found := self._end.search(text)):
-            text = text[: found.start()]
+                stop = found.end() + len(self._before_end(text[found.end() :]))
+                return [found.end() for found in pattern.finditer(text, 0, stop)]
+        return []
+
+    def _before_end(self, text: str) -> str:
+        found = self._end.search(text) if self._end else None
+        return text[: found.start()] if found else text
+
+    def _before_begun_trail(self, text: str) -> str:
+        trail, gap = "".join(self.trail.split()), r"\s+" if self.trail[:1].isspace() else r"\s*"
+        for size in range(len(trail) - 1, 0, -1):
+            if found := re.search(rf"{gap}{_spaced(trail[:size])}\s*\Z", text):
+                return text[: found.start()]
         return text
 
     @cached_property
@@ -62,7 +83,7 @@ class AnswerForm:
         return re.compile(rf"\s*{'.*?'.join(lines)}\s*", re.DOTALL) if lines else None
 
     @cached_property
-    def _ends_of_reasoning(self) -> list[re.Pattern[str]]:
+    def _closing_patterns(self) -> list[re.Pattern[str]]:
         return [re.compile(rf"{_spaced(text)}\s*") for text in self.closings if text.strip()]
 
     @cached_property
@@ -83,13 +104,13 @@ class AnswerKey:
     references: list[str]
     form: AnswerForm = field(default_factory=AnswerForm)
 
-    def read(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-        """The answer in what was generated, `ids` being the tokens before its end."""
+    def read(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, ended: bool = True) -> str:
+        """The answer in what was generated, `ids` being the tokens before its end; not `ended` as of `cut`."""
         plain = _decode(ids, tokenizer)
         if self.form.is_plain:
             return plain
         written = _decode(ids, tokenizer, special=True)
-        answer = self.form.cut(written)
+        answer = self.form.cut(written, ended=ended)
         return plain if answer == written else _without_special(answer, tokenizer)
 
 
@@ -105,18 +126,18 @@ class Asked:
 
 def ask_all(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Asked]:
     """Questions and keys of examples, uncut. Raises InputError as `rendering.render`."""
-    questions, closings = [], []
+    questions, reasonings = [], []
     for example in examples:
         talk = Conversation(example, tokenizer) if example.messages else None  # its texts are let go of at once
         questions.append(render_question(example, talk))
-        closings.append(_closings(talk) if talk else [])
+        reasonings.append(_reasoning(talk) if talk else _Reasoning())
     is_chat = [bool(example.messages) for example in examples]
     tokenized = tokenize([prompt_of(question) for question in questions], is_chat, tokenizer)
     taught = tokenize([question.told for question in questions], is_chat, tokenizer)
     marks = [token for token in tokenizer.get_added_vocab() if token != tokenizer.unk_token]
     asked = []
-    rows = zip(examples, questions, closings, tokenized, taught, strict=True)
-    for example, question, ends, tokens, told in rows:
+    rows = zip(examples, questions, reasonings, tokenized, taught, strict=True)
+    for example, question, reasoning, tokens, told in rows:
         ids = tokens.ids[: first(tokens.ends > question.end)]
         stop = int(tokens.ends[: len(ids)].max(initial=0))
         before = told.ids[: first(told.ends > question.end)]
@@ -125,7 +146,7 @@ def ask_all(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> 
             found.append(_JOINED)
         if tokenizer.eos_token_id in _generated(told.ids[len(before) :].tolist(), tokenizer):
             found.append(_ENDED)
-        asked.append(Asked(ids, _key(example, question, ends, stop, marks, tokenizer), tuple(found)))
+        asked.append(Asked(ids, _key(example, question, reasoning, stop, marks, tokenizer), tuple(found)))
     return asked
 
 
@@ -160,8 +181,16 @@ def first(mask: np.ndarray) -> int:
     return int(mask.argmax()) if mask.any() else len(mask)
 
 
+@dataclass(frozen=True)
+class _Reasoning:
+    """What a template writes between a reasoning and an answer, and behind the one that this row has."""
+
+    closings: tuple[str, ...] = ()
+    behind: str = ""
+
+
 def _key(
-    example: Example, question: Question, closings: list[str], stop: int, marks: Sequence[str], tokenizer: Any
+    example: Example, question: Question, reasoning: _Reasoning, stop: int, marks: Sequence[str], tokenizer: Any
 ) -> AnswerKey:
     """`stop`: the characters of `question.text` that the prompt's tokens hold; what is between it and the answer, a
     tokenizer has joined with that. `marks`: tokens that are written as they are, and end what is plain text."""
@@ -169,44 +198,49 @@ def _key(
     lead, trail = question.text[stop:start], question.text[end:]
     place, mark = min(((trail.index(mark), mark) for mark in marks if mark in trail), default=(len(trail), ""))
     form = AnswerForm(
-        lead=_as_decoded(lead if THOUGHT not in lead else "", tokenizer),
-        closings=tuple(_as_decoded(text, tokenizer) for text in closings),
+        lead=_as_decoded("" if question.thought else lead, tokenizer),
+        closings=tuple(_as_decoded(text, tokenizer) for text in reasoning.closings),
         trail=_as_decoded(trail[:place], tokenizer),
         mark=mark,
     )
     written = question.told[stop:] if example.messages else example.answer
+    if reasoning.closings:
+        ends = form.ends_of_reasoning(_as_decoded(reasoning.behind or written, tokenizer))
+        form = replace(form, held=max(len(ends) - 1, 0))
     texts = [written if text == example.answer else text for text in example.references]
     pairs = zip(example.references, texts, strict=True)
     return AnswerKey([_compared(raw, text, form, tokenizer) for raw, text in pairs], form)
 
 
-def _closings(talk: Conversation) -> list[str]:
-    """What a template writes between a reasoning and an answer: one that is said, and the scored one if it calls."""
-    template = talk.example.chat.template or str(getattr(talk.tokenizer, "chat_template", ""))
-    if not ("reasoning" in template or "thinking" in template):
-        return []
+def _reasoning(talk: Conversation) -> _Reasoning:
+    """The closings are that of an answer that is said, and of the scored one if it calls."""
+    if not ("reasoning" in talk.template or "thinking" in talk.template):
+        return _Reasoning()
     found = []
-    behind = _behind_thought(talk, saying(MARK))
-    if MARK in behind:
-        found.append(behind[: behind.index(MARK)])
-    scored = {key: value for key, value in talk.example.messages[-1].items() if key not in REASONING}
+    mark = talk.unsaid(MARK)
+    behind = _behind_thought(talk, saying(mark))
+    if mark in behind:
+        found.append(behind[: behind.index(mark)])
+    last = talk.example.messages[-1]
+    scored = {key: value for key, value in last.items() if key not in REASONING}
+    behind = _behind_thought(talk, scored) if "tool_calls" in scored or len(scored) < len(last) else ""
     if "tool_calls" in scored:
-        behind = _behind_thought(talk, scored)
         asked = talk.asked(talk.example.trained[-1])
         unthought = talk.write((*talk.example.messages[:-1], scored)).removeprefix(asked)
         shared = shared_start(behind[::-1], unthought[::-1])
         if not any(behind.startswith(closing) for closing in found if closing.strip()):
             found.insert(0, behind[: len(behind) - shared])
-    return [text for text in found if text.strip()]
+    return _Reasoning(tuple(text for text in found if text.strip()), behind if len(scored) < len(last) else "")
 
 
 def _behind_thought(talk: Conversation, message: Message) -> str:
     """What the template writes behind a reasoning of this message; nothing where it leaves that out or refuses it."""
+    thought = talk.unsaid(THOUGHT)
     try:
-        thought, _, behind = talk.write((*talk.example.messages[:-1], thinking(message))).rpartition(THOUGHT)
+        found, _, behind = talk.write((*talk.example.messages[:-1], thinking(message, thought))).rpartition(thought)
     except InputError:
         return ""
-    return behind if thought else ""
+    return behind if found else ""
 
 
 def _compared(raw: str, text: str, form: AnswerForm, tokenizer: Any) -> str:

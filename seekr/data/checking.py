@@ -1,6 +1,7 @@
 """What a folder of tasks holds: rows and their faults, what stands in several splits, and lengths in tokens.
 
-Nothing is mended and nothing refused: published files have such faults, and a score means more to whoever knows them.
+Nothing is mended: published files have such faults, and a score means more to whoever knows them. What a run would
+refuse is said apart.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from seekr.data.folders import NAMES, split_files, splits_of_folder
 from seekr.data.presets import NEEDED, find_preset, missing
 from seekr.data.reading import read_row
 from seekr.data.task import NEW_TOKENS
-from seekr.errors import InputError
+from seekr.errors import InputError, listed
 from seekr.progress import bar
 from seekr.scoring.likelihood import LIKELIHOOD
 
@@ -116,6 +117,15 @@ class FolderCheck:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def refused(self) -> str | None:
+        """A line on what `seekr learn` would refuse of it; None = nothing."""
+        splits = [(f"{task.name}/{name}", split.broken) for task in self.tasks for name, split in task.splits.items()]
+        broken = [f"{len(reasons)} of {where}" for where, reasons in splits if reasons]
+        lacking = [name for name in self.missing if self.preset and not name.endswith("/eval")]
+        told = [f"rows or files that cannot be read ({listed(broken)})"] if broken else []
+        told += [f"what the preset lacks here ({listed(lacking)})"] if lacking else []
+        return f"{self.folder}: `seekr learn` would refuse {' and '.join(told)}; see above" if told else None
 
 
 def check_folder(

@@ -49,7 +49,7 @@ class Conversation:
                 f"{example.source}: chat rows need a tokenizer with a chat template, and this one has none; "
                 "use an instruction-tuned model's tokenizer, say chat_template: FILE, or give rows of prompt and answer"
             )
-        template = example.chat.template or str(tokenizer.chat_template)
+        self.template = template = example.chat.template or str(tokenizer.chat_template)
         for name in example.chat.variables:
             if not re.search(rf"\b{re.escape(str(name))}\b", template):
                 raise InputError(
@@ -72,6 +72,16 @@ class Conversation:
             return self._write(turns, self.form, ask=ask)
         except Exception as error:  # a template is a program of its own, and may raise anything
             raise self._refused(error) from None
+
+    def unsaid(self, word: str) -> str:
+        """A word that neither the row nor its template has: this one, with as many more letters as it takes."""
+        while word in self._said:
+            word += "z"
+        return word
+
+    @cached_property
+    def _said(self) -> str:
+        return f"{self.example}{self.template}"
 
     @cached_property
     def left_out(self) -> list[str]:

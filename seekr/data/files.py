@@ -215,8 +215,10 @@ def _parquet(data: bytes, name: str) -> Iterator[NumberedRow]:
     try:
         file = ParquetFile(pyarrow.BufferReader(data))
         _check_columns(file.schema_arrow.names, name)
+        for column in file.schema_arrow:
+            _check_structs(column.type, column.name, name)
         for batch in file.iter_batches():
-            for value in batch.to_pylist():
+            for value in _values(batch, name):
                 row += 1
                 yield f"{name}, row {row}", value
     except InputError:
@@ -224,6 +226,40 @@ def _parquet(data: bytes, name: str) -> Iterator[NumberedRow]:
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{name}: not a whole Parquet file: {reason}") from None
+
+
+def _check_structs(kind: Any, column: str, name: str) -> None:
+    """Raises InputError where an object in a column, at any depth of the type `kind`, has a key twice."""
+    parts = [kind.field(place) for place in range(kind.num_fields)]
+    keys = [part.name for part in parts]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"{name}: the key {twice[:40]!r} is given twice in the objects of the column {column[:40]!r}; give every "
+            "key a name of its own"
+        )
+    for part in parts:
+        _check_structs(part.type, column, name)
+
+
+def _values(batch: Any, name: str) -> list[Any]:
+    """The rows of a part of a Parquet file. Raises InputError, naming the column that no values can be made of."""
+    try:
+        return list(batch.to_pylist())
+    except Exception:  # of time zones, dates and texts that Python does not know, each in a way of its own
+        for key, cells in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                cells.to_pylist()
+            except Exception as error:
+                what = (
+                    "text that is not UTF-8"
+                    if isinstance(error, UnicodeError)
+                    else f"what is no {cells.type} in Python"
+                )
+                raise InputError(
+                    f"{name}: the column {key[:40]!r} holds {what[:120]}; save it as text (UTF-8), or leave it out"
+                ) from None
+        raise
 
 
 _READERS: dict[str, Callable[[bytes, str], Iterator[NumberedRow]]] = {

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 PROBE = "a"  # stands for an answer that is not known yet
 _OPENING = 40  # characters that a question may open an answer with
 
-THOUGHT = "hocus pocus"  # stands for a reasoning
-MARK = "abracadabra"  # the same where its place is looked for: nothing else says it
+THOUGHT = "hocus pocus"  # stands for a reasoning, where nothing else says it: see `Conversation.unsaid`
+MARK = "abracadabra"  # the same for an answer whose place is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Question:
     answer: tuple[int, int]  # the characters of the stand-in
     told: str  # the text with the answer itself
     notes: tuple[str, ...] = ()
+    thought: bool = False  # a stand-in for a reasoning is in front of that for the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +108,18 @@ def render_question(example: Example, conversation: Conversation | None) -> Ques
         return Question(rendered.text, start, (end - len(PROBE), end), render_pair(example, example.answer).text)
     turn = example.trained[-1]
     answer = answer_of(conversation, turn)
-    for message in (saying(MARK), thinking(saying(MARK))):  # some templates ask otherwise where nothing is thought
+    mark, thought = conversation.unsaid(MARK), conversation.unsaid(THOUGHT)
+    for message in (saying(mark), thinking(saying(mark), thought)):  # some ask otherwise where nothing is thought
         text = conversation.write((*example.messages[:turn], message))
-        place = text.find(MARK, answer.start)
+        place = text.find(mark, answer.start)
         if text.startswith(answer.told[: answer.start]) and place >= 0:
             break
     else:
         raise _asked_otherwise(conversation)
-    text = text[:place] + PROBE + text[place + len(MARK) :]
+    thinks = thought in text[answer.start : place]
+    text = text[:place] + PROBE + text[place + len(mark) :]
     notes = [*_of_left_out(conversation), *([_UNASKED.format(answer.unasked)] if answer.unasked else [])]
-    return Question(text, answer.start, (place, place + len(PROBE)), answer.told, tuple(notes))
+    return Question(text, answer.start, (place, place + len(PROBE)), answer.told, tuple(notes), thinks)
 
 
 def prompt_of(question: Question) -> str:
@@ -170,9 +173,9 @@ def saying(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def thinking(message: Message) -> Message:
-    """The same after a stand-in for a reasoning."""
-    return {**message, "reasoning_content": THOUGHT, "thinking": THOUGHT}
+def thinking(message: Message, thought: str) -> Message:
+    """The same after a reasoning."""
+    return {**message, "reasoning_content": thought, "thinking": thought}
 
 
 def _seam(conversation: Conversation, turn: int, asked: str, told: str) -> int:
@@ -182,12 +185,13 @@ def _seam(conversation: Conversation, turn: int, asked: str, told: str) -> int:
     question and what ends it.
     """
     before = conversation.example.messages[:turn]
-    probed = conversation.write((*before, saying(MARK)))
-    place = probed.rfind(MARK)
+    mark = conversation.unsaid(MARK)
+    probed = conversation.write((*before, saying(mark)))
+    place = probed.rfind(mark)
     start = shared_start(asked, told, probed[: place if place >= 0 else None])
     question = before[-1].get("content", "").strip()
-    marked = conversation.write((*before[:-1], {**before[-1], "content": MARK}), ask=True)
-    began = marked.find(MARK) if question else 0
+    marked = conversation.write((*before[:-1], {**before[-1], "content": mark}), ask=True)
+    began = marked.find(mark) if question else 0
     _, found, ended = asked[began:start].partition(question) if question else ("", "?", asked[:start])
     if began < 0 or not (found and ended.strip()):
         raise _asked_otherwise(conversation)

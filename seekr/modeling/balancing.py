@@ -161,5 +161,40 @@ def _counted(batch: MicroBatch, tokens: int) -> Tensor:
     return packed.flatten()
 
 
+_NOTE = "seekr_output_router_logits"
+"""In the config.json of a saved model that asks for balance, where `output_router_logits` is false."""
+
+
+@contextmanager
+def without_balance(model: nn.Module, *, noted: bool = False) -> Iterator[bool]:
+    """The model as if it asked for no balance, which is for training: transformers computes the loss of every token
+    that is generated, and fails where prompts are padded. Gives whether it asks for it; `noted`: its configuration
+    says so by a key of ours, to be saved with it."""
+    configs = [config for config in _text_configs(model) if getattr(config, "output_router_logits", False)]
+    for config in configs:
+        config.output_router_logits = False
+        if noted:
+            setattr(config, _NOTE, True)
+    try:
+        yield bool(configs)
+    finally:
+        for config in configs:
+            config.output_router_logits = True
+            vars(config).pop(_NOTE, None)
+
+
+def ask_for_balance_again(model: nn.Module) -> None:
+    """Has a model ask for balance that was saved as one that does."""
+    for config in _text_configs(model):
+        if vars(config).pop(_NOTE, False):
+            config.output_router_logits = True
+
+
+def _text_configs(model: nn.Module) -> list[Any]:
+    """The configurations of transformers' modules, each once: a whole model and its parts share one."""
+    modules = (module for module in model.modules() if isinstance(module, PreTrainedModel))
+    return list({id(config): config for config in (module.config.get_text_config() for module in modules)}.values())
+
+
 def _transformer(model: nn.Module) -> PreTrainedModel | None:
     return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)

@@ -61,6 +61,32 @@ def check_no_adapter(model: str) -> None:
         )
 
 
+def check_generation_settings(model: str) -> None:
+    """Raises InputError where the generation_config.json of a folder or hub name cannot be read: transformers then
+    leaves it aside, and with it the tokens that end an answer."""
+    from transformers import GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME, cached_file
+
+    quiet = (f"_raise_exceptions_for_{kind}" for kind in ("missing_entries", "gated_repo", "connection_errors"))
+    try:
+        file = cached_file(model, GENERATION_CONFIG_NAME, **dict.fromkeys(quiet, False))
+    except Exception:  # no such name: whoever loads the model says so
+        return
+    if file is None:
+        return
+    try:
+        ends = GenerationConfig.from_dict(json.loads(Path(file).read_text(encoding="utf-8"))).eos_token_id
+        right = ends is None or all(type(end) is int for end in (ends if isinstance(ends, list) else [ends]))
+        fault = None if right else f"eos_token_id {str(ends)[:60]!r} is no token id, nor a list of them"
+    except Exception as error:  # not JSON, not an object, or settings that contradict each other
+        fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if fault:
+        raise InputError(
+            f"model: {model}: its {GENERATION_CONFIG_NAME}, which names the tokens that end an answer, cannot be read: "
+            f"{fault}; mend it, or remove it if the tokenizer's end token is the only one"
+        )
+
+
 def check_weights(model: str, found: Mapping[str, Any]) -> None:
     """Raises InputError where weights are not those of the model: missing, of another shape, or without a place.
 

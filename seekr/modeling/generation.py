@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.processes import process_count, spread
 from seekr.distributed.sharded import is_in_parts
+from seekr.modeling.balancing import without_balance
 from seekr.modeling.batches import collate
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.losses import answer_positions, logits_at
@@ -212,19 +213,16 @@ def only_asked(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode, no gradients, no generation settings but those handed over; everything as before on leaving."""
     flags = {module: module.training for module in model.modules()}
     owners = {module: module.generation_config for module in flags if "generation_config" in vars(module)}
-    routed = [config for config in _text_configs(flags) if getattr(config, "output_router_logits", False)]
     cuda = [model.device] if model.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(without_balance(model))
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         try:
             # generate() fills what is not handed over from the model's own settings: temperature, penalties,
             # ...
             for module in owners:
                 module.generation_config = GenerationConfig()  # type: ignore[assignment]
-            # A balancing loss is for training; transformers computes it of every token that is generated, and fails.
-            for config in routed:
-                config.output_router_logits = False
             model.eval()
             yield
         finally:
@@ -232,11 +230,3 @@ def only_asked(model: PreTrainedModel) -> Iterator[None]:
                 module.training = training
             for module, settings in owners.items():
                 module.generation_config = settings
-            for config in routed:
-                config.output_router_logits = True
-
-
-def _text_configs(modules: Iterable[torch.nn.Module]) -> list[Any]:
-    """The configurations of transformers' modules, each once: a whole model and its parts share one."""
-    configs = [module.config.get_text_config() for module in modules if isinstance(module, PreTrainedModel)]
-    return list({id(config): config for config in configs}.values())

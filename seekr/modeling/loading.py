@@ -13,7 +13,8 @@ from torch import nn
 
 from seekr.disk import user_path
 from seekr.errors import InputError
-from seekr.modeling.checks import check_is_model, check_no_adapter, check_weights
+from seekr.modeling.balancing import ask_for_balance_again, without_balance
+from seekr.modeling.checks import check_generation_settings, check_is_model, check_no_adapter, check_weights
 from seekr.modeling.precision import no_autocast
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def few_layers(base: str, *, dtype: str) -> Any:
 def _read(base: str, dtype: str, **more: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
+    check_generation_settings(base)
     try:
         with _read_whole():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -109,6 +111,7 @@ def _read(base: str, dtype: str, **more: Any) -> Any:
     if getattr(model, "_hf_peft_config_loaded", False):  # a hub name that holds both
         check_no_adapter(base)
     check_weights(base, found)
+    ask_for_balance_again(model)
     return model
 
 
@@ -209,14 +212,37 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     """Writes a model, or its adapter, with its tokenizer: loads with plain transformers, or peft.
 
     The generation settings beside it are those that its answers were scored by. With an adapter transformers takes
-    those of the base, unless it is told.
+    those of the base, unless it is told: the README.md beside it has the words.
     """
     from seekr.modeling.generation import answering_settings
 
     settings = answering_settings(getattr(model, "generation_config", None), tokenizer)
-    model.save_pretrained(folder)
+    with without_balance(model, noted=True) as balanced:
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     settings.save_pretrained(folder)
+    if (folder / "adapter_config.json").is_file():
+        _write_how_to_load(folder, balanced=balanced)
+
+
+def _write_how_to_load(folder: Path, *, balanced: bool) -> None:
+    """Adds to the README.md of an adapter how it is loaded to answer as it was scored; `balanced`: its base is."""
+    from peft import PeftConfig
+
+    about = PeftConfig.from_pretrained(str(folder))
+    more = ", output_router_logits=False" if balanced else ""
+    load = f"AutoModelForCausalLM.from_pretrained({{}}, generation_config=settings{more})"
+    lines = ["from transformers import AutoModelForCausalLM, GenerationConfig", ""]
+    if about.is_prompt_learning:
+        lines = ["from peft import PeftModel", *lines]
+        model = f"PeftModel.from_pretrained({load.format(repr(about.base_model_name_or_path))}, folder)"
+    else:
+        model = load.format("folder")
+    lines += ["settings = GenerationConfig.from_pretrained(folder)  # not the base's: greedy, and its end tokens"]
+    told = ["", "## To answer as it was scored", "", "`folder` is where this file lies.", ""]
+    text = "\n".join([*told, "```python", *lines, f"model = {model}", "```", ""])
+    with (folder / "README.md").open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 @contextmanager

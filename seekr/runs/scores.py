@@ -160,12 +160,13 @@ def _line(example: Example, key: AnswerKey | None, given: Generated | RowLikelih
     """What is kept of a test row: `compared` and `generated` where those are not the references and the prediction."""
     if key is None or isinstance(given, RowLikelihood):
         return {"prompt": example.prompt_text, "references": example.references, **given._asdict()}
-    prediction = key.read(given.ids, tokenizer)
+    ended = given.end is not None
+    prediction = key.read(given.ids, tokenizer, ended=ended)
     line = {"prompt": example.prompt_text, "prediction": prediction, "references": example.references}
     if key.references != example.references:
         line["compared"] = key.references
     written = answer_text(given, tokenizer, special=True)
-    if key.form.cut(written) != written:
+    if key.form.cut(written, ended=ended) != written:
         line["generated"] = written
     return line
 

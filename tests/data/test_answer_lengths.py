@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import family_templates
 import pytest
 from makes import MAKES
 from toy_tokenizers import CHATML, TOKENIZERS
 
-from seekr.data import encode
+from seekr.data import encode, key_of
 from seekr.data.answer_lengths import enough_tokens, long_answers, reference_lengths
-from seekr.data.example import parse_row
+from seekr.data.example import Example, parse_row
 
 ANSWERS = ["joy", "le chat sat.", "", "Ärger 😀", "7 legs,\nor 42", "ﬁn"]
 
@@ -44,3 +47,45 @@ def test_the_least_that_one_row_needs() -> None:
     assert long_answers(rows, tokenizer, lengths[0][0]) is None
     assert enough_tokens(rows, tokenizer) == max(map(max, lengths)) + 1 + max(3, max(map(max, lengths)) // 10)
     assert enough_tokens([], tokenizer) == 4
+
+
+def chat(answer: str, **more: str) -> Example:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer, **more}]
+    return parse_row({"messages": turns}, "")
+
+
+def learned(row: Example, tokenizer: Any) -> list[int]:
+    labels = encode(row, tokenizer, None).labels
+    return [label for label in labels.tolist() if label not in (-100, tokenizer.eos_token_id)]
+
+
+BEHIND = (
+    "{% for m in messages %}{{ '<|im_start|>' ~ m.content }}{% if m.role == 'assistant' %}"
+    "{{ ' Thank you ever so much' }}{% endif %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("answer", ["joy", "Thank you", "le chat sat.", ""])
+def test_text_behind_an_answer_was_counted_as_what_it_needs(answer: str) -> None:
+    """An answer of three tokens could not be right in ten, as what the template writes behind it takes twenty."""
+    tokenizer = family_templates.tokenizer_with(BEHIND)
+    row = chat(answer)
+    needed = len(tokenizer(answer, add_special_tokens=False).input_ids)
+    for allowed in range(1, needed):
+        found = long_answers([row], tokenizer, allowed)
+        assert found is not None
+        assert found.longest == needed
+    ids, key = learned(row, tokenizer), key_of(row, tokenizer)
+    for allowed in range(max(needed, 1), len(ids)):  # a model that answers as it is taught is stopped here
+        assert long_answers([row], tokenizer, allowed) is None
+        assert key.read(ids[:allowed], tokenizer, ended=False).strip() == answer
+    assert enough_tokens([row], tokenizer) > needed + 10  # as it is taught
+
+
+def test_an_empty_answer_needs_no_reasoning() -> None:
+    tokenizer = family_templates.tokenizer_of("Qwen 3")
+    assert long_answers([chat(""), chat("", reasoning_content="on and on")], tokenizer, 1) is None
+    found = long_answers([chat("joy")], tokenizer, 2)
+    assert found is not None
+    assert found.count == 1

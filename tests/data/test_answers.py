@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from family_templates import tokenizer_with
+from family_templates import tokenizer_of, tokenizer_with
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from seekr import Task
 from seekr.data import AnswerForm, AnswerKey, encode, encode_prompts, key_of
 from seekr.data.example import Example, parse_row
+from seekr.data.rendering import MARK, THOUGHT
 from seekr.data.task_data import read_task
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -149,6 +150,7 @@ FORM = AnswerForm(lead="<think>\n\n</think>\n\n", closings=("\n</think>\n\n",), 
         (" yes ", " yes "),
         ("<think> on and on", "<think> on and on"),
         ("yes </think> no", "no"),
+        ("<think>\nnot </think> yet\n</think>\n\nyes<|end|>\n<|user|> so </think> no", "yes"),
         ("", ""),
     ],
 )
@@ -222,3 +224,43 @@ def test_an_answer_that_holds_the_end_token_is_told() -> None:
     whole, cut = encode_prompts([said("yes"), said("yes<|im_end|>no")], tokenizer, None, 8)
     assert whole.notes == ()
     assert "holds the end token, at which a model stops" in cut.notes[0]
+
+
+def thought(reasoning: str, answer: str) -> Example:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer, "reasoning_content": reasoning}]
+    return parse_row({"messages": turns}, "row")
+
+
+@pytest.mark.parametrize("family", ["Qwen 3", "Qwen 3 thinking", "GLM 4.5", "Magistral"])
+@pytest.mark.parametrize("answer", ["y", "use </think> here", "</think> </think>"])
+def test_a_reasoning_that_names_its_own_end_was_compared(family: str, answer: str) -> None:
+    """What was compared began at the first end of a reasoning, wherever that stood: another right answer scored 0."""
+    tokenizer = tokenizer_of(family)
+    for reasoning in ("a </think> b", "a [/THINK] b </think> c [/THINK]", "a"):
+        key = key_of(thought(reasoning, answer), tokenizer)
+        assert [text.strip() for text in key.references] == [answer]
+        for other in (reasoning, "or </think> so", "x [/THINK] </think>", "so it is"):
+            assert key.read(learned(thought(other, answer), tokenizer), tokenizer).strip() == answer
+            wrong = key.read(learned(thought(other, f"{answer} not"), tokenizer), tokenizer)
+            assert wrong.strip() == f"{answer} not"
+
+
+TWICE = (
+    "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content }}{% if m.role == 'assistant' %}"
+    "{{ ' (' ~ m.content ~ ')' }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("answer", [MARK, f"{MARK}z", THOUGHT, f"{THOUGHT} {MARK}"])
+def test_an_answer_that_is_a_stand_in_is_an_answer_as_others(answer: str) -> None:
+    """Of a template that writes an answer twice, one that is the stand-in for it lost its second half."""
+    tokenizer = tokenizer_with(TWICE)
+    assert key_of(said("joy"), tokenizer).references == ["joy (joy)"]
+    assert key_of(said(answer), tokenizer).references == [f"{answer} ({answer})"]
+    for family in ("Qwen 3", "QwQ", "gpt-oss", "Magistral"):
+        tokenizer = tokenizer_of(family)
+        for row in (said(answer), thought(answer, answer)):
+            key = key_of(row, tokenizer)
+            assert [text.strip() for text in key.references] == [answer]
+            assert key.read(learned(row, tokenizer), tokenizer).strip() == answer

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmark_folders import write_tasks
@@ -241,6 +243,41 @@ def test_the_command(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.endswith("no fault found\n")
 
 
+TWO = {"prompt": "a", "answer": "b"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ({"train": json.dumps({"prompt": "a \ud83d", "answer": "b"})}, "cannot be read (1 of t/train)"),
+        ({"train": [TWO], "training": json.dumps(TWO)}, "cannot be read (1 of t/train)"),
+        ({"train": "{", "test": "{\n{"}, "cannot be read (1 of t/train, 2 of t/test)"),
+    ],
+)
+def test_what_learn_refuses_was_exit_status_0(
+    fault: dict[str, Any], told: str, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "found.json"
+    assert main(["tasks", "check", str(write(**fault)), "--json", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert re.search(r"\nt(/train|: holds train\.json and training\.jsonl)", out)
+    refused = f"`seekr learn` would refuse rows or files that {told}; see above"
+    assert err == f"seekr: error: {tmp_path / 'data'}: {refused}\n"
+    assert file.is_file()
+
+
+def test_what_a_preset_lacks_is_refused_but_not_a_missing_eval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_tasks(tmp_path / "data", PRESETS["trace-order-1"].names)
+    assert main(["tasks", "check", str(folder), "--preset", "trace-order-1"]) == 0
+    shutil.copy(folder / "FOMC" / "test.json", folder / "FOMC" / "eval.json")
+    assert main(["tasks", "check", str(folder), "--preset", "trace-order-1"]) == 0
+    (folder / "FOMC" / "train.json").unlink()
+    assert main(["tasks", "check", str(folder), "--preset", "trace-order-1"]) == 2
+    assert "would refuse what the preset lacks here (FOMC/train); see above" in capsys.readouterr().err
+
+
 def _tokenizer(folder: Path) -> object:
     from transformers import AutoTokenizer
 
@@ -282,7 +319,7 @@ def test_the_example_of_the_docs(write: Write, capsys: pytest.CaptureFixture[str
     write("upper", train=[*upper[:40], *upper[:3], {"prompt": "x"}], eval=upper[40:50], test=upper[40:50])
     blank = [{**row, "answer": ""} for row in back[:2]]
     folder = write("reverse", train=[*back[:40], *blank], test=[*back[50:], back[7]])
-    assert main(["tasks", "check", str(folder), "--tokenizer", str(builtin_model()), "--max-length", "16"]) == 0
+    assert main(["tasks", "check", str(folder), "--tokenizer", str(builtin_model()), "--max-length", "16"]) == 2
     shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert "\n".join(shown) in "\n".join(line.rstrip() for line in page.splitlines())

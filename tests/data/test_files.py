@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,33 @@ def twice_named() -> bytes:
     out = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays(cells, ["prompt", "answer", "answer"]), out)
     return out.getvalue()
+
+
+def beside(column: pyarrow.Array) -> bytes:
+    """A Parquet file with this column beside those of a row."""
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a"], "answer": ["b"], "more": column}), out)
+    return out.getvalue()
+
+
+NO_ZONE = pyarrow.array([0], pyarrow.timestamp("us", tz="Mars/Olympus"))
+NO_TEXT = pyarrow.Array.from_buffers(pyarrow.string(), 1, pyarrow.array([b"\xff"]).buffers())
+TWICE = pyarrow.StructArray.from_arrays([pyarrow.array(["x"]), pyarrow.array(["y"])], names=["k", "k"])
+DEEP = pyarrow.StructArray.from_arrays([pyarrow.ListArray.from_arrays(pyarrow.array([0, 1]), TWICE)], names=["turns"])
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (NO_ZONE, "the column 'more' holds what is no timestamp[us, tz=Mars/Olympus] in Python; save it as text"),
+        (NO_TEXT, "the column 'more' holds text that is not UTF-8; "),
+        (TWICE, "the key 'k' is given twice in the objects of the column 'more'"),
+        (DEEP, "the key 'k' is given twice in the objects of the column 'more'"),
+    ],
+)
+def test_a_whole_parquet_file_was_called_torn(column: pyarrow.Array, told: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"t.parquet: {told}")):
+        list(rows_of_bytes(beside(column), "t.parquet"))
 
 
 ROW = '{"prompt": "a", "answer": "b"}'

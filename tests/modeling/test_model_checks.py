@@ -75,6 +75,30 @@ def test_a_whole_model_is_loaded(tmp_path: Path, tied: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"eos_token_id": [2, 7],', "JSONDecodeError"),
+        ("", "JSONDecodeError"),
+        ("[2, 7]", "cannot be read: "),
+        ('{"eos_token_id": "<|im_end|>"}', "eos_token_id '<|im_end|>' is no token id, nor a list of them"),
+        ('{"eos_token_id": [2, "x"]}', "is no token id"),
+    ],
+)
+def test_broken_generation_settings_were_left_aside(tmp_path: Path, text: str, fault: str) -> None:
+    """Answers then never ended at the end of a turn, which they alone name."""
+    folder = saved(tmp_path)
+    file = tmp_path / "generation_config.json"
+    file.write_text(text)
+    message = told(folder)
+    assert f"model: {folder}: its generation_config.json, which names the tokens that end an answer" in message
+    assert fault in message
+    file.write_text('{"eos_token_id": [2, 7]}')
+    assert load_model(folder, dtype="float32").generation_config.eos_token_id == [2, 7]
+    file.unlink()
+    load_model(folder, dtype="float32")
+
+
+@pytest.mark.parametrize(
     ("wrap", "mend"),
     [
         (torch.compile, "save what is inside of it, model._orig_mod"),
