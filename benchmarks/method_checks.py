@@ -142,7 +142,7 @@ def fsdp(method: str, folder: Path) -> float:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn_like(parameter))
-    rows = Rows(stage.samples, asked.replayed, context.pad_token_id)
+    rows = Rows(stage.samples, asked.replayed, context.pad_token_id, asked.signals)
     plan = StepPlan(len(stage.samples), tuple(map(len, asked.replayed)), BATCH, 0, stage.index)  # a pass is enough
     steps = [next(step for step in plan.epoch(0) if step.kind == kind) for kind in dict.fromkeys(plan.kinds)]
     whole = [_gradients(asked, model, rows, step, 1, 0) for step in steps]

@@ -95,7 +95,7 @@ def everything(folder: Path) -> dict[str, Any]:
     lwf = Lwf()
     stage = context(folder / "stage", after, samples=samples, stages=[folder], working=folder / "working")
     lwf.before_task(stage)
-    found["responses"] = [lwf.response(place).log_probs for place in range(len(samples))]
+    found["responses"] = [lwf.responses.logits(place).log_probs for place in range(len(samples))]
     return found
 
 

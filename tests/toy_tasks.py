@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seekr.data import AnswerKey
 from seekr.data.token_rows import answer_tokens
 from seekr.memory.reader import KeptSample
 from seekr.methods import Method, TaskContext
-from seekr.modeling.batches import MicroBatch, Row, collate
+from seekr.modeling.batches import MicroBatch, Row, Signals
+from seekr.modeling.losses import TopLogits
 
 
 def toy_samples(count: int, *, seed: int = 0, shortest: int = 4, longest: int = 17) -> list[KeptSample]:
@@ -64,25 +65,40 @@ def learn_stages(
     return done
 
 
-def task_batch(samples: Sequence[KeptSample], places: Sequence[int] | None = None, fillers: int = 0) -> MicroBatch:
+def task_batch(
+    samples: Sequence[KeptSample],
+    places: Sequence[int] | None = None,
+    fillers: int = 0,
+    signals: Signals | None = None,
+) -> MicroBatch:
     """The rows at `places` (all) of a step of all `samples`; the last `fillers` of them weigh nothing."""
     places = range(len(samples)) if places is None else places
-    inputs = collate([samples[place] for place in places], 0)
-    labels = inputs.pop("labels")
-    weights = torch.tensor([1.0] * (len(places) - fillers) + [0.0] * fillers)
-    tokens = sum(map(answer_tokens, samples))
-    step = [(-1, place) for place in range(len(samples))]
-    return MicroBatch("task", inputs, labels, weights, [(-1, place) for place in places], tokens, step)
+    return MicroBatch.of(
+        "task",
+        [samples[place] for place in places],
+        0,
+        rows=[(-1, place) for place in places],
+        step_rows=[(-1, place) for place in range(len(samples))],
+        step_tokens=sum(map(answer_tokens, samples)),
+        fillers=fillers,
+        signals=signals,
+    )
 
 
-def replay_batch(
-    method: Method, rows: Sequence[Row], step_rows: Sequence[Row], weights: Sequence[float] | None = None
-) -> MicroBatch:
-    """One micro-batch of kept `rows` out of a step of `step_rows`."""
-    kept = [method.memories[memory].encoded(sample) for memory, sample in rows]
-    inputs = collate(kept, 0)
-    labels = inputs.pop("labels")
-    step_tokens = sum(answer_tokens(method.memories[memory].encoded(sample)) for memory, sample in step_rows)
-    return MicroBatch(
-        "replay", inputs, labels, torch.tensor(weights or [1.0] * len(rows)), list(rows), step_tokens, list(step_rows)
+def as_kept(logits: TopLogits) -> dict[str, Tensor]:
+    """As a memory names them."""
+    return {"logit_ids": logits.ids, "logit_log_probs": logits.log_probs}
+
+
+def replay_batch(method: Method, rows: Sequence[Row], step_rows: Sequence[Row], fillers: int = 0) -> MicroBatch:
+    """One micro-batch of kept `rows` out of a step of `step_rows`; the last `fillers` of them weigh nothing."""
+    return MicroBatch.of(
+        "replay",
+        [method.memories[memory].encoded(sample) for memory, sample in rows],
+        0,
+        rows=rows,
+        step_rows=step_rows,
+        step_tokens=sum(answer_tokens(method.memories[memory].encoded(sample)) for memory, sample in step_rows),
+        fillers=fillers,
+        signals=method.signals,
     )

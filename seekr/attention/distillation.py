@@ -25,6 +25,9 @@ class StoredAttention(Protocol):
     @property
     def positions(self) -> Tensor | None: ...
 
+    def heads_on(self, layer: int, device: torch.device) -> Tensor:
+        """The chosen heads of a layer once more, on a device."""
+
     def rows(self, layer: int, device: torch.device) -> MapRows:
         """The stored rows of the chosen heads of a layer."""
 
@@ -112,8 +115,10 @@ def weighted_attention_divergence(
         if not rows:
             continue
         targets = [_stored(teachers[row], row, spans[row], layer, device) for row in rows]
-        factors = torch.tensor([weights[row, layer] for row in rows], device=device)
-        parts.append((attention_divergence(call, targets) * factors).sum())
+        divergences = attention_divergence(call, targets)
+        # Factors on the device would be one more copy.
+        weighted = [value * weights[row, layer] for row, value in zip(rows, divergences, strict=True)]
+        parts.append(torch.stack(weighted).sum())
     return torch.stack(parts).sum() if parts else next(iter(calls.values())).query.new_zeros(())
 
 
@@ -122,7 +127,8 @@ def _stored(
 ) -> SampleTeacher:
     positions = teacher.positions
     positions = None if positions is None else positions.to(device, non_blocking=True)
-    return SampleTeacher(sample, span, teacher.heads[layer], positions, teacher.rows(layer, device))
+    heads, there = teacher.heads[layer], teacher.heads_on(layer, device)
+    return SampleTeacher(sample, span, heads, positions, teacher.rows(layer, device), there)
 
 
 def _positions(

@@ -30,6 +30,7 @@ class SampleTeacher:
         heads: [heads], indices of the chosen heads; best on the CPU.
         positions: [queries] ascending, counted from the sample's first token; None = every token.
         rows: the teacher's rows of these heads and queries.
+        on_device: the same heads where the call lies; None = they are copied there.
     """
 
     sample: int
@@ -37,6 +38,16 @@ class SampleTeacher:
     heads: Tensor
     positions: Tensor | None
     rows: MapRows
+    on_device: Tensor | None = None
+
+    @property
+    def nearest(self) -> Tensor:
+        """The heads, where the call lies if they are there."""
+        return self.heads if self.on_device is None else self.on_device
+
+    def student(self, call: AttentionCall) -> QueryKeyRows:
+        """The call's rows of these heads and queries."""
+        return QueryKeyRows.of_call(call, self.sample, self.span, self.heads, self.positions, self.on_device)
 
 
 def attention_divergence(call: AttentionCall, teachers: Sequence[SampleTeacher]) -> Tensor:
@@ -96,7 +107,7 @@ class _Divergence(torch.autograd.Function):
         needs_gradient = any(ctx.needs_input_grad[:3])
         found = [measure(call, teacher, needs_gradient) for teacher in teachers]
         # Without the teachers' rows, which would stay until the backward.
-        ctx.places = [(one.sample, one.span, one.heads, one.positions) for one in teachers]
+        ctx.places = [(one.sample, one.span, one.nearest, one.positions) for one in teachers]
         ctx.shapes = query.shape, key.shape, None if sink is None else sink.shape
         ctx.dtypes = query.dtype, key.dtype
         if needs_gradient:
@@ -143,7 +154,7 @@ def _scatter_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
 def _sample_divergence(
     call: AttentionCall, target: SampleTeacher, needs_gradient: bool
 ) -> tuple[Tensor, Gradients | None]:
-    student = QueryKeyRows.of_call(call, target.sample, target.span, target.heads, target.positions)
+    student = target.student(call)
     teacher = target.rows
     heads, queries, _ = student.queries.shape
     geometry = student.geometry
@@ -176,5 +187,5 @@ def _sample_divergence(
         )
     if not needs_gradient:
         return value * share, None
-    key_heads = target.heads // (call.query.shape[1] // call.key.shape[1])
-    return value * share, Gradients(query_grad, key_grad, key_heads.to(key_grad.device), sink_grad * share)
+    key_heads = target.nearest.to(key_grad.device) // (call.query.shape[1] // call.key.shape[1])
+    return value * share, Gradients(query_grad, key_grad, key_heads, sink_grad * share)

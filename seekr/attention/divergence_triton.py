@@ -40,7 +40,7 @@ def attention_divergence(call: AttentionCall, teachers: Sequence[SampleTeacher])
 def _sample_divergence(
     call: AttentionCall, target: SampleTeacher, needs_gradient: bool
 ) -> tuple[Tensor, Gradients | None]:
-    student = QueryKeyRows.of_call(call, target.sample, target.span, target.heads, target.positions)
+    student = target.student(call)
     query, key, positions = _product(student.query), _product(student.key), student.positions.contiguous()
     heads, queries, size = query.shape
     length = key.shape[1]
@@ -85,7 +85,7 @@ def _sample_divergence(
     else:
         lost = torch.exp(sink[:, None] - of_rows[0] - of_rows[1]) - torch.exp(teacher_sink - of_rows[2] - of_rows[3])
         sink_grad = lost.sum(dim=1) / values.numel()
-    return value, Gradients(query_grad, key_grad, key_heads_of(target.heads, call)[0], sink_grad)
+    return value, Gradients(query_grad, key_grad, key_heads_of(target.heads, call, target.on_device)[0], sink_grad)
 
 
 def _read(rows: MapRows) -> dict[str, Any]:

@@ -59,7 +59,13 @@ class QueryKeyRows:
 
     @classmethod
     def of_call(
-        cls, call: AttentionCall, sample: int, span: tuple[int, int], heads: Tensor, positions: Tensor | None = None
+        cls,
+        call: AttentionCall,
+        sample: int,
+        span: tuple[int, int],
+        heads: Tensor,
+        positions: Tensor | None = None,
+        on_device: Tensor | None = None,
     ) -> QueryKeyRows:
         """Reads one sample of a recorded call, without gradient; the rows are exact.
 
@@ -69,11 +75,12 @@ class QueryKeyRows:
             span: the sample's columns (start, stop).
             heads: [heads] ascending, indices; best on the CPU.
             positions: [queries] ascending, from the sample's first token, on any device; None = every token.
+            on_device: the same heads where the call lies; None = they are copied there.
         """
         start, stop = span
-        key_heads, key_of_head = key_heads_of(heads, call)
+        key_heads, key_of_head = key_heads_of(heads, call, on_device)
         # An index on the CPU would be copied to a GPU with a wait for all that is under way there.
-        heads = heads.to(call.query.device, non_blocking=True)
+        heads = heads.to(call.query.device, non_blocking=True) if on_device is None else on_device
         query = call.query.detach()[sample, heads, start:stop]
         if positions is None:
             positions = torch.arange(stop - start, device=query.device)
@@ -116,14 +123,20 @@ class QueryKeyRows:
         return self.scores(rows, columns).log_softmax(dim=-1)
 
 
-def key_heads_of(heads: Tensor, call: AttentionCall) -> tuple[Tensor, Tensor]:
+def key_heads_of(heads: Tensor, call: AttentionCall, on_device: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The key/value heads that some heads read, and which of these each head reads; on the device of the call.
 
-    Heads on the CPU, as a memory names them, are looked up without waiting for a GPU.
+    Heads on the CPU, as a memory names them, are looked up without waiting for a GPU. Where they are `on_device` too,
+    nothing is copied.
     """
-    found = torch.unique(heads // (call.query.shape[1] // call.key.shape[1]), return_inverse=True)
-    key_heads, key_of_head = (tensor.to(call.query.device, non_blocking=True) for tensor in found)
-    return key_heads, key_of_head
+    group = call.query.shape[1] // call.key.shape[1]
+    key_heads, key_of_head = torch.unique(heads // group, return_inverse=True)
+    if on_device is None:
+        device = call.query.device
+        return key_heads.to(device, non_blocking=True), key_of_head.to(device, non_blocking=True)
+    read = on_device // group
+    key_of_head = read.diff(prepend=read[:1]).ne(0).cumsum(0)
+    return read.new_empty(len(key_heads)).scatter_(0, key_of_head, read), key_of_head
 
 
 def _scaled(vectors: Tensor, scale: Tensor | None) -> Tensor:

@@ -38,7 +38,9 @@ def _rows(queries: int | None) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory(prefix="seekr-bench-") as folder:
             memory = _remember(Path(folder), form, heads, teachers, positions)
             found = [
-                _gradient(students[layer], heads[layer], positions, memory.rows(0, layer, heads[layer].device))
+                _gradient(
+                    students[layer], heads[layer], positions, memory.attention(0).rows(layer, heads[layer].device)
+                )
                 for layer in heads
             ]
             kept = sum(path.stat().st_size for path in Path(folder).iterdir())

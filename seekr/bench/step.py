@@ -48,7 +48,7 @@ def step_rows(
         folder = Path(name)
         for queries in dict.fromkeys(queries for _, queries in ways):
             remember(folder / str(queries), shape, length, queries)
-        with _in_turn(folder, shape, length, ways, apart) as steps:
+        with _in_turn(folder, shape, ways, apart) as steps:
             found: dict[Way, list[dict[str, Any]]] = {way: [] for way in ways}
             for turn in range(1 + STEPS):
                 for way, step in steps.items():
@@ -74,10 +74,10 @@ def _row(shape: Shape, length: int, way: Way, taken: list[dict[str, Any]]) -> di
 
 
 @contextmanager
-def _in_turn(folder: Path, shape: Shape, length: int, ways: Sequence[Way], apart: bool) -> Iterator[dict[Way, Step]]:
+def _in_turn(folder: Path, shape: Shape, ways: Sequence[Way], apart: bool) -> Iterator[dict[Way, Step]]:
     """What takes a step of each way."""
     if apart:
-        processes = {way: _Process(folder, shape, length, way) for way in ways}
+        processes = {way: _Process(folder, shape, way) for way in ways}
         try:
             yield {way: process.step for way, process in processes.items()}
         finally:
@@ -86,15 +86,15 @@ def _in_turn(folder: Path, shape: Shape, length: int, ways: Sequence[Way], apart
         return
     from seekr.bench.worker import Steps
 
-    steps = Steps(folder, shape, length, list(ways))
+    steps = Steps(folder, shape, list(ways))
     yield {way: partial(steps.step, way) for way in ways}
 
 
 class _Process:
     """A process that takes a step whenever it is told to."""
 
-    def __init__(self, folder: Path, shape: Shape, length: int, way: Way) -> None:
-        given = [str(folder), json.dumps(asdict(shape)), str(length), json.dumps(way)]
+    def __init__(self, folder: Path, shape: Shape, way: Way) -> None:
+        given = [str(folder), json.dumps(asdict(shape)), json.dumps(way)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "seekr.bench.worker", *given],
             stdin=subprocess.PIPE,

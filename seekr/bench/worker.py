@@ -6,10 +6,14 @@ import json
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seekr.bench.meters import held_bytes, own_code, peak_bytes, reset_peak, timed
 from seekr.bench.shapes import Shape, Way
+
+if TYPE_CHECKING:
+    from seekr.modeling.batches import MicroBatch
+    from seekr.training.rows import Rows
 
 
 def remember(folder: Path, shape: Shape, length: int, queries: int | None) -> None:
@@ -51,30 +55,28 @@ class Steps:
 
     Args:
         folder: what `remember` wrote, one folder a query budget.
-        shape, length: the model, and tokens of a row.
+        shape: the model, and how many rows.
         ways: those that will be asked for.
     """
 
-    def __init__(self, folder: Path, shape: Shape, length: int, ways: list[Way]) -> None:
+    def __init__(self, folder: Path, shape: Shape, ways: list[Way]) -> None:
         import torch
 
         from seekr.memory.reader import Memory
         from seekr.methods import Derpp, Seekr
-        from seekr.modeling.batches import MicroBatch, collate
+        from seekr.training.order import Slot, Step
+        from seekr.training.rows import Rows
 
         self._device = shape.device
         self._model = shape.model(0).train()
-        batch = collate(shape.rows(length), 0)
-        labels = batch.pop("labels")
-        rows = [(0, sample) for sample in range(shape.samples)]
-        tokens = int((labels != -100).sum())
-        self._batch = MicroBatch("replay", batch, labels, torch.ones(shape.samples), rows, tokens, rows).to(
-            shape.device
-        )
+        rows = tuple((0, sample) for sample in range(shape.samples))
+        self._slot = Slot(Step("replay", rows), rows, filler=False)
         self._methods: dict[Way, Any] = {}
+        self._rows: dict[Way, Rows] = {}
         for way in ways:
-            self._methods[way] = Seekr() if way[0] == "seekr" else Derpp()
-            self._methods[way].memories = [Memory.open(folder / str(way[1]), verify=False)]
+            method = self._methods[way] = Seekr() if way[0] == "seekr" else Derpp()
+            method.memories = [Memory.open(folder / str(way[1]), verify=False)]
+            self._rows[way] = Rows([], method.memories, 0, method.signals)
         self._heads = shape.chosen_heads()
         self._maps: dict[int, Any] = {}
         if any(name == "eager" for name, _ in ways):
@@ -109,7 +111,8 @@ class Steps:
 
         method = self._methods[way]
         eager = way[0] == "eager"
-        parts = self._eager_parts(method) if eager else method.replay_loss(self._model, self._batch)
+        batch = self._rows[way][self._slot].to(self._device)  # read and moved in the step, by no worker
+        parts = self._eager_parts(method, batch) if eager else method.replay_loss(self._model, batch)
         torch.stack(list(parts.values())).sum().backward()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -122,14 +125,15 @@ class Steps:
         model = shape.model(1).eval()
         model.set_attn_implementation("eager")
         with torch.no_grad():
-            maps = model(**self._batch.inputs, use_cache=False, output_attentions=True).attentions
+            inputs = next(iter(self._rows.values()))[self._slot].to(shape.device).inputs
+            maps = model(**inputs, use_cache=False, output_attentions=True).attentions
         return {layer: maps[layer][:, list(chosen)].to(torch.bfloat16) for layer, chosen in self._heads.items()}
 
-    def _eager_parts(self, method: Any) -> dict[str, Any]:
+    def _eager_parts(self, method: Any, batch: MicroBatch) -> dict[str, Any]:
         import torch
 
-        output = self._model(**self._batch.inputs, use_cache=False, output_attentions=True)
-        parts = method.logit_parts(output.logits[method.asked(self._batch.labels)], self._batch)
+        output = self._model(**batch.inputs, use_cache=False, output_attentions=True)
+        parts = method.logit_parts(output.logits[method.asked(batch.labels)], batch)
         losses = []
         for layer, kept in self._maps.items():
             teacher, student = kept.float(), output.attentions[layer][:, list(self._heads[layer])]
@@ -137,15 +141,15 @@ class Steps:
         return dict(parts) | {"attention": 1000 * torch.stack(losses).mean()}
 
 
-def _serve(folder: Path, shape: Shape, length: int, way: Way) -> None:
+def _serve(folder: Path, shape: Shape, way: Way) -> None:
     """A process of its own, whose high-water mark is that of one way: one line of JSON when ready, then one a step."""
-    steps = Steps(folder, shape, length, [way])
+    steps = Steps(folder, shape, [way])
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         print(json.dumps(steps.step(way)), flush=True)
 
 
 if __name__ == "__main__":
-    where, fields, tokens, way = sys.argv[1:]
+    where, fields, way = sys.argv[1:]
     name, budget = json.loads(way)
-    _serve(Path(where), Shape(**json.loads(fields)), int(tokens), (name, budget))
+    _serve(Path(where), Shape(**json.loads(fields)), (name, budget))

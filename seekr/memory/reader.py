@@ -6,7 +6,6 @@ Everything is safetensors and JSON, read by memory map: only the part that a bat
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +22,7 @@ from seekr.attention.stored import decode
 from seekr.attention.tap import Geometry
 from seekr.errors import InputError
 from seekr.modeling.fingerprints import hash_file
+from seekr.modeling.flat_tensors import FlatTensors
 from seekr.modeling.losses import TopLogits
 
 VERSION = 2
@@ -42,23 +42,41 @@ class SampleTeacherSignals:
 
     Attributes:
         heads: layer → LongTensor of the chosen heads.
-        positions: [queries] ascending, or None for every token.
+        tensors: what `Memory.tensors` gives of it, wherever that lies.
     """
 
     memory: Memory
     sample: int
+    tensors: FlatTensors
 
     @property
     def heads(self) -> Mapping[int, Tensor]:
         return self.memory.heads
 
-    @property
+    @cached_property
     def positions(self) -> Tensor | None:
-        return self.memory.positions(self.sample)
+        """[queries] ascending, or None for every token."""
+        positions = self.tensors.get("positions")
+        return None if positions is None else positions.long()
+
+    def heads_on(self, layer: int, device: torch.device) -> Tensor:
+        """[heads], the chosen heads of `layer`, on `device`."""
+        return self.tensors[f"{layer}/heads"].to(device)
 
     def rows(self, layer: int, device: torch.device) -> MapRows:
         """The stored rows of the chosen heads of `layer`, on `device`."""
-        return self.memory.rows(self.sample, layer, device)
+        about, tensors = self.memory.about, self.tensors.part(f"{layer}/")
+        positions = self.positions
+        if positions is None:
+            positions = torch.arange(self.memory.length(self.sample), device=device)
+        facts, form = about["layers"][str(layer)], about["forms"][self.sample][str(layer)]
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return decode(moved, form, positions.to(device), Geometry(**facts["geometry"]), facts["size"])
+
+
+def logits_of(tensors: Mapping[str, Tensor]) -> TopLogits:
+    """The teacher's distributions at a sample's answer tokens, of what `Memory.tensors` gives of it."""
+    return TopLogits(tensors["logit_ids"], tensors["logit_log_probs"])
 
 
 @dataclass
@@ -78,7 +96,6 @@ class Memory:
     def __post_init__(self) -> None:
         self.heads = {int(layer): torch.tensor(chosen) for layer, chosen in self.about["heads"].items()}
         self._files: dict[str, Any] = {}
-        self._positions: dict[int, Tensor | None] = {}
         samples = self._file("samples.safetensors")
         self._ends: list[int] = samples.get_tensor("ends").tolist()
 
@@ -117,6 +134,9 @@ class Memory:
                 )
         return cls(folder, about)
 
+    def __reduce__(self) -> Any:
+        return Memory, (self.folder, self.about)  # another process opens the files for itself
+
     def __len__(self) -> int:
         return int(self.about["samples"])
 
@@ -126,57 +146,38 @@ class Memory:
         file = self._file("samples.safetensors")
         return KeptSample(*(file.get_slice(name)[start:stop].numpy() for name in ("input_ids", "labels")))
 
-    def attention(self, sample: int) -> SampleTeacherSignals:
-        """The stored attention of a kept sample, to be given as a teacher."""
-        return SampleTeacherSignals(self, sample)
+    def length(self, sample: int) -> int:
+        """Tokens of a kept sample."""
+        start, stop = self._span(sample)
+        return stop - start
 
-    def positions(self, sample: int) -> Tensor | None:
-        """[queries] that the attention of a sample is kept for, ascending; None = every token."""
-        if sample not in self._positions:  # every layer of a sample asks for them
-            key = f"{sample}/positions"
-            shard = self._shard(sample)
-            self._positions[sample] = shard.get_tensor(key).long() if key in self._keys.get(sample, ()) else None
-        return self._positions[sample]
+    def tensors(self, sample: int, *, logits: bool = False, attention: bool = False) -> dict[str, Tensor]:
+        """What is kept of a sample's teacher, as far as it is wanted; nothing else is read.
 
-    def rows(self, sample: int, layer: int, device: torch.device) -> MapRows:
-        """The stored rows of the chosen heads of a layer."""
-        prefix = f"{sample}/{layer}/"
+        Of the logits `logit_ids` and `logit_log_probs`; of the attention `positions`, unless these are every token, and
+        of each layer LAYER/heads and the tensors of its form, LAYER/NAME.
+        """
+        if not (logits or attention):
+            return {}
         shard = self._shard(sample)
-        tensors = {
-            key.removeprefix(prefix): shard.get_tensor(key).to(device)
-            for key in self._keys.get(sample, ())
-            if key.startswith(prefix)
-        }
-        positions = self.positions(sample)
-        if positions is None:
-            start, stop = self._span(sample)
-            positions = torch.arange(stop - start)
-        layer_facts = self.about["layers"][str(layer)]
-        form = self.about["forms"][sample][str(layer)]
-        return decode(tensors, form, positions.to(device), Geometry(**layer_facts["geometry"]), layer_facts["size"])
+        names = [name for name in self._names.get(sample, ()) if (logits if name.startswith("logit_") else attention)]
+        heads = {f"{layer}/heads": chosen for layer, chosen in self.heads.items()} if attention else {}
+        return {name: shard.get_tensor(f"{sample}/{name}") for name in names} | heads
+
+    def attention(self, sample: int, tensors: FlatTensors | None = None) -> SampleTeacherSignals:
+        """The stored attention of a kept sample, to be given as a teacher; read now, unless a batch has its tensors."""
+        read = FlatTensors.of(self.tensors(sample, attention=True)) if tensors is None else tensors
+        return SampleTeacherSignals(self, sample, read)
 
     def logits(self, sample: int) -> TopLogits:
         """The teacher's distributions at the sample's answer tokens."""
-        shard = self._shard(sample)
-        return TopLogits(*(shard.get_tensor(f"{sample}/{name}") for name in ("logit_ids", "logit_log_probs")))
-
-    def read_ahead(self, sample: int) -> None:
-        """Asks the system to read a sample's teacher signals from disk while something else is computed.
-
-        Returns at once; nothing is read twice, and nothing at all where the system cannot be asked.
-        """
-        if not hasattr(os, "posix_fadvise"):
-            return
-        for name, spans in self._spans_on_disk.get(sample, {}).items():
-            with (self.folder / name).open("rb") as file:
-                for start, stop in spans:
-                    os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
+        return logits_of(self.tensors(sample, logits=True))
 
     def summary(self) -> dict[str, Any]:
         """What the memory keeps, in numbers: task, samples, tokens, heads, layers, queries, forms, bytes, facts."""
         forms = sorted({form for sample in self.about["forms"] for form in sample.values()})
-        kept = [self.positions(sample) for sample in range(len(self))] if self.heads else []
-        budgets = [len(positions) for positions in kept if positions is not None]
+        with_positions = [sample for sample, names in self._names.items() if "positions" in names]
+        budgets = [len(self._shard(sample).get_tensor(f"{sample}/positions")) for sample in with_positions]
         return {
             "task": self.about["task"],
             "samples": len(self),
@@ -201,27 +202,14 @@ class Memory:
         raise InputError(f"{self.folder}: sample {sample} has no teacher signals; its method keeps none")
 
     @cached_property
-    def _keys(self) -> dict[int, list[str]]:
-        """Names of the stored tensors, by sample."""
-        keys: dict[int, list[str]] = {}
+    def _names(self) -> dict[int, list[str]]:
+        """Names of the stored tensors of each sample."""
+        names: dict[int, list[str]] = {}
         for shard in self.about["shards"]:
             for key in self._file(shard["file"]).keys():  # noqa: SIM118 - not a dict
-                keys.setdefault(int(key.split("/")[0]), []).append(key)
-        return keys
-
-    @cached_property
-    def _spans_on_disk(self) -> dict[int, dict[str, list[tuple[int, int]]]]:
-        """Sample → file → where in it the sample's tensors lie, in bytes."""
-        found: dict[int, dict[str, list[tuple[int, int]]]] = {}
-        for shard in self.about["shards"]:
-            with (self.folder / shard["file"]).open("rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(size))
-            for key, tensor in header.items():
-                if key != "__metadata__":
-                    start, stop = (8 + size + offset for offset in tensor["data_offsets"])
-                    found.setdefault(int(key.split("/")[0]), {}).setdefault(shard["file"], []).append((start, stop))
-        return found
+                sample, _, name = key.partition("/")
+                names.setdefault(int(sample), []).append(name)
+        return names
 
     def _file(self, name: str) -> Any:
         if name not in self._files:

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from seekr.distributed.processes import process_count, process_index
 from seekr.methods.base import TaskContext
 from seekr.methods.replay import Replay
-from seekr.modeling.batches import MicroBatch, Row, collate
+from seekr.modeling.batches import MicroBatch, Row
 
 
 @dataclass(kw_only=True)
@@ -83,20 +83,19 @@ class AGem(Replay):
         processes, rank = process_count(), process_index()
         share = -(-len(chosen) // processes)
         own = chosen[rank::processes]
-        weights = [1.0] * len(own) + [0.0] * (share - len(own))
-        own += [chosen[0]] * (share - len(own))
+        counted = len(own)
+        own += [chosen[0]] * (share - counted)
         for start in range(0, share, self._context.micro_batch_rows):
             rows = own[start : start + self._context.micro_batch_rows]
-            inputs = collate([self.memories[m].encoded(i) for m, i in rows], self._context.pad_token_id)
-            yield MicroBatch(
-                kind="replay",
-                labels=inputs.pop("labels"),
-                inputs=inputs,
-                weights=torch.tensor(weights[start : start + len(rows)]),
+            yield MicroBatch.of(
+                "replay",
+                [self.memories[m].encoded(i) for m, i in rows],
+                self._context.pad_token_id,
                 rows=rows,
+                step_rows=chosen,
                 # The sum in place of the mean: its scale does not matter, and float16 loses less of it.
                 step_tokens=1,
-                step_rows=chosen,
+                fillers=min(len(rows), max(0, start + len(rows) - counted)),
             ).to(self._context.device)
 
 

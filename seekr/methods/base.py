@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seekr.data.token_rows import TokenizedRow
 from seekr.errors import InputError, reason
 from seekr.memory.reader import Memory
-from seekr.modeling.batches import MicroBatch, StepKind, collate
+from seekr.modeling.batches import MicroBatch, Signals, StepKind, collate
 from seekr.modeling.fused_loss import computes_loss, fused_task_loss
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.loading import load_stage, save_model, with_adapter
@@ -226,6 +226,11 @@ class Method:
     def replayed(self) -> list[Memory]:
         """The memories that get replay steps."""
         return self.memories if self.replays else []
+
+    @property
+    def signals(self) -> Signals:
+        """What micro-batches of this task carry of teachers; what is not named is not read."""
+        return {}
 
     def before_task(self, context: TaskContext) -> None:
         """Asked before a task is trained: opens what earlier stages kept, and may freeze weights."""

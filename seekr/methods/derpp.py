@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -10,9 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seekr.distributed.processes import in_step, own_share
+from seekr.memory.reader import logits_of
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.replay import Replay
-from seekr.modeling.batches import MicroBatch
+from seekr.modeling.batches import MicroBatch, Signals
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.losses import TopLogits, answer_cross_entropy, answer_positions, logits_at
 
@@ -39,9 +41,11 @@ class Derpp(Replay):
     logit_shift: bool = True
     logit_top_k: Annotated[int, Field(ge=1)] | None = 128
 
+    @property
+    def signals(self) -> Signals:
+        return {m: partial(memory.tensors, logits=bool(self.logit_weight)) for m, memory in enumerate(self.memories)}
+
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        for memory, sample in batch.rows:
-            self.memories[memory].read_ahead(sample)  # during the forward
         return self.logit_parts(logits_at(model, batch.unmasked, *self.asked(batch.labels)), batch)
 
     def asked(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,15 +58,13 @@ class Derpp(Replay):
 
     def logit_parts(self, logits: Tensor, batch: MicroBatch) -> dict[str, Tensor]:
         """The parts of a replay step's loss that logits give; `logits` are those that are `asked` for."""
-        rows, _ = answer_positions(batch.labels)
-        answers = answer_cross_entropy(logits[: len(rows)], batch.labels, batch.weights) / batch.step_tokens
+        count = sum(batch.answers)
+        answers = answer_cross_entropy(logits[:count], batch.labels, batch.weights) / batch.step_tokens
         if not self.logit_weight:
             return {"replay": answers}
-        compared = logits[len(logits) - len(rows) :]
-        losses = [
-            weight * self.memories[memory].logits(sample).cross_entropy(compared[rows == row]).sum()
-            for row, ((memory, sample), weight) in enumerate(zip(batch.rows, batch.weights, strict=True))
-        ]
+        compared = logits[len(logits) - count :]
+        of_rows = zip(batch.weights, batch.signals, compared.split(batch.answers), strict=True)
+        losses = [weight * logits_of(signals).cross_entropy(own).sum() for weight, signals, own in of_rows]
         distilled = torch.stack(losses).sum() / batch.step_tokens
         return {"replay": (1 - self.logit_weight) * answers, "logit": self.logit_weight * distilled}
 

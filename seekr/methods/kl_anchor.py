@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -58,15 +58,15 @@ class KlAnchor(Recorded):
             self.record(context)
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        if self.responses is None:
+        if not batch.signals[0]:
             return super().task_loss(model, batch)
         held = self.held(batch.inputs, batch.labels)
-        logits = task_logits(model, replace(batch, labels=held))
+        logits = task_logits(model, batch, held)
         there = held[:, 1:] != IGNORED
         place = there.flatten().cumsum(0).view_as(there) - 1  # of each token among the logits
         answers = logits[place[answer_positions(batch.labels)]]
         tokens = max(1, sum(self.predicted[row] for _, row in batch.step_rows))
         return {
             "task": answer_cross_entropy(answers, batch.labels, batch.weights) / batch.step_tokens,
-            "kl": self.weight * self.divergence(logits, held, batch) / tokens,
+            "kl": self.weight * self.divergence(logits, [n - 1 for n in batch.lengths], batch) / tokens,
         }

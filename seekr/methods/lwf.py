@@ -60,7 +60,7 @@ class Lwf(Recorded):
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         logits = task_logits(model, batch)
         parts = {"task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
-        if self.responses is not None:
-            divergence = self.divergence(logits, batch.labels, batch)
+        if batch.signals[0]:
+            divergence = self.divergence(logits, batch.answers, batch)
             parts["distillation"] = self.weight * divergence / batch.step_tokens
         return parts

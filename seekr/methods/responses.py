@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -12,10 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from seekr.distributed.processes import is_main, own_share, wait_for_all
-from seekr.memory.reader import Memory
+from seekr.memory.reader import Memory, logits_of
 from seekr.memory.writer import MemoryWriter
 from seekr.methods.base import Method, TaskContext, batch_of
-from seekr.modeling.batches import MicroBatch
+from seekr.modeling.batches import MicroBatch, Signals
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.losses import TopLogits, answer_positions, logits_at
 
@@ -74,22 +75,18 @@ class Recorded(Method):
         writer.close()
         self.responses = Memory.open(folder, verify=False)
 
-    def response(self, sample: int) -> TopLogits:
-        """What the model before the task says at the held tokens of a row of the task."""
-        assert self.responses is not None
-        return self.responses.logits(sample)
+    @property
+    def signals(self) -> Signals:
+        return {} if self.responses is None else {-1: partial(self.responses.tensors, logits=True)}
 
-    def divergence(self, logits: Tensor, held: Tensor, batch: MicroBatch) -> Tensor:
+    def divergence(self, logits: Tensor, held: list[int], batch: MicroBatch) -> Tensor:
         """Σ over rows of weight · Σ over their held tokens of KL(model before || model), in nats; Tensor[].
 
-        `logits` [held tokens, vocabulary] are at the `answer_positions` of `held`.
+        `logits` [held tokens, vocabulary] are those of row after row, which have `held` each.
         """
-        rows, _ = answer_positions(held)
         softened = logits.float() / self.softening
-        losses = [
-            weight * self.response(sample).divergence(softened[rows == row]).sum()
-            for row, ((_, sample), weight) in enumerate(zip(batch.rows, batch.weights, strict=True))
-        ]
+        of_rows = zip(batch.weights, batch.signals, softened.split(held), strict=True)
+        losses = [weight * logits_of(signals).divergence(own).sum() for weight, signals, own in of_rows]
         return torch.stack(losses).sum()
 
     def _record(self, writer: MemoryWriter, places: range, context: TaskContext) -> None:

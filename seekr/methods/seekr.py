@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -33,8 +34,8 @@ from seekr.errors import InputError
 from seekr.memory.reader import Memory
 from seekr.methods.base import TaskContext, batch_of
 from seekr.methods.derpp import Derpp
-from seekr.modeling.batches import MicroBatch, Row, StepKind
-from seekr.modeling.inputs import model_inputs, sample_spans
+from seekr.modeling.batches import MicroBatch, Row, Signals, StepKind
+from seekr.modeling.inputs import model_inputs
 from seekr.modeling.loading import measuring
 from seekr.modeling.losses import answer_positions, logits_at
 
@@ -111,24 +112,29 @@ class Seekr(Derpp):
         for stage in stages:  # needed once the task is learned, and a loss is better told before
             importance_of(stage)
 
+    @property
+    def signals(self) -> Signals:
+        wanted = {"logits": bool(self.logit_weight), "attention": bool(self.attention_weight)}
+        return {m: partial(memory.tensors, **wanted) for m, memory in enumerate(self.memories)}
+
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         if not self.attention_weight:
             return super().replay_loss(model, batch)
-        counted = {row: key for row, key in enumerate(batch.rows) if batch.weights[row]}
+        counted = batch.rows[: len(batch.rows) - batch.fillers]
         if not counted:
             # Every micro-batch of a step names the same parts, those that only keep the ranks in step too.
             parts = super().replay_loss(model, batch)
             return parts | {"attention": 0 * parts["replay"]}
-        layers = {layer for memory, _ in counted.values() for layer in self.memories[memory].heads}
+        layers = {layer for memory, _ in counted for layer in self.memories[memory].heads}
         with Tap(model, layers) as tap:
             parts = super().replay_loss(model, batch)
-        teachers = {row: self.memories[memory].attention(sample) for row, (memory, sample) in counted.items()}
+        teachers = {i: self.memories[m].attention(sample, batch.signals[i]) for i, (m, sample) in enumerate(counted)}
         weights = self.layer_weights(batch.step_rows)
         parts["attention"] = self.weight * weighted_attention_divergence(
             tap.calls,
             teachers,
-            sample_spans(batch.inputs["attention_mask"]),
-            {(row, layer): weights[key[0], layer] for row, key in counted.items() for layer in teachers[row].heads},
+            [(0, length) for length in batch.lengths],
+            {(i, layer): weights[counted[i][0], layer] for i, one in teachers.items() for layer in one.heads},
         )
         return parts
 

@@ -110,10 +110,10 @@ class Balancer:
         self._load = None
         if len(batches) < 2 or batches[0].kind != "task":
             return
-        device = batches[0].labels.device
+        device = self.accelerator.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             loads = []
-            for batch in batches:
+            for batch in (batch.to(device) for batch in batches):
                 with _routers(model) as routers:
                     task_logits(model, batch)
                 loads.append(self.experts.load(routers, _counted(batch, len(routers[0]))))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seekr.data.token_rows import IGNORED, TokenizedRow
+from seekr.data.token_rows import IGNORED, TokenizedRow, answer_tokens
+from seekr.modeling.flat_tensors import FlatTensors
 from seekr.modeling.inputs import position_ids
 
 StepKind = Literal["task", "replay"]
 Row = tuple[int, int]  # (memory, sample) of a kept sample; (-1, index) of a sample of the task being learned
+Signals = Mapping[int, Callable[[int], Mapping[str, Tensor]]]
+"""Memory, or -1 → what reads the teacher signals of its sample at a place; rows of others have none."""
 
 
 def collate(rows: Sequence[TokenizedRow], pad_token_id: int | None) -> dict[str, Tensor]:
@@ -48,13 +52,58 @@ class MicroBatch:
     """
 
     kind: StepKind
-    inputs: dict[str, Tensor]  # input_ids, attention_mask, position_ids: [rows, length]
-    labels: Tensor  # [rows, length], -100 = not an answer token
-    weights: Tensor  # [rows] float32: 1 = counts, 0 = a filler that keeps all ranks at equally many forwards
+    tensors: FlatTensors  # what `collate` makes, `weights`, and PLACE/NAME: the teacher signals of the row at a place
     rows: list[Row]  # where each row comes from, fillers included
+    lengths: list[int]  # tokens of each row
+    answers: list[int]  # answer tokens of each row that are predicted
     step_tokens: int  # answer tokens of the whole optimizer step, fillers not counted, at least 1: a divisor
     step_rows: list[Row]  # the counted rows of the whole optimizer step
+    fillers: int = 0  # so many of the last rows weigh nothing and keep all ranks at equally many forwards
     layout: Layout | None = None  # how a task step may pack its rows
+
+    @classmethod
+    def of(
+        cls,
+        kind: StepKind,
+        samples: Sequence[TokenizedRow],
+        pad_token_id: int | None,
+        *,
+        rows: Sequence[Row],
+        step_rows: Sequence[Row],
+        step_tokens: int,
+        fillers: int = 0,
+        signals: Signals | None = None,
+        layout: Layout | None = None,
+    ) -> MicroBatch:
+        """The micro-batch of `samples`, which are those of `rows`, on the CPU, with the signals that are to be read."""
+        tensors = collate(samples, pad_token_id)
+        tensors["weights"] = torch.tensor([1.0] * (len(rows) - fillers) + [0.0] * fillers)
+        for place, (source, sample) in enumerate(rows):
+            if signals and source in signals:
+                tensors |= {f"{place}/{name}": tensor for name, tensor in signals[source](sample).items()}
+        lengths, answers = [len(sample.input_ids) for sample in samples], [answer_tokens(sample) for sample in samples]
+        flat = FlatTensors.of(tensors)
+        return cls(kind, flat, list(rows), lengths, answers, step_tokens, list(step_rows), fillers, layout)
+
+    @cached_property
+    def inputs(self) -> dict[str, Tensor]:
+        """input_ids, attention_mask and position_ids, each [rows, length]."""
+        return {name: self.tensors[name] for name in ("input_ids", "attention_mask", "position_ids")}
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """[rows, length], -100 = not an answer token."""
+        return self.tensors["labels"]
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """[rows] float32: 1 = counts, 0 = a filler."""
+        return self.tensors["weights"]
+
+    @cached_property
+    def signals(self) -> list[FlatTensors]:
+        """The teacher signals of each row, by name."""
+        return [self.tensors.part(f"{place}/") for place in range(len(self.rows))]
 
     @property
     def share(self) -> Tensor:
@@ -72,16 +121,12 @@ class MicroBatch:
         return {"input_ids": ids, "position_ids": torch.arange(ids.shape[1], device=ids.device).expand_as(ids)}
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same micro-batch with its tensors on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        """The same micro-batch with its tensors on `device`, moved all together."""
+        return replace(self, tensors=self.tensors.to(device))
 
     def pin_memory(self) -> MicroBatch:
         """The same micro-batch in page-locked memory; a DataLoader asks for it by this name."""
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> MicroBatch:
-        inputs = {name: function(tensor) for name, tensor in self.inputs.items()}
-        return replace(self, inputs=inputs, labels=function(self.labels), weights=function(self.weights))
+        return replace(self, tensors=self.tensors.pin_memory())
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def logits_at(model: nn.Module, inputs: dict[str, Tensor], rows: Tensor, positio
         return logits[rows, positions]
     if hasattr(sys.modules[forward.__module__], "slice_logits_to_keep"):
         mask = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-        mask[rows, positions] = True
+        mask[rows, positions] = torch.ones_like(rows, dtype=torch.bool)  # a number would be a copy to the device
         logits = model(**inputs, use_cache=False, logits_to_keep=mask).logits
         order = mask.flatten().cumsum(0).view_as(mask) - 1
         return logits[order[rows, positions]]

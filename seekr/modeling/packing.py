@@ -62,9 +62,12 @@ def packed(inputs: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     return {"input_ids": ids, "position_ids": positions}
 
 
-def task_logits(model: nn.Module, batch: MicroBatch) -> Tensor:
-    """Logits where the answer tokens of a micro-batch are predicted, [answer tokens, vocabulary], row by row."""
-    rows, positions = answer_positions(batch.labels)
+def task_logits(model: nn.Module, batch: MicroBatch, labels: Tensor | None = None) -> Tensor:
+    """Logits where the answer tokens of a micro-batch are predicted, [answer tokens, vocabulary], row by row.
+
+    `labels` [rows, length] say of which tokens else.
+    """
+    rows, positions = answer_positions(batch.labels if labels is None else labels)
     if batch.layout is None:
         return logits_at(model, batch.unmasked, rows, positions)
     return logits_at(model, packed(batch.inputs, batch.layout), *moved(batch.layout, rows, positions))

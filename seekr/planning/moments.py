@@ -22,11 +22,11 @@ from seekr.methods.responses import Recorded
 from seekr.modeling.batches import MicroBatch, StepKind
 from seekr.modeling.loading import measuring
 from seekr.modeling.losses import answer_positions, logits_at
-from seekr.planning.kept import layer_teacher
-from seekr.planning.live import GRADIENTS, Live
+from seekr.planning.kept import LayerTeacher, layer_teacher
+from seekr.planning.live import GRADIENTS, TEACHER, Live
 from seekr.planning.paper import Bytes, Paper
 from seekr.planning.rows import Shape
-from seekr.planning.stand_ins import divergence, with_kept
+from seekr.planning.stand_ins import divergence, kept_signals, with_kept
 from seekr.training.gradient_share import gradient_shares
 
 START, FORWARD, SHARES = "before the forward", "forward", "gradient shares"
@@ -73,16 +73,21 @@ def _step(
 ) -> Windows:
     """`more`: the gradients of another micro-batch are there, so that this one holds the most of any; the first one,
     in which each part's gradient is measured, holds less."""
+    queries = min(getattr(paper.method, "query_budget", None) or shape.length, shape.length)
+    calls = paper.calls() if heads else {}
+    teachers = {layer: layer_teacher(calls[layer], heads[layer], queries, shape.length) for layer in heads}
     with paper.counting(shape, checkpointing=checkpointing) as live:
         live.window(START)
         if more:
             with live.part(GRADIENTS):
                 for parameter in (p for p in paper.model.parameters() if p.requires_grad):
                     parameter.grad = torch.empty_like(parameter)
-        parts = _losses(paper, kind, shape, live, heads)
+        batch = _batch(paper, kind, shape, live, teachers)
+        parts = _losses(paper, batch, shape, live, teachers)
         if not more:
             live.window(SHARES)
             gradient_shares(parts, paper.model.parameters())
+        del batch
         live.window(LATE_LAYERS)
         with _watching(paper, live):
             torch.stack(list(parts.values())).sum().backward()
@@ -113,24 +118,29 @@ def _watching(paper: Paper, live: Live) -> Iterator[None]:
             hook.remove()
 
 
-def _losses(paper: Paper, kind: StepKind, shape: Shape, live: Live, heads: Mapping[int, int]) -> dict[str, Tensor]:
-    batch, forward = paper.batch(kind, shape), _Prepared(paper, live)
+def _batch(paper: Paper, kind: StepKind, shape: Shape, live: Live, teachers: Mapping[int, LayerTeacher]) -> MicroBatch:
+    with live.part(TEACHER):
+        signals = kept_signals(paper.method, kind, shape, teachers, vocabulary=paper.vocabulary)
+        if signals:
+            return paper.batch(kind, shape, signals)
+    return paper.batch(kind, shape)
+
+
+def _losses(
+    paper: Paper, batch: MicroBatch, shape: Shape, live: Live, teachers: Mapping[int, LayerTeacher]
+) -> dict[str, Tensor]:
     trained = ((name, p) for name, p in paper.model.named_parameters() if p.requires_grad)
-    method = with_kept(paper.method, shape, live, vocabulary=paper.vocabulary, trained=trained)
-    if kind == "task":
+    method, forward = with_kept(paper.method, shape, live, trained), _Prepared(paper, live)
+    if batch.kind == "task":
         own = isinstance(method, Ewc | Recorded)
         return method.step_losses(forward, batch) if own else Method.task_loss(method, forward, batch)
     if not isinstance(method, Derpp):
         return {"replay": Method.task_loss(method, forward, batch)["task"]}
     if not isinstance(method, Seekr) or not method.attention_weight:
         return Derpp.replay_loss(method, forward, batch)
-    with Tap(paper.model, heads) as tap:
+    with Tap(paper.model, teachers) as tap:
         parts = Derpp.replay_loss(method, forward, batch)
-    queries = min(method.query_budget or shape.length, shape.length)
-    divergences = [
-        divergence(call, layer_teacher(call, heads[layer], queries, shape.length), method, shape, live)
-        for layer, call in tap.calls.items()
-    ]
+    divergences = [divergence(call, teachers[layer], shape, live) for layer, call in tap.calls.items()]
     return parts | {"attention": method.weight * torch.stack(divergences).sum()}
 
 

@@ -6,7 +6,7 @@ at a time is counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -23,6 +23,7 @@ from seekr.attention.tap import AttentionCall, Tap
 from seekr.errors import InputError
 from seekr.methods import Method
 from seekr.modeling.batches import MicroBatch, Row, StepKind
+from seekr.modeling.flat_tensors import FlatTensors
 from seekr.modeling.loading import parameter_count
 from seekr.planning.live import WEIGHTS, Live
 from seekr.planning.rows import Shape
@@ -147,12 +148,14 @@ class Paper:
         with self._mode, self._attending(masked), self._checkpointing(checkpointing), self._seeing(shape) as live:
             yield live
 
-    def batch(self, kind: StepKind, shape: Shape) -> MicroBatch:
-        """A micro-batch of a step; to be made while counting."""
+    def batch(self, kind: StepKind, shape: Shape, signals: Mapping[str, Tensor] | None = None) -> MicroBatch:
+        """A micro-batch of a step, with the teacher signals of its rows; to be made while counting."""
         rows: list[Row] = [(0, i) for i in range(shape.rows)]
-        ids = torch.zeros((shape.rows, shape.length), dtype=torch.long)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": torch.zeros_like(ids)}
-        return MicroBatch(kind, inputs, torch.zeros_like(ids), torch.ones(shape.rows), rows, 1, rows)
+        names = ("input_ids", "attention_mask", "position_ids", "labels")
+        tensors = dict.fromkeys(names, torch.zeros((shape.rows, shape.length), dtype=torch.long))
+        tensors |= {"weights": torch.ones(shape.rows), **(signals or {})}
+        lengths, answers = ([count] * shape.rows for count in (shape.length, min(shape.answers, shape.length - 1)))
+        return MicroBatch(kind, FlatTensors.of(tensors), rows, lengths, answers, 1, rows)
 
     def precision(self) -> torch.autocast:
         """The autocast of the run."""

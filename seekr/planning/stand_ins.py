@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from seekr.attention.rows import block_size
 from seekr.methods import Derpp, Ewc, KlAnchor, Method, Seekr
 from seekr.methods.ewc import Quadratic
 from seekr.methods.responses import Recorded
-from seekr.modeling.losses import TopLogits
+from seekr.modeling.batches import StepKind
 from seekr.planning.kept import LayerTeacher, attention_bytes
 from seekr.planning.live import DISTILLATION, TEACHER, Live
 from seekr.planning.rows import Shape
@@ -24,21 +24,12 @@ if TYPE_CHECKING:
     from seekr.attention.tap import AttentionCall
 
 
-def with_kept(
-    method: Method, shape: Shape, live: Live, *, vocabulary: int, trained: Iterable[tuple[str, Parameter]]
-) -> Method:
-    """A copy of a method that has something from earlier tasks: kept rows, responses, a penalty.
+def with_kept(method: Method, shape: Shape, live: Live, trained: Iterable[tuple[str, Parameter]]) -> Method:
+    """A copy of a method that has something from earlier tasks: a penalty, rows that are held.
 
     `trained`: (name, parameter) of all that is trained.
     """
     method = deepcopy(method)
-    answers = min(shape.answers, shape.length - 1)
-    if isinstance(method, Derpp):
-        k, dtype = method.logit_top_k or vocabulary, torch.float32 if method.logit_top_k is None else torch.float16
-        method.memories = [_KeptLogits((answers, min(k, vocabulary)), dtype, live)]  # type: ignore[list-item]
-    if isinstance(method, Recorded) and method.weight:
-        k = min(method.logit_top_k or vocabulary, vocabulary)
-        method.responses = _KeptLogits((answers, k), torch.float32, live)  # type: ignore[assignment]
     if isinstance(method, KlAnchor):
         method.predicted = [shape.length - 1] * shape.rows
     if isinstance(method, Ewc):
@@ -47,18 +38,25 @@ def with_kept(
     return method
 
 
-class _KeptLogits:
-    """A memory that has the logits of every row, in their real form."""
-
-    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, live: Live) -> None:
-        self._shape, self._dtype, self._live = shape, dtype, live
-
-    def read_ahead(self, sample: int) -> None: ...
-
-    def logits(self, sample: int) -> TopLogits:  # noqa: ARG002 - they are all alike
-        with self._live.part(TEACHER):
-            ids = torch.zeros(self._shape, dtype=torch.int32)
-            return TopLogits(ids, torch.zeros(self._shape, dtype=self._dtype))
+def kept_signals(
+    method: Method, kind: StepKind, shape: Shape, teachers: Mapping[int, LayerTeacher], *, vocabulary: int
+) -> dict[str, Tensor]:
+    """What a micro-batch carries of its rows' teachers: logits in their real form, of each layer as many bytes."""
+    one: dict[str, Tensor] = {}
+    replays = kind == "replay" and isinstance(method, Derpp) and method.logit_weight
+    if replays or (kind == "task" and isinstance(method, Recorded) and method.weight):
+        top = method.logit_top_k  # type: ignore[attr-defined]
+        entries = min(shape.answers, shape.length - 1), min(top or vocabulary, vocabulary)
+        dtype = torch.float16 if replays and top is not None else torch.float32
+        one = {
+            "logit_ids": torch.empty(entries, dtype=torch.int32),
+            "logit_log_probs": torch.empty(entries, dtype=dtype),
+        }
+    if kind == "replay" and isinstance(method, Seekr) and method.attention_weight:
+        for layer, teacher in teachers.items():
+            stored = round(attention_bytes(teacher, method.teacher_form))
+            one[f"{layer}/stored"] = torch.empty(stored, dtype=torch.uint8)
+    return {f"{row}/{name}": tensor for row in range(shape.rows) for name, tensor in one.items()}
 
 
 class _KeptQuadratic(Quadratic):
@@ -75,17 +73,14 @@ class _KeptQuadratic(Quadratic):
             return torch.zeros(self._shapes[name]), torch.zeros(self._shapes[name])
 
 
-def divergence(call: AttentionCall, teacher: LayerTeacher, method: Seekr, shape: Shape, live: Live) -> Tensor:
+def divergence(call: AttentionCall, teacher: LayerTeacher, shape: Shape, live: Live) -> Tensor:
     """The divergence of a layer, its kernel stood in for by the tensors that it makes."""
-    with live.part(TEACHER):
-        stored = round(attention_bytes(teacher, method.teacher_form))
-        loaded = [torch.empty(stored, dtype=torch.uint8) for _ in range(shape.rows)]
     with live.part(DISTILLATION):
         heads = torch.zeros(teacher.heads, dtype=torch.long)
         positions = None if teacher.queries == shape.length else torch.zeros(teacher.queries, dtype=torch.long)
         targets = [
-            SampleTeacher(row, (0, shape.length), heads, positions, rows)  # type: ignore[arg-type]
-            for row, rows in enumerate(loaded)
+            SampleTeacher(row, (0, shape.length), heads, positions, None)  # type: ignore[arg-type]
+            for row in range(shape.rows)
         ]
         return divergence_by(_kernel, call, targets).sum()
 

@@ -161,6 +161,7 @@ def learn_stage(
             method=method,
             train_samples=stage.samples,
             memories=method.replayed,
+            signals=method.signals,
             task_name=stage.name,
             task_index=stage.index,
             log_path=working / "log.jsonl",

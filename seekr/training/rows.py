@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from seekr.data.token_rows import TokenizedRow, answer_tokens
-from seekr.modeling.batches import Layout, MicroBatch, Row, collate
+from seekr.modeling.batches import Layout, MicroBatch, Row, Signals
 from seekr.training.order import Slot, StepPlan, split
 
 
@@ -25,14 +25,20 @@ class KeptSamples(Protocol):
 class Rows(Dataset[MicroBatch]):
     """All rows that one task trains on, its own and the kept ones; a slot of the plan gives a micro-batch.
 
+    `signals` say which rows carry teacher signals: a worker of the loader reads them ahead of the step.
     `plan_layout` may be set before training: what lengths of a task step's rows are packed how.
     """
 
     def __init__(
-        self, samples: Sequence[TokenizedRow], memories: Sequence[KeptSamples], pad_token_id: int | None
+        self,
+        samples: Sequence[TokenizedRow],
+        memories: Sequence[KeptSamples],
+        pad_token_id: int | None,
+        signals: Signals | None = None,
     ) -> None:
         self.samples = samples
         self.memories = memories
+        self.signals = signals
         self.pad_token_id = pad_token_id
         self.plan_layout: Callable[[Sequence[int]], Layout | None] | None = None
         self._lengths: dict[Row, int] = {}
@@ -58,15 +64,15 @@ class Rows(Dataset[MicroBatch]):
 
     def __getitem__(self, slot: Slot) -> MicroBatch:
         pack = self.plan_layout if slot.step.kind == "task" else None
-        inputs = collate([self.encoded(row) for row in slot.rows], self.pad_token_id)
-        return MicroBatch(
-            kind=slot.step.kind,
-            labels=inputs.pop("labels"),
-            inputs=inputs,
-            weights=torch.full((len(slot.rows),), 0.0 if slot.filler else 1.0),
-            rows=list(slot.rows),
+        return MicroBatch.of(
+            slot.step.kind,
+            [self.encoded(row) for row in slot.rows],
+            self.pad_token_id,
+            rows=slot.rows,
+            step_rows=slot.step.rows,
             step_tokens=max(1, sum(self._answer_tokens[row] for row in slot.step.rows)),
-            step_rows=list(slot.step.rows),
+            fillers=len(slot.rows) if slot.filler else 0,
+            signals=self.signals,
             layout=None if pack is None else pack([self.length(row) for row in slot.rows]),
         )
 

@@ -28,7 +28,7 @@ from typing_extensions import override
 from seekr.data.token_rows import TokenizedRow
 from seekr.errors import InputError, RunError
 from seekr.modeling.balancing import Balancer, Experts, experts_of
-from seekr.modeling.batches import MicroBatch, StepKind
+from seekr.modeling.batches import MicroBatch, Signals, StepKind
 from seekr.modeling.packing import layout_planner
 from seekr.training.bar import TrainingBar
 from seekr.training.checkpoints import (
@@ -69,7 +69,7 @@ class ContinualTrainer(Trainer):
 
     - `args.seed`, `task_index` and the epoch give the order of the rows and, at the start, the random state.
     - `train_samples` are the task's rows (at least one), `memories` the kept samples of each past task (none
-      = no replay).
+      = no replay), `signals` what micro-batches carry of their teachers.
     - `log_path` gets one line of JSON an optimizer step; every `gradient_share_every` steps of a kind, the
       first included, the line also has each loss part's share of the gradient norm, as measured on the first
       micro-batch of the main process. Not measured where a process holds only a part of the model (FSDP,
@@ -91,6 +91,7 @@ class ContinualTrainer(Trainer):
         method: Losses,
         train_samples: Sequence[TokenizedRow],
         memories: Sequence[KeptSamples] = (),
+        signals: Signals | None = None,
         task_name: str,
         task_index: int,
         log_path: Path,
@@ -113,7 +114,7 @@ class ContinualTrainer(Trainer):
         self.task_name = task_name
         self.task_index = task_index
         self.gradient_share_every = gradient_share_every
-        self.rows = Rows(train_samples, memories, pad_token_id)
+        self.rows = Rows(train_samples, memories, pad_token_id, signals)
         self.plan = StepPlan(
             task_rows=len(train_samples),
             memory_sizes=tuple(len(memory) for memory in memories),
@@ -297,7 +298,7 @@ class ContinualTrainer(Trainer):
         """A micro-batch carries the totals of its step, but for those that only a forward can tell."""
         if self._balancer is not None:
             with self.compute_loss_context_manager():
-                self._balancer.look_ahead(self.model_wrapped, [batch.to(self.args.device) for batch in batch_samples])
+                self._balancer.look_ahead(self.model_wrapped, batch_samples)
 
     @override
     def _track_num_input_tokens(self, inputs: MicroBatch) -> None:

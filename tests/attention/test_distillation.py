@@ -34,6 +34,9 @@ class Kept:
             for layer, kept in self.heads.items()
         }
 
+    def heads_on(self, layer: int, device: torch.device) -> Tensor:
+        return self.heads[layer]
+
     def rows(self, layer: int, device: torch.device) -> MapRows:
         return self.teachers[layer]
 

@@ -19,6 +19,7 @@ from seekr.attention import Tap, attention_distillation_loss
 from seekr.attention.support import check_attention
 from seekr.errors import InputError
 from seekr.modeling.batches import MicroBatch
+from seekr.modeling.flat_tensors import FlatTensors
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 BOUNDS = (1e-5, 1e-4)
@@ -75,7 +76,7 @@ def test_padding_on_the_right_needs_no_mask(family: Family) -> None:
     """Training hands no mask over: not even a family that seekr does not read sees what stands behind a token."""
     model = family.model()
     inputs = by_definition.inputs_of(by_definition.make_batch(LENGTHS))
-    batch = MicroBatch("task", inputs, torch.empty(0), torch.ones(3), [], 1, [])
+    batch = MicroBatch("task", FlatTensors.of(inputs), [], [], [], 1, [])
     with torch.no_grad():
         masked = model(**inputs, use_cache=False).logits
         unmasked = model(**batch.unmasked, use_cache=False).logits

@@ -66,7 +66,7 @@ def test_a_way_that_does_not_fit_is_a_row_without_seconds(tmp_path: Path, monkey
     for queries in (None, 5):
         worker.remember(tmp_path / str(queries), TINY, 24, queries)
     monkeypatch.setattr(worker.Steps, "_built_maps", refuse)
-    steps = worker.Steps(tmp_path, TINY, 24, [("plain", None), ("seekr", 5), ("eager", None)])
+    steps = worker.Steps(tmp_path, TINY, [("plain", None), ("seekr", 5), ("eager", None)])
     assert steps.step(("eager", None)) == {"seconds": None}
     taken = {way: [steps.step(way)] for way in (("plain", None), ("seekr", 5))}
     rows = [step._row(TINY, 24, way, found) for way, found in taken.items()]

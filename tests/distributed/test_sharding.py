@@ -300,7 +300,7 @@ def test_teachers_are_kept_alike(two: Two, one: Path, count: int, method: str) -
         assert torch.equal(logits[0].ids[:, 0], logits[1].ids[:, 0])
         torch.testing.assert_close(logits[0].log_probs, logits[1].log_probs, rtol=1e-5, atol=1e-5)
         for layer in expected.heads if method == "seekr" else ():
-            rows = [memory.rows(sample, layer, CPU) for memory in (found, expected)]
+            rows = [memory.attention(sample).rows(layer, CPU) for memory in (found, expected)]
             torch.testing.assert_close(rows[0].query, rows[1].query, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(rows[0].key, rows[1].key, rtol=1e-5, atol=1e-5)
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
 from torch import nn
 from toy_tasks import toy_samples
 from transformers import PreTrainedTokenizerFast
@@ -143,40 +142,15 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     memory = Memory.open(tmp_path, verify=False)
     assert read == ["ends"]
     read.clear()
-    memory.attention(3).rows(2, torch.device("cpu"))
-    assert sorted(read) == ["3/2/key", "3/2/key_of_head", "3/2/query", "3/positions"]
-
-
-def test_what_is_read_ahead_is_all_of_a_sample_and_nothing_else(
-    tmp_path: Path, shard_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(tmp_path)
-    asked: list[tuple[Path, int, int]] = []
-
-    def advise(file: int, start: int, count: int, _: int) -> None:
-        asked.append((Path(f"/proc/self/fd/{file}").readlink(), start, count))
-
-    monkeypatch.setattr(memory_reader.os, "posix_fadvise", advise)
-    memory = Memory.open(tmp_path, verify=False)
-    for sample in range(len(memory)):
-        asked.clear()
-        memory.read_ahead(sample)
-        ahead = sorted(path.read_bytes()[start : start + count] for path, start, count in asked)
-        kept: dict[str, torch.Tensor] = {}
-        for shard in tmp_path.glob("teacher-*.safetensors"):
-            kept |= load_file(shard)
-        own = [tensor.numpy().tobytes() for key, tensor in kept.items() if key.split("/")[0] == str(sample)]
-        assert ahead == sorted(own)
-
-
-def test_reading_ahead_is_left_out_where_the_system_cannot_be_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(tmp_path)
-    monkeypatch.delattr(memory_reader.os, "posix_fadvise")
-    memory = Memory.open(tmp_path, verify=False)
-    memory.read_ahead(0)
-    assert memory.encoded(0).input_ids.tolist() == Memory.open(tmp_path).encoded(0).input_ids.tolist()
+    attention = memory.attention(3)
+    layers = [f"3/{layer}/{name}" for layer in (0, 2) for name in ("key", "key_of_head", "query")]
+    assert sorted(read) == [*layers, "3/positions"]
+    attention.rows(2, torch.device("cpu"))
+    assert len(read) == 7
+    memory.logits(5)
+    assert sorted(read[7:]) == ["5/logit_ids", "5/logit_log_probs"]
+    assert memory.tensors(6) == {}
+    assert len(read) == 9
 
 
 def test_a_memory_of_rows_alone(tmp_path: Path) -> None:

@@ -45,12 +45,13 @@ def test_the_anchor_is_zero_before_the_first_step(tmp_path: Path, top_k: int | N
     model = by_definition.tiny_llama()
     method = begun(KlAnchor(logit_top_k=top_k, kl_weight=3.0), tmp_path, model)
     for chosen in ([0, 1, 2, 3, 4, 5, 6], [6], [2, 0]):
-        part = method.task_loss(model, task_batch(SAMPLES, chosen))["kl"]
+        part = method.task_loss(model, task_batch(SAMPLES, chosen, signals=method.signals))["kl"]
         assert abs(part.item()) < 2e-6
         gradient = torch.autograd.grad(part, model.lm_head.weight)[0]
         assert gradient.abs().max() < 1e-6
     other = by_definition.moved(model, 0.1)
-    assert method.task_loss(other, task_batch(SAMPLES, [0, 1]))["kl"].item() > 1e-4
+    batch = task_batch(SAMPLES, [0, 1], signals=method.signals)
+    assert method.task_loss(other, batch)["kl"].item() > 1e-4
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -65,7 +66,7 @@ def test_the_loss_and_its_gradient_by_definition(tmp_path: Path, packed: bool) -
         new.zero_grad()
         totals = {"task": 0.0, "kl": 0.0}
         for cut in cuts:
-            batch = task_batch(SAMPLES, cut, len(cut) - len(set(cut)))
+            batch = task_batch(SAMPLES, cut, len(cut) - len(set(cut)), method.signals)
             if packed:
                 lengths = [len(SAMPLES[place].input_ids) for place in cut]
                 batch = replace(batch, layout=plan_layout(lengths, hidden_size=32, attention="sdpa"))
@@ -87,22 +88,20 @@ def test_prompts_are_held_where_lwf_holds_answers_alone(tmp_path: Path) -> None:
     method = begun(KlAnchor(logit_top_k=None), tmp_path / "one", old)
     lwf = Lwf(temperature=1.0, logit_top_k=None)
     lwf.before_task(context(tmp_path / "two", old, SAMPLES, index=1, stages=[tmp_path / "00"]))
-    batch = task_batch(SAMPLES)
-    anchored, distilled = method.task_loss(new, batch), lwf.task_loss(new, batch)
+    anchored, distilled = (one.task_loss(new, task_batch(SAMPLES, signals=one.signals)) for one in (method, lwf))
     torch.testing.assert_close(anchored["task"], distilled["task"])
     assert anchored["kl"].item() != pytest.approx(distilled["distillation"].item(), rel=1e-3)
     answers = [KeptSample(sample.input_ids, sample.input_ids) for sample in SAMPLES]
     method.before_task(context(tmp_path / "three", old, answers))
     lwf.before_task(context(tmp_path / "four", old, answers, index=1, stages=[tmp_path / "00"]))
-    batch = task_batch(answers)
-    anchored, distilled = method.task_loss(new, batch), lwf.task_loss(new, batch)
+    anchored, distilled = (one.task_loss(new, task_batch(answers, signals=one.signals)) for one in (method, lwf))
     torch.testing.assert_close(anchored["kl"], distilled["distillation"])
 
 
 def test_a_weight_of_zero_is_plain_fine_tuning(tmp_path: Path) -> None:
     model = by_definition.tiny_llama()
     method = begun(KlAnchor(kl_weight=0.0), tmp_path, model)
-    batch = task_batch(SAMPLES, [0, 1, 2])
+    batch = task_batch(SAMPLES, [0, 1, 2], signals=method.signals)
     found, plain = method.task_loss(model, batch), Sequential().task_loss(model, batch)
     assert found.keys() == {"task"}
     assert torch.equal(found["task"], plain["task"])

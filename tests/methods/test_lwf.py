@@ -44,12 +44,13 @@ def test_nothing_is_distilled_before_the_first_step(tmp_path: Path, top_k: int |
     model = by_definition.tiny_llama()
     method = begun(Lwf(logit_top_k=top_k, distillation_weight=3.0), tmp_path, model)
     for chosen in ([0, 1, 2, 3, 4, 5, 6], [6], [2, 0]):
-        part = method.task_loss(model, task_batch(SAMPLES, chosen))["distillation"]
+        part = method.task_loss(model, task_batch(SAMPLES, chosen, signals=method.signals))["distillation"]
         assert abs(part.item()) < 2e-6
         gradient = torch.autograd.grad(part, model.lm_head.weight)[0]
         assert gradient.abs().max() < 1e-6
     other = by_definition.moved(model, 0.1)
-    assert method.task_loss(other, task_batch(SAMPLES, [0, 1]))["distillation"].item() > 1e-4
+    batch = task_batch(SAMPLES, [0, 1], signals=method.signals)
+    assert method.task_loss(other, batch)["distillation"].item() > 1e-4
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -63,7 +64,8 @@ def test_the_loss_and_its_gradient_by_definition(tmp_path: Path, temperature: fl
         new.zero_grad()
         total = 0.0
         for cut in cuts:
-            part = method.task_loss(new, task_batch(SAMPLES, cut, len(cut) - len(set(cut))))["distillation"]
+            batch = task_batch(SAMPLES, cut, len(cut) - len(set(cut)), method.signals)
+            part = method.task_loss(new, batch)["distillation"]
             part.backward()
             total += part.item()
         # A cross-entropy less an entropy, nats both: float32 leaves some 1e-7 of them.
@@ -117,7 +119,7 @@ def test_the_first_task_and_a_weight_of_zero_are_plain_fine_tuning(tmp_path: Pat
     model = by_definition.tiny_llama()
     method = Lwf(distillation_weight=weight)
     begun(method, tmp_path, model, stages=[tmp_path / "00"] * stages)
-    batch = task_batch(SAMPLES, [0, 1, 2])
+    batch = task_batch(SAMPLES, [0, 1, 2], signals=method.signals)
     found, plain = method.task_loss(model, batch), Sequential().task_loss(model, batch)
     assert found.keys() == {"task"}
     assert torch.equal(found["task"], plain["task"])

@@ -278,10 +278,10 @@ def test_fillers_weigh_nothing(tmp_path: Path, name: str) -> None:
     model = two_tasks(method, tmp_path)
     rows = all_rows(method)
     plain = method.replay_loss(model, replay_batch(method, rows, rows))
-    filled = replay_batch(method, [*rows, rows[0]], rows, [1.0] * len(rows) + [0.0])
+    filled = replay_batch(method, [*rows, rows[0]], rows, fillers=1)
     found = method.replay_loss(model, filled)
     assert {k: v.item() for k, v in found.items()} == pytest.approx({k: v.item() for k, v in plain.items()}, rel=1e-6)
-    empty = method.replay_loss(model, replay_batch(method, rows[:1], rows, [0.0]))
+    empty = method.replay_loss(model, replay_batch(method, rows[:1], rows, fillers=1))
     assert all(value.item() == 0 for value in empty.values())
 
 
@@ -407,10 +407,8 @@ def test_task_loss_is_the_share_of_the_step() -> None:
     method = Sequential()
     total = 0.0
     for part in (samples[:2], samples[2:]):
-        inputs = collate(part, 0)
-        labels = inputs.pop("labels")
         rows = [(-1, index) for index in range(len(part))]
-        batch = MicroBatch("task", inputs, labels, torch.ones(len(part)), rows, int(counted.sum()), rows)
+        batch = MicroBatch.of("task", part, 0, rows=rows, step_rows=rows, step_tokens=int(counted.sum()))
         total += method.task_loss(model, batch)["task"].item()
     assert total == pytest.approx(float(expected), rel=1e-5)
     with pytest.raises(NotImplementedError, match="sequential keeps nothing to replay"):

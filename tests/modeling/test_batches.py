@@ -58,9 +58,8 @@ def test_a_padded_row_gets_the_logits_it_has_alone() -> None:
 
 
 def test_a_micro_batch_moves_with_all_its_tensors() -> None:
-    inputs = collate([row(1, 2, answer_from=1)], None)
-    labels = inputs.pop("labels")
-    batch = MicroBatch("task", inputs, labels, torch.ones(1), [(-1, 0)], 1, [(-1, 0)])
+    samples = [row(1, 2, answer_from=1)]
+    batch = MicroBatch.of("task", samples, None, rows=[(-1, 0)], step_rows=[(-1, 0)], step_tokens=1)
     moved = batch.to("meta")
     assert {tensor.device.type for tensor in (*moved.inputs.values(), moved.labels, moved.weights)} == {"meta"}
     assert (moved.kind, moved.rows, moved.step_tokens, moved.step_rows) == ("task", [(-1, 0)], 1, [(-1, 0)])

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from toy_tasks import as_kept, task_batch
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig
 
 from seekr.config.training_arguments import check_lora, training_arguments
 from seekr.errors import InputError
 from seekr.memory.reader import KeptSample
-from seekr.methods import Ewc, KlAnchor, Lwf, Method, Sequential, make_method
+from seekr.methods import Ewc, KlAnchor, Method, Sequential, make_method
 from seekr.methods.ewc import Quadratic
-from seekr.modeling.batches import MicroBatch, collate
+from seekr.modeling.batches import Signals
 from seekr.modeling.losses import TopLogits
 from seekr.planning.live import GRADIENTS, LOGITS, MAPS, WEIGHTS
 from seekr.planning.moments import task_step
@@ -23,6 +24,7 @@ from seekr.planning.paper import BEFORE, OPTIMIZER, Paper
 from seekr.planning.rows import Shape
 from seekr.planning.scaling import Steps
 from seekr.planning.sharding import GATHERED, ways
+from seekr.training.gradient_share import gradient_shares
 
 pytestmark = pytest.mark.thorough
 
@@ -67,23 +69,29 @@ def allocated(run: Any) -> int:
     return highest
 
 
-def real_step(method: Method, model: LlamaForCausalLM, *, lengths: tuple[int, ...], checkpointing: bool) -> int:
+def real_step(
+    method: Method,
+    model: LlamaForCausalLM,
+    *,
+    lengths: tuple[int, ...],
+    checkpointing: bool,
+    signals: Signals | None = None,
+) -> int:
     samples = []
     for length in lengths:
         ids = torch.randint(3, VOCABULARY, (length,)).numpy()
         labels = ids.copy()
         labels[:-ANSWERS] = -100
         samples.append(KeptSample(ids, labels))
-    inputs = collate(samples, 0)
-    labels = inputs.pop("labels")
-    rows = [(-1, i) for i in range(len(lengths))]
-    batch = MicroBatch("task", inputs, labels, torch.ones(len(lengths)), rows, 100, rows)
+    batch = task_batch(samples, signals=signals)
     model.train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def run() -> None:
-        torch.stack(list(method.step_losses(model, batch).values())).sum().backward()
+        parts = method.step_losses(model, batch)
+        gradient_shares(parts, model.parameters())  # as in the first step of a task, which holds the most
+        torch.stack(list(parts.values())).sum().backward()
 
     return allocated(run)
 
@@ -115,13 +123,9 @@ class RandomQuadratic(Quadratic):
         return torch.rand(self.shapes[name]), torch.rand(self.shapes[name])
 
 
-class RandomResponses:
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
-
-    def logits(self, sample: int) -> TopLogits:
-        ids = torch.randint(VOCABULARY, (self.tokens, 128), dtype=torch.int32)
-        return TopLogits(ids, torch.rand(self.tokens, 128) - 20)
+def random_responses(tokens: int) -> dict[str, Tensor]:
+    ids = torch.randint(VOCABULARY, (tokens, 128), dtype=torch.int32)
+    return as_kept(TopLogits(ids, torch.rand(tokens, 128) - 20))
 
 
 @pytest.mark.parametrize("name", ["ewc", "lwf", "kl_anchor"])
@@ -134,14 +138,13 @@ def test_what_a_method_adds_to_a_task_step_is_what_the_allocator_hands_out(name:
     model, method = LlamaForCausalLM(config()), make_method(name)
     if isinstance(method, Ewc):
         method.held, method.quadratic = list(model.named_parameters()), RandomQuadratic(model)
-    if isinstance(method, Lwf):
-        method.responses = RandomResponses(ANSWERS)  # type: ignore[assignment]
     if isinstance(method, KlAnchor):
-        method.responses = RandomResponses(LENGTH - 1)  # type: ignore[assignment]
         method.predicted = [LENGTH - 1] * ROWS
-    found = real_step(method, model, lengths=(LENGTH,) * ROWS, checkpointing=False)
-    more = 0.02 if name == "kl_anchor" else 0.0  # whose cross-entropy is counted as if every token were an answer
-    assert sum(parts.values()) - parts[WEIGHTS] == pytest.approx(found, rel=0.08 + more)
+    tokens = {"lwf": ANSWERS, "kl_anchor": LENGTH - 1}.get(name)
+    signals = None if tokens is None else {-1: lambda row: random_responses(tokens)}
+    found = real_step(method, model, lengths=(LENGTH,) * ROWS, checkpointing=False, signals=signals)
+    more = 0.08 if name == "kl_anchor" else 0.0  # whose cross-entropy is counted as if every token were an answer
+    assert sum(parts.values()) - parts[WEIGHTS] == pytest.approx(found, rel=0.02 + more)
 
 
 def test_a_reference_gradient_lies_beside_that_of_the_step() -> None:

@@ -79,7 +79,7 @@ def test_one_memory_of_every_sample_whoever_wrote_it(one: Path, two: Path) -> No
         for place in range(7):
             assert np.array_equal(alone.positions(place), shared.positions(place))
             for layer in alone.heads:
-                rows = [memory.rows(place, layer, torch.device("cpu")) for memory in (alone, shared)]
+                rows = [memory.attention(place).rows(layer, torch.device("cpu")) for memory in (alone, shared)]
                 torch.testing.assert_close(rows[1].query, rows[0].query, rtol=1e-3, atol=1e-4)
                 torch.testing.assert_close(rows[1].key, rows[0].key, rtol=1e-3, atol=1e-4)
             logits = [memory.logits(place) for memory in (alone, shared)]
