@@ -68,6 +68,11 @@ def test_every_room_has_a_floor():
     assert len([path for path in HOUSE.iterdir() if path.name != "__pycache__"]) <= 26
 
 
+def test_one_file_is_one_idea_of_at_most_300_lines():
+    long = {path.name: lines for path in modules().values() if (lines := len(path.read_text().splitlines())) > 300}
+    assert not long
+
+
 def test_lower_rooms_never_import_higher_ones():
     known = modules()
     arrows = [

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 import transformers.trainer
@@ -43,25 +43,7 @@ from seekr.training.log import StepLog
 from seekr.training.order import StepPlan, task_seed
 from seekr.training.own_arguments import own_arguments
 from seekr.training.rows import KeptSamples, RankSlots, Rows, loader
-from seekr.training.step_losses import StepLosses
-
-
-class Losses(Protocol):
-    """The two losses of a method: named parts, weighted, and divided by the totals of their optimizer step.
-
-    The sum of a part over all micro-batches and ranks of a step is the part's loss of the step. All
-    micro-batches of a kind have the same parts. `model` is what the Trainer trains: call it, and unwrap it
-    only to look at it. `after_backward` may change the gradients of a step, counted from 0, before they are
-    clipped; what `step_facts` says goes into the step's line of the log.
-    """
-
-    def step_losses(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
-
-    def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
-
-    def after_backward(self, model: nn.Module, step: int) -> None: ...
-
-    def step_facts(self, kind: StepKind) -> dict[str, float]: ...
+from seekr.training.step_losses import Losses, StepLosses
 
 
 class ContinualTrainer(Trainer):

@@ -10,7 +10,7 @@ import attention_definitions as by_definition
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from test_packing import samples, with_layout
+from ragged_rows import samples, with_layout
 from torch import nn
 from toy_tasks import task_batch, toy_samples
 from transformers import MixtralConfig, MixtralForCausalLM

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import attention_definitions as by_definition
 import pytest
 import torch
@@ -11,25 +9,15 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from ragged_rows import samples, with_layout
 from torch import Tensor, nn
-from toy_tasks import as_kept, task_batch, toy_samples
+from toy_tasks import as_kept, task_batch
 
-from seekr.memory.reader import KeptSample
 from seekr.methods import Lwf, Sequential
 from seekr.methods.soft_prompts import SoftPromptModel
-from seekr.modeling.batches import Layout, MicroBatch
+from seekr.modeling.batches import Layout
 from seekr.modeling.losses import TopLogits
 from seekr.modeling.packing import layout_planner, packed, plan_layout
-
-LENGTHS = (23, 5, 1, 9, 9, 2, 17)
-
-
-def samples() -> list[KeptSample]:
-    """Rows of odd lengths; one has a single answer token, one is a single token that nothing predicts."""
-    rows = toy_samples(len(LENGTHS), shortest=30, longest=30)
-    cut = [KeptSample(row.input_ids[:n], row.labels[-n:].copy()) for row, n in zip(rows, LENGTHS, strict=True)]
-    cut[3].labels[:-1] = -100
-    return cut
 
 
 def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
@@ -40,13 +28,6 @@ def assert_same(model: nn.Module, one: Tensor, two: Tensor) -> None:
     assert one.item() == pytest.approx(two.item(), rel=1e-5, abs=1e-6)
     pairs = zip(gradients(model, one), gradients(model, two), strict=True)
     assert max(by_definition.relative_error(a, b, 1e-3) for a, b in pairs) < 1e-5
-
-
-def with_layout(batch: MicroBatch, attention: str = "sdpa", hidden_size: int = 10**6) -> MicroBatch:
-    lengths = batch.inputs["attention_mask"].sum(dim=1).tolist()
-    layout = plan_layout(lengths, hidden_size, attention=attention)
-    assert layout is not None
-    return replace(batch, layout=layout)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

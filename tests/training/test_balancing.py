@@ -14,7 +14,7 @@ import torch
 import transformers
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
-from test_packing import samples, with_layout
+from ragged_rows import samples, with_layout
 from torch import Tensor, nn
 from toy_tasks import task_batch
 from toy_training import Gradients, ToyMethod, log_lines, toy_trainer
