@@ -1,0 +1,121 @@
+"""Commands that learn, or say what learning would take: learn, tune, evaluate, demo, plan."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from seekr.errors import InputError
+
+if TYPE_CHECKING:
+    from seekr.config.schema import Config
+    from seekr.runs.prepare import Request
+
+
+def learn(arguments: argparse.Namespace) -> None:
+    from seekr.distributed.agreement import agreed
+
+    requests, several = agreed(lambda: _requests(arguments), lambda found: _asked(found[0]))
+    from seekr.distributed.processes import is_main
+    from seekr.report.tables import print_scores, print_seeds
+    from seekr.runs.execute import run_request
+    from seekr.runs.seeds import check_seeds, run_seeds
+
+    if arguments.dry_run:
+        from seekr.planning.dry_run import print_plan
+        from seekr.runs.prepare import prepare
+
+        looks = [replace(request, weights=False) for request in requests]
+        checked = agreed(lambda: check_seeds(looks) if several else prepare(looks[0]))
+        if is_main():
+            print_plan(checked, [request.config.output_dir for request in requests])
+        return
+    runs = run_seeds(requests) if several else [run_request(requests[0])]
+    if is_main():
+        print_seeds(runs) if several else print_scores(runs[0])
+
+
+def _asked(requests: Sequence[Request]) -> dict[str, Any]:
+    seeds = [request.config.seed for request in requests]
+    return {**requests[0].config.model_dump(mode="json"), "seeds": seeds}
+
+
+def _requests(arguments: argparse.Namespace) -> tuple[list[Request], bool]:
+    """What `seekr learn` is asked for: one request a run, and whether they are seeds of one."""
+    if arguments.source is not None:
+        from seekr.runs.extend import extend, extend_seeds
+        from seekr.runs.run import open_runs
+
+        overrides = [word for word in (arguments.config, *arguments.overrides) if word is not None]
+        if arguments.recipes or any("=" not in word for word in overrides):
+            given = arguments.config or f"--recipe {arguments.recipes[0]}"
+            raise InputError(f"{given}: --from takes its configuration from the run; leave it out")
+        if arguments.task is None:
+            raise InputError("--from needs the task to add: --task NAME=PATH")
+        wanted = arguments.source, arguments.task, arguments.output_dir, overrides
+        several = open_runs(arguments.source)[0].folder != arguments.source
+        return extend_seeds(*wanted) if several else [extend(*wanted)], several
+    if arguments.task is not None or arguments.output_dir is not None:
+        raise InputError("--task and --output-dir go with --from RUN; in CONFIG.yaml they are tasks and output_dir")
+    config = _loader(arguments)(arguments.overrides)
+    from seekr.runs.prepare import Request
+    from seekr.runs.seeds import seed_requests
+
+    return seed_requests(Request(config)), config.seeds is not None
+
+
+def _loader(arguments: argparse.Namespace) -> Callable[[Sequence[str]], Config]:
+    """How a configuration file, or recipes in its place, become a configuration with `key=value` overrides."""
+    from seekr.config.schema import load_config, load_recipes
+
+    if arguments.recipes and arguments.config is not None:
+        raise InputError(f"{arguments.config}: a configuration file and --recipe do not go together; give one")
+    if arguments.recipes:
+        return partial(load_recipes, arguments.recipes)
+    if arguments.config is None:
+        raise InputError(f"which configuration? seekr {arguments.command} CONFIG.yaml, or --recipe NAME")
+    return partial(load_config, arguments.config)
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    from seekr.builtin.demo import run_demo
+
+    run_demo(arguments.output_dir, seed=arguments.seed, json_file=arguments.json, small=arguments.small)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    from seekr.distributed.agreement import agreed
+    from seekr.distributed.processes import is_main
+    from seekr.report.tables import print_scores, print_seeds
+    from seekr.runs.learn import evaluate
+    from seekr.runs.run import open_runs
+
+    found = agreed(lambda: open_runs(arguments.run))
+    runs = [evaluate(run.folder, cells=arguments.cells, by=arguments.by) for run in found]
+    if is_main():
+        print_scores(runs[0]) if runs[0].folder == arguments.run else print_seeds(runs)
+
+
+def tune(arguments: argparse.Namespace) -> None:
+    from seekr.tuning import tune
+
+    load = _loader(arguments)
+    tune(load, arguments.overrides, arguments.output_dir, arguments.holdout, dry_run=arguments.dry_run)
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    config = _loader(arguments)(arguments.overrides)
+    from seekr.disk import check_writable
+    from seekr.planning import run_plan
+
+    check_writable(arguments.json, "--json")
+    run_plan(
+        config,
+        tokens_per_second=arguments.tokens_per_second,
+        device_memory=arguments.device_memory,
+        devices=arguments.devices,
+        json_file=arguments.json,
+    )

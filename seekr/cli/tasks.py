@@ -1,0 +1,59 @@
+"""`seekr tasks`: the data of tasks, looked at before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+
+from seekr.errors import InputError
+
+
+def tasks(arguments: argparse.Namespace) -> None:
+    limit, show = arguments.max_length, arguments.action == "show"
+    of_check = {"--preset": arguments.preset, "--json": arguments.json, "--max-new-tokens": arguments.max_new_tokens}
+    for name, given in of_check.items():
+        if show and given is not None:
+            raise InputError(f"{name} goes with `seekr tasks check`; leave it out")
+    for name, given in (("--row", arguments.row), ("key=value", arguments.overrides)):
+        if not show and given:
+            raise InputError(f"{name} goes with `seekr tasks show`; leave it out")
+    if limit is not None and limit < 2:
+        raise InputError(f"--max-length: {limit} leaves no room for a prompt and an answer; give 2 or more")
+    (_show_row if show else _check_tasks)(arguments)
+
+
+def _check_tasks(arguments: argparse.Namespace) -> None:
+    from seekr.data.checking import check_folder
+    from seekr.disk import check_writable, write_json
+    from seekr.report.tables import print_check
+
+    limit, file = arguments.max_length, arguments.json
+    for option, given in (("--max-length", limit), ("--max-new-tokens", arguments.max_new_tokens)):
+        if given is not None and arguments.tokenizer is None:
+            raise InputError(f"{option} counts tokens; say whose: --tokenizer MODEL")
+    check_writable(file, "--json")
+    tokenizer = None
+    if arguments.tokenizer is not None and arguments.folder.is_dir():
+        from seekr.modeling.loading import load_tokenizer
+
+        tokenizer = load_tokenizer(arguments.tokenizer)
+    check = check_folder(
+        arguments.folder,
+        preset=arguments.preset,
+        tokenizer=tokenizer,
+        max_length=limit,
+        max_new_tokens=arguments.max_new_tokens,
+    )
+    print_check(check)
+    if file is not None:
+        write_json(file, check.to_json())
+    if refused := check.refused():
+        raise InputError(refused)
+
+
+def _show_row(arguments: argparse.Namespace) -> None:
+    if arguments.tokenizer is None:
+        raise InputError("`seekr tasks show` shows tokens; say whose: --tokenizer MODEL")
+    from seekr.cli.show import show
+
+    wanted = {"model": arguments.tokenizer, "row": arguments.row or 1, "max_length": arguments.max_length}
+    show(arguments.folder, arguments.overrides, **wanted)
