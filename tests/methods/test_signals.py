@@ -110,7 +110,7 @@ def test_what_travels_is_what_the_memory_holds(tmp_path: Path, settings: dict[st
         (exact(attention_weight=0.0), {"logits"}),
         (exact(logit_weight=0.0), {"attention"}),
     ],
-    ids=str,
+    ids=lambda value: "+".join(sorted(value)) or "nothing" if isinstance(value, set) else str(value),
 )
 def test_what_is_not_wanted_is_not_read(tmp_path: Path, settings: dict[str, Any], kinds: set[str]) -> None:
     method, _ = learned(settings, tmp_path)
