@@ -175,7 +175,7 @@ def put_files(folder: Path, files: list[Any]) -> list[Path]:
             data[at : at + length] = piece
         path = folder / f"{name}{suffix}{'.gz' if packed else ''}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress(bytes(data), 1) if packed and len(edits) % 2 == 0 else bytes(data))
+        path.write_bytes(gzip.compress(bytes(data), 1, mtime=0) if packed and len(edits) % 2 == 0 else bytes(data))
         paths.append(path)
     return paths
 

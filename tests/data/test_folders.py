@@ -24,7 +24,7 @@ def put(folder: Path, *names: str) -> Path:
         content = (
             f"prompt,answer\n?,{name}\n" if ".csv" in name else json.dumps([row] if ".json" in path.suffixes else row)
         )
-        path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
+        path.write_bytes(gzip.compress(content.encode(), mtime=0) if path.suffix == ".gz" else content.encode())
     return folder
 
 
