@@ -144,6 +144,8 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._scores: tuple[tuple[int, int], ScoreMatrix] | None = None
+        self._stages: dict[Path, Stage] = {}
         if not (self.folder / "run.json").is_file():
             if seeds := seed_folders(self.folder):
                 names = ", ".join(map(str, seeds))
@@ -198,13 +200,16 @@ class Run:
             raise InputError(f"{self.folder}: nothing was scored yet; `seekr evaluate {self.folder}` does")
         return self.scored
 
-    @cached_property
+    @property
     def scored(self) -> ScoreMatrix | None:
-        """The score matrix as far as it was measured; None = nothing was."""
+        """The score matrix as far as it was measured, read again once it has changed; None = nothing was."""
         path = self.folder / "scores.json"
         if not path.exists():
             return None
-        return ScoreMatrix.from_json(read_whole(path, self._evaluate), str(path))
+        stamp = (path.stat().st_mtime_ns, path.stat().st_size)
+        if self._scores is None or self._scores[0] != stamp:
+            self._scores = stamp, ScoreMatrix.from_json(read_whole(path, self._evaluate), str(path))
+        return self._scores[1]
 
     def measure(self, name: str) -> float | None:
         """One of the numbers drawn from the matrix, by its name in scores.json."""
@@ -215,7 +220,7 @@ class Run:
         """The score of every task once all are learned, None = not measured."""
         return dict(zip(self.scored.tasks, self.scored.matrix[-1], strict=True)) if self.scored else {}
 
-    @cached_property
+    @property
     def cells(self) -> frozenset[tuple[int, int]]:
         """The cells (after task i, task j) whose answers were kept."""
         names = (path.stem.split("-") for path in (self.folder / "predictions").glob("*-*.jsonl"))
@@ -228,10 +233,11 @@ class Run:
         """
         return read_answers(self.folder / "predictions" / f"{after}-{task}.jsonl", self._evaluate)
 
-    @cached_property
+    @property
     def stages(self) -> list[Stage]:
-        """The finished stages in their order."""
-        return [Stage(folder) for folder in finished_stages(self.folder)]
+        """The finished stages in their order; what was read of one is kept."""
+        self._stages = {folder: self._stages.get(folder, Stage(folder)) for folder in finished_stages(self.folder)}
+        return list(self._stages.values())
 
     @property
     def planned(self) -> int:
@@ -242,7 +248,7 @@ class Run:
     def finished(self) -> bool:
         return len(self.stages) >= self.planned
 
-    @cached_property
+    @property
     def steps(self) -> dict[str, int]:
         """Optimizer steps taken over all stages, by kind."""
         return {"task": 0, "replay": 0} | Counter(entry.kind for stage in self.stages for entry in stage.log)

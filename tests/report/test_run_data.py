@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +87,17 @@ def test_torn_predictions_are_named(tmp_path: Path) -> None:
 def test_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no run\.json there or below"):
         find_runs([tmp_path])
+
+
+def test_a_run_that_is_held_shows_what_was_scored_and_learned_since(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    run = Run(folder)
+    before, stages = run.scores.overall_performance, run.stages
+    scores = json.loads((folder / "scores.json").read_text())
+    scores["matrix"][-1] = [1.0, 2.0, 3.0]
+    (folder / "scores.json").write_text(json.dumps(scores))
+    assert run.scores.overall_performance == 2.0 != before
+    shutil.copytree(stages[-1].folder, folder / "stages" / "03-more")
+    assert [stage.name for stage in run.stages] == ["copy", "sort", "add", "more"]
+    assert run.stages[:3] == stages
+    assert all(old is new for old, new in zip(stages, run.stages, strict=False))  # nothing is read twice

@@ -77,7 +77,7 @@ def test_one_memory_of_every_sample_whoever_wrote_it(one: Path, two: Path) -> No
         assert samples[0] == samples[1]
         assert alone.about["forms"] == shared.about["forms"]
         for place in range(7):
-            assert np.array_equal(alone.positions(place), shared.positions(place))
+            assert np.array_equal(alone.attention(place).positions, shared.attention(place).positions)
             for layer in alone.heads:
                 rows = [memory.attention(place).rows(layer, torch.device("cpu")) for memory in (alone, shared)]
                 torch.testing.assert_close(rows[1].query, rows[0].query, rtol=1e-3, atol=1e-4)
