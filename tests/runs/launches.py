@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 import yaml
+from free_port import free_port
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -55,9 +55,7 @@ def start(
     """`seekr COMMAND` on as many processes as there are configurations, which are the same one but in odd tests, as
     are the `folders` that they are started in.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(configs))}
     shared |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environment}
     return [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from free_port import free_port
 from safetensors.torch import load_file
 from small_runs import TRAINING, Stop, StopAt, digests
 from torch import Tensor, nn
@@ -327,9 +327,7 @@ def work(folder: Path, model: Path) -> None:
 
 
 def test_two_processes_learn_what_one_learns(learn: Learn, tiny_model_folder: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
