@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from free_port import free_port
 
 
 def results_of(file: str, folder: Path) -> list[Any]:
     """What each of the two saved as `RANK.pt` in the folder, running `file` with it as the only argument."""
+    from free_port import free_port  # not where a process of the launch imports this file
+
     port = free_port()
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     shared |= {"PYTHONPATH": os.pathsep.join(sys.path), "ACCELERATE_USE_CPU": "true"}

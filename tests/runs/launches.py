@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import yaml
-from free_port import free_port
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -55,6 +54,8 @@ def start(
     """`seekr COMMAND` on as many processes as there are configurations, which are the same one but in odd tests, as
     are the `folders` that they are started in.
     """
+    from free_port import free_port  # not where a process of the launch imports this file
+
     port = free_port()
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(configs))}
     shared |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environment}

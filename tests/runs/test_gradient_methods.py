@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from free_port import free_port
 from safetensors.torch import load_file
 from small_runs import TRAINING, Stop, StopAt, digests
 from torch import Tensor, nn
@@ -327,6 +326,8 @@ def work(folder: Path, model: Path) -> None:
 
 
 def test_two_processes_learn_what_one_learns(learn: Learn, tiny_model_folder: Path, tmp_path: Path) -> None:
+    from free_port import free_port  # not where a process of the launch imports this file
+
     port = free_port()
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = [

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from free_port import free_port
 from torch import Tensor, nn
 from toy_training import Gradients, ToyMethod, log_lines, toy_experts, toy_trainer, weights
 
@@ -69,6 +68,8 @@ def work(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("two")
+    from free_port import free_port  # not where a process of the launch imports this file
+
     port = free_port()
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = [
