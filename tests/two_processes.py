@@ -1,8 +1,10 @@
-"""Two processes of a launch, joined by gloo, that run a test file's own `work(folder)`."""
+"""Two processes of a launch, joined by gloo, that run a test file's own `work`; and a port for any launch."""
 
 from __future__ import annotations
 
 import os
+import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +12,30 @@ from typing import Any
 
 import torch
 
+_PORTS = range(20_000, 30_000)
+"""Below those that the system hands out itself: between choosing one and using it nobody else is given it."""
 
-def results_of(file: str, folder: Path) -> list[Any]:
-    """What each of the two saved as `RANK.pt` in the folder, running `file` with it as the only argument."""
-    from free_port import free_port  # not where a process of the launch imports this file
 
-    port = free_port()
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+def free_port() -> int:
+    """Chosen by the system's randomness, so that two test processes at work do not choose the same."""
+    choose = random.SystemRandom()
+    while True:
+        port = choose.choice(_PORTS)
+        with socket.socket() as found:
+            try:
+                found.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def run_two(file: str, *words: Path) -> None:
+    """Runs `file` with these words in two processes, and fails where one of them does."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     shared |= {"PYTHONPATH": os.pathsep.join(sys.path), "ACCELERATE_USE_CPU": "true"}
     processes = [
         subprocess.Popen(
-            [sys.executable, file, str(folder)],
+            [sys.executable, file, *map(str, words)],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -33,4 +48,9 @@ def results_of(file: str, folder: Path) -> list[Any]:
         for process in processes:  # those that a hung one left waiting
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], errors
+
+
+def results_of(file: str, folder: Path) -> list[Any]:
+    """What each of the two saved as `RANK.pt` in the folder, running `file` with it as the only argument."""
+    run_two(file, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]

@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -22,9 +22,6 @@ from seekr.runs.prepare import Prepared, Request, prepare
 from seekr.runs.record import describe_run, versions
 from seekr.runs.run import Run
 from seekr.runs.scores import ScoreBook
-
-if TYPE_CHECKING:
-    pass
 
 
 def run_request(request: Request) -> Run:

@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
+from two_processes import free_port
 
 from seekr import Run
 
@@ -54,11 +55,13 @@ def start(
     """`seekr COMMAND` on as many processes as there are configurations, which are the same one but in odd tests, as
     are the `folders` that they are started in.
     """
-    from free_port import free_port  # not where a process of the launch imports this file
-
-    port = free_port()
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(configs))}
-    shared |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environment}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(configs))}
+    shared |= {
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        **environment,
+    }
     return [
         subprocess.Popen(
             [sys.executable, *program, command, str(config), *words],

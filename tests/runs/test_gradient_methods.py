@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -17,6 +15,7 @@ from safetensors.torch import load_file
 from small_runs import TRAINING, Stop, StopAt, digests
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+from two_processes import run_two
 
 import seekr
 from seekr import Run, Task
@@ -326,21 +325,7 @@ def work(folder: Path, model: Path) -> None:
 
 
 def test_two_processes_learn_what_one_learns(learn: Learn, tiny_model_folder: Path, tmp_path: Path) -> None:
-    from free_port import free_port  # not where a process of the launch imports this file
-
-    port = free_port()
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / "two"), str(tiny_model_folder)],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    run_two(__file__, tmp_path / "two", tiny_model_folder)
     for name, settings in METHODS.items():
         training = {**plain(name), "per_device_train_batch_size": 4}
         one = learn(tmp_path / name, contradicting(), method=settings, training=training)

@@ -1,7 +1,6 @@
 """Two data-parallel processes (gloo) take the same steps as one."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from toy_training import Gradients, ToyMethod, log_lines, toy_experts, toy_trainer, weights
+from two_processes import results_of
 
 from seekr.errors import RunError
 from seekr.modeling.batches import MicroBatch
@@ -68,22 +68,7 @@ def work(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("two")
-    from free_port import free_port  # not where a process of the launch imports this file
-
-    port = free_port()
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return folder, results_of(__file__, folder)
 
 
 @pytest.mark.parametrize("case", CASES)
