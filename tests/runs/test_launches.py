@@ -213,7 +213,7 @@ def test_what_one_process_alone_finds_wrong_ends_all(
 ) -> None:
     config = launches.write(tmp_path / "c.yaml", launches.config_of(tiny_model_folder, data_folder, tmp_path / "run"))
     found = launches.learn(config, tmp_path / "missing.yaml")
-    assert [status for status, _ in found] == [2, 2]
+    assert [status for status, _ in found] == [2, 2], found
     assert found[0][1].startswith("seekr: error: process 1 of 2: ")
     assert "missing.yaml: no such configuration file" in found[0][1]
     assert found[0][1].count("\n") == 1
