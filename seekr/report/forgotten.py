@@ -15,7 +15,7 @@ from seekr.scoring import LIKELIHOOD
 from seekr.scoring.metrics import row_scores
 
 HELD, SLIPPED, PARTLY, FORGOTTEN = "held", "slipped", "partly forgotten", "forgotten"
-UNKNOWN, NEW = "not scored", "just learned"
+UNKNOWN, NEW, NOTHING = "not scored", "just learned", "had nothing"
 _NOISE = 1.0
 """Points that a drop may have by chance where its standard error is not known."""
 
@@ -59,11 +59,12 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """held: the drop is within chance; slipped: less than a tenth of what there was; forgotten: half of it."""
+        """had nothing: it scored 0 and still does; held: the drop is within chance; slipped: less than a tenth of what
+        there was; forgotten: half of it."""
         if self.drop is None or self.before is None:
             return NEW if self.new and self.now is not None else UNKNOWN
         if self.drop <= self.noise:
-            return HELD
+            return HELD if self.before or self.now else NOTHING
         share = self.drop / self.before
         return SLIPPED if share < 0.1 else PARTLY if share < 0.5 else FORGOTTEN
 

@@ -61,6 +61,8 @@ def test_drop_and_its_error_are_those_of_the_paired_rows(run):
     ("before", "now", "error", "verdict"),
     [
         (80, 80, 1.0, "held"),
+        (0, 0, 0.0, "had nothing"),
+        (0, 4, 1.0, "held"),
         (80, 90, 0.0, "held"),
         (80, 78.5, 1.0, "held"),
         (80, 77.5, 1.0, "slipped"),
