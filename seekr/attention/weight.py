@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _COST = 15.0  # nats; chosen on eval rows: docs/choosing-settings.md
-_LARGEST = 1e5
+_LARGEST = 1000.0  # the paper's, for a 7B model at rate 1e-5: the largest that is known to serve
 _FAR = 20.0  # times
 
 
@@ -36,10 +36,12 @@ def mean_drift(tasks: Iterable[tuple[Any, Mapping[int, Sequence[int] | Tensor]]]
 
 
 def automatic_weight(drift: float | None) -> float:
-    """The weight with which maps that drift freely would cost 15 nats: λ = 15 / drift.
+    """The weight with which maps that drift freely would cost 15 nats: λ = min(15 / drift, 1000).
 
     A small model that learns fast has a drift near one nat and a weight near 15; a large one at a small rate, whose
-    maps hardly move, has the larger weight that it takes to hold them. Before any drift is known it counts as one nat.
+    maps hardly move, has the larger weight that it takes to hold them. Without the bound, a
+    task that hardly moved them would make the attention loss of the next one drown all else. Before any drift is known
+    it counts as one nat.
     """
     return min(_COST / drift, _LARGEST) if drift else _COST
 
