@@ -26,8 +26,9 @@ from seekr.builtin import builtin_model, builtin_rows
 from seekr.disk import write_json
 from seekr.errors import InputError
 from seekr.methods import METHODS
+from seekr.runs.model_store import newest_weights
 from seekr.runs.prepare import Request, prepare
-from seekr.runs.stage import make_context, newest_weights
+from seekr.runs.stage import make_context
 from seekr.training.order import Step, StepPlan, split
 from seekr.training.rows import Rows
 
@@ -135,7 +136,7 @@ def fsdp(method: str, folder: Path) -> float:
     context.working = folder / "working" / f"{method}-{torch.distributed.get_rank()}"
     context.working.mkdir(parents=True)
     torch.manual_seed(0)
-    model = asked.load_trainable(prepared.config.model, start, dtype="float32", lora=prepared.lora)
+    model = prepared.models.trainable(start)
     context.model = model
     asked.before_task(context)
     with torch.no_grad():  # at the start of a task many losses are 0

@@ -23,7 +23,7 @@ from seekr.methods import Ewc, Lwf
 from seekr.methods.ewc import FILE
 from seekr.modeling.batches import collate
 from seekr.modeling.generation import answer_likelihoods, generate_tokens
-from seekr.runs.stage import save_whole
+from seekr.runs.model_store import save_whole
 
 CPU = torch.device("cpu")
 NORMS = ("frobenius", "mean_square")

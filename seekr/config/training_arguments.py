@@ -79,7 +79,7 @@ LOWEST = {
 
 HARMLESS = frozenset(
     {
-        "per_device_train_batch_size",  # the rows of a step count, not how they are shared out: Prepared.step_rows
+        "per_device_train_batch_size",  # the rows of a step count, not how they are shared out: RunSpec.step_rows
         "gradient_accumulation_steps",
         "log_level",
         "log_level_replica",

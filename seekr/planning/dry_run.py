@@ -12,10 +12,10 @@ from seekr.planning.kept import Disk, disk
 from seekr.planning.rows import StageRows, StageSteps, plan_steps
 from seekr.report.tables import print_fact, print_table
 from seekr.report.terminal import readable_bytes
-from seekr.runs.prepare import Prepared
+from seekr.runs.prepare import RunSpec
 
 
-def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
+def print_plan(prepared: RunSpec, folders: Sequence[str]) -> None:
     """Prints what `seekr learn` would do for a checked request. Touches nothing.
 
     `folders`: of all its seeds, which differ in nothing else that is shown.
@@ -67,7 +67,7 @@ def print_plan(prepared: Prepared, folders: Sequence[str]) -> None:
     print_table(Text("nothing was written (--dry-run)"))
 
 
-def plan_run(prepared: Prepared) -> list[StageSteps]:
+def plan_run(prepared: RunSpec) -> list[StageSteps]:
     """The steps of every stage, by the rule that the trainer follows."""
     stages = [StageRows.of(stage) for stage in prepared.stages]
     return plan_steps(
@@ -80,7 +80,7 @@ def plan_run(prepared: Prepared) -> list[StageSteps]:
     )
 
 
-def plan_disk(prepared: Prepared) -> Disk:
+def plan_disk(prepared: RunSpec) -> Disk:
     """Bytes of the stages and of the checkpoints while a task is learned."""
     return disk(
         prepared.method,

@@ -17,7 +17,7 @@ from seekr.modeling import generation as evaluation
 from seekr.scoring.likelihood import LIKELIHOOD, RowLikelihood
 
 if TYPE_CHECKING:
-    from seekr.runs.prepare import Prepared
+    from seekr.runs.prepare import RunSpec
 
 Answer = Callable[[int, Callable[[int], None]], Sequence[evaluation.Generated | RowLikelihood]]
 """(place of a task, advance) → an answer to each of its test prompts, or how likely each right one is where that is the
@@ -25,7 +25,7 @@ task's metric; `advance` is called with how many came."""
 
 
 @contextmanager
-def answering(prepared: Prepared, weights: Path | None, *, engine: bool) -> Iterator[Answer]:
+def answering(prepared: RunSpec, weights: Path | None, *, engine: bool) -> Iterator[Answer]:
     """A stage's `model` folder, None = the base model, made ready to answer. All processes call it and what it gives.
 
     `engine`: by vLLM, else by transformers. Raises RunError where vLLM does not take the model, or a likelihood is no
@@ -42,11 +42,11 @@ def answering(prepared: Prepared, weights: Path | None, *, engine: bool) -> Iter
             settings=config.vllm or {},
             dtype=answering_dtype(config),
             length=longest(tasks),
-            device=prepared.device,
+            device=prepared.models.device,
         ) as generate:
             yield lambda column, advance: generate(tasks[column].test_prompts, tasks[column].max_new_tokens, advance)
         return
-    model = prepared.on_device(lambda: prepared.method.load(config.model, weights, dtype=answering_dtype(config)))
+    model = prepared.models.frozen(weights, answering_dtype(config))
 
     def answer(column: int, advance: Callable[[int], None]) -> Sequence[evaluation.Generated | RowLikelihood]:
         prepared.method.tell_task(model, column)

@@ -18,7 +18,7 @@ from seekr.distributed.processes import is_main, of_main, process_count, wait_fo
 from seekr.errors import InputError, RunError
 from seekr.modeling.loading import one_kind_of_bar
 from seekr.runs.folder import copy_stage, drop_older_weights, finished_stages, locked, stage_folder
-from seekr.runs.prepare import Prepared, Request, prepare
+from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_run, versions
 from seekr.runs.run import Run
 from seekr.runs.scores import ScoreBook
@@ -53,7 +53,7 @@ def run_request(request: Request) -> Run:
     return Run(prepared.run)
 
 
-def warn(prepared: Prepared) -> None:
+def warn(prepared: RunSpec) -> None:
     """Says on stderr what happened to the rows of tasks that are still to be learned: cut, empty, shared out anew."""
     micro_batches = prepared.arguments.gradient_accumulation_steps
     if micro_batches != int(prepared.config.training.get("gradient_accumulation_steps", 1)):
@@ -70,7 +70,7 @@ def warn(prepared: Prepared) -> None:
                 print(f"seekr: task {data.task.name}: {warning}", file=sys.stderr)
 
 
-def facts(prepared: Prepared) -> dict[str, Any]:
+def facts(prepared: RunSpec) -> dict[str, Any]:
     """What all processes of a launch must agree on: the configuration, what it is resolved to, and what is done."""
     return {
         **prepared.config.model_dump(mode="json"),
@@ -81,7 +81,7 @@ def facts(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def start(prepared: Prepared, stack: ExitStack) -> None:
+def start(prepared: RunSpec, stack: ExitStack) -> None:
     """The main process takes the folder, for as long as the `stack` lasts, and begins the run. Raises InputError."""
     if is_main():
         stack.enter_context(locked(prepared.run))
@@ -94,7 +94,7 @@ def check_shared(run: Path) -> None:
         raise InputError(f"output_dir: {run} is not where process 0 writes; give a folder that all machines share")
 
 
-def begin(prepared: Prepared) -> None:
+def begin(prepared: RunSpec) -> None:
     """Writes run.json, and copies the stages of the run that this one goes on from, as far as they are not there."""
     imports = prepared.source is not None and not finished_stages(prepared.run)
     if not imports and [path.name for path in finished_stages(prepared.run)] != [p.name for p in prepared.finished]:
@@ -120,7 +120,7 @@ def copy_run(source: Path, run: Path) -> None:
         partial.rename(run / "predictions")
 
 
-def finish_stage(prepared: Prepared, book: ScoreBook) -> None:
+def finish_stage(prepared: RunSpec, book: ScoreBook) -> None:
     """Scores what can be scored by now, and only then lets go of older weights. All processes call it."""
     book.fill(book.measurable(book.missing(prepared.config.cells)))
     wait_for_all()  # none still reads them

@@ -14,7 +14,7 @@ from seekr.errors import InputError, RunError
 from seekr.modeling.loading import one_kind_of_bar
 from seekr.runs.execute import facts, run_request
 from seekr.runs.folder import locked
-from seekr.runs.prepare import Prepared, Request, prepare
+from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_task
 from seekr.runs.run import Run
 from seekr.runs.scores import ScoreBook
@@ -162,7 +162,7 @@ def evaluate(run: Path, cells: str | None = None, by: Literal["transformers", "v
     Raises InputError where the folder holds no run, its data has changed, or weights that are needed are gone.
     """
 
-    def prepared_run() -> Prepared:
+    def prepared_run() -> RunSpec:
         config = Run(run).config
         engine = {None: config.vllm, "transformers": None, "vllm": config.vllm or {}}[by]
         return prepare(Request(config.model_copy(update={"vllm": engine, "cells": cells or config.cells})))

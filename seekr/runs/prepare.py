@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -17,19 +17,18 @@ from seekr.data.finished import finished_tasks
 from seekr.data.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
 from seekr.disk import read_json
 from seekr.distributed.processes import process_count
-from seekr.distributed.sharded import load_in_parts
 from seekr.errors import InputError
 from seekr.progress import bar
 from seekr.runs.folder import finished_stages
 from seekr.runs.standing import check_answered, check_finished, check_folder, check_memories
 
 if TYPE_CHECKING:
-    import torch
     from peft import LoraConfig
     from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
     from seekr.data import Task
     from seekr.methods import Method
+    from seekr.runs.model_store import ModelStore
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A checked request: nothing the user gave can fail any more, only the run itself."""
+class RunSpec:
+    """What a run is, read and checked: nothing the user gave can fail any more, only the run itself."""
 
     config: Config
     run: Path
@@ -84,26 +83,20 @@ class Prepared:
         """What transformers makes of the training settings that all tasks share."""
         return training_arguments(self.training, output_dir=self.run, seed=self.config.seed)
 
-    @property
-    def device(self) -> torch.device:
-        """Where models go: what transformers chooses for these training settings."""
-        return self.arguments.device
+    @cached_property
+    def models(self) -> ModelStore:
+        """Its models, on disk and loaded."""
+        from seekr.runs.model_store import ModelStore
 
-    @property
-    def sharded(self) -> bool:
-        """Whether what is trained is spread over the processes, by FSDP or DeepSpeed."""
-        return bool(sharding(self.training))
-
-    @property
-    def in_parts(self) -> bool:
-        """Whether frozen models are spread too. Methods with prompts of their own ask a model for its embeddings alone,
-        which one in parts does not gather.
-        """
-        return self.sharded and process_count() > 1 and self.method.adapter != "own"
-
-    def on_device(self, load: Callable[[], Any]) -> Any:
-        """The frozen model that `load` reads into CPU memory. All processes call it."""
-        return load_in_parts(load, self.device) if self.in_parts else load().to(self.device)
+        return ModelStore(
+            base=self.config.model,
+            dtype=self.config.dtype,
+            method=self.method,
+            lora=self.lora,
+            tokenizer=self.tokenizer,
+            arguments=self.arguments,
+            sharded=bool(sharding(self.training)),
+        )
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -121,7 +114,7 @@ class Prepared:
         }
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request) -> RunSpec:
     """Reads and checks all of a request, cheap checks first; writes nothing. Raises InputError."""
     from seekr.modeling.loading import one_kind_of_bar
 
@@ -142,7 +135,7 @@ def check_settings(
     return training, lora, order_tasks(tasks, joint=method.joint)
 
 
-def _prepare(request: Request) -> Prepared:
+def _prepare(request: Request) -> RunSpec:
     from seekr.data import check_tasks, max_length_of
     from seekr.data.clock import clock_of, fixed_clock, now
     from seekr.data.conversation import use_template
@@ -178,7 +171,7 @@ def _prepare(request: Request) -> Prepared:
     accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
     if accumulation != training.get("gradient_accumulation_steps", 1):
         training = {**training, "gradient_accumulation_steps": accumulation}
-    prepared = Prepared(
+    prepared = RunSpec(
         config=config,
         run=run,
         method=method,

@@ -14,7 +14,7 @@ from seekr.runs.folder import finished_stages
 
 if TYPE_CHECKING:
     from seekr.data import Task
-    from seekr.runs.prepare import Prepared
+    from seekr.runs.prepare import RunSpec
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors", "numpy")
 
@@ -33,7 +33,7 @@ def describe_task(task: Task) -> dict[str, Any]:
     return given
 
 
-def describe_run(prepared: Prepared) -> dict[str, Any]:
+def describe_run(prepared: RunSpec) -> dict[str, Any]:
     """The content of run.json."""
     return {
         "config": prepared.config.model_dump(mode="json") | {"method": prepared.method.settings()},
@@ -49,7 +49,7 @@ def describe_run(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def changed_settings(prepared: Prepared) -> list[dict[str, Any]]:
+def changed_settings(prepared: RunSpec) -> list[dict[str, Any]]:
     """What this run, and those that it goes on from, changed after a stage: its place, and key → [before, since]."""
     if prepared.source is None:
         home = prepared.run / "run.json"
@@ -61,7 +61,7 @@ def changed_settings(prepared: Prepared) -> list[dict[str, Any]]:
     return [*record.get("changed", []), *([{"after_stages": after, "settings": keys}] if keys else [])]
 
 
-def versions(prepared: Prepared) -> dict[str, str]:
+def versions(prepared: RunSpec) -> dict[str, str]:
     """Package → version, of seekr and of all that a run's numbers depend on."""
     from seekr import __version__
 

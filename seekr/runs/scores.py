@@ -19,7 +19,7 @@ from seekr.scoring.cells import BASE, cell_name, wanted_cells
 if TYPE_CHECKING:
     from seekr.data import AnswerKey, Example
     from seekr.runs.answering import Answer
-    from seekr.runs.prepare import Prepared
+    from seekr.runs.prepare import RunSpec
 
 Found = str | RowLikelihood
 """Of a test row: the answer that was generated, or how likely the right one is."""
@@ -31,7 +31,7 @@ class ScoreBook:
     All processes make one and fill it alike, each answering a part of the prompts; the main one writes.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: RunSpec) -> None:
         self.prepared = prepared
         self.tasks = prepared.tasks
         self.scores: dict[tuple[int, int], float] = {}

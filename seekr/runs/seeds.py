@@ -17,7 +17,7 @@ from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, of_main
 from seekr.errors import InputError, RunError
 from seekr.runs.execute import run_request
-from seekr.runs.prepare import Prepared, Request, prepare
+from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.run import Run, seed_folders
 
 
@@ -61,7 +61,7 @@ def begin_of(begun: Sequence[Path]) -> datetime:
     return of_main(min((clock_of(read_json(path), path) for path in begun), default=now()))
 
 
-def check_seeds(requests: Sequence[Request]) -> Prepared:
+def check_seeds(requests: Sequence[Request]) -> RunSpec:
     """Prepares the request of each seed and looks at what else their common folder holds; writes nothing.
 
     Returns the first one's preparation. Raises InputError.
@@ -88,7 +88,7 @@ def check_root(root: Path) -> None:
         raise InputError(f"output_dir: {root} holds files, but no seeds of a run; give an empty or a new folder")
 
 
-def check_other_seeds(root: Path, requests: Sequence[Request], prepared: Prepared) -> None:
+def check_other_seeds(root: Path, requests: Sequence[Request], prepared: RunSpec) -> None:
     """Seeds in the folder that are not asked for must be of the same run, or their mean would say nothing.
 
     Tasks may have come to the end of the list since. Raises InputError naming the first difference.

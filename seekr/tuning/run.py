@@ -17,7 +17,7 @@ from seekr.planning.dry_run import print_plan
 from seekr.report.comparison import Row
 from seekr.report.tables import console
 from seekr.runs.execute import run_request
-from seekr.runs.prepare import Prepared, Request, prepare
+from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.seeds import begin_of, check_other_seeds, check_root, seed_requests
 from seekr.tuning.grid import Settings, folder_name, parse_grid, points, words_of
 from seekr.tuning.rows import TuningRows, check_files, tuning_rows, write_files
@@ -114,7 +114,7 @@ def make_candidate(config: Config, settings: Settings, folder: Path, rows: dict[
     return Candidate(settings, place, seed_requests(Request(config.model_copy(update=changed), tasks=tasks)))
 
 
-def check_candidate(candidate: Candidate, *, weights: bool) -> Prepared:
+def check_candidate(candidate: Candidate, *, weights: bool) -> RunSpec:
     """Prepares a candidate's first seed, as the others differ in nothing that could be wrong. Raises InputError.
 
     `weights`: whether those of the base model are read.

@@ -22,7 +22,7 @@ from seekr.methods import Ewc, Method
 from seekr.methods.averaging import average_weights
 from seekr.modeling.batches import collate
 from seekr.modeling.losses import answer_positions
-from seekr.runs import stage as stage_builder
+from seekr.runs import model_store
 
 pytestmark = pytest.mark.thorough
 
@@ -41,7 +41,7 @@ def averaged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Tensor], d
         seen.append((*states, coefficient))  # type: ignore[arg-type]
         average_weights(model, before, coefficient)
 
-    monkeypatch.setattr(stage_builder, "average_weights", watch)
+    monkeypatch.setattr(model_store, "average_weights", watch)
     return seen
 
 
