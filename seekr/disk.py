@@ -1,9 +1,12 @@
-"""Files that are whole whenever they are there, and on the disk once it was said that they are."""
+"""Files that are whole whenever they are there, on the disk once it was said so, and known by their hashes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,8 @@ def write_atomically(path: Path, text: str) -> None:
     """Replaces a file; a reader, or a crash, sees the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    partial.unlink(missing_ok=True)  # whatever it is: a link would lead the writing elsewhere
+    with partial.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -46,10 +50,18 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError where it is broken, or nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(path: Path) -> Any:
     """Reads a JSON file that a run has written. Raises RunError where it is broken or missing."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
 
@@ -68,3 +80,49 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_DIGESTS: dict[tuple[int, ...], str] = {}
+Listing = dict[str, dict[str, Any]]
+"""Path below a folder → {"bytes": size, "sha256": in hexadecimal}."""
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, in hexadecimal; a process reads a file once for it, unless it was changed or replaced since."""
+    about = path.stat()
+    known = about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+    if known not in _DIGESTS:
+        with path.open("rb") as stream:
+            _DIGESTS[known] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return _DIGESTS[known]
+
+
+def list_files(folder: Path) -> Listing:
+    """Every file below a folder, several read at a time."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(file_digest, paths))
+    names = (path.relative_to(folder).as_posix() for path in paths)
+    sizes = (path.stat().st_size for path in paths)
+    each = zip(names, sizes, digests, strict=True)
+    return {name: {"bytes": size, "sha256": digest} for name, size, digest in each}
+
+
+def faults_of_files(folder: Path, listing: Mapping[str, Mapping[str, Any]], *, hashed: bool) -> Iterable[str]:
+    """One line for each listed file that is not as it was: missing, of another size, or, where it is `hashed`, of other
+    content.
+    """
+    whole = []
+    for name, about in listing.items():
+        path = folder / name
+        if not path.is_file():
+            yield f"{path}: {'is no file' if path.exists() else 'missing'}"
+        elif path.stat().st_size != about["bytes"]:
+            yield f"{path}: it has {path.stat().st_size} bytes, and had {about['bytes']} when it was written"
+        else:
+            whole.append(name)
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(lambda name: file_digest(folder / name), whole) if hashed else ()
+        for name, digest in zip(whole, digests, strict=False):
+            if digest != listing[name]["sha256"]:
+                yield f"{folder / name}: its checksum differs from that of the file that was written"

@@ -56,15 +56,18 @@ def _requests(arguments: argparse.Namespace) -> tuple[list[Request], bool]:
         if arguments.task is None:
             raise InputError("--from needs the task to add: --task NAME=PATH")
         wanted = arguments.source, arguments.task, arguments.output_dir, overrides
+        if arguments.redo is not None:
+            raise InputError("--redo changes a run, and --from leaves it untouched; give one of them")
         several = open_runs(arguments.source)[0].folder != arguments.source
-        return extend_seeds(*wanted) if several else [extend(*wanted)], several
+        requests = extend_seeds(*wanted) if several else [extend(*wanted)]
+        return [replace(request, verify=arguments.verify) for request in requests], several
     if arguments.task is not None or arguments.output_dir is not None:
         raise InputError("--task and --output-dir go with --from RUN; in CONFIG.yaml they are tasks and output_dir")
     config = _loader(arguments)(arguments.overrides)
     from seekr.runs.prepare import Request
     from seekr.runs.seeds import seed_requests
 
-    return seed_requests(Request(config)), config.seeds is not None
+    return seed_requests(Request(config, verify=arguments.verify, redo=arguments.redo)), config.seeds is not None
 
 
 def _loader(arguments: argparse.Namespace) -> Callable[[Sequence[str]], Config]:
@@ -94,7 +97,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from seekr.runs.run import open_runs
 
     found = agreed(lambda: open_runs(arguments.run))
-    runs = [evaluate(run.folder, cells=arguments.cells, by=arguments.by) for run in found]
+    runs = [evaluate(run.folder, arguments.cells, arguments.by, verify=arguments.verify) for run in found]
     if is_main():
         print_scores(runs[0]) if runs[0].folder == arguments.run else print_seeds(runs)
 

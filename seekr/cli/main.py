@@ -1,13 +1,17 @@
 """The command `seekr`: reads the command line and hands over. Exit status: 0 done, 1 the run failed, 2 wrong input,
-3 a run forgot too much."""
+3 a check did not hold."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from safetensors import SafetensorError
 
 from seekr.cli import learning, looking, tasks
 from seekr.cli.library_warnings import leave_out_advice
@@ -16,15 +20,13 @@ from seekr.cli.status import DONE, FAILED, WRONG_INPUT
 from seekr.distributed.processes import disconnect
 from seekr.errors import InputError, RunError
 
-if TYPE_CHECKING:
-    pass
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status; what went wrong is one line on stderr."""
     try:
         parsed = parse(arguments)
         leave_out_advice()
+        _end_politely()
         status = int(_COMMANDS[parsed.command](parsed) or DONE)
         disconnect()
         return status
@@ -37,8 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of `seekr heads RUN | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except OSError as error:  # a full disk, a folder that cannot be written to
+    except (OSError, SafetensorError) as error:  # a full disk, a folder that cannot be written to
         return _give_up(f"{type(error).__name__}: {error}", FAILED)
+    except RuntimeError as error:  # torch.save has no class of its own for a full disk
+        if "PytorchStreamWriter" not in str(error):
+            raise
+        return _give_up(f"a file could not be written to its end (is the disk full?): {error}", FAILED)
+
+
+def _end_politely() -> None:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, with a line of what was kept; training has its own way."""
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
+                signal.signal(getattr(signal, name), signal.default_int_handler)
 
 
 def _give_up(message: str, status: int, *, silently: bool = False) -> int:
@@ -83,4 +97,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "status": looking.status,
     "tasks": tasks.tasks,
     "tune": learning.tune,
+    "verify": looking.verify,
 }

@@ -65,7 +65,8 @@ def make_parser() -> argparse.ArgumentParser:
         "learn a sequence of tasks; the same command again goes on where it stopped",
         usage="seekr learn CONFIG.yaml [key=value ...] [--dry-run]\n"
         "       seekr learn --recipe NAME [--recipe NAME ...] [key=value ...] [--dry-run]\n"
-        "       seekr learn --from RUN --task NAME=PATH[,key=value,...] [key=value ...] [--output-dir DIR]",
+        "       seekr learn --from RUN --task NAME=PATH[,key=value,...] [key=value ...] [--output-dir DIR]\n"
+        "       seekr learn CONFIG.yaml --redo STAGE",
     )
     _add_configuration(sub, "key=value", "dotted, e.g. method.name=derpp tasks.0.train_limit=9")
     sub.add_argument(
@@ -75,6 +76,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--task", metavar="NAME=PATH[,key=value,...]", help="the one more task: a file or a folder of splits"
     )
     sub.add_argument("--output-dir", type=_path, metavar="DIR", help="of the new run; default: RUN-NAME")
+    sub.add_argument(
+        "--redo", metavar="STAGE", help="remove this finished stage and those after it, and learn them again"
+    )
+    _add_no_verify(sub)
     sub.add_argument("--dry-run", action="store_true", help="resolve and print everything, touch nothing")
 
     sub = command("compare", "put runs in one table; those that differ in their seed only are one row")
@@ -106,6 +111,14 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("run", type=_path, metavar="RUN")
     sub.add_argument("--cells", choices=("paper", "seen", "all"), help="which scores; default: those of the run")
     sub.add_argument("--by", choices=("transformers", "vllm"), help="who answers; default: as the run has it")
+    _add_no_verify(sub)
+
+    sub = command(
+        "verify",
+        "compare every file of a run with its hash, every number with what it follows from; exit status 3 at a fault",
+    )
+    sub.add_argument("run", type=_path, metavar="RUN", help="a run, or the folder of its seeds")
+    sub.add_argument("--json", type=_path, metavar="FILE", help="write what was found as JSON too")
 
     sub = command("report", "write one self-contained page about runs")
     sub.add_argument("runs", nargs="+", type=_path, metavar="RUN")
@@ -122,9 +135,17 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--examples", type=_natural, default=2, metavar="N", help="lost answers to show; default: 2")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON too")
 
+    sub = command("memory", "show what a run keeps of its tasks; find kept rows by their text, and take them back")
+    sub.add_argument("run", type=_path, metavar="RUN")
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument("--search", metavar="TEXT", help="show the kept rows that hold a text")
+    what.add_argument(
+        "--remove-matching", metavar="TEXT", help="remove them, their teacher signals, and answers that hold it"
+    )
+    what.add_argument("--remove", metavar="TASK/N", help="remove one kept row, by the name that --search shows")
+
     for name, text in (
         ("heads", "show which heads were chosen after each task, and their importance"),
-        ("memory", "show what a run keeps of its tasks"),
         ("status", "show where a run stands, or the runs below a folder"),
     ):
         command(name, text).add_argument("run", type=_path, metavar="RUN")
@@ -180,6 +201,15 @@ def _add_configuration(parser: argparse.ArgumentParser, word: str, meaning: str)
         default=[],
         metavar="NAME",
         help=f"a shipped configuration, may repeat, later ones win: {', '.join(recipe_names())}",
+    )
+
+
+def _add_no_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="use files without comparing them with their hashes; their sizes are looked at all the same",
     )
 
 

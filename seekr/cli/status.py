@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-DONE, FAILED, WRONG_INPUT, TOO_MUCH_LOST = 0, 1, 2, 3
+DONE, FAILED, WRONG_INPUT, CHECK_FAILED = 0, 1, 2, 3

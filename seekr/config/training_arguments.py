@@ -31,6 +31,7 @@ REFUSED = {
     "train_sampling_strategy": "the order of the rows is fixed by the seed; remove it",
     "dataloader_drop_last": "every row is trained on; remove it",
     "eval_strategy": "tasks are scored after each stage, see the top-level key cells; remove it",
+    "hub_token": "it would be written into the run's folder; set HF_TOKEN in the environment, and remove it",
     "push_to_hub": "push a finished stage's model folder instead; remove it",
     "eval_on_start": "the top-level key cells: all scores the model before its first task; remove it",
     "eval_steps": "tasks are scored after each stage, see the top-level key cells; remove it",
@@ -55,6 +56,7 @@ IN_FORCE: dict[str, tuple[Any, ...]] = {
     "auto_find_batch_size": (False,),
     "load_best_model_at_end": (False,),
     "dataloader_drop_last": (False,),
+    "hub_token": (None,),
     "push_to_hub": (False,),
     "eval_on_start": (False,),
 }
@@ -110,7 +112,6 @@ HARMLESS = frozenset(
         "torch_empty_cache_steps",
         "debug",
         "use_cpu",
-        "hub_token",
         "local_rank",
     }
 )

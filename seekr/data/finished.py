@@ -5,13 +5,12 @@ Its training files may be changed, moved or deleted then, and its test file dele
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr.disk import read_json
+from seekr.disk import parse_json, read_json
 
 if TYPE_CHECKING:
     from seekr.data import EncodingSummary, Example, Task
@@ -68,7 +67,7 @@ def finished_tasks(run: Path, stages: Sequence[Path], order: Sequence[str]) -> d
 def read_predictions(path: Path) -> list[dict[str, Any]] | None:
     """The lines of a file of answers or likelihoods; None where there is none, or it was torn from outside."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        rows = [parse_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         whole = all(
             isinstance(row["prompt"], str)
             and ("log_likelihood" in row or isinstance(row["prediction"], str))

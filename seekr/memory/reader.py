@@ -5,7 +5,6 @@ Everything is safetensors and JSON, read by memory map: only the part that a bat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,8 +19,8 @@ from torch import Tensor
 from seekr.attention.rows import MapRows
 from seekr.attention.stored import decode
 from seekr.attention.tap import Geometry
+from seekr.disk import file_digest, parse_json
 from seekr.errors import InputError
-from seekr.modeling.fingerprints import hash_file
 from seekr.modeling.flat_tensors import FlatTensors
 from seekr.modeling.losses import TopLogits
 
@@ -128,7 +127,7 @@ class Memory:
                 raise InputError(
                     f"{folder / name}: missing; the memory is incomplete, restore it or learn the task again"
                 )
-            if verify and hash_file(folder / name) != digest:
+            if verify and file_digest(folder / name) != digest:
                 raise InputError(
                     f"{folder / name}: checksum differs; the file is damaged, restore it or learn the task again"
                 )
@@ -222,9 +221,9 @@ def _read_about(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: not found; the folder holds no memory")
     try:
-        about = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: broken JSON; restore it or learn the task again") from None
+        about = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: broken JSON ({error}); restore it or learn the task again") from None
     version = about.get("version") if isinstance(about, dict) else None
     if version != VERSION:
         raise InputError(

@@ -16,9 +16,9 @@ from torch import Tensor
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.stored import Form, TeacherForm, automatic_form, encode
 from seekr.data.token_rows import TokenizedRow, answer_tokens
+from seekr.disk import file_digest
 from seekr.distributed.processes import gathered, is_main, wait_for_all
 from seekr.memory.reader import VERSION
-from seekr.modeling.fingerprints import hash_file
 from seekr.modeling.losses import TopLogits
 
 _SHARD_BYTES = 1 << 28
@@ -114,7 +114,8 @@ class MemoryWriter:
             "forms": [self._forms.get(index, {}) for index in range(len(self._samples))],
         }
         if is_main():
-            self._write_samples()
+            rows = [(sample.input_ids, sample.labels) for sample in self._samples]
+            self._about["samples_sha256"] = write_samples(self._folder, rows)
         self.note()
         wait_for_all()
 
@@ -124,25 +125,26 @@ class MemoryWriter:
         if is_main():
             (self._folder / "memory.json").write_text(json.dumps(self._about, indent=1) + "\n")
 
-    def _write_samples(self) -> None:
-        lengths = [len(sample.input_ids) for sample in self._samples]
-        samples = {
-            "input_ids": torch.from_numpy(_join([sample.input_ids for sample in self._samples])),
-            "labels": torch.from_numpy(_join([sample.labels for sample in self._samples])),
-            "ends": torch.tensor(lengths, dtype=torch.long).cumsum(0),
-        }
-        path = self._folder / "samples.safetensors"
-        save_file(samples, path)
-        self._about["samples_sha256"] = hash_file(path)
-
     def _flush(self) -> None:
         if not self._pending:
             return
         first, end = self._pending_samples[0], self._pending_samples[-1] + 1
         name = f"teacher-{first:05d}.safetensors"
         save_file(self._pending, self._folder / name)
-        self._shards.append({"file": name, "samples": [first, end], "sha256": hash_file(self._folder / name)})
+        self._shards.append({"file": name, "samples": [first, end], "sha256": file_digest(self._folder / name)})
         self._pending, self._pending_samples = {}, []
+
+
+def write_samples(folder: Path, rows: Sequence[tuple[Any, Any]]) -> str:
+    """Writes the kept rows, ids and labels of each, into the folder of a memory. Returns the hash of their file."""
+    lengths = [len(ids) for ids, _ in rows]
+    samples = {
+        "input_ids": torch.from_numpy(_join([ids for ids, _ in rows])),
+        "labels": torch.from_numpy(_join([labels for _, labels in rows])),
+        "ends": torch.tensor(lengths, dtype=torch.long).cumsum(0),
+    }
+    save_file(samples, folder / "samples.safetensors")
+    return file_digest(folder / "samples.safetensors")
 
 
 def _join(rows: list[Any]) -> np.ndarray:

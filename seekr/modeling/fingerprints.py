@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,12 +45,6 @@ def fingerprint_model(model: torch.nn.Module) -> str:
         digest.update(name.replace(".base_layer", "").replace(".original_module", "").encode())
         digest.update(picked.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest(data: bytes) -> str:

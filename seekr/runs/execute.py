@@ -12,16 +12,18 @@ from typing import Any
 import torch
 
 from seekr.data.clock import now
-from seekr.disk import write_json
+from seekr.disk import read_json, write_atomically, write_json
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, of_main, process_count, wait_for_all
 from seekr.errors import InputError, RunError
 from seekr.modeling.loading import one_kind_of_bar
-from seekr.runs.folder import copy_stage, drop_older_weights, finished_stages, locked, stage_folder
+from seekr.runs.folder import copy_stage, drop_older_weights, finished_stages, locked, remove_stage, stage_folder
+from seekr.runs.manifest import unverified
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_run, versions
 from seekr.runs.run import Run
 from seekr.runs.scores import ScoreBook
+from seekr.runs.standing import check_whole
 
 
 def run_request(request: Request) -> Run:
@@ -62,6 +64,13 @@ def warn(prepared: RunSpec) -> None:
             f"gradient_accumulation_steps is {micro_batches}",
             file=sys.stderr,
         )
+    if len(prepared.finished) < len(prepared.stages) and (old := unverified(prepared.finished)):
+        print(
+            f"seekr: {', '.join(stage.name for stage in old)}: of a version that kept no hashes of files; unverified",
+            file=sys.stderr,
+        )
+    for folder in prepared.redone:
+        print(f"seekr: {folder} and its scores are removed, to be learned again (--redo)", file=sys.stderr)
     for note in prepared.notes if len(prepared.finished) < len(prepared.stages) else ():
         print(f"seekr: {note}", file=sys.stderr)
     for stage in prepared.stages[len(prepared.finished) :]:
@@ -85,6 +94,11 @@ def start(prepared: RunSpec, stack: ExitStack) -> None:
     """The main process takes the folder, for as long as the `stack` lasts, and begins the run. Raises InputError."""
     if is_main():
         stack.enter_context(locked(prepared.run))
+        if prepared.finished and len(prepared.finished) < len(prepared.stages):
+            home = prepared.finished[0].parents[1]
+            record = read_json(home / "run.json")
+            for fault in check_whole(prepared.finished, prepared.stages, record, hashed=prepared.verify):
+                print(f"seekr: {fault}; no later task needs it", file=sys.stderr)
         begin(prepared)
 
 
@@ -97,8 +111,11 @@ def check_shared(run: Path) -> None:
 def begin(prepared: RunSpec) -> None:
     """Writes run.json, and copies the stages of the run that this one goes on from, as far as they are not there."""
     imports = prepared.source is not None and not finished_stages(prepared.run)
-    if not imports and [path.name for path in finished_stages(prepared.run)] != [p.name for p in prepared.finished]:
+    known = [path.name for path in (*prepared.finished, *prepared.redone)]
+    if not imports and [path.name for path in finished_stages(prepared.run)] != known:
         raise InputError(f"{prepared.run}: another process has changed this run meanwhile; give the command again")
+    for stage in reversed(prepared.redone):
+        remove_stage(stage)
     write_json(prepared.run / "run.json", describe_run(prepared))
     if prepared.source is not None:
         copy_run(prepared.source, prepared.run)
@@ -113,11 +130,15 @@ def copy_run(source: Path, run: Path) -> None:
         final = run / "stages" / stage.name
         if not final.is_dir():
             copy_stage(stage, final, weights=stage == stages[-1])
+    if links := [path for path in (source / "predictions").glob("*") if path.is_symlink()]:
+        raise InputError(f"{links[0]}: is a link, and copying would take what it leads to; put the file itself there")
     if (source / "predictions").is_dir() and not (run / "predictions").is_dir():
         partial = run / ".predictions.partial"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source / "predictions", partial)
         partial.rename(run / "predictions")
+    if (source / "scores.json").is_file() and not (run / "scores.json").is_file():
+        write_atomically(run / "scores.json", (source / "scores.json").read_text(encoding="utf-8"))
 
 
 def finish_stage(prepared: RunSpec, book: ScoreBook) -> None:

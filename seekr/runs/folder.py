@@ -32,10 +32,13 @@ def stage_name(folder: Path) -> str:
 
 
 def finished_stages(run: Path) -> list[Path]:
-    """The finished stages in their order. Raises RunError where one is missing in between."""
-    found = {}
-    for folder in (run / "stages").glob("*"):
+    """The finished stages in their order. Raises RunError where one is missing in between, or two have one number."""
+    found: dict[int, Path] = {}
+    for folder in sorted((run / "stages").glob("*")):
         if match := _STAGE.match(folder.name):
+            if int(match[1]) in found:
+                both = f"{found[int(match[1])].name} and {folder.name}"
+                raise RunError(f"{run / 'stages'}: {both} have one number; move away what is not of this run")
             found[int(match[1])] = folder
     for index, present in enumerate(sorted(found)):
         if index != present:
@@ -78,8 +81,26 @@ def drop_older_weights(stages: list[Path], keep: str | int) -> None:
         shutil.rmtree(removed)
 
 
+def remove_stage(stage: Path) -> None:
+    """Removes a stage with the answers that its model gave: the newest of a run, so that those before it stay whole.
+
+    Stopped in between, it stands as before or is gone.
+    """
+    run, index = stage.parents[1], int(stage.name.partition("-")[0])
+    for answers in (run / "predictions").glob("[0-9]*-*.jsonl"):
+        if int(answers.name.partition("-")[0]) >= index:
+            answers.unlink()
+    removed = stage.with_name(f".{stage.name}.removed")
+    shutil.rmtree(removed, ignore_errors=True)
+    stage.replace(removed)
+    sync(stage.parent)
+    shutil.rmtree(removed)
+
+
 def copy_stage(source: Path, final: Path, *, weights: bool) -> None:
     """Copies a finished stage, whole or not at all, with or without its model."""
+    if links := [path for path in (source, *source.rglob("*")) if path.is_symlink()]:
+        raise InputError(f"{links[0]}: is a link, and copying would take what it leads to; put the file itself there")
     with stage_under_construction(final) as partial:
         ignore = None if weights else shutil.ignore_patterns("model")
         shutil.copytree(source, partial, dirs_exist_ok=True, ignore=ignore)
@@ -90,6 +111,8 @@ def locked(run: Path) -> Iterator[None]:
     """Keeps a second process out of the folder of a run. Raises InputError where one is at work already."""
     try:
         run.mkdir(parents=True, exist_ok=True)
+        if (run / ".lock").is_symlink():  # it would be emptied, wherever it lies
+            raise InputError(f"{run / '.lock'}: is a link, and locking writes to it; remove it")
         lock = FileLock(run / ".lock").acquire(timeout=0)
     except Timeout:
         raise InputError(f"{run}: another process is at work in this folder; wait for it or stop it") from None

@@ -136,9 +136,7 @@ def learn(
         "dtype": dtype,
         "max_length": max_length,
         "chat_template": None if chat_template is None else str(chat_template),
-        "chat_template_kwargs": dict(chat_template_kwargs)
-        if isinstance(chat_template_kwargs, Mapping)
-        else chat_template_kwargs,
+        "chat_template_kwargs": plain(chat_template_kwargs),
         "cells": cells,
         "vllm": plain(vllm),
         "keep_stages": keep_stages,
@@ -155,17 +153,21 @@ def learn(
     return run_seeds(seed_requests(request))
 
 
-def evaluate(run: Path, cells: str | None = None, by: Literal["transformers", "vllm"] | None = None) -> Run:
+def evaluate(
+    run: Path, cells: str | None = None, by: Literal["transformers", "vllm"] | None = None, *, verify: bool = True
+) -> Run:
     """Fills in what is missing of the score matrix of a run, as far as the weights are there.
 
-    Answers are by transformers or vLLM, None = as the run has it.
+    Answers are by transformers or vLLM, None = as the run has it. `verify`: weights are compared with their hashes.
     Raises InputError where the folder holds no run, its data has changed, or weights that are needed are gone.
     """
 
     def prepared_run() -> RunSpec:
         config = Run(run).config
         engine = {None: config.vllm, "transformers": None, "vllm": config.vllm or {}}[by]
-        return prepare(Request(config.model_copy(update={"vllm": engine, "cells": cells or config.cells})))
+        return prepare(
+            Request(config.model_copy(update={"vllm": engine, "cells": cells or config.cells}), verify=verify)
+        )
 
     prepared = agreed(prepared_run, facts)
     with one_kind_of_bar(), ExitStack() as stack:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seekr.disk import parse_json
 from seekr.errors import InputError
 
 EVALUATE = "delete it and run `seekr evaluate {run}`"
@@ -90,12 +91,12 @@ def _log_entry(path: Path, line: int, row: dict[str, Any]) -> LogEntry:
 def read_whole(path: Path, mend: str) -> Any:
     """A JSON file. Raises InputError with what to do about it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; {mend}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: broken JSON ({error.msg}); {mend}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {mend}") from error
 
 
@@ -110,9 +111,9 @@ def _read_lines(path: Path, mend: str) -> list[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: broken JSON ({error.msg}); {mend}") from error
+            row = parse_json(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: broken JSON ({error}); {mend}") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: not a JSON object; {mend}")
         rows.append((number, row))

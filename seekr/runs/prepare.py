@@ -20,7 +20,16 @@ from seekr.distributed.processes import process_count
 from seekr.errors import InputError
 from seekr.progress import bar
 from seekr.runs.folder import finished_stages
-from seekr.runs.standing import check_answered, check_finished, check_folder, check_memories
+from seekr.runs.standing import (
+    check_answered,
+    check_finished,
+    check_folder,
+    check_memories,
+    check_whole,
+    rows_of_a_batch,
+    rows_of_a_step,
+    without_redone,
+)
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -41,6 +50,8 @@ class Request:
     callbacks: Sequence[TrainerCallback] = ()
     source: Path | None = None  # a finished run whose stages come first
     began: datetime | None = None  # when the run begins, if it is a new one; None = now
+    verify: bool = True  # files are compared with their hashes before they are used, once a process
+    redo: str | None = None  # a finished stage that is learned again, and those after it
     weights: bool = True  # False: it is only looked at, and no weights are read; a run's own are taken for the same
 
 
@@ -73,6 +84,10 @@ class RunSpec:
     """Of the vLLM that answers test rows; None = transformers does."""
     callbacks: Sequence[TrainerCallback] = ()
     source: Path | None = None
+    verify: bool = True
+    """Whether files are compared with their hashes before they are used."""
+    redone: Sequence[Path] = ()
+    """Finished stages that are to be learned again: they go once the run begins."""
 
     @property
     def joint(self) -> bool:
@@ -160,7 +175,7 @@ def _prepare(request: Request) -> RunSpec:
     home = request.source if request.source is not None and not (run / "run.json").exists() else run
     record = read_json(home / "run.json") if (home / "run.json").exists() else None
     clock = clock_of(record, home / "run.json") if record is not None else request.began or now()
-    finished = finished_stages(home)
+    finished, redone = without_redone(finished_stages(home), request.redo)
     known = finished_tasks(home, finished, [task.name for task in tasks])
     data = []
     with bar("reading tasks", len(tasks)) as advance, fixed_clock(clock):
@@ -184,6 +199,8 @@ def _prepare(request: Request) -> RunSpec:
         finished=finished,
         callbacks=request.callbacks,
         source=request.source,
+        verify=request.verify,
+        redone=redone,
         clock=clock,
         step_rows=step_rows,
         vllm_version=check_answering(config, method, lora, data),
@@ -209,26 +226,9 @@ def _prepare(request: Request) -> RunSpec:
     check_answered(config.cells, data, joint=method.joint)
     if len(finished) < len(prepared.stages):  # what is trained can be scored on any machine
         check_fp16(training)
+        check_whole(finished, prepared.stages, record or {}, hashed=False)
         check_memories(method, finished, model=prepared.model_fingerprint, tokenizer=prepared.tokenizer_fingerprint)
     return prepared
-
-
-def rows_of_a_batch(training: dict[str, Any]) -> int:
-    """Rows that a process takes at once."""
-    return int(training.get("per_device_train_batch_size", 8))
-
-
-def rows_of_a_step(training: dict[str, Any], record: dict[str, Any] | None) -> int:
-    """Rows of an optimizer step. A run, of which this is the `record`, keeps its own whatever number of processes
-    goes on with it: they take as many micro-batches as are needed.
-    """
-
-    def of_a_process(settings: dict[str, Any]) -> int:
-        return rows_of_a_batch(settings) * int(settings.get("gradient_accumulation_steps", 1))
-
-    if record is not None and of_a_process(record["config"]["training"]) == of_a_process(training):
-        return int(identity.as_kept_now(record["identity"])["step_rows"])
-    return of_a_process(training) * process_count()
 
 
 def check_model(

@@ -211,6 +211,11 @@ class Run:
             self._scores = stamp, ScoreMatrix.from_json(read_whole(path, self._evaluate), str(path))
         return self._scores[1]
 
+    @property
+    def scores_json(self) -> dict[str, Any]:
+        """What scores.json says, the numbers drawn from the matrix and which answers were scored too."""
+        return dict(read_whole(self.folder / "scores.json", self._evaluate))
+
     def measure(self, name: str) -> float | None:
         """One of the numbers drawn from the matrix, by its name in scores.json."""
         return getattr(self.scored, name) if self.scored and self.scored.tasks else None

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from seekr.data.finished import read_predictions
 from seekr.data.token_rows import answer_tokens
-from seekr.disk import write_atomically, write_json
+from seekr.disk import file_digest, write_atomically, write_json
+from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main
 from seekr.modeling.generation import Generated, answer_text
 from seekr.progress import bar
-from seekr.runs.folder import has_weights, stage_folder
+from seekr.runs.folder import finished_stages, has_weights, stage_folder
+from seekr.runs.kept_scores import KeptScores, say
+from seekr.runs.standing import check_weights
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
 from seekr.scoring.cells import BASE, cell_name, wanted_cells
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from seekr.runs.answering import Answer
     from seekr.runs.prepare import RunSpec
 
+_SAME = 1e-6
 Found = str | RowLikelihood
 """Of a test row: the answer that was generated, or how likely the right one is."""
 
@@ -35,14 +39,24 @@ class ScoreBook:
         self.prepared = prepared
         self.tasks = prepared.tasks
         self.scores: dict[tuple[int, int], float] = {}
-        for row in range(BASE, len(self.tasks)):
+        self.stale: dict[tuple[int, int], float] = {}
+        """Scores whose answers are gone, or are not those that were scored: measured again where the weights are."""
+        self._before = KeptScores.read(prepared.run / "scores.json")
+        finished = len(self.tasks) if prepared.joint else len(finished_stages(prepared.run))
+        for row in range(BASE, finished):
             for column in range(len(self.tasks)):
                 self._read(row, column)
+        if lost := [cell_name(*cell) for cell in self.stale if self._source(cell[0]) is None]:
+            say(
+                f"predictions: {', '.join(lost)} (row-column): the answers that were scored are gone, and so are the "
+                "weights; their scores stay"
+            )
 
     def missing(self, cells: str) -> list[tuple[int, int]]:
         """Wanted cells that were not scored yet; tasks without test rows have none."""
         wanted = wanted_cells(cells, len(self.tasks), joint=self.prepared.joint)
-        return [cell for cell in wanted if cell not in self.scores and self.tasks[cell[1]].test]
+        kept = {cell for cell in self.stale if self._source(cell[0]) is None}
+        return [cell for cell in wanted if cell not in self.scores and cell not in kept and self.tasks[cell[1]].test]
 
     def measurable(self, cells: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Those of `cells` whose stage is finished and whose weights are still there."""
@@ -64,24 +78,31 @@ class ScoreBook:
 
         source = self._source(row)
         weights = None if source in (None, self.prepared.config.model) else Path(str(source))
+        if weights is not None and self.prepared.verify:
+            agreed(lambda: check_weights(weights.parent) if is_main() else None)
         with answering(self.prepared, weights, engine=engine) as answer:
             for column in columns:
                 self._score(answer, row, column)
 
     def matrix(self) -> ScoreMatrix:
         """Everything scored so far."""
-        count = range(len(self.tasks))
+        count, found = range(len(self.tasks)), self.stale | self.scores
         return ScoreMatrix(
             tasks=[data.task.name for data in self.tasks],
             metrics=[data.task.metric if data.test else None for data in self.tasks],
-            base=[self.scores.get((BASE, column)) for column in count],
-            matrix=[[self.scores.get((row, column)) for column in count] for row in count],
+            base=[found.get((BASE, column)) for column in count],
+            matrix=[[found.get((row, column)) for column in count] for row in count],
         )
 
     def write(self) -> None:
         """scores.json, at once."""
         if is_main():
-            write_json(self.prepared.run / "scores.json", self.matrix().to_json())
+            answers = {name: digest for name, digest in self._before.answers.items() if _cell(name) in self.stale}
+            paths = {cell_name(*cell): self._path(*cell) for cell in sorted(self.scores)}
+            answers |= {name: file_digest(path) for name, path in paths.items() if path.is_file()}
+            removed = {name: count for name, count in self._before.removed.items() if _cell(name) in self.stale}
+            more = {"answers": answers} | ({"removed_answers": removed} if removed else {})
+            write_json(self.prepared.run / "scores.json", self.matrix().to_json() | more)
 
     def _by_vllm(self, column: int) -> bool:
         return self.prepared.config.vllm is not None and self.tasks[column].task.metric != LIKELIHOOD
@@ -90,7 +111,22 @@ class ScoreBook:
         return self.prepared.run / "predictions" / f"{cell_name(row, column)}.jsonl"
 
     def _read(self, row: int, column: int) -> None:
-        """Takes over what an earlier start wrote, if it is of the test rows and the kind of metric as they are now."""
+        """Takes over what an earlier start wrote: answers to the test rows as they are now, or else the score alone."""
+        cell, path, data = (row, column), self._path(row, column), self.tasks[column]
+        names = [one.task.name for one in self.tasks]
+        known = self._before.score(cell, names, data.task.metric)
+        changed = known is not None and self._before.are_others(cell, path)
+        if changed:
+            say(f"{path}: not the answers that were scored; somebody has changed the file")
+        else:
+            self._read_answers(row, column)
+        score = self.scores.get(cell)
+        if known is not None and score is None:
+            self.stale[cell] = known
+        elif known is not None and score is not None and abs(known - score) > _SAME:
+            say(f"{path}: these answers score {score:.2f}, and scores.json had {known:.2f} for them; it is mended")
+
+    def _read_answers(self, row: int, column: int) -> None:
         path, data = self._path(row, column), self.tasks[column]
         kept = read_predictions(path)
         if kept is None:
@@ -122,6 +158,7 @@ class ScoreBook:
 
     def _keep_score(self, row: int, column: int, found: Any) -> None:
         data = self.tasks[column]
+        self.stale.pop((row, column), None)
         if data.task.metric == LIKELIHOOD:
             self.scores[row, column] = likelihood(found)
             return
@@ -154,6 +191,11 @@ class ScoreBook:
         if row == BASE:
             return "before any task"
         return "after all tasks" if self.prepared.joint else f"after {self.tasks[row].task.name}"
+
+
+def _cell(name: str) -> tuple[int, int]:
+    row, _, column = name.partition("-")
+    return (BASE if row == "base" else int(row)), int(column)
 
 
 def _line(example: Example, key: AnswerKey | None, given: Generated | RowLikelihood, tokenizer: Any) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from seekr.runs.folder import (
     stage_under_construction,
     working_folder,
 )
+from seekr.runs.manifest import link_of, write_manifest
 from seekr.runs.model_store import newest_weights, save_whole
 from seekr.runs.prepare import RunSpec
 from seekr.training.checkpoints import checkpoint_step, newest_complete_checkpoint
@@ -74,6 +75,7 @@ def build_stage(prepared: RunSpec, stage: PlannedStage) -> None:
                 shutil.copyfile(working / "log.jsonl", folder / "log.jsonl")
             rows = {data.task.name: asdict(data.summary) for data in stage.data}
             write_json(folder / "stage.json", {"identity": stage.identity(), "rows": rows})
+            write_manifest(folder, final.name, link_of(earlier, read_json(prepared.run / "run.json")))
     if is_main():
         shutil.rmtree(working.parent, ignore_errors=True)
     wait_for_all()

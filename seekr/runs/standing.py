@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seekr.config import identity
 from seekr.disk import read_json
-from seekr.errors import InputError
-from seekr.runs.folder import stage_name
+from seekr.distributed.processes import process_count
+from seekr.errors import InputError, nearest
+from seekr.runs.folder import has_weights, stage_name
+from seekr.runs.manifest import faults, file_faults
 from seekr.runs.run import seed_folders
 from seekr.scoring.cells import cell_name, wanted_cells
 
@@ -81,3 +84,75 @@ def check_memories(method: Method, finished: list[Path], *, model: str, tokenize
         if method.keeps or (folder / "memory").is_dir():
             Memory.open(folder / "memory", tokenizer_fingerprint=tokenizer, model_fingerprint=model)
     method.check_kept(finished)
+
+
+def rows_of_a_batch(training: dict[str, Any]) -> int:
+    """Rows that a process takes at once."""
+    return int(training.get("per_device_train_batch_size", 8))
+
+
+def rows_of_a_step(training: dict[str, Any], record: dict[str, Any] | None) -> int:
+    """Rows of an optimizer step. A run, of which this is the `record`, keeps its own whatever number of processes
+    goes on with it: they take as many micro-batches as are needed.
+    """
+
+    def of_a_process(settings: dict[str, Any]) -> int:
+        return rows_of_a_batch(settings) * int(settings.get("gradient_accumulation_steps", 1))
+
+    if record is not None and of_a_process(record["config"]["training"]) == of_a_process(training):
+        return int(identity.as_kept_now(record["identity"])["step_rows"])
+    return of_a_process(training) * process_count()
+
+
+def without_redone(finished: list[Path], redo: str | None) -> tuple[list[Path], list[Path]]:
+    """The stages that stay, and from the one called `redo` on those that are to be learned again. Raises InputError."""
+    if redo is None:
+        return finished, []
+    names = [stage_name(folder) for folder in finished]
+    if redo not in names:
+        raise InputError(f"--redo {redo}: no finished stage is called so; {nearest(redo, names)}")
+    place = names.index(redo)
+    return finished[:place], finished[place:]
+
+
+def check_whole(
+    finished: list[Path], stages: list[PlannedStage], record: Mapping[str, Any], *, hashed: bool
+) -> list[str]:
+    """The next task starts from the newest weights, and from all that is kept, as they were written: or not at all.
+
+    Args:
+        record: run.json.
+        hashed: whether files are read and compared with their hashes, else their sizes alone.
+
+    Returns:
+        What is damaged and no later task needs: logs and older weights.
+
+    Raises:
+        InputError: where something that it does need is not as it was.
+    """
+    learned = [folder for folder, stage in zip(finished, stages, strict=False) if stage.learn]
+    for newest in learned[-1:]:
+        if not has_weights(newest):
+            raise InputError(
+                f"{newest / 'model'}: missing, and the next task starts from these weights; {_mend(newest)}"
+            )
+    found = list(faults(finished, record, hashed=hashed, weights=learned[-1:]))
+    spare = [str(stage / "log.jsonl") for stage in finished]
+    spare += [str(stage / "model") for stage in finished if stage not in learned[-1:]]
+    needed = [fault for fault in found if not fault.startswith(tuple(spare))]
+    if needed:
+        more = f" (and {len(needed) - 1} more: `seekr verify` lists them)" if len(needed) > 1 else ""
+        stage = next(folder for folder in finished if needed[0].startswith(str(folder)))
+        raise InputError(f"{needed[0]}{more}; {_mend(stage)}")
+    return found
+
+
+def check_weights(stage: Path) -> None:
+    """The weights of a stage that are to answer are those that were written. Raises InputError."""
+    for fault in file_faults(stage, hashed=True, weights=True):
+        if fault.startswith(str(stage / "model")):
+            raise InputError(f"{fault}; {_mend(stage)}")
+
+
+def _mend(stage: Path) -> str:
+    return f"bring it back from a copy, or learn from there on again by --redo {stage_name(stage)}"

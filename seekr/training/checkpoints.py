@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-from seekr.disk import flush, sync, write_json
+from seekr.disk import faults_of_files, flush, list_files, parse_json, sync, write_json
 from seekr.distributed.processes import process_count, wait_for_all
 from seekr.errors import RunError
 
@@ -22,21 +23,54 @@ MARKER = "complete.json"
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in `folder` that was written to its end, or None; torn ones are passed over."""
-    complete = [path for path in _checkpoints(folder) if is_complete(path)]
+    complete = [path for path in checkpoints_of(folder) if is_complete(path)]
     return complete[-1] if complete else None
 
 
+def newest_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose files are those that were written, by their hashes, or None.
+
+    One that is damaged, or was not written to its end, is passed over, and that is said on stderr.
+    """
+    for checkpoint in reversed(checkpoints_of(folder)):
+        fault: str | None = f"{checkpoint}: not written to its end"
+        if is_marked(checkpoint):
+            fault = next(iter(checkpoint_faults(checkpoint, hashed=True)), None)
+        if fault is None:
+            return checkpoint
+        print(f"seekr: {fault}; this checkpoint is passed over", file=sys.stderr)
+    return None
+
+
+def checkpoint_faults(checkpoint: Path, *, hashed: bool) -> Iterable[str]:
+    """One line for each file of a marked checkpoint that is not as it was written; `hashed`: files are read too.
+
+    Versions of before listed no files.
+    """
+    if is_marked(checkpoint):
+        yield from faults_of_files(checkpoint, _marker(checkpoint).get("files", {}), hashed=hashed)
+
+
 def is_complete(checkpoint: Path) -> bool:
+    """Whether the checkpoint was written to its end, and its files are there in the sizes that they were written in."""
+    return is_marked(checkpoint) and not any(checkpoint_faults(checkpoint, hashed=False))
+
+
+def is_marked(checkpoint: Path) -> bool:
     """Whether the checkpoint carries the marker that is written last."""
     try:
-        return json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["step"] == checkpoint_step(checkpoint)
+        return bool(_marker(checkpoint)["step"] == checkpoint_step(checkpoint))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
+def _marker(checkpoint: Path) -> dict[str, Any]:
+    return dict(parse_json((checkpoint / MARKER).read_text(encoding="utf-8")))
+
+
 def check_processes(checkpoint: Path, processes: int) -> None:
     """Raises RunError where a complete checkpoint was written by another number of processes."""
-    written_by = int(json.loads((checkpoint / MARKER).read_text(encoding="utf-8")).get("processes", 1))
+    written_by = int(_marker(checkpoint).get("processes", 1))
     if written_by != processes:
         raise RunError(
             f"checkpoint {checkpoint} was written by {written_by} processes, and DeepSpeed reads it back with as many "
@@ -68,7 +102,7 @@ class CheckpointKeeper(TrainerCallback):
     ) -> None:
         # What lies beyond the step that training goes on from would be taken for its future later on.
         if state.is_world_process_zero:
-            for checkpoint in _checkpoints(Path(str(args.output_dir))):
+            for checkpoint in checkpoints_of(Path(str(args.output_dir))):
                 if not is_complete(checkpoint) or checkpoint_step(checkpoint) > state.global_step:
                     _remove(checkpoint)
 
@@ -82,14 +116,16 @@ class CheckpointKeeper(TrainerCallback):
         if not checkpoint.is_dir():
             return
         flush(checkpoint)
-        write_json(checkpoint / MARKER, {"step": state.global_step, "processes": process_count()})
+        files = list_files(checkpoint)
+        write_json(checkpoint / MARKER, {"step": state.global_step, "processes": process_count(), "files": files})
         sync(folder)
         if self.limit is not None:
-            for old in _checkpoints(folder)[: -self.limit]:
+            for old in checkpoints_of(folder)[: -self.limit]:
                 _remove(old)
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The checkpoints in the working folder of a task, torn ones too, by their steps."""
     found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and re.fullmatch(r"\d+", path.name[11:])]
     return sorted(found, key=checkpoint_step)
 

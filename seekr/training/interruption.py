@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a model trains: finish the step, write a checkpoint, stop. A second one stops at once."""
+"""Ctrl-C, SIGTERM, SIGHUP while a model trains: finish the step, write a checkpoint, stop. Again: stop at once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def stopping_politely() -> Iterator[Interruption]:
 
     # Only the main thread may set handlers; elsewhere (a notebook's worker) signals do what they always did.
     here = threading.current_thread() is threading.main_thread()
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    old = {number: signal.signal(number, ask) for number in numbers} if here else {}
     try:
         yield interruption
     finally:

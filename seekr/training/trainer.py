@@ -26,6 +26,7 @@ from transformers.trainer_utils import TrainOutput
 from typing_extensions import override
 
 from seekr.data.token_rows import TokenizedRow
+from seekr.distributed.processes import is_main, of_main
 from seekr.errors import InputError, RunError
 from seekr.modeling.balancing import Balancer, Experts, experts_of
 from seekr.modeling.batches import MicroBatch, Signals, StepKind
@@ -36,7 +37,7 @@ from seekr.training.checkpoints import (
     check_processes,
     is_complete,
     load_trained_adapter,
-    newest_complete_checkpoint,
+    newest_whole_checkpoint,
 )
 from seekr.training.gradient_share import gradient_shares
 from seekr.training.log import StepLog
@@ -132,7 +133,8 @@ class ContinualTrainer(Trainer):
         and on a loss that is not finite, before the optimizer step that it would have led to.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = newest_complete_checkpoint(Path(str(self.args.output_dir)))
+            newest = newest_whole_checkpoint(Path(str(self.args.output_dir))) if is_main() else None
+            resume_from_checkpoint = of_main(newest)
         if resume_from_checkpoint and not is_complete(Path(resume_from_checkpoint)):
             raise RunError(f"checkpoint {resume_from_checkpoint} was not written to its end; resume from another one")
         if resume_from_checkpoint and self.is_deepspeed_enabled:

@@ -28,7 +28,8 @@ def test_files_of_a_run(finished: Run, tiny_model_folder: Path) -> None:
     assert sorted(path.name for path in (finished.folder / "stages").iterdir()) == ["00-a", "01-b"]
     for stage in finished.stages:
         names = {path.name for path in stage.folder.iterdir()}
-        assert names == {"model", "memory", "importance.safetensors", "heads.json", "log.jsonl", "stage.json"}
+        described = {"log.jsonl", "stage.json", "manifest.json"}
+        assert names == {"model", "memory", "importance.safetensors", "heads.json"} | described
         model = AutoModelForCausalLM.from_pretrained(stage.folder / "model")
         assert model.dtype == torch.float32
         AutoTokenizer.from_pretrained(stage.folder / "model")
@@ -248,7 +249,7 @@ def test_a_missing_memory_is_told_before_anything_is_written(finished: Run, lear
     shutil.copytree(finished.folder, run)
     shutil.rmtree(run / "stages" / "00-a" / "memory")
     record = (run / "run.json").read_bytes()
-    with pytest.raises(InputError, match=r"memory\.json: not found"):
+    with pytest.raises(InputError, match=r"memory\.json: missing"):
         learn(run, "abc")
     assert (run / "run.json").read_bytes() == record
     assert not (run / "working").exists()

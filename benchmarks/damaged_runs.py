@@ -1,0 +1,195 @@
+"""What becomes of a run whose files were damaged: every kind of file × every kind of fault × every command.
+
+    python benchmarks/damaged_runs.py FOLDER --json benchmarks/results/damaged_runs.json
+
+A run of two tasks (and one stopped within its third) on a random model is copied for each fault, and each command is
+given for the copy, `learn` last. What is seen is compared with the same command on a whole copy:
+
+    refused     exit status 1, 2 or 3, one line that names the file or its folder
+    named       it is done, and the file is named
+    same        nothing is said, and nothing is other than it was: output, weights, memory and scores
+    SILENT      something is other than it was, and nothing is said
+    TRACEBACK   an exception that is no message
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from random_model import write_random_model
+
+from seekr.builtin.tasks import builtin_rows
+from seekr.cli.main import main as seekr
+from seekr.disk import write_json
+from seekr.training.interruption import Interruption
+
+LOOKS = ("status", "check", "heads", "memory", "compare", "report", "verify", "evaluate")
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def other(path: Path) -> None:
+    """Another file of its kind: the same name from another stage, or of another run's beginning."""
+    twins = [twin for twin in path.parents[1].parent.rglob(path.name) if twin != path and twin.is_file()]
+    content = twins[0].read_bytes() if twins else b"{}\n"
+    path.write_bytes(content)
+
+
+def replaced(path: Path, make: Callable[[Path], Any]) -> None:
+    path.unlink()
+    make(path)
+
+
+FAULTS: dict[str, Callable[[Path], Any]] = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3]),
+    "empty": lambda path: path.write_bytes(b""),
+    "one bit": flip,
+    "gone": Path.unlink,
+    "directory": lambda path: replaced(path, Path.mkdir),
+    "dangling link": lambda path: replaced(path, lambda it: it.symlink_to("nowhere")),
+    "other file": other,
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where runs are made; must be new")
+    parser.add_argument("--json", type=Path, required=True, help="the rows")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True)
+    run = make_run(arguments.folder)
+    whole = outcomes(run, arguments.folder)
+    rows = []
+    for file in kinds_of_files(run):
+        for fault, damage in FAULTS.items():
+            found = outcomes(run, arguments.folder, lambda copy, d=damage, f=file: d(copy / f))
+            for command, seen in found.items():
+                outcome = judged(seen, whole[command], file)
+                rows.append({"file": str(file), "fault": fault, "command": command, "outcome": outcome})
+                if outcome.isupper():
+                    rows[-1]["seen"] = seen
+        print(file, dict(Counter(row["outcome"] for row in rows if row["file"] == str(file))), file=sys.stderr)
+    write_json(arguments.json, {"rows": rows, "counts": dict(Counter(row["outcome"] for row in rows))})
+    print(json.dumps(dict(Counter(row["outcome"] for row in rows))))
+
+
+def kinds_of_files(run: Path) -> list[Path]:
+    """One of each kind: of the newest stage and checkpoint all, of the older stage what is read of it later."""
+    files = [path.relative_to(run) for path in run.rglob("*") if path.is_file() and path.name != ".lock"]
+    checkpoint = max((path for path in run.glob("working/*/checkpoint-*")), key=lambda it: int(it.name[11:]))
+    older = ("manifest.json", "model.safetensors", "samples.safetensors", "heads.json")
+    return sorted(
+        file
+        for file in files
+        if (file.parts[:2] != ("stages", "00-sort") or file.name in older)
+        and (file.parts[0] != "predictions" or file.name == "1-0.jsonl")
+        and (file.parts[0] != "working" or run / file.parent == checkpoint or file.name == "task.json")
+    )
+
+
+def make_run(folder: Path) -> Path:
+    """Two tasks that are learned, and a third that was stopped behind a checkpoint."""
+    write_random_model(folder / "model", hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                       num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
+    tasks = []
+    for name in ("sort", "upper", "add"):
+        task: dict[str, Any] = {"name": name, "separator": "", "max_new_tokens": 3}
+        for split, count in (("train", 16), ("test", 3)):
+            place = folder / "data" / name / f"{split}.json"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(builtin_rows(name, split, seed=0, count=count)))
+            task[split] = str(place)
+        tasks.append(task)
+    training = {"learning_rate": 0.01, "per_device_train_batch_size": 4, "num_train_epochs": 1, "save_steps": 1}
+    config = {"model": str(folder / "model"), "tasks": tasks, "output_dir": str(folder / "run"),
+              "method": {"name": "seekr", "replay_ratio": 0.2, "query_budget": 4, "layer_budget": 2, "head_budget": 2},
+              "training": training | {"use_cpu": True}}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    stop_at = stopping_in_the_third_task()
+    with stop_at, contextlib.redirect_stderr(io.StringIO()):
+        seekr(["learn", str(folder / "config.json")])
+    assert sorted(path.name for path in (folder / "run/stages").iterdir()) == ["00-sort", "01-upper"]
+    assert list((folder / "run").glob("working/*/checkpoint-*"))
+    return folder / "run"
+
+
+@contextlib.contextmanager
+def stopping_in_the_third_task() -> Any:
+    """As Ctrl-C behind the third step of the third task."""
+    asked, tasks = Interruption.on_step_end, []
+
+    def on_step_end(self: Interruption, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        tasks.extend([args.output_dir] if args.output_dir not in tasks else [])
+        self.signalled = len(tasks) == 3 and state.global_step == 3
+        asked(self, args, state, control, **kwargs)
+
+    Interruption.on_step_end = on_step_end  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Interruption.on_step_end = asked  # type: ignore[method-assign]
+
+
+def outcomes(run: Path, folder: Path, damage: Callable[[Path], Any] = lambda _: None) -> dict[str, dict[str, Any]]:
+    """Command → exit status (None = a traceback), what was said, and a hash of what stands afterwards."""
+    found = {}
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        copy = Path(shutil.copytree(run, Path(place) / "run", symlinks=True))
+        damage(copy)
+        for command in LOOKS:
+            more = ["--output", f"{place}/page.html"] if command == "report" else []
+            found[command] = called([command, str(copy), *more], copy)
+        config = folder / "config.json"
+        found["learn"] = called(["learn", str(config), f"output_dir={copy}"], copy)
+    return found
+
+
+def called(words: list[str], run: Path) -> dict[str, Any]:
+    out, err = io.StringIO(), io.StringIO()
+    status: int | str
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = seekr(words)
+        except Exception as error:
+            status = f"{type(error).__name__}: {error}"
+    said = [text.getvalue().replace(str(run.parent), "") for text in (out, err)]
+    return {"status": status, "out": said[0], "err": said[1], "left": left(run)}
+
+
+def left(run: Path) -> str:
+    """A hash of the weights, memory and scores of a run."""
+    paths = [*run.glob("stages/*/model/*.safetensors"), *run.glob("stages/*/memory/*"), run / "scores.json"]
+    contents = [(str(path.relative_to(run)), path.read_bytes()) for path in sorted(paths) if path.is_file()]
+    return hashlib.sha256(repr(contents).encode()).hexdigest()
+
+
+def judged(seen: dict[str, Any], whole: dict[str, Any], file: Path) -> str:
+    if isinstance(seen["status"], str):
+        return "TRACEBACK"
+    said = seen["out"] + seen["err"]
+    named = any(str(part) in said for part in (file, *file.parents) if part != Path()) or file.name in said
+    if seen["status"] != whole["status"]:
+        return "refused" if named else "SILENT"
+    if named and (seen["out"], seen["err"]) != (whole["out"], whole["err"]):
+        return "named"
+    return "same" if (seen["out"], seen["err"]) == (whole["out"], whole["err"]) else "SILENT"
+
+
+if __name__ == "__main__":
+    main()

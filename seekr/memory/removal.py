@@ -1,0 +1,43 @@
+"""A memory without some of its samples: their tokens and all that the teacher said of them are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from seekr.disk import file_digest, write_json
+from seekr.memory.reader import Memory
+from seekr.memory.writer import write_samples
+
+
+def write_without(memory: Memory, gone: Collection[int], folder: Path) -> None:
+    """Writes into a new `folder` what is left of a memory once the samples `gone` are taken out.
+
+    Those that stay keep their order and are counted from 0 again. Measured facts stay as they were measured.
+    """
+    folder.mkdir(parents=True)
+    places = {old: new for new, old in enumerate(i for i in range(len(memory)) if i not in gone)}
+    shards = []
+    for shard in memory.about["shards"]:
+        own = [sample for sample in range(*shard["samples"]) if sample in places]
+        if not own:
+            continue
+        with safe_open(memory.folder / shard["file"], framework="pt") as file:
+            split = [(key, *key.split("/", 1)) for key in file.keys()]  # noqa: SIM118 - not a dict
+            tensors = {
+                f"{places[int(sample)]}/{name}": file.get_tensor(key)
+                for key, sample, name in split
+                if int(sample) in places
+            }
+        first, end = places[own[0]], places[own[-1]] + 1
+        name = f"teacher-{first:05d}.safetensors"
+        save_file(tensors, folder / name)
+        shards.append({"file": name, "samples": [first, end], "sha256": file_digest(folder / name)})
+    rows = [memory.encoded(sample) for sample in places]
+    digest = write_samples(folder, [(row.input_ids, row.labels) for row in rows])
+    left = {key: [memory.about[key][old] for old in places] for key in ("answer_tokens", "forms")}
+    about = memory.about | left | {"shards": shards, "samples": len(places), "samples_sha256": digest}
+    write_json(folder / "memory.json", about)

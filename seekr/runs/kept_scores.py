@@ -1,0 +1,64 @@
+"""What scores.json says already: a score gives way to a new measurement, and to nothing else."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from seekr.disk import file_digest, parse_json
+from seekr.distributed.processes import is_main
+from seekr.errors import InputError
+from seekr.scoring import ScoreMatrix
+from seekr.scoring.cells import BASE, cell_name
+
+Cell = tuple[int, int]
+
+
+@dataclass
+class KeptScores:
+    """The scores of earlier starts, and of which answers they are.
+
+    Attributes:
+        answers: name of a cell → sha256 of the file of its answers as they were scored.
+        removed: name of a cell → how many of its answers were taken back since.
+    """
+
+    matrix: ScoreMatrix = field(default_factory=ScoreMatrix)
+    answers: dict[str, str] = field(default_factory=dict)
+    removed: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> KeptScores:
+        """scores.json, nothing where it is not there; one that is damaged is put aside, and that is said."""
+        if not path.is_file():
+            return cls()
+        try:
+            content = parse_json(path.read_text(encoding="utf-8"))
+            known = ({**content.get(key, {})} for key in ("answers", "removed_answers"))
+            return cls(ScoreMatrix.from_json(content, str(path)), *known)
+        except (InputError, OSError, ValueError, TypeError, AttributeError):
+            if is_main():
+                aside = path.with_name("scores.json.damaged")
+                path.replace(aside)
+                say(f"{path} is damaged and was moved to {aside.name}; scores are made again from the answers")
+            return cls()
+
+    def score(self, cell: Cell, tasks: list[str], metric: str | None) -> float | None:
+        """The score of a cell of a run of `tasks`, if the metric is still the same; tasks may have come to the end."""
+        row, column = cell
+        known = self.matrix.tasks
+        if known != tasks[: len(known)] or max(row, column) >= len(known) or self.matrix.metrics[column] != metric:
+            return None
+        return self.matrix.base[column] if row == BASE else self.matrix.matrix[row][column]
+
+    def are_others(self, cell: Cell, path: Path) -> bool:
+        """Whether the answers in a file are not those that were scored."""
+        scored = self.answers.get(cell_name(*cell))
+        return scored is not None and path.is_file() and file_digest(path) != scored
+
+
+def say(text: str) -> None:
+    """A line on stderr, by one process."""
+    if is_main():
+        print(f"seekr: {text}", file=sys.stderr)

@@ -1,0 +1,130 @@
+"""What each stage was when it was written: its files' sizes and hashes, and what stood before it.
+
+The manifests of a run's stages are a chain from run.json to the newest stage: each holds the hash of the one before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seekr.disk import faults_of_files, file_digest, list_files, parse_json, write_json
+from seekr.errors import InputError
+from seekr.runs.folder import has_weights, stage_name
+
+MANIFEST = "manifest.json"
+_VERSION = 1
+_OF_A_RUN = ("seed", "clock", "model_fingerprint", "tokenizer_fingerprint")
+_READ_BY_LOADERS = {".json", ".safetensors", ".bin", ".jinja", ".model", ".py"}
+
+
+def write_manifest(folder: Path, name: str, previous: str | None) -> None:
+    """Describes the stage in `folder`, which is to stand under `name`; it is the last file that is written.
+
+    `previous`: what `link_of` gives of the stages before.
+    """
+    content = {"version": _VERSION, "stage": name, "previous": previous, "files": list_files(folder)}
+    write_json(folder / MANIFEST, content | {"sha256": _own_hash(content)})
+
+
+def rechain(stages: Sequence[Path], record: Mapping[str, Any], removed: Mapping[str, str]) -> None:
+    """Makes the chain whole again once samples were removed from the memories of some stages.
+
+    What is listed of all other files stays as it was written. `removed`: task → the day, which its manifest says.
+    """
+    for place, stage in enumerate(stages):
+        if not (stage / MANIFEST).is_file():
+            continue
+        content = read_manifest(stage)
+        if (day := removed.get(stage_name(stage))) is not None:
+            others = {name: about for name, about in content["files"].items() if not name.startswith("memory/")}
+            memory = {f"memory/{name}": about for name, about in list_files(stage / "memory").items()}
+            content |= {"files": others | memory, "removed": [*content.get("removed", []), day]}
+        content["previous"] = link_of(stages[:place], record) if content["previous"] is not None else None
+        write_json(stage / MANIFEST, content | {"sha256": _own_hash(content)})
+
+
+def link_of(stages: Sequence[Path], record: Mapping[str, Any]) -> str | None:
+    """What the manifest after `stages` says of them; None where the newest has none, as versions of before wrote it."""
+    if not stages:
+        facts = {key: record.get(key) for key in _OF_A_RUN}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    path = stages[-1] / MANIFEST
+    return file_digest(path) if path.is_file() else None
+
+
+def unverified(stages: Sequence[Path]) -> list[Path]:
+    """Those without a manifest, as versions of before wrote them."""
+    return [stage for stage in stages if not (stage / MANIFEST).is_file()]
+
+
+def faults(
+    stages: Sequence[Path], record: Mapping[str, Any], *, hashed: bool, weights: Sequence[Path]
+) -> Iterator[str]:
+    """One line for each way in which the stages of a run are not as they were written, in their order.
+
+    Args:
+        record: run.json.
+        hashed: whether files are read and compared with their hashes, else their sizes alone.
+        weights: the stages whose model folders are read too, where `hashed`.
+    """
+    for place, stage in enumerate(stages):
+        yield from _chain_faults(stages[: place + 1], record)
+        yield from file_faults(stage, hashed=hashed, weights=stage in weights)
+
+
+def file_faults(stage: Path, *, hashed: bool, weights: bool) -> Iterator[str]:
+    """The same of the files of one stage. Weights that `keep_stages` let go of, all of them, are no fault."""
+    try:
+        files = read_manifest(stage)["files"] if (stage / MANIFEST).is_file() else {}
+    except InputError as error:
+        yield str(error)
+        return
+    model = {name: about for name, about in files.items() if name.startswith("model/")}
+    others = {name: about for name, about in files.items() if name not in model}
+    yield from faults_of_files(stage, others, hashed=hashed)
+    if has_weights(stage):
+        yield from faults_of_files(stage, model, hashed=hashed and weights)
+    for path in sorted(path for part in ("model", "memory") for path in (stage / part).rglob("*") if files):
+        name = path.relative_to(stage).as_posix()
+        if path.suffix in _READ_BY_LOADERS and path.is_file() and name not in files:
+            yield f"{path}: not a file of this stage, and whoever loads it may read it; move it away"
+
+
+def read_manifest(stage: Path) -> dict[str, Any]:
+    """The manifest of a stage. Raises InputError where it is damaged, or of a version to come."""
+    path = stage / MANIFEST
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+        version, own = content["version"], content.pop("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error})") from None
+    if version != _VERSION:
+        raise InputError(
+            f"{path}: of version {version!r}, and this seekr reads {_VERSION}; use the seekr that wrote it"
+        )
+    if own != _own_hash(content):
+        raise InputError(f"{path}: damaged, it is not what was written")
+    return dict(content)
+
+
+def _chain_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[str]:
+    stage = stages[-1]
+    if not (stage / MANIFEST).is_file():
+        return
+    try:
+        about = read_manifest(stage)
+    except InputError:
+        return  # said with its files
+    if about["stage"] != stage.name:
+        yield f"{stage}: this is stage {about['stage']}, under another name"
+    if about["previous"] != link_of(stages[:-1], record):
+        before = stages[-2].name if len(stages) > 1 else "the beginning of this run"
+        yield f"{stage}: not learned after {before} as it is here; one was changed, swapped or is of another run"
+
+
+def _own_hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,118 @@
+"""Is a run as it was written? Every file against its hash, every number against what it follows from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from seekr.data.finished import read_predictions
+from seekr.disk import file_digest
+from seekr.errors import InputError, RunError
+from seekr.runs.folder import finished_stages, stage_name
+from seekr.runs.manifest import faults, unverified
+from seekr.runs.run import Run
+from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
+from seekr.scoring.cells import BASE, cell_name
+from seekr.training.checkpoints import checkpoint_faults, checkpoints_of
+
+_SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it was written, or, where it is no `fault`, that cannot be known to be."""
+
+    text: str
+    mend: str
+    fault: bool = True
+
+
+def verify(run: Run) -> list[Finding]:
+    """What is wrong in the folder of a run; nothing in it is changed. Raises InputError where run.json is broken."""
+    record = run.record
+    try:
+        stages = finished_stages(run.folder)
+    except RunError as error:
+        return [Finding(str(error), "the order of the stages decides what each was learned from")]
+    found = [Finding(text, _mend(text, stages)) for text in faults(stages, record, hashed=True, weights=stages)]
+    for stage in unverified(stages):
+        found.append(Finding(f"{stage}: of a version that kept no hashes", "nothing can be said of its files", False))
+    found += [Finding(text, "it is passed over, and the one before it is gone on with") for text in _torn(run)]
+    evaluate = f"`seekr evaluate {run.folder}` mends it as far as the weights are there"
+    found += [one if isinstance(one, Finding) else Finding(one, evaluate) for one in _scores(run)]
+    return found
+
+
+def _mend(text: str, stages: list[Path]) -> str:
+    stage = next((stage for stage in stages if str(stage) in text), None)
+    if stage is None:
+        return "bring it back from a copy"
+    again = f"or learn {stage_name(stage)} and what comes after it again (--redo {stage_name(stage)})"
+    if str(stage / "model") in text and stage != stages[-1]:
+        return f"no later task needs it, only its scores and exports do: bring it back from a copy, {again}"
+    if str(stage / "log.jsonl") in text:
+        return f"tables and pages alone need it: bring it back from a copy, {again}"
+    return f"bring it back from a copy, {again}"
+
+
+def _torn(run: Run) -> Iterator[str]:
+    for folder in sorted((run.folder / "working").glob("*")):
+        for checkpoint in checkpoints_of(folder):
+            yield from checkpoint_faults(checkpoint, hashed=True)
+
+
+def _scores(run: Run) -> Iterator[str | Finding]:
+    """What scores.json has that does not follow from the answers, or from its own matrix."""
+    path = run.folder / "scores.json"
+    if not path.is_file():
+        return
+    try:
+        matrix, content = run.scores, run.scores_json
+    except InputError as error:
+        yield str(error)
+        return
+    for name, value in matrix.to_json().items():
+        if not _same(content.get(name), value):
+            yield f"{path}: {name} is {content.get(name)}, and {value} by its matrix"
+    answers = content.get("answers", {})
+    for row, column in _cells(matrix):
+        cell = cell_name(row, column)
+        if (gone := content.get("removed_answers", {}).get(cell)) is not None:
+            yield Finding(f"predictions/{cell}.jsonl: {gone} answers were taken back", "its score stays", False)
+            continue
+        file = run.folder / "predictions" / f"{cell}.jsonl"
+        had = matrix.base[column] if row == BASE else matrix.matrix[row][column]
+        if not file.is_file():
+            if had is not None:
+                yield f"{file}: missing, and scores.json has {had:.2f} of it"
+        elif cell in answers and file_digest(file) != answers[cell]:
+            yield f"{file}: not the answers that were scored"
+        elif (score := _score(file, matrix.metrics[column])) is None or not _same(score, had):
+            yield f"{file}: its answers give {score}, and scores.json has {had}"
+
+
+def _score(file: Path, metric: str | None) -> float | None:
+    rows = read_predictions(file)
+    try:
+        if rows and metric == LIKELIHOOD:
+            return likelihood([RowLikelihood(row["log_likelihood"], row["answer_tokens"]) for row in rows])
+        if rows and metric is not None:
+            texts = [row["prediction"] for row in rows], [row.get("compared", row["references"]) for row in rows]
+            return METRICS[metric](*texts, [row["prompt"] for row in rows])
+    except (KeyError, TypeError, InputError):
+        pass  # of another kind of metric
+    return None
+
+
+def _cells(matrix: ScoreMatrix) -> Iterator[tuple[int, int]]:
+    for row in range(BASE, len(matrix.tasks)):
+        for column in range(len(matrix.tasks)):
+            if (matrix.base[column] if row == BASE else matrix.matrix[row][column]) is not None:
+                yield row, column
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return abs(one - other) <= _SAME
+    return one == other

@@ -1,0 +1,271 @@
+"""Runs whose files were damaged, lost or swapped between two starts: named before anything is trained, never used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_runs import SEEKR, Stop, StopAt, digests
+
+from seekr import InputError, Run
+from seekr.cli.main import main
+from seekr.runs.execute import run_request
+from seekr.runs.extend import extend
+from seekr.runs.manifest import MANIFEST
+from seekr.runs.verify import verify
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+def replace_by_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def replace_by_a_dangling_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+DAMAGES = [flip_a_bit, cut, lose, replace_by_a_folder, replace_by_a_dangling_link]
+
+
+@pytest.fixture(scope="module")
+def two_tasks(learn: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return learn(tmp_path_factory.mktemp("two") / "run", "ab", method=SEEKR).folder
+
+
+@pytest.fixture
+def run(two_tasks: Path, tmp_path: Path) -> Path:
+    """A copy of a run of two tasks; its place is in no file that counts."""
+    return Path(shutil.copytree(two_tasks, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "01-b/model/model.safetensors",
+        "01-b/model/config.json",
+        "00-a/memory/teacher-00000.safetensors",
+        "00-a/memory/memory.json",
+        "00-a/importance.safetensors",
+        "00-a/heads.json",
+    ],
+)
+def test_what_the_next_task_needs_is_used_as_it_was_written_or_not_at_all(
+    name: str, damage: Callable[[Path], None], run: Path, learn: Callable[..., Run]
+) -> None:
+    path = run / "stages" / name
+    before = digests(run)
+    damage(path)
+    with pytest.raises(InputError, match=r"--redo|restore it") as raised:
+        learn(run, "abc", method=SEEKR)
+    assert str(path) in str(raised.value)
+    assert not (run / "stages/02-c").exists()
+    assert {name: digest for name, digest in digests(run).items() if digest == before.get(name)}.keys() >= {
+        name for name in before if run / name != path
+    }
+
+
+def test_a_run_whose_newest_weights_are_missing_does_not_start_from_older_ones(
+    run: Path, learn: Callable[..., Run]
+) -> None:
+    shutil.rmtree(run / "stages/01-b/model")
+    with pytest.raises(InputError, match="01-b/model: missing, and the next task starts from these weights"):
+        learn(run, "abc", method=SEEKR)
+
+
+@pytest.mark.parametrize("name", ["00-a/model/model.safetensors", "01-b/log.jsonl"])
+def test_what_no_later_task_needs_is_named_and_the_run_goes_on(
+    name: str, run: Path, learn: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut(run / "stages" / name)
+    assert learn(run, "abc", method=SEEKR).finished
+    assert f"stages/{name}: it has" in capsys.readouterr().err
+
+
+def test_redone_stages_are_those_of_a_run_that_was_never_damaged(
+    run: Path, learn: Callable[..., Run], tmp_path: Path
+) -> None:
+    whole = learn(Path(shutil.copytree(run, tmp_path / "whole")), "abc", method=SEEKR)
+    flip_a_bit(run / "stages/01-b/model/model.safetensors")
+    config = whole.config.model_dump(mode="json") | {"output_dir": str(run)}
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(config))
+    assert main(["learn", str(path)]) == 2
+    assert main(["learn", str(path), "--redo", "x"]) == 2
+    assert main(["learn", str(path), "--redo", "b"]) == 0
+    assert digests(run) == digests(whole.folder)
+    scores, expected = Run(run).scores.matrix, whole.scores.matrix
+    assert [scores[0][0], scores[1][1], scores[2]] == [expected[0][0], expected[1][1], expected[2]]
+    assert verify(Run(run)) == []
+
+
+def test_stages_that_were_swapped_renamed_or_are_of_another_run_are_found(
+    run: Path, learn: Callable[..., Run], tmp_path: Path
+) -> None:
+    other = learn(tmp_path / "other", "ab", method=SEEKR, seed=1).folder
+    shutil.rmtree(run / "stages/01-b")
+    shutil.copytree(other / "stages/01-b", run / "stages/01-b")
+    with pytest.raises(InputError, match="not learned after 00-a as it is here"):
+        learn(run, "abc", method=SEEKR)
+    shutil.copytree(run / "stages/00-a", run / "stages/00-b")
+    assert any("have one number" in finding.text for finding in verify(Run(run)))
+    shutil.rmtree(run / "stages/01-b")
+    (run / "stages/00-b").rename(run / "stages/01-b")
+    assert any("this is stage 00-a, under another name" in finding.text for finding in verify(Run(run)))
+
+
+def test_a_manifest_that_was_changed_is_found(run: Path, learn: Callable[..., Run]) -> None:
+    path = run / "stages/00-a" / MANIFEST
+    path.write_text(path.read_text().replace('"bytes": ', '"bytes": 1', 1))
+    with pytest.raises(InputError, match=r"manifest.json: damaged"):
+        learn(run, "abc", method=SEEKR)
+
+
+def test_stages_of_a_version_without_manifests_are_called_unverified_and_gone_on_with(
+    run: Path, learn: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in run.glob(f"stages/*/{MANIFEST}"):
+        path.unlink()
+    assert learn(run, "abc", method=SEEKR).finished
+    said = capsys.readouterr().err
+    assert said.count("00-a, 01-b: of a version that kept no hashes of files; unverified") == 1
+    assert [finding.fault for finding in verify(Run(run))] == [False, False]
+
+
+def test_a_file_that_a_loader_would_read_is_not_added_to_a_stage(run: Path, learn: Callable[..., Run]) -> None:
+    (run / "stages/01-b/model/adapter_config.json").write_text("{}")
+    (run / "stages/01-b/model/notes").write_text("mine")
+    with pytest.raises(InputError, match=r"adapter_config.json: not a file of this stage"):
+        learn(run, "abc", method=SEEKR)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(
+    learn: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = learn(tmp_path / "whole", "ab", method=SEEKR)
+    for place, name in enumerate(("optimizer.pt", "trainer_state.json", "model.safetensors")):
+        stopped = tmp_path / f"stopped{place}"
+        with pytest.raises(Stop):
+            learn(stopped, "ab", method=SEEKR, callbacks=[StopAt(1, 5)])
+        newest = max(stopped.glob("working/01-b/checkpoint-*"), key=lambda path: int(path.name[11:]))
+        flip_a_bit(newest / name)
+        assert any(f"{newest.name}/{name}" in finding.text for finding in verify(Run(stopped)))
+        assert learn(stopped, "ab", method=SEEKR).finished
+        assert f"{newest / name}: its checksum differs" in capsys.readouterr().err
+        assert digests(stopped) == digests(whole.folder)
+
+
+def test_scores_whose_answers_and_weights_are_gone_stay(
+    run: Path, learn: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Run(run).scores
+    (run / "predictions/0-0.jsonl").unlink()
+    shutil.rmtree(run / "stages/00-a/model")
+    after = learn(run, "abc", method=SEEKR).scores
+    assert after.matrix[0][0] == before.matrix[0][0] is not None
+    assert "0-0 (row-column): the answers that were scored are gone" in capsys.readouterr().err
+    assert main(["evaluate", str(run)]) == 0
+    assert Run(run).scores.matrix[0][0] == before.matrix[0][0]
+
+
+def test_answers_that_were_changed_are_named_and_measured_again_where_the_weights_are(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, before = run / "predictions/1-0.jsonl", Run(run).scores.matrix
+    text = path.read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    right = [row | {"prediction": row["references"][0]} for row in rows]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in right))
+    assert main(["verify", str(run)]) == 3
+    assert "1-0.jsonl: not the answers that were scored" in capsys.readouterr().out
+    assert main(["evaluate", str(run)]) == 0
+    assert "1-0.jsonl: not the answers that were scored" in capsys.readouterr().err
+    assert path.read_text() == text
+    assert Run(run).scores.matrix == before
+    assert main(["verify", str(run)]) == 0
+
+
+def test_scores_that_were_changed_by_hand_are_mended_from_their_answers(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / "scores.json"
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps(before | {"overall_performance": 99.0, "matrix": [[50.0, None], [1.0, 2.0]]}))
+    assert main(["verify", str(run), "--json", str(run.parent / "found.json")]) == 3
+    assert json.loads((run.parent / "found.json").read_text())["faults"] >= 2
+    assert main(["evaluate", str(run)]) == 0
+    assert "it is mended" in capsys.readouterr().err
+    assert json.loads(path.read_text()) == before
+    path.write_text("{")
+    assert main(["verify", str(run)]) == 3
+    assert main(["evaluate", str(run)]) == 0
+    assert json.loads(path.read_text()) == before
+    assert (run / "scores.json.damaged").read_text() == "{"
+
+
+def test_without_verifying_sizes_are_looked_at_and_hashes_are_not(run: Path, learn: Callable[..., Run]) -> None:
+    path = run / "stages/01-b/model/model.safetensors"
+    flip_a_bit(path)
+    config = run.parent / "c.json"
+    record = json.loads((run / "run.json").read_text())["config"]
+    tasks = [*record["tasks"], record["tasks"][0] | {"name": "again"}]
+    config.write_text(json.dumps(record | {"output_dir": str(run), "tasks": tasks}))
+    assert main(["learn", str(config), "--no-verify"]) == 0
+    cut(path)
+    config.write_text(json.dumps(record | {"output_dir": str(run), "tasks": [*tasks, tasks[0] | {"name": "more"}]}))
+    assert main(["learn", str(config), "--no-verify", "--redo", "again"]) == 2
+
+
+def test_links_in_a_run_are_not_followed(
+    run: Path, learn: Callable[..., Run], data_folder: Path, tmp_path: Path
+) -> None:
+    """A lock or a half written file in a folder of somebody else: writing it would empty what it leads to."""
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (run / ".scores.json.partial").symlink_to(mine)
+    (run / ".run.json.partial").symlink_to(mine)
+    assert learn(run, "abc", method=SEEKR).finished
+    (run / ".lock").unlink()
+    (run / ".lock").symlink_to(mine)
+    assert main(["evaluate", str(run)]) == 2
+    (run / ".lock").unlink()
+    (run / "predictions/9-9.jsonl").symlink_to(mine)
+    (run / "stages/00-a/memory/more").symlink_to(mine)
+    for link in ("stages/00-a/memory/more", "predictions/9-9.jsonl"):
+        with pytest.raises(InputError, match="is a link, and copying would take what it leads to"):
+            run_request(extend(run, f"d={data_folder / 'c'}", tmp_path / "next"))
+        (run / link).unlink()
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "scores.json", "stages/00-a/manifest.json", "stages/00-a/memory/memory.json"]
+)
+@pytest.mark.parametrize("text", ["[" * 100_000, "\xff", "1" * 5000, "[]", "null"])
+def test_json_of_a_run_that_is_none_ends_in_a_line(
+    name: str, text: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / name).write_text(text, encoding="latin-1")
+    for command in ("status", "memory", "verify"):
+        assert main([command, str(run)]) in (0, 2, 3)
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err + said.out
+        assert max(map(len, said.err.splitlines()), default=0) < 700

@@ -1,0 +1,133 @@
+"""Kept rows taken back: gone from every file of the run, the chain whole again, later tasks learned without them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import SEEKR
+
+from seekr import Run
+from seekr.cli.main import main
+from seekr.memory.reader import Memory
+from seekr.memory.removal import write_without
+from seekr.runs import take_back as taking
+from seekr.runs.verify import verify
+
+
+@pytest.fixture(scope="module")
+def two_tasks(learn: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    method = SEEKR | {"replay_ratio": 0.5}
+    return learn(tmp_path_factory.mktemp("two") / "run", "ab", method=method).folder
+
+
+@pytest.fixture
+def run(two_tasks: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(two_tasks, tmp_path / "run"))
+
+
+def memory_of(run: Path, stage: str) -> Memory:
+    return Memory.open(run / "stages" / stage / "memory")
+
+
+@pytest.mark.parametrize("gone", [[0], [6], [1, 3, 4], list(range(7)), []])
+def test_what_is_left_of_a_memory_is_what_it_was(gone: list[int], run: Path, tmp_path: Path) -> None:
+    before = memory_of(run, "00-a")
+    assert len(before) == 7
+    write_without(before, gone, tmp_path / "left")
+    after = Memory.open(tmp_path / "left")
+    kept = [sample for sample in range(7) if sample not in gone]
+    assert len(after) == len(kept)
+    assert after.about["facts"] == before.about["facts"]
+    for new, old in enumerate(kept):
+        assert after.encoded(new).input_ids.tolist() == before.encoded(old).input_ids.tolist()
+        assert after.encoded(new).labels.tolist() == before.encoded(old).labels.tolist()
+        one, two = (memory.tensors(at, logits=True, attention=True) for memory, at in ((before, old), (after, new)))
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[name], two[name]) for name in one)
+        assert after.about["forms"][new] == before.about["forms"][old]
+
+
+def test_rows_are_found_by_their_text_and_taken_back_with_all_that_quotes_them(
+    run: Path, learn: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = taking.kept_rows(Run(run))[2]
+    text = row.text[: len(row.text) // 2 + 2]
+    found = taking.matching(Run(run), text)
+    assert row in found
+    assert main(["memory", str(run), "--search", text]) == 0
+    assert f"{row.task}/{row.number}: " in capsys.readouterr().out
+    scores = Run(run).scores.matrix
+    answers = taking.answers_with(Run(run), text)
+    assert main(["memory", str(run), "--remove-matching", text.upper()]) == 0
+    said = capsys.readouterr().out
+    assert f"removed: {len(found)} kept rows with what was kept of them, {sum(answers.values())} answers" in said
+    assert taking.matching(Run(run), text) == []
+    assert taking.answers_with(Run(run), text) == {}
+    assert [finding for finding in verify(Run(run)) if finding.fault] == []
+    manifest = json.loads((run / "stages" / "00-a" / "manifest.json").read_text())
+    assert len(manifest["removed"]) == 1
+    assert text not in json.dumps(manifest)
+    assert Run(run).scores.matrix == scores
+    after = learn(run, "abc", method=SEEKR | {"replay_ratio": 0.5})
+    assert after.finished
+    assert len(memory_of(run, "00-a")) == 7 - sum(one.task == "a" for one in found)
+
+
+def test_one_row_is_removed_by_its_name_and_a_wrong_name_in_one_line(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a/7", "a", "x/0", "a/-1", "/"):
+        assert main(["memory", str(run), "--remove", name]) == 2
+    before = memory_of(run, "01-b").encoded(3).input_ids.tolist()
+    assert main(["memory", str(run), "--remove", "b/2"]) == 0
+    assert memory_of(run, "01-b").encoded(2).input_ids.tolist() == before
+    assert verify(Run(run)) == []
+    assert main(["memory", str(run), "--search", " "]) == 2
+    assert main(["memory", str(run), "--search", "a", "--remove", "b/2"]) == 2
+    capsys.readouterr()
+
+
+def test_a_task_of_which_all_is_taken_back_is_still_gone_on_from(run: Path, learn: Callable[..., Run]) -> None:
+    rows = [row for row in taking.kept_rows(Run(run)) if row.task == "a"]
+    taking.take_back(Run(run), rows)
+    assert len(memory_of(run, "00-a")) == 0
+    assert learn(run, "abc", method=SEEKR | {"replay_ratio": 0.5}).finished
+
+
+@pytest.mark.parametrize("killed_in", ["write_without", "flush", "rechain", "_remove_answers"])
+def test_a_removal_that_was_killed_is_finished_by_the_same_command(
+    killed_in: str, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = taking.kept_rows(Run(run))[0].text[:4]
+    whole = Path(shutil.copytree(run, tmp_path / "whole"))
+    assert main(["memory", str(whole), "--remove-matching", text]) == 0
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(taking, killed_in, killed)
+        assert main(["memory", str(run), "--remove-matching", text]) == 1
+    assert main(["memory", str(run), "--remove-matching", text]) == 0
+    assert [finding for finding in verify(Run(run)) if finding.fault] == []
+    assert taking.matching(Run(run), text) == []
+    assert not list(run.glob("stages/**/.*"))
+    files = [sorted(str(path.relative_to(one)) for path in one.rglob("*")) for one in (run, whole)]
+    assert files[0] == files[1]
+
+
+def test_copies_of_what_is_taken_back_are_named(
+    run: Path, two_tasks: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--task", f"c={data_folder / 'c'},max_new_tokens=3", "--output-dir", str(run.parent / "next")]
+    assert main(["learn", "--from", str(run), *more]) == 0
+    capsys.readouterr()
+    assert main(["memory", str(run), "--remove", "a/0"]) == 0
+    assert f"{run.parent / 'next'}: holds the same rows" in capsys.readouterr().out
+    assert main(["memory", str(run.parent / "next"), "--remove", "a/0"]) == 0
+    assert f"{run}: holds the same rows" in capsys.readouterr().out
