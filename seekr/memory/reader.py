@@ -5,6 +5,7 @@ Everything is safetensors and JSON, read by memory map: only the part that a bat
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -223,7 +224,8 @@ def _read_about(folder: Path) -> dict[str, Any]:
     try:
         about = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: broken JSON ({error}); restore it or learn the task again") from None
+        where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InputError(f"{path}{where}: broken JSON ({error}); restore it or learn the task again") from None
     version = about.get("version") if isinstance(about, dict) else None
     if version != VERSION:
         raise InputError(
