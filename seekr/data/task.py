@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from seekr.data.messages import Answers, check_template_kwargs
-from seekr.errors import InputError, nearest
+from seekr.errors import InputError
 from seekr.scoring.likelihood import LIKELIHOOD
-from seekr.scoring.metrics import METRICS
+from seekr.scoring.metrics import find_metric
 
 Source = str | Path | list[dict[str, Any]]
 
@@ -63,9 +63,11 @@ class Task:
             optional = source is None and key != "train"
             if not optional and (not isinstance(source, str | Path | list) or source == ""):
                 raise self._refusal(key, "must be a file, a folder, a hub name or a list of rows")
-        if self.metric not in (metrics := (*METRICS, LIKELIHOOD)):
-            mend = nearest(str(self.metric), metrics)
-            raise InputError(f"task {self.name!r}: unknown metric {self.metric!r}; {mend}")
+        if self.metric != LIKELIHOOD:
+            try:
+                find_metric(self.metric)
+            except InputError as error:
+                raise InputError(f"task {self.name!r}: {error}") from None
         for key in ("max_new_tokens", "train_limit", "test_limit"):
             value = getattr(self, key)
             if value is not None and (type(value) is not int or value < 1):

@@ -11,8 +11,7 @@ from typing import Any
 from seekr.errors import InputError
 from seekr.runs.log import Answer
 from seekr.runs.run import Run
-from seekr.scoring import LIKELIHOOD
-from seekr.scoring.metrics import row_scores
+from seekr.scoring.metrics import METRICS, row_scores
 
 HELD, SLIPPED, PARTLY, FORGOTTEN = "held", "slipped", "partly forgotten", "forgotten"
 UNKNOWN, NEW, NOTHING = "not scored", "just learned", "had nothing"
@@ -91,7 +90,7 @@ def changes(run: Run) -> list[Change]:
         before, now = scores.matrix[place][place], scores.matrix[newest][place]
         error: float | None = None
         lost: tuple[Lost, ...] = ()
-        if newest != place and metric not in (None, LIKELIHOOD) and {(place, place), (newest, place)} <= run.cells:
+        if newest != place and metric in METRICS and {(place, place), (newest, place)} <= run.cells:
             error, lost = _compared(str(metric), run.answers(place, place), run.answers(newest, place))
         found.append(Change(task, metric, before, now, error, lost, new=newest == place))
     return found

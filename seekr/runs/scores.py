@@ -16,8 +16,9 @@ from seekr.progress import bar
 from seekr.runs.folder import finished_stages, has_weights, stage_folder
 from seekr.runs.kept_scores import KeptScores, say
 from seekr.runs.standing import check_weights
-from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
+from seekr.scoring import LIKELIHOOD, RowLikelihood, ScoreMatrix, likelihood
 from seekr.scoring.cells import BASE, cell_name, wanted_cells
+from seekr.scoring.metrics import find_metric
 
 if TYPE_CHECKING:
     from seekr.data import AnswerKey, Example
@@ -164,7 +165,7 @@ class ScoreBook:
             return
         references = [question.key.references for question in data.asked]
         prompts = [example.prompt_text for example in data.test]
-        self.scores[row, column] = METRICS[data.task.metric](found, references, prompts)
+        self.scores[row, column] = find_metric(data.task.metric)(found, references, prompts)
 
     def _copy_from_same_model(self, row: int, column: int) -> bool:
         """Skills train nothing: the rows after them are the base model's, whose answers may be there already."""

@@ -88,6 +88,8 @@ def _scores(run: Run) -> Iterator[str | Finding]:
                 yield f"{file}: missing, and scores.json has {had:.2f} of it"
         elif cell in answers and file_digest(file) != answers[cell]:
             yield f"{file}: not the answers that were scored"
+        elif matrix.metrics[column] not in (*METRICS, LIKELIHOOD):  # code of who made the run is not run
+            yield Finding(f"{file}: scored by {matrix.metrics[column]}", "what it gives is not computed again", False)
         elif (score := _score(file, matrix.metrics[column])) is None or not _same(score, had):
             yield f"{file}: its answers give {score}, and scores.json has {had}"
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 from seekr.errors import InputError, nearest
 from seekr.scoring.likelihood import LIKELIHOOD
@@ -79,6 +81,37 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def find_metric(name: Any) -> Metric:
+    """The metric of a name, or the function that `module:function` imports. Raises InputError.
+
+    A function of the user's is given texts as seekr's own are, and has to return a number from 0 to 100.
+    """
+    if isinstance(name, str) and name in METRICS:
+        return METRICS[name]
+    module, colon, function = str(name).partition(":")
+    if not (isinstance(name, str) and colon and module and function):
+        raise InputError(f"unknown metric {name!r}; {nearest(str(name), (*METRICS, LIKELIHOOD))}")
+    try:
+        found = getattr(import_module(module), function)
+    except Exception as error:  # whatever a module of the user's raises
+        raise InputError(
+            f"metric {name!r} cannot be imported ({type(error).__name__}: {error}); it reads module:function, of a "
+            "module that is installed or on PYTHONPATH"
+        ) from None
+    if not callable(found):
+        raise InputError(f"metric {name!r} is no function of (predictions, references, prompts)")
+
+    def checked(
+        predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
+    ) -> float:
+        score = found(predictions, references, prompts)
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
+            raise InputError(f"metric {name!r} gave {score!r}, and a score is a number from 0 to 100")
+        return float(score)
+
+    return checked
+
+
 def row_scores(
     metric: str,
     predictions: Sequence[str],
@@ -89,12 +122,11 @@ def row_scores(
     an unknown one."""
     if metric == LIKELIHOOD:
         raise InputError("row_scores: likelihood is how likely a model finds right answers; a prediction has none")
-    if metric not in METRICS:
-        raise InputError(f"row_scores: unknown metric {metric!r}; {nearest(str(metric), METRICS)}")
+    scorer = find_metric(metric)
     check_rows(predictions, references, prompts)
     sources = [None] * len(predictions) if prompts is None else [[prompt] for prompt in prompts]
     rows = zip(predictions, references, sources, strict=True)
-    return [METRICS[metric]([prediction], [rights], source) for prediction, rights, source in rows]
+    return [scorer([prediction], [rights], source) for prediction, rights, source in rows]
 
 
 class _Words:

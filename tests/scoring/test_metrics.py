@@ -3,13 +3,17 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seekr import Task
 from seekr.errors import InputError
 from seekr.scoring import METRICS, accuracy, edit_similarity, rouge_l, row_scores
+from seekr.scoring.metrics import find_metric
 
 TEXTS = st.text(alphabet="ab c,.Ä", max_size=12)
 
@@ -112,3 +116,50 @@ def test_importing_the_metrics_imports_none_of_their_libraries() -> None:
     code = f"import sys, seekr.scoring; print([name for name in {libraries!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def my_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metrics_of_mine.py").write_text(
+        "def starts(predictions, references, prompts):\n"
+        "    right = [p.startswith(r[0]) and q != 'no' for p, r, q in zip(predictions, references, prompts)]\n"
+        "    return 100 * sum(right) / len(right)\n"
+        "def wrong(*_):\n    return 101\n"
+        "def none(*_):\n    return None\n"
+        "def nan(*_):\n    return float('nan')\n"
+        "number = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("my_metrics")
+def test_a_metric_of_the_users_own_is_a_function_of_a_module() -> None:
+    rows = ["ab", "b", "ac"], [["a"], ["a"], ["a"]], ["yes", "yes", "no"]
+    assert find_metric("metrics_of_mine:starts")(*rows) == pytest.approx(100 / 3)
+    assert row_scores("metrics_of_mine:starts", *rows) == [100, 0, 0]
+    assert Task("a", train=["x"], metric="metrics_of_mine:starts").metric == "metrics_of_mine:starts"
+
+
+@pytest.mark.usefixtures("my_metrics")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("metrics_of_mine:start", "cannot be imported (AttributeError"),
+        ("metric_of_mine:starts", "cannot be imported (ModuleNotFoundError"),
+        ("metrics_of_mine:", "unknown metric"),
+        (":starts", "unknown metric"),
+        ("metrics_of_mine:number", "is no function"),
+        (3, "unknown metric 3"),
+        (None, "unknown metric None"),
+    ],
+)
+def test_a_metric_that_is_none_is_refused_in_one_line(name: Any, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        Task("a", train=["x"], metric=name)
+
+
+@pytest.mark.usefixtures("my_metrics")
+@pytest.mark.parametrize("name", ["wrong", "none", "nan"])
+def test_what_a_users_metric_gives_is_a_number_from_0_to_100(name: str) -> None:
+    with pytest.raises(InputError, match="a score is a number from 0 to 100"):
+        find_metric(f"metrics_of_mine:{name}")(["a"], [["a"]], ["a"])
