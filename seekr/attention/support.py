@@ -34,7 +34,7 @@ def check_attention(model: nn.Module, max_length: int | None = None) -> None:
     _check_rotary(model, max_length)
     base: Any = model
     kind = type(base.get_base_model() if hasattr(model, "get_base_model") else model).__name__
-    batch = _probe(model)
+    batch = probe(model)
     training = model.training
     model.eval()
     try:
@@ -144,7 +144,8 @@ def _check_rotary(model: nn.Module, max_length: int | None) -> None:
             )
 
 
-def _probe(model: nn.Module) -> dict[str, Tensor]:
+def probe(model: nn.Module) -> dict[str, Tensor]:
+    """Two rows of 13 and 9 tokens, padded on the left."""
     config = model.config.get_text_config()  # type: ignore[union-attr, operator]
     device = next(model.parameters()).device
     length = max(_LENGTHS)

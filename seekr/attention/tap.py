@@ -1,9 +1,9 @@
-"""Reading what every attention call of a model is given and gives, without changing a bit of what it computes.
+"""Standing in for the attention function of a model: to read what every call is given and gives, or to change it.
 
 transformers hands every attention function the queries and keys after rotary embedding and before the key/value heads
 are repeated. The tap is such a function: it delegates to the implementation that the model already uses and keeps
-references to the tensors that pass (a copy of sinks, and under autocast queries and keys as it makes them). Outside
-the `with` block the model is exactly what it was.
+references to the tensors that pass (a copy of sinks, and under autocast queries and keys as it makes them), without
+changing a bit of what the model computes. Outside the `with` block the model is exactly what it was.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,42 @@ class AttentionCall:
     mask: Tensor | None
 
 
-class Tap:
+Attend = Callable[..., tuple[Tensor, Tensor | None]]
+"""(module, query, key, value, mask, **more) → output [samples, length, heads, value_dim], weights or None."""
+
+
+class StandIn:
+    """Is called in place of the attention function of `model`, a causal LM of transformers (or one wrapped by peft or
+    DDP) whose attention goes through the attention interface, inside a `with` block.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = {id(module) for module in model.modules()}
+        self._configs = list({id(c): c for c in _attention_configs(model)}.values())
+        self._implementations: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._implementations = [config._attn_implementation for config in self._configs]
+        names = [_tapped(implementation) for implementation in self._implementations]
+        for config, name in zip(self._configs, names, strict=True):
+            # The internal name, as the setter of a config would also overwrite its sub-configs.
+            config._attn_implementation_internal = name
+        _OPEN.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _OPEN.remove(self)
+        for config, implementation in zip(self._configs, self._implementations, strict=True):
+            config._attn_implementation_internal = implementation
+
+    def attend(
+        self, delegate: Attend, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """What a call of the model's attention gives; `delegate` is the function that it would have been."""
+        raise NotImplementedError
+
+
+class Tap(StandIn):
     """Records the attention calls of `model` made inside a `with` block.
 
     Args:
@@ -87,25 +122,31 @@ class Tap:
                 "gradient_checkpointing: the reentrant kind loses the gradients of attention; "
                 "set gradient_checkpointing_kwargs={'use_reentrant': False}"
             )
-        self._modules = {id(module) for module in model.modules()}
-        self._configs = list({id(c): c for c in _attention_configs(model)}.values())
-        self._implementations: list[str] = []
+        super().__init__(model)
 
-    def __enter__(self) -> Tap:
+    def __enter__(self) -> Self:
         self.calls.clear()
         self._seen.clear()
-        self._implementations = [config._attn_implementation for config in self._configs]
-        names = [_tapped(implementation) for implementation in self._implementations]
-        for config, name in zip(self._configs, names, strict=True):
-            # The internal name, as the setter of a config would also overwrite its sub-configs.
-            config._attn_implementation_internal = name
-        _OPEN.append(self)
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        _OPEN.remove(self)
-        for config, implementation in zip(self._configs, self._implementations, strict=True):
-            config._attn_implementation_internal = implementation
+    def attend(
+        self, delegate: Attend, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        output, weights = delegate(module, query, key, value, mask, **kwargs)
+        if torch.is_grad_enabled() and self._consume is not None and not output.requires_grad:
+            # With frozen weights nothing upstream asks for a gradient; whoever consumes calls may.
+            output.requires_grad_()
+        scaling = kwargs.get("scaling")
+        geometry = Geometry(
+            scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+            window=kwargs.get("sliding_window") or None,
+            softcap=kwargs.get("softcap"),
+        )
+        query, key = _as_attended(query), _as_attended(key)
+        # The one weight among them: where weights lie in parts, it is let go of behind its layer.
+        sink = None if kwargs.get("s_aux") is None else kwargs["s_aux"].clone()
+        self._record(module, AttentionCall(query, key, value, output, geometry, sink, mask))
+        return output, weights
 
     def _record(self, module: nn.Module, call: AttentionCall) -> None:
         layer = getattr(module, "layer_idx", None)
@@ -120,7 +161,7 @@ class Tap:
             self._consume(layer, call)
 
 
-_OPEN: list[Tap] = []
+_OPEN: list[StandIn] = []
 _NAMES: dict[str, str] = {}
 
 
@@ -139,7 +180,7 @@ def _attention_configs(model: nn.Module) -> Iterator[Any]:
 
 
 def _tapped(implementation: str | None) -> str:
-    """The registered name of the tap that delegates to `implementation`.
+    """The registered name of the function that stands in for `implementation`.
 
     The name is plain, because models look for "flash", "sdpa" and the like inside it.
     """
@@ -168,23 +209,11 @@ def _attend(
     mask: Any,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    output, weights = _delegate(implementation, module)(module, query, key, value, mask, **kwargs)
-    tap = next((tap for tap in _OPEN if id(module) in tap._modules), None)
-    if tap is not None:
-        if torch.is_grad_enabled() and tap._consume is not None and not output.requires_grad:
-            # With frozen weights nothing upstream asks for a gradient; whoever consumes calls may.
-            output.requires_grad_()
-        scaling = kwargs.get("scaling")
-        geometry = Geometry(
-            scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
-            window=kwargs.get("sliding_window") or None,
-            softcap=kwargs.get("softcap"),
-        )
-        query, key = _as_attended(query), _as_attended(key)
-        # The one weight among them: where weights lie in parts, it is let go of behind its layer.
-        sink = None if kwargs.get("s_aux") is None else kwargs["s_aux"].clone()
-        tap._record(module, AttentionCall(query, key, value, output, geometry, sink, mask))
-    return output, weights
+    delegate = _delegate(implementation, module)
+    stand_in = next((one for one in _OPEN if id(module) in one._modules), None)
+    if stand_in is None:
+        return delegate(module, query, key, value, mask, **kwargs)
+    return stand_in.attend(delegate, module, query, key, value, mask, **kwargs)
 
 
 def _as_attended(tensor: Tensor) -> Tensor:
@@ -194,7 +223,7 @@ def _as_attended(tensor: Tensor) -> Tensor:
     return tensor.to(torch.get_autocast_dtype(device)) if half else tensor
 
 
-def _delegate(implementation: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+def _delegate(implementation: str, module: nn.Module) -> Attend:
     if implementation != "eager":
         return ALL_ATTENTION_FUNCTIONS[implementation]
     # "eager" is no entry of the registry: every modeling file has a function of its own.
