@@ -1,4 +1,4 @@
-"""Commands that show what runs left: check, report, compare, status, heads, memory."""
+"""Commands that look into what runs left: check, report, compare, status, heads, graft, memory."""
 
 from __future__ import annotations
 
@@ -62,6 +62,20 @@ def heads(arguments: argparse.Namespace) -> None:
     from seekr.runs.run import Run
 
     print_heads(Run(arguments.run))
+
+
+def graft(arguments: argparse.Namespace) -> None:
+    from seekr.disk import check_writable, write_json
+    from seekr.report.tables import print_grafted
+    from seekr.runs.graft import graft
+    from seekr.runs.run import Run
+
+    check_writable(arguments.json, "--json")
+    asked = {"task": arguments.task, "heads": arguments.heads, "donor": arguments.donor, "model": arguments.model}
+    found = graft(arguments.run, **asked)
+    print_grafted(Run(arguments.run), found)
+    if arguments.json is not None:
+        write_json(arguments.json, {"run": str(arguments.run), "rows": [one.to_json() for one in found]})
 
 
 def memory(arguments: argparse.Namespace) -> None:

@@ -88,6 +88,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "compare": looking.compare,
     "demo": learning.demo,
     "evaluate": learning.evaluate,
+    "graft": looking.graft,
     "heads": looking.heads,
     "launch-config": _launch_config,
     "learn": learning.learn,

@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from seekr.report.summary import MethodSummary, decimal
+from seekr.runs.grafted import Grafted
 from seekr.runs.log import LogEntry
 from seekr.runs.run import Run, Stage
 
@@ -125,8 +126,7 @@ def strip_chart(summaries: Sequence[MethodSummary], field: str, label: str) -> M
         parts.append(_text(x, bottom + 15, f"{tick:g}", "middle"))
     for number, (summary, spread) in enumerate(spreads):
         y = 8 + row * number + row / 2
-        name = summary.label if len(summary.label) <= 34 else summary.label[:33] + "…"
-        parts.append(_text(left - 10, y + 4, name, "end", "name"))
+        parts.append(_text(left - 10, y + 4, _cut(summary.label, 34), "end", "name"))
         for value in spread.values:
             parts.append(
                 Markup('<circle class="seed" cx="{:.1f}" cy="{}" r="5"/>').format(left + (value - low) * scale, y)
@@ -136,6 +136,35 @@ def strip_chart(summaries: Sequence[MethodSummary], field: str, label: str) -> M
         parts.append(_text(width - right + 10, y + 4, decimal(spread.mean), "start", "name"))
     parts.append(Markup("</svg>"))
     return Markup("").join(parts)
+
+
+def graft_chart(tasks: Sequence[tuple[str, Sequence[Grafted]]], words: Sequence[str], label: str) -> Markup:
+    """A block a task, scores from 0 to 100 across: a thin line down at the later model's own, a wide one at the
+    donor's; for each set of heads, numbered as in `words`, a line from there to the score with the donor's maps.
+    """
+    left, row, gap = min(200, 16 + 7 * max(len(name) for name, _ in tasks)), 13, 10
+    bottom = 8 + sum(gap + row * len(rows) for _, rows in tasks)
+    parts = [_open(left + 320, bottom + 22, label)]
+    for tick in range(0, 101, 25):
+        parts.append(Markup('<path class="grid" d="M{} 6V{}"/>').format(left + 3 * tick, bottom))
+        parts.append(_text(left + 3 * tick, bottom + 15, tick, "middle"))
+    top = 8.0
+    for name, rows in tasks:
+        height = row * len(rows)
+        parts.append(_text(left - 10, top + height / 2 + 4, _cut(name, 26), "end", "name"))
+        for style, score in (("now", rows[0].own_score), ("mean", rows[0].donor_score)):
+            parts.append(Markup('<path class="{}" d="M{:.1f} {}v{}"/>').format(style, left + 3 * score, top, height))
+        for place, one in enumerate(rows):
+            y, number = top + row * (place + 0.5), words.index(one.heads) % 4
+            start, end = left + 3 * one.own_score, left + 3 * one.score
+            parts.append(Markup('<path class="line s{}" d="M{:.1f} {:.1f}H{:.1f}"/>').format(number, start, y, end))
+            parts.append(_mark(number, end, y))
+        top += height + gap
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def _cut(name: str, width: int) -> str:
+    return name if len(name) <= width else name[: width - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)

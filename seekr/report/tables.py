@@ -19,9 +19,11 @@ from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
 from seekr.report.exports import csv_text, markdown_text
 from seekr.report.forgotten import changes
+from seekr.report.grafting import grafted_table, verdicts
 from seekr.report.side_by_side import comparison_table, seeds_table, status_table
 from seekr.report.summary import decimal
 from seekr.report.terminal import heads_table, memory_table, score_table
+from seekr.runs.grafted import FILE, Grafted
 from seekr.runs.run import Run
 
 
@@ -90,12 +92,22 @@ def print_comparison(comparison: Comparison, *, csv: Path | None = None, markdow
 
 
 def print_heads(run: Run) -> None:
-    """Importance of all heads after each task, and which were chosen."""
+    """Importance of all heads after each task, which were chosen, and whether they carry the tasks if that is known."""
     stages = [stage for stage in run.stages if stage.heads]
     if not stages:
         raise InputError(f"{run.folder}: no heads were chosen here; the method seekr chooses some after each task")
     for stage in stages:
         print_table(heads_table(stage))
+    for line in verdicts(run.grafted):
+        print_table(Text(line))
+
+
+def print_grafted(run: Run, found: Sequence[Grafted]) -> None:
+    """What was found of a run just now."""
+    print_table(grafted_table(found))
+    for line in verdicts(found):
+        print_table(Text(line))
+    console().print(f"kept: {run.folder / FILE}")
 
 
 def print_memory(run: Run) -> None:

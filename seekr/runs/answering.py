@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seekr.errors import RunError
 from seekr.evaluation.checks import answering_dtype, longest
@@ -46,7 +46,12 @@ def answering(prepared: RunSpec, weights: Path | None, *, engine: bool) -> Itera
         ) as generate:
             yield lambda column, advance: generate(tasks[column].test_prompts, tasks[column].max_new_tokens, advance)
         return
-    model = prepared.models.frozen(weights, answering_dtype(config))
+    yield answer_by(prepared, prepared.models.frozen(weights, answering_dtype(config)))
+
+
+def answer_by(prepared: RunSpec, model: Any) -> Answer:
+    """The answers of a loaded model, by transformers."""
+    tasks = prepared.tasks
 
     def answer(column: int, advance: Callable[[int], None]) -> Sequence[evaluation.Generated | RowLikelihood]:
         prepared.method.tell_task(model, column)
@@ -79,4 +84,4 @@ def answering(prepared: RunSpec, weights: Path | None, *, engine: bool) -> Itera
                 )
         return found
 
-    yield answer
+    return answer

@@ -22,6 +22,7 @@ from seekr.config.identity import method_as_kept_now
 from seekr.config.schema import Config, make_config, resolve_paths
 from seekr.errors import InputError
 from seekr.runs.folder import finished_stages, has_weights, stage_name, working_folder
+from seekr.runs.grafted import Grafted, read_grafted
 from seekr.runs.log import EVALUATE, RELEARN, Answer, LogEntry, read_answers, read_log, read_whole
 from seekr.scoring import ScoreMatrix
 from seekr.scoring.cells import JOINT
@@ -237,6 +238,11 @@ class Run:
         Raises InputError where the file is torn.
         """
         return read_answers(self.folder / "predictions" / f"{after}-{task}.jsonl", self._evaluate)
+
+    @property
+    def grafted(self) -> tuple[Grafted, ...]:
+        """What `seekr graft` found of it so far."""
+        return read_grafted(self.folder)
 
     @property
     def stages(self) -> list[Stage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,15 @@ from seekr.progress import bar
 from seekr.runs.folder import finished_stages, has_weights, stage_folder
 from seekr.runs.kept_scores import KeptScores, say
 from seekr.runs.standing import check_weights
-from seekr.scoring import LIKELIHOOD, RowLikelihood, ScoreMatrix, likelihood
+from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood, row_scores
 from seekr.scoring.cells import BASE, cell_name, wanted_cells
 from seekr.scoring.metrics import find_metric
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from seekr.data import AnswerKey, Example
+    from seekr.data.task_data import TaskData
     from seekr.runs.answering import Answer
     from seekr.runs.prepare import RunSpec
 
@@ -137,7 +141,7 @@ class ScoreBook:
         ]:
             return
         try:
-            found = [_found(row, key) for row, key in zip(kept, data.keys, strict=True)]
+            found = found_in(kept, data)
         except (ValueError, KeyError, TypeError):
             return  # of another kind of metric: measured again
         counts = [one.answer_tokens for one in found if isinstance(one, RowLikelihood)]
@@ -149,23 +153,16 @@ class ScoreBook:
         with bar(f"scoring {data.task.name} {self._after(row)}", len(data.test)) as advance:
             given = answer(column, advance)
         by = {"by": f"vllm {self.prepared.vllm_version}"} if self._by_vllm(column) else {}
-        rows = zip(data.test, data.keys, given, strict=True)
-        lines = [_line(example, key, one, self.prepared.tokenizer) | by for example, key, one in rows]
+        lines = [line | by for line in lines_of(data, given, self.prepared.tokenizer)]
         if is_main():
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             write_atomically(self._path(row, column), text)
-        self._keep_score(row, column, [_found(line, key) for line, key in zip(lines, data.keys, strict=True)])
+        self._keep_score(row, column, found_in(lines, data))
         self.write()
 
-    def _keep_score(self, row: int, column: int, found: Any) -> None:
-        data = self.tasks[column]
+    def _keep_score(self, row: int, column: int, found: list[Found]) -> None:
         self.stale.pop((row, column), None)
-        if data.task.metric == LIKELIHOOD:
-            self.scores[row, column] = likelihood(found)
-            return
-        references = [question.key.references for question in data.asked]
-        prompts = [example.prompt_text for example in data.test]
-        self.scores[row, column] = find_metric(data.task.metric)(found, references, prompts)
+        self.scores[row, column] = score_of(self.tasks[column], found)
 
     def _copy_from_same_model(self, row: int, column: int) -> bool:
         """Skills train nothing: the rows after them are the base model's, whose answers may be there already."""
@@ -199,7 +196,39 @@ def _cell(name: str) -> tuple[int, int]:
     return (BASE if row == "base" else int(row)), int(column)
 
 
-def _line(example: Example, key: AnswerKey | None, given: Generated | RowLikelihood, tokenizer: Any) -> dict[str, Any]:
+def lines_of(
+    data: TaskData, given: Sequence[Generated | RowLikelihood], tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, Any]]:
+    """What is kept of each test row of a task, given what answered it."""
+    rows = zip(data.test, data.keys, given, strict=True)
+    return [_line(example, key, one, tokenizer) for example, key, one in rows]
+
+
+def found_in(lines: Sequence[dict[str, Any]], data: TaskData) -> list[Found]:
+    """What the lines of all test rows of a task say. Raises ValueError, KeyError or TypeError for another metric's."""
+    return [_found(line, key) for line, key in zip(lines, data.keys, strict=True)]
+
+
+def score_of(data: TaskData, found: Any) -> float:
+    """The score of a task, 0 to 100, given what was found of each test row."""
+    if data.task.metric == LIKELIHOOD:
+        return likelihood(found)
+    return find_metric(data.task.metric)(found, *_compared(data))
+
+
+def row_scores_of(data: TaskData, found: Any) -> list[float] | None:
+    """What each test row scores by itself; None where the score may be no mean over rows: a likelihood, and a function
+    of the user's."""
+    return row_scores(data.task.metric, found, *_compared(data)) if data.task.metric in METRICS else None
+
+
+def _compared(data: TaskData) -> tuple[list[list[str]], list[str]]:
+    return [question.key.references for question in data.asked], [example.prompt_text for example in data.test]
+
+
+def _line(
+    example: Example, key: AnswerKey | None, given: Generated | RowLikelihood, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
     """What is kept of a test row: `compared` and `generated` where those are not the references and the prediction."""
     if key is None or isinstance(given, RowLikelihood):
         return {"prompt": example.prompt_text, "references": example.references, **given._asdict()}

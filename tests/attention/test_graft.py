@@ -1,4 +1,4 @@
-"""A grafted model is what eager attention makes of the donor's built maps and the model's own values, answers included."""
+"""A grafted model is what eager attention makes of the donor's built maps and its own values, answers included."""
 
 from __future__ import annotations
 
