@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from study_tables import Row, paired_table, read_study, rules_table, study_table, tasks_table
+from study_tables import Row, interval, paired_table, read_study, rules_table, study_table, tasks_table
 
 from seekr.bench.tables import Rows, bench_cells
 from seekr.builtin.demo import METHODS as DEMO_METHODS
@@ -28,6 +29,8 @@ def tables() -> dict[str, str]:
         "demo": demo_table(demo),
         **evidence_tables(study),
         **real_model_tables(read_study(RESULTS / "study_smollm2.jsonl")),
+        "grafting": grafting_table(read_study(RESULTS / "grafting.jsonl")),
+        "grafting: tasks": grafting_tasks_table(read_study(RESULTS / "grafting.jsonl"), "unheld"),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
         "bench": bench_table(bench),
         "teacher forms": form_table(_rows("teacher_forms.json"), seekr),
@@ -69,6 +72,33 @@ def real_model_tables(rows: list[Row]) -> dict[str, str]:
         return f"`{row['method']}`"
 
     return {"smollm2": study_table(rows, named), "smollm2: tasks": tasks_table(rows, named)} if rows else {}
+
+
+def grafting_table(rows: Sequence[Row]) -> str:
+    """A line a run and set of heads: points that a task lost, and those that its old maps bring back, means over tasks
+    and seeds with the interval over the seeds."""
+    found = []
+    for run in dict.fromkeys(row["run"] for row in rows):
+        own = [row["found"] for row in rows if row["run"] == run]
+        for heads in dict.fromkeys(one["heads"] for one in own[0]):
+            sets = [[one for one in seed if one["heads"] == heads] for seed in own]
+            lost, gain = ([mean(one[key] for one in seed) for seed in sets] for key in ("lost", "gain"))
+            share = f"{sum(gain) / sum(lost):.0%}"
+            found.append([f"`{run}`", f"{heads} {sets[0][0]['count']}", interval(lost), interval(gain), share])
+    return _markdown(["run", "heads", "lost", "brought back", "share"], found)
+
+
+def grafting_tasks_table(rows: Sequence[Row], run: str) -> str:
+    """A line a task of one kind of run: its scores, means over the seeds."""
+    own = [one for row in rows if row["run"] == run for one in row["found"]]
+    words = list(dict.fromkeys(one["heads"] for one in own))
+    lines = []
+    for task in dict.fromkeys(one["task"] for one in own):
+        sets = [[one for one in own if (one["task"], one["heads"]) == (task, word)] for word in words]
+        scores = [mean(one[key] for one in sets[0]) for key in ("donor_score", "own_score")]
+        scores += [mean(one["score"] for one in one_set) for one_set in sets]
+        lines.append([task, *(f"{score:.0f}" for score in scores)])
+    return _markdown(["task", "when learned", "at the end", *(f"with maps of {word}" for word in words)], lines)
 
 
 def _kept(row: Row) -> float | None:

@@ -59,7 +59,7 @@ def test_yaml_example_and_its_commands(tmp_path: Path, monkeypatch: pytest.Monke
     (work / "config.yaml").write_text(_block("yaml"))
     monkeypatch.chdir(work)
     commands = re.findall(
-        r"^seekr ((?:learn|plan|tasks|status|heads|memory|report|tune|compare) .*?)(?:\s+#.*)?$",
+        r"^seekr ((?:learn|plan|tasks|status|heads|graft|memory|report|tune|compare) .*?)(?:\s+#.*)?$",
         (ROOT / "README.md").read_text(),
         flags=re.MULTILINE,
     )

@@ -14,11 +14,6 @@ from seekr.report.summary import decimal
 from seekr.report.terminal import FirstThatFits, plain_table
 from seekr.runs.grafted import ALL, RANDOM, SELECTED, Grafted
 
-CAPTION = (
-    "then: the task's score by the model whose maps are put in; now: by the later model; graft: by the later model "
-    "with these maps and its own values"
-)
-ERROR = "; ± is twice the standard error of the gain over the test rows"
 _IN = {ALL: "in all heads", SELECTED: "in the selected heads", RANDOM: "in as many random ones"}
 
 
@@ -38,13 +33,26 @@ def groups(found: Sequence[Grafted]) -> list[Group]:
     return result
 
 
+def caption(found: Sequence[Grafted], *, errors: bool = True) -> str:
+    """What the columns of a table are."""
+    seeds = sorted({seed for one in found for seed in one.seeds})
+    parts = [
+        "then: the task's score by the model whose maps are put in",
+        "now: by the later model",
+        "graft: by the later model with these maps and its own values",
+        f"random: the mean over draws by seeds {', '.join(map(str, seeds))}" if seeds else "",
+        "±: twice the standard error of the gain over the test rows" if errors else "",
+    ]
+    return "; ".join(filter(None, parts))
+
+
 def grafted_table(found: Sequence[Grafted]) -> RenderableType:
     """The scores of each task, then one line a set of heads; narrow terminals do without the error."""
     return FirstThatFits(lambda: _table(found, errors=True), lambda: _table(found, errors=False))
 
 
 def _table(found: Sequence[Grafted], *, errors: bool) -> Table:
-    table = plain_table("Old attention maps in the later model", CAPTION + ERROR * errors)
+    table = plain_table("Old attention maps in the later model", caption(found, errors=errors))
     table.add_column("task", overflow="fold")
     table.add_column("heads", overflow="fold")
     for heading in ("then", "now", "graft", "gain", *(["±"] if errors else [])):
