@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from json_rows import add, commit, rows_of
+from json_rows import add, rows_of
 
 from seekr.builtin import builtin_model
 from seekr.builtin.demo import METHODS, TRAINING, write_tasks
@@ -53,7 +53,7 @@ def measure(name: str, method: dict[str, Any], seed: int, folder: Path) -> dict[
         seed=seed,
     )
     found = [one.to_json() for one in graft(run.folder)]
-    return {"run": name, "seed": seed, "commit": commit(), "method": run.config.method, "found": found}
+    return {"run": name, "seed": seed, "method": run.config.method, "found": found}
 
 
 if __name__ == "__main__":

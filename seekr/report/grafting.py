@@ -66,8 +66,11 @@ def _table(found: Sequence[Grafted], *, errors: bool) -> Table:
     return table
 
 
-def verdicts(found: Sequence[Grafted]) -> Iterator[str]:
-    """How much of what tasks lost their own old maps bring back, and whether the selected heads are the ones."""
+def verdicts(found: Sequence[Grafted], *, held: bool) -> Iterator[str]:
+    """How much of what tasks lost their own old maps bring back, and whether the selected heads are the ones.
+
+    `held`: the run has distilled the maps of the selected heads, so that a graft puts in what is there already.
+    """
     for model in dict.fromkeys(one.model for one in found):
         own = {(one.task, one.heads): one for one in found if one.model == model and one.donor == one.task}
         words = list(dict.fromkeys(word for _, word in own))
@@ -85,7 +88,8 @@ def verdicts(found: Sequence[Grafted]) -> Iterator[str]:
         yield f"{what} until {model} was learned; old maps {'bring back' if lost > 0 else 'add'} {', '.join(named)}"
         if {SELECTED, RANDOM} <= gains.keys():
             pairs = [(own[task, SELECTED], own[task, RANDOM]) for task in tasks]
-            yield _selected_or_random(gains[SELECTED] - gains[RANDOM], pairs)
+            said = _selected_or_random(gains[SELECTED] - gains[RANDOM], pairs)
+            yield said + ("; but this run held the maps of the selected ones all along" if held else "")
 
 
 def _share(gain: float, lost: float) -> str:

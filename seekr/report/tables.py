@@ -98,14 +98,14 @@ def print_heads(run: Run) -> None:
         raise InputError(f"{run.folder}: no heads were chosen here; the method seekr chooses some after each task")
     for stage in stages:
         print_table(heads_table(stage))
-    for line in verdicts(run.grafted):
+    for line in verdicts(run.grafted, held=bool(run.attention_weights)):
         print_table(Text(line))
 
 
 def print_grafted(run: Run, found: Sequence[Grafted]) -> None:
     """What was found of a run just now."""
     print_table(grafted_table(found))
-    for line in verdicts(found):
+    for line in verdicts(found, held=bool(run.attention_weights)):
         print_table(Text(line))
     console().print(f"kept: {run.folder / FILE}")
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,7 +86,6 @@ def graft(
 
 
 def _study(run: Run, prepared: Prepared, later: Stage, questions: Sequence[Question]) -> list[Grafted]:
-    from seekr.attention.graft import check_graft
     from seekr.modeling.loading import one_kind_of_bar
     from seekr.runs.answering import load_answering
     from seekr.runs.folder import locked
@@ -95,21 +94,22 @@ def _study(run: Run, prepared: Prepared, later: Stage, questions: Sequence[Quest
     with one_kind_of_bar(), locked(run.folder):
         model = load_answering(prepared, later.model)
         for question in questions:
-            donor = load_answering(prepared, question.donor.model)
-            check_graft(model, donor)
-            found = list(_answered(prepared, question, later.name, model, donor))
+            found = list(_answered(prepared, question, later.name, model))
             add_grafted(run.folder, found, [stage.name for stage in run.stages])
             result += found
     return result
 
 
-def _answered(prepared: Prepared, question: Question, later: str, model: Any, donor: Any) -> Iterator[Grafted]:
+def _answered(prepared: Prepared, question: Question, later: str, model: Any) -> Iterator[Grafted]:
     """Both models by themselves, then one graft after the other."""
-    from seekr.attention.graft import Graft
+    from seekr.attention.graft import Graft, check_graft
+    from seekr.runs.answering import load_answering
 
+    donor = load_answering(prepared, question.donor.model)
+    check_graft(model, donor)
     column = [data.task.name for data in prepared.tasks].index(question.task)
     answer = _answering(prepared, column)
-    theirs, own = answer(donor, "its own model"), answer(model, f"after {later}")
+    theirs, own = answer(donor, f"after {question.donor.name}"), answer(model, f"after {later}")
     for word, draws in question.sets.items():
         scored = []
         for heads in draws:
@@ -125,7 +125,7 @@ def _answered(prepared: Prepared, question: Question, later: str, model: Any, do
             rows=len(prepared.tasks[column].test),
             donor_score=theirs.score,
             own_score=own.score,
-            score=fmean(one.score for one in scored),
+            score=mean(one.score for one in scored),
             error=_error([one.rows for one in scored], own.rows),
         )
 
@@ -156,7 +156,7 @@ def _error(draws: Sequence[list[float] | None], own: list[float] | None) -> floa
     grafted = [rows for rows in draws if rows is not None]
     if own is None or len(own) < 2:
         return None
-    gains = [fmean(scores) - before for *scores, before in zip(*grafted, own, strict=True)]
+    gains = [mean(scores) - before for *scores, before in zip(*grafted, own, strict=True)]
     return stdev(gains) / math.sqrt(len(gains))
 
 
@@ -183,12 +183,12 @@ def _plan(
         raise InputError(f"{run.folder}: no task was learned before another one, so that there is no earlier model")
     _check_weights(run, later)
     there = earlier if named else [stage for stage in earlier if stage.model is not None] or earlier[:1]
-    _tell("their weights are gone (keep_stages)", [stage.name for stage in earlier if stage not in there])
     questions = []
     for stage in there:
         source = stages[donor] if donor is not None else stage
         _check_weights(run, source)
         questions.append(Question(stage.name, source, _sets(run, stage, heads)))
+    _tell("their weights are gone (keep_stages)", [stage.name for stage in earlier if stage not in there])
     return later, questions
 
 

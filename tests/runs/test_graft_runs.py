@@ -139,6 +139,11 @@ def unfinished(run: Run) -> None:
     shutil.rmtree(run.folder / "stages" / "02-c")
 
 
+def older_weights_gone(run: Run) -> None:
+    for name in ("00-a", "01-b"):
+        shutil.rmtree(run.folder / "stages" / name / "model")
+
+
 def torn(run: Run) -> None:
     (run.folder / "graft.json").write_text('{"rows": [{"task": "a"}]}')
 
@@ -166,6 +171,7 @@ def another_architecture(run: Run) -> None:
         ([], lambda run: (run.folder / "stages/02-c/model/model.safetensors").unlink(), "cannot be loaded"),
         ([], lambda run: shutil.rmtree(run.folder / "stages/02-c/model"), "the weights of stage c are gone"),
         (["--from", "a"], lambda run: shutil.rmtree(run.folder / "stages/00-a/model"), "the weights of stage a are"),
+        ([], older_weights_gone, "the weights of stage a are gone"),
         ([], torn, "graft.json: not the result of a grafting study"),
         ([], another_architecture, "maps of another model cannot be put into this one: layers 3 and 2"),
     ],
