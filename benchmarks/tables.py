@@ -30,7 +30,7 @@ def tables() -> dict[str, str]:
         **evidence_tables(study),
         **real_model_tables(read_study(RESULTS / "study_smollm2.jsonl")),
         "grafting": grafting_table(read_study(RESULTS / "grafting.jsonl")),
-        "grafting: tasks": grafting_tasks_table(read_study(RESULTS / "grafting.jsonl"), "unheld"),
+        "grafting: tasks": grafting_tasks_table(read_study(RESULTS / "grafting.jsonl")),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
         "bench": bench_table(bench),
         "teacher forms": form_table(_rows("teacher_forms.json"), seekr),
@@ -76,29 +76,38 @@ def real_model_tables(rows: list[Row]) -> dict[str, str]:
 
 def grafting_table(rows: Sequence[Row]) -> str:
     """A line a run and set of heads: points that a task lost, and those that its old maps bring back, means over tasks
-    and seeds with the interval over the seeds."""
+    with the interval over the seeds; seed by seed how much more than as many random heads do."""
     found = []
     for run in dict.fromkeys(row["run"] for row in rows):
         own = [row["found"] for row in rows if row["run"] == run]
-        for heads in dict.fromkeys(one["heads"] for one in own[0]):
-            sets = [[one for one in seed if one["heads"] == heads] for seed in own]
-            lost, gain = ([mean(one[key] for one in seed) for seed in sets] for key in ("lost", "gain"))
+        gains: dict[str, list[float]] = {}
+        for one in own[0]:
+            gains[one["heads"]] = [mean(it["gain"] for it in seed if it["heads"] == one["heads"]) for seed in own]
+        lost = [mean(one["lost"] for one in seed) for seed in own]
+        for heads, gain in gains.items():
+            count = next(one["count"] for one in own[0] if one["heads"] == heads)
+            more = [a - b for a, b in zip(gain, gains.get("random", []), strict=False)] if heads == "selected" else []
             share = f"{sum(gain) / sum(lost):.0%}"
-            found.append([f"`{run}`", f"{heads} {sets[0][0]['count']}", interval(lost), interval(gain), share])
-    return _markdown(["run", "heads", "lost", "brought back", "share"], found)
+            cells = [f"`{run}`", f"{heads} {count}", interval(lost), interval(gain), share, interval(more, signed=True)]
+            found.append(cells)
+    return _markdown(["run", "heads", "lost", "brought back", "share", "more than random"], found)
 
 
-def grafting_tasks_table(rows: Sequence[Row], run: str) -> str:
-    """A line a task of one kind of run: its scores, means over the seeds."""
-    own = [one for row in rows if row["run"] == run for one in row["found"]]
-    words = list(dict.fromkeys(one["heads"] for one in own))
-    lines = []
-    for task in dict.fromkeys(one["task"] for one in own):
-        sets = [[one for one in own if (one["task"], one["heads"]) == (task, word)] for word in words]
-        scores = [mean(one[key] for one in sets[0]) for key in ("donor_score", "own_score")]
-        scores += [mean(one["score"] for one in one_set) for one_set in sets]
-        lines.append([task, *(f"{score:.0f}" for score in scores)])
-    return _markdown(["task", "when learned", "at the end", *(f"with maps of {word}" for word in words)], lines)
+def grafting_tasks_table(rows: Sequence[Row]) -> str:
+    """A line a run and task: its scores, means over the seeds."""
+    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in rows:
+        for one in row["found"]:
+            own = cells.setdefault((row["run"], one["task"]), {})
+            for name, score in (("then", "donor_score"), ("now", "own_score"), (one["heads"], "score")):
+                own.setdefault(name, []).append(one[score])
+    words = list(dict.fromkeys(name for own in cells.values() for name in own))
+    lines = [
+        [f"`{run}`", task, *(f"{mean(own[word]):.0f}" if word in own else "" for word in words)]
+        for (run, task), own in cells.items()
+    ]
+    heads = {"then": "when learned", "now": "at the end"}
+    return _markdown(["run", "task", *(heads.get(word, f"maps of {word}") for word in words)], lines)
 
 
 def _kept(row: Row) -> float | None:

@@ -12,18 +12,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from seekr.attention.graft import Graft, check_graft
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, RunError, nearest
+from seekr.evaluation.checks import answering_dtype
+from seekr.modeling.loading import load_config_of, one_kind_of_bar
 from seekr.progress import bar
+from seekr.runs.answering import answer_by
+from seekr.runs.folder import locked
 from seekr.runs.grafted import ALL, RANDOM, SELECTED, Grafted, add_grafted, read_grafted
+from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.run import Run, Stage
-
-if TYPE_CHECKING:
-    from seekr.runs.prepare import Prepared
+from seekr.runs.scores import found_in, lines_of, row_scores_of, score_of
 
 RANDOM_SEEDS = (0, 1, 2)
 """Of the draws of random heads, whose mean counts."""
@@ -85,14 +89,10 @@ def graft(
     return _study(run, prepared, later, questions)
 
 
-def _study(run: Run, prepared: Prepared, later: Stage, questions: Sequence[Question]) -> list[Grafted]:
-    from seekr.modeling.loading import one_kind_of_bar
-    from seekr.runs.answering import load_answering
-    from seekr.runs.folder import locked
-
+def _study(run: Run, prepared: RunSpec, later: Stage, questions: Sequence[Question]) -> list[Grafted]:
     result = []
     with one_kind_of_bar(), locked(run.folder):
-        model = load_answering(prepared, later.model)
+        model = prepared.models.frozen(later.model, answering_dtype(prepared.config))
         for question in questions:
             found = list(_answered(prepared, question, later.name, model))
             add_grafted(run.folder, found, [stage.name for stage in run.stages])
@@ -100,12 +100,9 @@ def _study(run: Run, prepared: Prepared, later: Stage, questions: Sequence[Quest
     return result
 
 
-def _answered(prepared: Prepared, question: Question, later: str, model: Any) -> Iterator[Grafted]:
+def _answered(prepared: RunSpec, question: Question, later: str, model: Any) -> Iterator[Grafted]:
     """Both models by themselves, then one graft after the other."""
-    from seekr.attention.graft import Graft, check_graft
-    from seekr.runs.answering import load_answering
-
-    donor = load_answering(prepared, question.donor.model)
+    donor = prepared.models.frozen(question.donor.model, answering_dtype(prepared.config))
     check_graft(model, donor)
     column = [data.task.name for data in prepared.tasks].index(question.task)
     answer = _answering(prepared, column)
@@ -136,10 +133,7 @@ class _Scored:
     rows: list[float] | None
 
 
-def _answering(prepared: Prepared, column: int) -> Callable[[Any, str], _Scored]:
-    from seekr.runs.answering import answer_by
-    from seekr.runs.scores import found_in, lines_of, row_scores_of, score_of
-
+def _answering(prepared: RunSpec, column: int) -> Callable[[Any, str], _Scored]:
     data = prepared.tasks[column]
 
     def answer(model: Any, how: str) -> _Scored:
@@ -202,8 +196,6 @@ def _check_weights(run: Run, stage: Stage) -> None:
 
 def _sets(run: Run, stage: Stage, word: str | None) -> dict[str, list[Heads]]:
     """The heads that are asked for, by their word. Raises InputError."""
-    from seekr.modeling.loading import load_config_of
-
     words = [word] if word is not None else [ALL, SELECTED, RANDOM] if stage.heads else [ALL]
     if word in (SELECTED, RANDOM) and not stage.heads:
         raise InputError(
@@ -235,9 +227,7 @@ def _heads(word: str, stage: Stage, layers: int, width: int) -> list[Heads]:
     return [{layer: range(width) for layer in range(first, last + 1)}]
 
 
-def _prepare(run: Run) -> Prepared:
-    from seekr.runs.prepare import Request, prepare
-
+def _prepare(run: Run) -> RunSpec:
     prepared = prepare(Request(run.config.model_copy(update={"vllm": None})))  # an engine attends by kernels of its own
     if prepared.method.virtual_tokens(len(prepared.tasks)):
         raise InputError(
@@ -247,7 +237,7 @@ def _prepare(run: Run) -> Prepared:
     return prepared
 
 
-def _askable(prepared: Prepared, question: Question, *, named: bool) -> bool:
+def _askable(prepared: RunSpec, question: Question, *, named: bool) -> bool:
     """Whether a task has test rows. Raises InputError where one that was `named` has none."""
     data = next(data for data in prepared.tasks if data.task.name == question.task)
     why = "it has no test rows" if not data.test else data.gone
