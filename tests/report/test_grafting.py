@@ -1,0 +1,75 @@
+"""The grafting study in words, in a table and in a drawing: every number is there, at any width."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from seekr.report.charts import graft_chart
+from seekr.report.grafting import grafted_table, groups, verdicts
+from seekr.runs.grafted import Grafted
+
+
+def grafted(task: str, heads: str, score: float, *, donor: str | None = None, error: float | None = 1.5) -> Grafted:
+    seeds = (0, 1, 2) if heads == "random" else ()
+    count = 32 if heads == "all" else 8
+    return Grafted(task, donor or task, "last", heads, count, seeds, 100, 90.0, 50.0, score, error)
+
+
+def study(*, random: float = 60.0, error: float | None = 1.5) -> list[Grafted]:
+    scores = {"all": 100.0, "selected": 80.0, "random": random}
+    return [grafted(task, heads, score, error=error) for task in ("sort", "lookup") for heads, score in scores.items()]
+
+
+@pytest.mark.parametrize("width", [46, 50, 80, 160])
+def test_the_table_fits_and_keeps_its_numbers(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(grafted_table(study()))
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    numbers = [re.findall(r"[+-]?\d+\.\d", line) for line in lines]
+    error = ["3.0"] if width > 50 else []
+    assert [row for row in numbers if row][:3] == [
+        ["90.0", "50.0", "100.0", "+50.0", *error], ["80.0", "+30.0", *error], ["60.0", "+10.0", *error],
+    ]  # fmt: skip
+    assert "draws by seeds 0, 1, 2" in " ".join(" ".join(lines).split())
+
+
+def test_what_comes_back_is_the_mean_over_tasks() -> None:
+    lost, chosen = verdicts(study(), held=False)
+    assert lost == (
+        "2 tasks lost 40.0 points each until last was learned; old maps bring back 50.0 (125%) in all heads, "
+        "30.0 (75%) in the selected heads, 10.0 (25%) in as many random ones"
+    )
+    assert chosen == "the selected heads carry more of these tasks than random ones: +20.0 ± 3.0"  # 2·√(4 · 1.5²)/2
+
+
+@pytest.mark.parametrize(
+    ("random", "error", "said"),
+    [
+        (78.0, 1.5, "carry no more, beyond chance, of these tasks than random ones: +2.0 ± 3.0"),
+        (99.0, 1.5, "carry less of these tasks than random ones: -19.0 ± 3.0"),
+        (78.0, None, "selected less random heads: +2.0"),
+    ],
+)
+def test_a_difference_within_chance_is_called_none(random: float, error: float | None, said: str) -> None:
+    assert list(verdicts(study(random=random, error=error), held=False))[1].endswith(said)
+    assert "this run held the maps of the selected ones" in list(verdicts(study(random=random), held=True))[1]
+
+
+def test_models_that_are_not_the_usual_ones_are_named_and_left_out_of_the_means() -> None:
+    found = [*study(), grafted("sort", "all", 0.0, donor="lookup")]
+    assert [name for name, _ in groups(found)] == ["sort", "lookup", "sort (lookup → last)"]
+    assert list(verdicts(found, held=False)) == list(verdicts(study(), held=False))
+    assert not list(verdicts([], held=False))
+
+
+def test_the_drawing_has_a_mark_for_each_score() -> None:
+    drawing = graft_chart(groups(study()), ["all", "selected", "random"], "Scores")
+    assert [drawing.count(f'class="mark{number}"') for number in range(4)] == [2, 2, 2, 0]
+    left = 16 + 7 * len("lookup")
+    for number, score in enumerate((100, 80, 60)):
+        assert f'<path class="mark{number}" d="M{left + 3 * score:.1f} ' in drawing
