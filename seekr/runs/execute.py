@@ -18,6 +18,7 @@ from seekr.distributed.processes import is_main, of_main, process_count, wait_fo
 from seekr.errors import InputError, RunError
 from seekr.modeling.loading import one_kind_of_bar
 from seekr.runs.folder import copy_stage, drop_older_weights, finished_stages, locked, remove_stage, stage_folder
+from seekr.runs.grafted import FILE as GRAFTED
 from seekr.runs.manifest import unverified
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_run, versions
@@ -114,6 +115,8 @@ def begin(prepared: RunSpec) -> None:
     known = [path.name for path in (*prepared.finished, *prepared.redone)]
     if not imports and [path.name for path in finished_stages(prepared.run)] != known:
         raise InputError(f"{prepared.run}: another process has changed this run meanwhile; give the command again")
+    if prepared.redone:  # it names models that are to be others
+        (prepared.run / GRAFTED).unlink(missing_ok=True)
     for stage in reversed(prepared.redone):
         remove_stage(stage)
     write_json(prepared.run / "run.json", describe_run(prepared))

@@ -28,6 +28,7 @@ from seekr.runs.grafted import ALL, RANDOM, SELECTED, Grafted, add_grafted, read
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.run import Run, Stage
 from seekr.runs.scores import found_in, lines_of, row_scores_of, score_of
+from seekr.runs.standing import check_weights
 
 RANDOM_SEEDS = (0, 1, 2)
 """Of the draws of random heads, whose mean counts."""
@@ -86,13 +87,16 @@ def graft(
         raise InputError(str(error)) from None
     if not questions:
         raise InputError(f"{folder}: none of its earlier tasks has test rows")
+    for stage in (later, *(question.donor for question in questions)):
+        if stage.model is not None:
+            check_weights(stage.folder)
     return _study(run, prepared, later, questions)
 
 
 def _study(run: Run, prepared: RunSpec, later: Stage, questions: Sequence[Question]) -> list[Grafted]:
     result = []
     with one_kind_of_bar(), locked(run.folder):
-        model = prepared.models.frozen(later.model, answering_dtype(prepared.config))
+        model = _loaded(prepared, later)
         for question in questions:
             found = list(_answered(prepared, question, later.name, model))
             add_grafted(run.folder, found, [stage.name for stage in run.stages])
@@ -100,9 +104,14 @@ def _study(run: Run, prepared: RunSpec, later: Stage, questions: Sequence[Questi
     return result
 
 
+def _loaded(prepared: RunSpec, stage: Stage) -> Any:
+    """The model of a stage as it answers; of a skill the base model."""
+    return prepared.models.frozen(stage.model, answering_dtype(prepared.config))
+
+
 def _answered(prepared: RunSpec, question: Question, later: str, model: Any) -> Iterator[Grafted]:
     """Both models by themselves, then one graft after the other."""
-    donor = prepared.models.frozen(question.donor.model, answering_dtype(prepared.config))
+    donor = _loaded(prepared, question.donor)
     check_graft(model, donor)
     column = [data.task.name for data in prepared.tasks].index(question.task)
     answer = _answering(prepared, column)

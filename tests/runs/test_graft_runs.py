@@ -21,8 +21,10 @@ from seekr.errors import InputError
 from seekr.modeling.generation import generate_answers
 from seekr.modeling.loading import load_model, load_tokenizer
 from seekr.report import write_report
+from seekr.runs.execute import run_request
 from seekr.runs.graft import RANDOM_SEEDS, _heads, graft
 from seekr.runs.grafted import read_grafted
+from seekr.runs.prepare import Request
 from seekr.scoring import METRICS
 
 pytestmark = pytest.mark.thorough
@@ -67,6 +69,7 @@ def test_scores_are_those_of_a_graft_put_together_by_hand(run: Run) -> None:
         folder = run.stages[place].model
         model = by_definition.sharpened(load_model(str(folder), dtype="float32"), 8.0)
         by_definition.moved(model, 0.3).save_pretrained(folder)
+        (folder.parent / "manifest.json").unlink()
     after_a, after_c = (load_model(str(run.stages[place].model), dtype="float32") for place in (0, 2))
     rows = rows_of("a")
     tokenizer = load_tokenizer(str(run.stages[0].model))
@@ -94,6 +97,14 @@ def test_what_was_found_before_stays_and_the_same_question_is_answered_once(run:
     assert [(one.task, one.donor, one.model, one.heads) for one in run.grafted] == [
         ("a", "a", "b", "layers=0-1"), ("b", "b", "c", "all"),
     ]  # fmt: skip
+
+
+def test_what_was_found_of_a_stage_goes_when_it_is_learned_again(finished: Run, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(finished.folder, tmp_path / "run"))
+    assert graft(run.folder, heads="all")
+    again = run_request(Request(run.config, redo="b"))
+    assert len(again.stages) == 2
+    assert again.grafted == ()
 
 
 def test_random_heads_are_as_many_in_each_layer_and_drawn_by_their_seeds(run: Run) -> None:
@@ -144,6 +155,11 @@ def older_weights_gone(run: Run) -> None:
         shutil.rmtree(run.folder / "stages" / name / "model")
 
 
+def another_weight(run: Run) -> None:
+    path = run.folder / "stages" / "01-b" / "model" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
 def torn(run: Run) -> None:
     (run.folder / "graft.json").write_text('{"rows": [{"task": "a"}]}')
 
@@ -152,6 +168,7 @@ def another_architecture(run: Run) -> None:
     folder = run.folder / "stages" / "00-a" / "model"
     config = LlamaConfig.from_pretrained(folder, num_hidden_layers=3)
     LlamaForCausalLM(config).save_pretrained(folder)
+    (folder.parent / "manifest.json").unlink()  # as an older version left it
 
 
 @pytest.mark.parametrize(
@@ -168,7 +185,8 @@ def another_architecture(run: Run) -> None:
         ([], unfinished, "not finished, 2 of 3 stages are there"),
         ([], lambda run: shutil.rmtree(run.folder / "stages" / "01-b"), "stage 01 is missing"),
         ([], lambda run: (run.folder / "run.json").write_text("{"), "run.json, line 1: broken JSON"),
-        ([], lambda run: (run.folder / "stages/02-c/model/model.safetensors").unlink(), "cannot be loaded"),
+        ([], lambda run: (run.folder / "stages/02-c/model/model.safetensors").unlink(), "model.safetensors.*--redo c"),
+        ([], another_weight, r"01-b/model/model\.safetensors.*--redo b"),
         ([], lambda run: shutil.rmtree(run.folder / "stages/02-c/model"), "the weights of stage c are gone"),
         (["--from", "a"], lambda run: shutil.rmtree(run.folder / "stages/00-a/model"), "the weights of stage a are"),
         ([], older_weights_gone, "the weights of stage a are gone"),
