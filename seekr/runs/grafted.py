@@ -29,8 +29,8 @@ class Grafted:
         rows: test rows.
         donor_score, own_score: of the donor and of the model, each by itself.
         score: of the model with the donor's maps.
-        error: standard error of the gain over the test rows, each compared with itself; None = the metric is no mean
-            over rows.
+        error: standard error of the gain over the test rows, each compared with itself; None = the metric may be no
+            mean over rows.
     """
 
     task: str
