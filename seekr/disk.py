@@ -82,6 +82,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+_SMALL = 1 << 20
 _DIGESTS: dict[tuple[int, ...], str] = {}
 Listing = dict[str, dict[str, Any]]
 """Path below a folder → {"bytes": size, "sha256": in hexadecimal}."""
@@ -109,8 +110,9 @@ def list_files(folder: Path) -> Listing:
 
 
 def faults_of_files(folder: Path, listing: Mapping[str, Mapping[str, Any]], *, hashed: bool) -> Iterable[str]:
-    """One line for each listed file that is not as it was: missing, of another size, or, where it is `hashed`, of other
-    content.
+    """One line for each listed file that is not as it was: missing, of another size, or of other content.
+
+    `hashed`: all are read for it, else those up to 1 MiB alone.
     """
     whole = []
     for name, about in listing.items():
@@ -122,7 +124,7 @@ def faults_of_files(folder: Path, listing: Mapping[str, Mapping[str, Any]], *, h
         else:
             whole.append(name)
     with ThreadPoolExecutor() as pool:
-        digests = pool.map(lambda name: file_digest(folder / name), whole) if hashed else ()
-        for name, digest in zip(whole, digests, strict=False):
+        read = [name for name in whole if hashed or listing[name]["bytes"] <= _SMALL]
+        for name, digest in zip(read, pool.map(lambda name: file_digest(folder / name), read), strict=True):
             if digest != listing[name]["sha256"]:
                 yield f"{folder / name}: its checksum differs from that of the file that was written"

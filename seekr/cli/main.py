@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -18,7 +19,7 @@ from seekr.cli.library_warnings import leave_out_advice
 from seekr.cli.parser import parse
 from seekr.cli.status import DONE, FAILED, WRONG_INPUT
 from seekr.distributed.processes import disconnect
-from seekr.errors import InputError, RunError
+from seekr.errors import InputError, RunError, one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = parse(arguments)
         leave_out_advice()
         _end_politely()
+        if parsed.command in _SHOW_RUNS:
+            _name_faults([parsed.run] if "run" in parsed else parsed.runs)
         status = int(_COMMANDS[parsed.command](parsed) or DONE)
         disconnect()
         return status
@@ -53,6 +56,21 @@ def _end_politely() -> None:
         for name in ("SIGTERM", "SIGHUP"):
             if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
                 signal.signal(getattr(signal, name), signal.default_int_handler)
+
+
+def _name_faults(folders: Sequence[Path]) -> None:
+    """What is there is shown, and what is not as it was written is named: a line on stderr for each fault."""
+    from seekr.runs.run import find_runs
+    from seekr.runs.verify import quick_faults
+
+    for folder in folders:
+        try:
+            found = find_runs([folder])
+        except InputError:
+            continue  # the command itself says so
+        for run in found:
+            for fault in quick_faults(run):
+                print(f"seekr: {one_line(fault)}", file=sys.stderr)
 
 
 def _give_up(message: str, status: int, *, silently: bool = False) -> int:
@@ -82,6 +100,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     run_bench(arguments.json)
 
 
+_SHOW_RUNS = ("check", "compare", "heads", "memory", "report", "status")
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "bench": _bench,
     "check": looking.check,

@@ -221,7 +221,7 @@ def _add_no_verify(parser: argparse.ArgumentParser) -> None:
         "--no-verify",
         dest="verify",
         action="store_false",
-        help="use files without comparing them with their hashes; their sizes are looked at all the same",
+        help="use large files without comparing them with their hashes; their sizes are looked at all the same",
     )
 
 

@@ -68,7 +68,7 @@ def faults(
 
     Args:
         record: run.json.
-        hashed: whether files are read and compared with their hashes, else their sizes alone.
+        hashed: whether all files are read and compared with their hashes, or small ones alone.
         weights: the stages whose model folders are read too, where `hashed`.
     """
     for place, stage in enumerate(stages):

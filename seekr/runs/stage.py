@@ -189,10 +189,11 @@ def claim(working: Path, prepared: RunSpec, stage: PlannedStage) -> None:
         there = {}
     if working.is_dir() and there != here:
         if (checkpoint := newest_complete_checkpoint(working)) is not None:
+            of = f"is of another configuration ({difference_in_words(there, here)})"
+            of = of if there else f"is of nobody knows what: {path} is missing or damaged"
             print(
-                f"seekr: task {stage.name}: its checkpoint of step {checkpoint_step(checkpoint)} is of another "
-                f"configuration ({difference_in_words(there, here)}); it is deleted, and the task is learned from its "
-                "beginning",
+                f"seekr: task {stage.name}: its checkpoint of step {checkpoint_step(checkpoint)} {of}; it is deleted, "
+                "and the task is learned from its beginning",
                 file=sys.stderr,
             )
         shutil.rmtree(working)

@@ -31,6 +31,8 @@ def check_folder(run: Path) -> None:
         names = ", ".join(folder.name for folder in seeds)
         raise InputError(f"output_dir: {run} holds {names}: go on with them by `seeds`, or give another folder")
     if run.is_dir() and not (run / "run.json").exists() and any(path.name not in OWN for path in run.iterdir()):
+        if (run / "stages").is_dir():
+            raise InputError(f"{run / 'run.json'}: missing, though stages are there; bring it back from a copy")
         raise InputError(f"output_dir: {run} holds files, but no run of seekr; give an empty or a new folder")
 
 
@@ -48,6 +50,9 @@ def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) 
         missing = next(name for name in names if name not in planned or len(planned) == 0)
         raise InputError(f"{run} has finished task {missing!r} too, which is not among the tasks here; put it back")
     for index, folder in enumerate(finished):
+        for fault in file_faults(folder, hashed=False, weights=False):
+            if fault.startswith(str(folder / "stage.json")):
+                raise InputError(f"{fault}; {_mend(folder)}")
         there = read_json(folder / "stage.json")["identity"]
         if there["name"] != planned[index]:
             place = f"task {index} (counted from 0, skills first)"
@@ -122,7 +127,7 @@ def check_whole(
 
     Args:
         record: run.json.
-        hashed: whether files are read and compared with their hashes, else their sizes alone.
+        hashed: whether all files are read and compared with their hashes, or small ones alone.
 
     Returns:
         What is damaged and no later task needs: logs and older weights.

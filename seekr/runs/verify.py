@@ -14,7 +14,7 @@ from seekr.runs.manifest import faults, unverified
 from seekr.runs.run import Run
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
 from seekr.scoring.cells import BASE, cell_name
-from seekr.training.checkpoints import checkpoint_faults, checkpoints_of
+from seekr.training.checkpoints import checkpoint_faults, checkpoints_of, is_marked
 
 _SAME = 1e-6
 
@@ -42,6 +42,23 @@ def verify(run: Run) -> list[Finding]:
     evaluate = f"`seekr evaluate {run.folder}` mends it as far as the weights are there"
     found += [one if isinstance(one, Finding) else Finding(one, evaluate) for one in _scores(run)]
     return found
+
+
+def quick_faults(folder: Path) -> Iterator[str]:
+    """What is seen to be wrong in the folder of a run without reading large files, one line each."""
+    try:
+        run = Run(folder)
+        stages, record = finished_stages(run.folder), run.record
+    except (RunError, InputError):
+        return  # whoever shows the run says so
+    yield from faults(stages, record, hashed=False, weights=())
+    for folder in sorted((run.folder / "working").glob("*")):
+        for checkpoint in checkpoints_of(folder):
+            yield from checkpoint_faults(checkpoint, hashed=False)
+            if not is_marked(checkpoint):
+                yield f"{checkpoint}: not written to its end; it is passed over"
+    if not (run.folder / "scores.json").is_file() and any((run.folder / "predictions").glob("*.jsonl")):
+        yield f"{run.folder / 'scores.json'}: missing, though answers are there; `seekr evaluate {run.folder}` makes it"
 
 
 def _mend(text: str, stages: list[Path]) -> str:

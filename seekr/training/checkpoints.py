@@ -43,7 +43,7 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
 
 
 def checkpoint_faults(checkpoint: Path, *, hashed: bool) -> Iterable[str]:
-    """One line for each file of a marked checkpoint that is not as it was written; `hashed`: files are read too.
+    """One line for each file of a marked checkpoint that is not as it was written; `hashed`: large files are read too.
 
     Versions of before listed no files.
     """
@@ -52,7 +52,7 @@ def checkpoint_faults(checkpoint: Path, *, hashed: bool) -> Iterable[str]:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether the checkpoint was written to its end, and its files are there in the sizes that they were written in."""
+    """Whether the checkpoint was written to its end, and its files are as they were, as far as is cheap to see."""
     return is_marked(checkpoint) and not any(checkpoint_faults(checkpoint, hashed=False))
 
 

@@ -221,7 +221,10 @@ def test_scores_that_were_changed_by_hand_are_mended_from_their_answers(
     assert (run / "scores.json.damaged").read_text() == "{"
 
 
-def test_without_verifying_sizes_are_looked_at_and_hashes_are_not(run: Path, learn: Callable[..., Run]) -> None:
+def test_without_verifying_sizes_are_looked_at_and_hashes_of_large_files_are_not(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seekr.disk._SMALL", 100)
     path = run / "stages/01-b/model/model.safetensors"
     flip_a_bit(path)
     config = run.parent / "c.json"
@@ -269,3 +272,51 @@ def test_json_of_a_run_that_is_none_ends_in_a_line(
         said = capsys.readouterr()
         assert "Traceback" not in said.err + said.out
         assert max(map(len, said.err.splitlines()), default=0) < 700
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("stages/00-a/heads.json", "heads"),
+        ("stages/01-b/log.jsonl", "status"),
+        ("stages/01-b/importance.safetensors", "heads"),
+        ("stages/00-a/memory/samples.safetensors", "memory"),
+        ("stages/00-a/stage.json", "check"),
+        ("stages/00-a/memory/teacher-00000.safetensors", "compare"),
+    ],
+)
+def test_what_is_shown_of_a_damaged_run_names_what_is_damaged(
+    name: str, command: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip_a_bit(run / name)
+    main([command, str(run)])
+    assert f"seekr: {run / name}: its checksum differs" in capsys.readouterr().err
+
+
+def test_scores_that_are_gone_and_a_record_that_is_gone_are_named(
+    run: Path, learn: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "scores.json").unlink()
+    assert main(["status", str(run)]) == 0
+    assert "scores.json: missing, though answers are there; `seekr evaluate" in capsys.readouterr().err
+    (run / "run.json").unlink()
+    with pytest.raises(InputError, match=r"run\.json: missing, though stages are there"):
+        learn(run, "abc", method=SEEKR)
+
+
+def test_a_stage_whose_description_was_changed_is_not_called_another_run(run: Path, learn: Callable[..., Run]) -> None:
+    path = run / "stages/00-a/stage.json"
+    path.write_text(path.read_text().replace('"max_new_tokens": 3', '"max_new_tokens": 4'))
+    with pytest.raises(InputError, match=r"stage\.json: its checksum differs"):
+        learn(run, "abc", method=SEEKR)
+
+
+def test_a_torn_task_json_is_named_before_its_checkpoints_are_deleted(
+    learn: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Stop):
+        learn(tmp_path / "run", "ab", method=SEEKR, callbacks=[StopAt(1, 5)])
+    cut(tmp_path / "run/working/01-b/task.json")
+    cut(tmp_path / "run/working/01-b/task.json")
+    assert learn(tmp_path / "run", "ab", method=SEEKR).finished
+    assert "working/01-b/task.json is missing or damaged; it is deleted" in capsys.readouterr().err
