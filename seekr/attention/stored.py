@@ -97,6 +97,20 @@ def compact_bytes(heads: int, key_heads: int, size: int, queries: int, length: i
     }
 
 
+def stored_bytes(teacher: QueryKeyRows, form: TeacherForm) -> int:
+    """Bytes of a layer of a sample in a form, but for a few a head; the teacher's tensors need no numbers.
+
+    "auto" is the smallest form that any map may be kept in: whether the largest entries alone will do ("top", which
+    takes less) is seen from the maps.
+    """
+    exact = teacher.query.nbytes + teacher.key.nbytes
+    if form == "exact" or (form == "auto" and exact <= TRIFLE):
+        return exact
+    heads, queries, size = teacher.query.shape
+    compact = compact_bytes(heads, len(teacher.key), size, queries, teacher.key.shape[1])
+    return round(compact[form] if form != "auto" else min(compact["rows"], compact["query_key"]))
+
+
 def _rotation(size: int, device: torch.device) -> Tensor:
     """The orthonormal cosine transform [size, size]: it keeps every q·k and spreads a single large channel over all,
     which a scale per token needs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -20,14 +20,18 @@ from seekr.modeling.batches import MicroBatch, Signals, StepKind, collate
 from seekr.modeling.fused_loss import computes_loss, fused_task_loss
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.loading import load_stage, save_model, with_adapter
-from seekr.modeling.losses import answer_cross_entropy
+from seekr.modeling.losses import TopLogits, answer_cross_entropy
 from seekr.modeling.packing import task_logits
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedTokenizerBase
 
+    from seekr.attention.rows import QueryKeyRows
+    from seekr.attention.tap import AttentionCall
     from seekr.data import AnswerKey
+
+MEASURED_TOGETHER = 4  # samples in one forward while measuring, at most, and never more than in one of training
 
 Adapter = Literal["any", "none", "lora", "own"]
 Coefficient = Annotated[float, Field(gt=0, le=1)]
@@ -101,6 +105,9 @@ class Method:
         shards: whether parameters may be spread over processes, as FSDP and ZeRO-3 do. Unless the adapter is its own,
             `after_task` is then given models in parts, which all processes call equally often: `processes.in_step`.
         free: settings that nothing kept of a task depends on, so that another run may go on with others.
+        corrects_by: what `after_backward` computes of rows that are kept; "" = nothing.
+        bytes_a_weight: on the disk, beside each trained weight of a stage.
+        unplanned: what the method holds or does that `seekr plan` does not count.
 
     Args:
         average: the share of the trained weights in what stays of a task, the rest being the model before it, see
@@ -115,6 +122,9 @@ class Method:
     adapter: ClassVar[Adapter] = "any"
     shards: ClassVar[bool] = True
     free: ClassVar[frozenset[str]] = frozenset({"average"})
+    corrects_by: ClassVar[str] = ""
+    bytes_a_weight: ClassVar[int] = 0
+    unplanned: ClassVar[str] = ""
 
     average: Coefficient | None = None
 
@@ -222,6 +232,11 @@ class Method:
         """How many of a task's rows are kept once it is learned."""
         return 0
 
+    def places_of(self, rows: int, seed: int, index: int, *, learn: bool = True) -> Sequence[int]:
+        """Where in the data of the task at `index` of a run the kept rows stand; as many of any, where that is not
+        known before."""
+        return [place % rows for place in range(self.kept_rows(rows))]
+
     @property
     def replayed(self) -> list[Memory]:
         """The memories that get replay steps."""
@@ -277,6 +292,33 @@ class Method:
 
     def after_task(self, context: TaskContext) -> None:
         """Asked after a task is trained, or to be remembered: writes what is kept into `context.folder`."""
+
+    def measure(self, samples: Sequence[TokenizedRow], context: TaskContext) -> dict[str, Tensor]:
+        """What is measured of the kept rows of a learned task; part of `after_task`."""
+        return {}
+
+    # What a method costs, for plans. No file is read, and no tensor has numbers.
+
+    @property
+    def measures(self) -> str:
+        """What `measure` is about, such as "heads"; "" = nothing is measured."""
+        return ""
+
+    def pretend(self, context: TaskContext, kept: Memory) -> None:
+        """`before_task` of a later task, `kept` being what is there of an earlier one."""
+        self.memories = [kept] if self.keeps else []
+
+    def likely_logits(self, row: TokenizedRow, vocabulary: int) -> TopLogits | None:
+        """What is stored of a teacher's logits for a row."""
+        return None
+
+    def likely_attention(self, calls: Mapping[int, AttentionCall], tokens: int) -> dict[int, QueryKeyRows]:
+        """Layer → what is stored of the attention of a row, as queries and keys; `calls` are any of each layer."""
+        return {}
+
+    def attention_bytes(self, kept: Mapping[int, QueryKeyRows]) -> int:
+        """Bytes of `likely_attention` as it is stored."""
+        return 0
 
 
 def batch_of(samples: Sequence[TokenizedRow], context: TaskContext) -> dict[str, Tensor]:

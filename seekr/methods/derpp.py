@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from seekr.data.token_rows import TokenizedRow, answer_tokens
 from seekr.distributed.processes import in_step, own_share
 from seekr.memory.reader import logits_of
 from seekr.methods.base import TaskContext, batch_of
@@ -82,6 +83,9 @@ class Derpp(Replay):
                     writer.add(place, logits=self.stored_logits(logits))
                     advance(1)
         writer.close()
+
+    def likely_logits(self, row: TokenizedRow, vocabulary: int) -> TopLogits | None:
+        return self.stored_logits(torch.empty(answer_tokens(row), vocabulary))
 
     def stored_logits(self, logits: Tensor) -> TopLogits:
         """What is kept of one sample's logits [answer tokens, vocabulary]."""

@@ -19,6 +19,7 @@ from torch.nn import Parameter
 from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.processes import is_main, own_share, summed
 from seekr.errors import InputError
+from seekr.memory.reader import Memory
 from seekr.methods.base import Method, TaskContext, batch_of
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.loading import measuring
@@ -53,6 +54,10 @@ class Ewc(Method):
 
     name: ClassVar[str] = "ewc"
     shards: ClassVar[bool] = False
+    bytes_a_weight: ClassVar[int] = 8  # its Fisher information and its anchor
+    unplanned: ClassVar[str] = (
+        "the Fisher information while it is measured, in CPU memory: 8 bytes a trained weight"
+    )
 
     free: ClassVar[frozenset[str]] = Method.free | {"penalty_weight"}
 
@@ -78,6 +83,11 @@ class Ewc(Method):
         self.held = trained_parameters(context.model)
         if self.quadratic is not None and self.quadratic.names != {name for name, _ in self.held}:
             raise InputError("method ewc: the weights that are trained now are not those that were measured before")
+
+    def pretend(self, context: TaskContext, kept: Memory) -> None:
+        super().pretend(context, kept)
+        self.held = trained_parameters(context.model)
+        self.quadratic = _NoNumbers(self.held)
 
     def penalties(self, model: nn.Module) -> dict[str, Tensor]:
         if self.quadratic is None or not self.penalty_weight:
@@ -171,6 +181,17 @@ class Quadratic:
         """The value at these weights: Tensor[], float32, differentiable in them."""
         terms = [_Term.apply(parameter, lambda name=name: self.read(name)) for name, parameter in parameters]
         return torch.stack(terms).sum() + self.constant / 2
+
+
+class _NoNumbers(Quadratic):
+    """One of tensors that have no numbers, for plans."""
+
+    def __init__(self, trained: list[tuple[str, Parameter]]) -> None:
+        self.constant = 0.0
+        self._shapes = {name: parameter.shape for name, parameter in trained}
+
+    def read(self, name: str) -> tuple[Tensor, Tensor]:
+        return torch.empty(self._shapes[name]), torch.empty(self._shapes[name])
 
 
 class _Term(torch.autograd.Function):

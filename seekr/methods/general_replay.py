@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from seekr.data.token_rows import TokenizedRow
 from seekr.errors import InputError
-from seekr.methods.base import TaskContext
 from seekr.methods.replay import Ratio, Replay
 
 
@@ -39,5 +37,5 @@ class GeneralReplay(Replay):
                 "with learn: false, as in {name: general, train: general.json, learn: false}"
             )
 
-    def kept_samples(self, context: TaskContext) -> list[TokenizedRow]:
-        return [] if context.learn else super().kept_samples(context)
+    def places_of(self, rows: int, seed: int, index: int, *, learn: bool = True) -> list[int]:
+        return [] if learn else super().places_of(rows, seed, index, learn=learn)

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seekr.data.token_rows import IGNORED
+from seekr.memory.reader import Memory
 from seekr.methods.base import TaskContext
 from seekr.methods.responses import Recorded
 from seekr.modeling.batches import MicroBatch
@@ -38,6 +39,9 @@ class KlAnchor(Recorded):
     """
 
     name: ClassVar[str] = "kl_anchor"
+    unplanned: ClassVar[str] = (
+        "on the disk, while a task is learned, 8 bytes for each recorded logit of each token of its rows"
+    )
     free: ClassVar[frozenset[str]] = Recorded.free | {"kl_weight"}
 
     kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
@@ -53,9 +57,13 @@ class KlAnchor(Recorded):
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
-        self.predicted = [len(sample.input_ids) - 1 for sample in context.samples]
+        self.predicted = _predicted(context)
         if self.weight:
             self.record(context)
+
+    def pretend(self, context: TaskContext, kept: Memory) -> None:
+        super().pretend(context, kept)
+        self.predicted = _predicted(context)
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         if not batch.signals[0]:
@@ -70,3 +78,7 @@ class KlAnchor(Recorded):
             "task": answer_cross_entropy(answers, batch.labels, batch.weights) / batch.step_tokens,
             "kl": self.weight * self.divergence(logits, [n - 1 for n in batch.lengths], batch) / tokens,
         }
+
+
+def _predicted(context: TaskContext) -> list[int]:
+    return [len(sample.input_ids) - 1 for sample in context.samples]

@@ -48,6 +48,7 @@ class L2p(SoftPrompts):
     """
 
     name: ClassVar[str] = "l2p"
+    unplanned: ClassVar[str] = "counting how often each prompt was chosen"
 
     pool_size: Annotated[int, Field(ge=1)] = 10
     prompt_tokens: Annotated[int, Field(ge=1)] = 5

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 
 from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.processes import is_main, spread
-from seekr.memory.reader import KeptSample
+from seekr.memory.reader import KeptSample, Memory
 from seekr.methods.base import TaskContext
 from seekr.methods.derpp import Derpp
 from seekr.methods.replay import Ratio
@@ -64,6 +64,7 @@ class Lfpt5(SoftPrompts, Derpp):
     name: ClassVar[str] = "lfpt5"
     generates: ClassVar[bool] = True
     free: ClassVar[frozenset[str]] = Derpp.free - {"average"}
+    unplanned: ClassVar[str] = "generating rows, with their keys and values"
 
     prompt_tokens: Annotated[int, Field(ge=1)] = 20
     lm_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.25
@@ -89,6 +90,10 @@ class Lfpt5(SoftPrompts, Derpp):
         super().before_task(context)
         token = generation_token(context)
         self.generator_rows = [generator_row(sample, token) for sample in context.samples]
+
+    def pretend(self, context: TaskContext, kept: Memory) -> None:
+        super().pretend(context, kept)
+        self.generator_rows = [generator_row(sample, 0) for sample in context.samples]
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         if not self.lm_weight:

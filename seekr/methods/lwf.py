@@ -36,6 +36,9 @@ class Lwf(Recorded):
     """
 
     name: ClassVar[str] = "lwf"
+    unplanned: ClassVar[str] = (
+        "on the disk, while a task is learned, 8 bytes for each recorded logit of each answer token of its rows"
+    )
     free: ClassVar[frozenset[str]] = Recorded.free | {"distillation_weight", "temperature"}
 
     distillation_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0

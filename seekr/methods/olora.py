@@ -51,6 +51,7 @@ class Olora(Method):
     name: ClassVar[str] = "olora"
     adapter: ClassVar[Adapter] = "lora"
     shards: ClassVar[bool] = False
+    unplanned: ClassVar[str] = "the adapters of earlier tasks beside the new one, in memory and in each forward"
 
     orthogonality_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 

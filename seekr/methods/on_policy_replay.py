@@ -21,6 +21,7 @@ from seekr.methods.derpp import Derpp
 from seekr.methods.replay import Replay
 from seekr.methods.seekr import AttentionWeight, Seekr
 from seekr.modeling.generation import Generated, generate_tokens
+from seekr.modeling.losses import TopLogits
 from seekr.scoring import LIKELIHOOD, row_scores
 
 
@@ -51,6 +52,7 @@ class OnPolicyReplay(Seekr):
 
     name: ClassVar[str] = "on_policy_replay"
     free: ClassVar[frozenset[str]] = Replay.free
+    unplanned: ClassVar[str] = "generating answers to the kept prompts, with their keys and values"
 
     attention_weight: AttentionWeight = 0.0
     logit_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -126,6 +128,9 @@ class OnPolicyReplay(Seekr):
 
     def memory_writer(self, context: TaskContext, samples: Sequence[TokenizedRow], **options: Any) -> MemoryWriter:
         return super().memory_writer(context, samples, **options, facts={"own_answers": self.own_answers})
+
+    def likely_logits(self, row: TokenizedRow, vocabulary: int) -> TopLogits | None:
+        return None if self._of_weights() is Replay else super().likely_logits(row, vocabulary)
 
     def _of_weights(self) -> type[Replay]:
         """The method whose signals are kept: nothing is measured that has no weight."""

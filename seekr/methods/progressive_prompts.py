@@ -33,6 +33,7 @@ class ProgressivePrompts(SoftPrompts):
     """
 
     name: ClassVar[str] = "progressive_prompts"
+    unplanned: ClassVar[str] = "the prompts of earlier tasks in front of every row"
 
     prompt_tokens: Annotated[int, Field(ge=1)] = 10
 

@@ -48,10 +48,9 @@ class Replay(Method):
 
     def kept_places(self, context: TaskContext) -> list[int]:
         """Where in the task's data the rows stand that are kept, ascending."""
-        return self.places_of(len(context.samples), context.seed, context.index)
+        return self.places_of(len(context.samples), context.seed, context.index, learn=context.learn)
 
-    def places_of(self, rows: int, seed: int, index: int) -> list[int]:
-        """`kept_places` of a task of `rows` rows that stands at `index` of a run."""
+    def places_of(self, rows: int, seed: int, index: int, *, learn: bool = True) -> list[int]:
         count = self.kept_rows(rows)
         if self.replay_choice == "first":
             return list(range(count))

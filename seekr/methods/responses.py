@@ -12,11 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.processes import is_main, own_share, wait_for_all
 from seekr.memory.reader import Memory, logits_of
 from seekr.memory.writer import MemoryWriter
 from seekr.methods.base import Method, TaskContext, batch_of
-from seekr.modeling.batches import MicroBatch, Signals
+from seekr.modeling.batches import MicroBatch, Signals, collate
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.losses import TopLogits, answer_positions, logits_at
 
@@ -79,6 +80,19 @@ class Recorded(Method):
     def signals(self) -> Signals:
         return {} if self.responses is None else {-1: partial(self.responses.tensors, logits=True)}
 
+    def pretend(self, context: TaskContext, kept: Memory) -> None:
+        super().pretend(context, kept)
+        self.responses = kept if self.weight else None
+
+    def likely_logits(self, row: TokenizedRow, vocabulary: int) -> TopLogits | None:
+        batch = collate([row], None)
+        held, _ = answer_positions(self.held(batch, batch["labels"]))
+        return self.stored_logits(torch.empty(len(held), vocabulary))
+
+    def stored_logits(self, softened: Tensor) -> TopLogits:
+        """What is recorded of one row's logits [held tokens, vocabulary]."""
+        return TopLogits.of_logits(softened, self.logit_top_k or softened.shape[-1], torch.float32)
+
     def divergence(self, logits: Tensor, held: list[int], batch: MicroBatch) -> Tensor:
         """Σ over rows of weight · Σ over their held tokens of KL(model before || model), in nats; Tensor[].
 
@@ -99,8 +113,7 @@ class Recorded(Method):
                 batch = batch_of([context.samples[place] for place in some], context)
                 rows, positions = answer_positions(self.held(batch, batch["labels"]))
                 softened = logits_at(model, model_inputs(batch), rows, positions).float() / self.softening
-                k = self.logit_top_k or softened.shape[-1]
                 for row, place in enumerate(some):
-                    writer.add(place, logits=TopLogits.of_logits(softened[rows == row], k, torch.float32))
+                    writer.add(place, logits=self.stored_logits(softened[rows == row]))
                 advance(len(some))
         model.train(was_training)

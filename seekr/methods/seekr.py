@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,15 +24,15 @@ from seekr.attention.distillation import attention_distillation_loss, weighted_a
 from seekr.attention.heads import Budget, ImportanceForm, head_importance, resolve_budgets, select_heads
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import Entries, Norm, normalize_layers, unnormalized_sensitivity
-from seekr.attention.stored import TeacherForm
-from seekr.attention.tap import Tap, head_size, layers_and_heads
+from seekr.attention.stored import TeacherForm, stored_bytes
+from seekr.attention.tap import AttentionCall, Tap, head_size, layers_and_heads
 from seekr.attention.weight import automatic_weight, mean_drift, weight_advice
 from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import in_step, is_main, own_share, summed
 from seekr.errors import InputError
 from seekr.memory.reader import Memory
-from seekr.methods.base import TaskContext, batch_of
+from seekr.methods.base import MEASURED_TOGETHER, TaskContext, batch_of
 from seekr.methods.derpp import Derpp
 from seekr.modeling.batches import MicroBatch, Row, Signals, StepKind
 from seekr.modeling.inputs import model_inputs
@@ -41,7 +41,6 @@ from seekr.modeling.losses import answer_positions, logits_at
 
 AttentionWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
 _IMPORTANCE = "importance.safetensors"
-MEASURED_TOGETHER = 4  # samples in one forward while measuring, at most, and never more than in one of training
 
 
 @dataclass(kw_only=True)
@@ -91,6 +90,10 @@ class Seekr(Derpp):
     @property
     def reads_attention(self) -> bool:
         return True
+
+    @property
+    def measures(self) -> str:
+        return "heads" if self.reads_attention else ""
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
@@ -159,7 +162,7 @@ class Seekr(Derpp):
 
     def after_task(self, context: TaskContext) -> None:
         samples = self.kept_samples(context)
-        measured = self._measure(samples, context)
+        measured = self.measure(samples, context)
         tasks = [*(importance_of(stage) for stage in context.stages), measured]
         importance = head_importance(
             [task["sensitivity"] for task in tasks],
@@ -175,7 +178,7 @@ class Seekr(Derpp):
             (context.folder / "heads.json").write_text(json.dumps(chosen, indent=1) + "\n")
         self._remember(samples, heads, context)
 
-    def _measure(self, samples: list[TokenizedRow], context: TaskContext) -> dict[str, Tensor]:
+    def measure(self, samples: Sequence[TokenizedRow], context: TaskContext) -> dict[str, Tensor]:
         """Sensitivity (each layer's row sums to 1), change and drift, means over the kept samples: [layers, heads] on
         the CPU. Each process measures its share of the samples.
         """
@@ -223,6 +226,29 @@ class Seekr(Derpp):
         writer.close()
         memory = Memory.open(context.folder / "memory", verify=False)
         writer.note(attention_floor=attention_floor(context.model, memory, context))
+
+    def likely_attention(self, calls: Mapping[int, AttentionCall], tokens: int) -> dict[int, QueryKeyRows]:
+        """The head budget spread evenly over its layers, each head with a key/value head of its own while there are any:
+        which heads will be chosen is measured."""
+        if not self.reads_attention or not calls:
+            return {}
+        layers = sorted(calls)
+        budgets = resolve_budgets(len(layers), calls[layers[0]].query.shape[1], self.layer_budget, self.head_budget)
+        drawn = self.drawn_queries(tokens, np.random.default_rng(0))
+        positions, found = torch.arange(tokens) if drawn is None else drawn, {}
+        for place, layer in enumerate(layers[: budgets[0]]):
+            if heads := budgets[1] * (place + 1) // budgets[0] - budgets[1] * place // budgets[0]:
+                call, key_heads = calls[layer], min(heads, calls[layer].key.shape[1])
+                query = call.query.new_empty((heads, len(positions), call.query.shape[-1]))
+                key = call.key.new_empty((key_heads, tokens, call.key.shape[-1]))
+                of_head = torch.arange(heads) % key_heads
+                found[layer] = QueryKeyRows(query, key, of_head, positions, call.geometry, call.sink)
+        return found
+
+    def attention_bytes(self, kept: Mapping[int, QueryKeyRows]) -> int:
+        rows = next(iter(kept.values()), None)
+        positions = 4 * len(rows.positions) if rows is not None and len(rows.positions) < rows.key.shape[1] else 0
+        return positions + sum(stored_bytes(rows, self.teacher_form) for rows in kept.values())
 
     def drawn_queries(self, length: int, draw: np.random.Generator) -> Tensor | None:
         """The queries of a sample of `length` tokens that are distilled, ascending; None = every one."""

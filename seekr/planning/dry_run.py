@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seekr.distributed.processes import process_count
-from seekr.planning.kept import Disk, disk
+from seekr.planning.disk import Disk, disk
 from seekr.planning.rows import StageRows, StageSteps, plan_steps
 from seekr.report.tables import print_fact, print_table
 from seekr.report.terminal import readable_bytes

@@ -1,4 +1,4 @@
-"""Counting the bytes that are alive while a step is taken by tensors that hold no numbers."""
+"""Counting the bytes that are alive while a model is used whose tensors have a shape and no numbers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import Parameter
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 WEIGHTS = "weights"
@@ -22,47 +23,49 @@ ACTIVATIONS = "activations"
 MAPS = "attention maps and masks"
 LOGITS = "logits"
 TEACHER = "teacher"
-DISTILLATION = "attention distillation"
+
+Bytes = dict[str, int]
+"""Part → bytes."""
 
 _aten = torch.ops.aten
+_PUTS = (_aten.index_put_.default, _aten.index_put.default)
+_LARGE = 1 << 26  # entries of a tensor that is not worth its numbers
 
 
 class Live(TorchDispatchMode):
     """Sees every tensor that is made inside a `with` block, and when its storage goes.
 
-    To be opened inside a FakeTensorMode. What depends on numbers is answered by the shape of the step: a choice of
-    answer tokens has `answers` of them in each row, a number that is asked for is 1.
+    Integers and flags (token ids, labels, positions, masks, and what is computed of them alone) have their numbers, so
+    that a choice of tokens is the run's own; all others are fake, and one that is asked for its number says 1.
 
     Args:
+        fake: what makes tensors without numbers.
         vocabulary: entries whose last dimension is this long are logits.
-        rows, length, heads: of the micro-batch and its maps; entries of [.., length, length] a head are maps.
-        answers: answer tokens of a row.
+        length, heads: of a forward; entries of [.., length, length] a head are maps.
 
     Attributes:
-        now: part → bytes alive.
-        peaks: window → the same at its moment at which they were most together.
+        peak: part → bytes alive at the moment at which they were most together.
     """
 
-    def __init__(self, *, vocabulary: int, rows: int, length: int, heads: int, answers: int) -> None:
+    def __init__(self, fake: FakeTensorMode, *, vocabulary: int, length: int, heads: int) -> None:
         super().__init__()
-        self.now: Counter[str] = Counter()
-        self.peaks: dict[str, dict[str, int]] = {}
-        self._window = ""
-        self._highest: Counter[str] = Counter()
-        self._total = 0
+        self.peak: Bytes = {}
+        self._fake = fake
+        self._now: Counter[str] = Counter()
+        self._total = self._highest = 0
         self._known: dict[int, tuple[str, int]] = {}  # storage → part, bytes
         self._part: str | None = None
-        self._vocabulary, self._answers = vocabulary, answers
-        self._rows, self._length, self._heads = rows, length, heads
+        self._vocabulary, self._length, self._heads = vocabulary, length, heads
 
-    def know(self, tensors: Iterable[Tensor], part: str) -> None:
+    def know(self, tensors: Iterable[Tensor | None], part: str) -> None:
         """Counts tensors that were made before the block, or gives those of it another part."""
         for tensor in tensors:
-            self._count(tensor, part)
+            if tensor is not None:
+                self._count(tensor, part)
 
-    def window(self, name: str) -> None:
-        """From now on peaks are those of the window `name`, which may be opened more than once."""
-        self._window = name
+    def restart(self) -> None:
+        """From now on another peak is looked for."""
+        self._highest = 0
         self._look()
 
     @contextmanager
@@ -76,68 +79,74 @@ class Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
-            return args[0].fake_device  # asked for more often than anything else
-        if func is _aten._local_scalar_dense.default:
+        if func is torch.ops.prim.device.default:
+            return torch.device("cpu")  # asked for more often than anything else
+        if func is _aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return 1.0 if args[0].is_floating_point() else 1
-        if func is _aten.nonzero.default:
-            result = args[0].new_empty((self._chosen(args[0]), args[0].dim()), dtype=torch.long)
-        elif func is _aten._unique2.default:  # positions of answers, where a model takes no mask of places
-            result = args[0].new_empty(self._answers), torch.empty_like(args[0]), args[0].new_empty(0)
-        else:
-            if func in (_aten.index.Tensor, _aten.index_put_.default, _aten.index_put.default):
-                args = (args[0], self._places(args[1]), *args[2:])
-                # Autograd puts gradients into fresh zeros in place, and makes a copy for tensors like ours alone.
-                func = _aten.index_put_.default if func is _aten.index_put.default else func
-            result = func(*args, **kwargs)
+        result = self._result(func, types, args, kwargs)
         cast = func is _aten._to_copy.default and isinstance(args[0], Parameter)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in self._known:
                 self._count(leaf, CASTS if cast else self._part or self._part_of(leaf))
         return result
 
-    def _chosen(self, mask: Tensor) -> int:
-        """True entries of a mask of tokens: [rows, tokens], or the tokens of one row among those of all."""
-        return self._answers * (mask.shape[0] if mask.dim() > 1 else 1)
-
-    def _places(self, indices: list[Tensor | None]) -> list[Tensor | None]:
-        """A mask among indices in numbers: as many as `_chosen` says."""
-        places: list[Tensor | None] = []
-        for index in indices:
-            if index is None or index.dtype not in (torch.bool, torch.uint8):
-                places.append(index)
-            else:
-                places += [index.new_empty(self._chosen(index), dtype=torch.long) for _ in range(index.dim())]
-        return places
+    def _result(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if _has_numbers(func, args, kwargs):
+            with _disable_current_modes():
+                return func(*args, **kwargs)
+        if func is _aten.index.Tensor or func in _PUTS:
+            args = (args[0], _places(args[1]), *args[2:])
+            # Autograd puts gradients into fresh zeros in place, and makes a copy for tensors like ours alone.
+            func = _PUTS[0] if func in _PUTS else func
+        return self._fake.dispatch(func, types, args, kwargs)
 
     def _part_of(self, tensor: Tensor) -> str:
         shape = tensor.shape
         if len(shape) > 1 and shape[-1] == self._vocabulary:
             return LOGITS
         square = len(shape) > 2 and shape[-1] == shape[-2] == self._length
-        if square and (len(shape) == 4 or shape[0] == self._rows * self._heads):
-            return MAPS
-        return ACTIVATIONS
+        return MAPS if square and (len(shape) == 4 or shape[0] % self._heads == 0) else ACTIVATIONS
 
     def _count(self, tensor: Tensor, part: str) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._known:
-            old, _ = self._known[key]
-            self.now[old] -= size
+            self._now[self._known[key][0]] -= size
         else:
             weakref.finalize(storage, self._forget, key).atexit = False
             self._total += size
         self._known[key] = part, size
-        self.now[part] += size
+        self._now[part] += size
         self._look()
 
     def _look(self) -> None:
-        if self._total > self._highest[self._window]:
-            self._highest[self._window] = self._total
-            self.peaks[self._window] = {name: count for name, count in self.now.items() if count}
+        if self._total > self._highest:
+            self._highest = self._total
+            self.peak = {name: count for name, count in self._now.items() if count}
 
     def _forget(self, key: int) -> None:
         part, size = self._known.pop(key)
-        self.now[part] -= size
+        self._now[part] -= size
         self._total -= size
+
+
+def _has_numbers(func: Any, args: Any, kwargs: Any) -> bool:
+    dtype = kwargs.get("dtype")
+    if dtype is not None and dtype.is_floating_point:
+        return False
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if tensors:
+        return not any(isinstance(t, FakeTensor) or t.is_floating_point() or t.numel() > _LARGE for t in tensors)
+    if dtype is None:  # what is made of numbers alone is of their kind
+        return func.overloadpacket in (_aten.arange, _aten.full) and not any(isinstance(arg, float) for arg in args)
+    return not isinstance(args[0], list | tuple) or prod(args[0]) <= _LARGE
+
+
+def _places(indices: Any) -> list[Tensor | None]:
+    """Indices, each mask among them as the places that it chooses."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        mask = index is not None and index.dtype in (torch.bool, torch.uint8) and not isinstance(index, FakeTensor)
+        with _disable_current_modes():
+            found += index.nonzero(as_tuple=True) if mask else (index,)
+    return found

@@ -1,116 +1,236 @@
-"""The moments at which a run holds most: its steps and measures, taken on paper, and what is alive at their peaks.
-
-Forward, losses, backward and the tap are the run's own. Only the kernel of the attention divergence, the rows of maps
-and what was kept of earlier tasks are stood in for.
-"""
+"""The moments at which a run holds most: its own steps and measures, taken on paper, and what is alive at their peaks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from seekr.attention.sensitivity import sample_losses
-from seekr.attention.tap import AttentionCall, Tap
-from seekr.methods import Derpp, Ewc, KlAnchor, Method, Seekr
-from seekr.methods.responses import Recorded
+from seekr.attention.rows import QueryKeyRows, widest_block_alone
+from seekr.attention.tap import AttentionCall
+from seekr.data.token_rows import IGNORED, answer_tokens
+from seekr.memory.reader import KeptSample, Memory
+from seekr.methods import Method
+from seekr.methods.base import TaskContext
 from seekr.modeling.batches import MicroBatch, StepKind
-from seekr.modeling.loading import measuring
-from seekr.modeling.losses import answer_positions, logits_at
-from seekr.planning.kept import LayerTeacher, layer_teacher
-from seekr.planning.live import GRADIENTS, TEACHER, Live
-from seekr.planning.paper import Bytes, Paper
-from seekr.planning.rows import Shape
-from seekr.planning.stand_ins import divergence, kept_signals, with_kept
+from seekr.modeling.flat_tensors import FlatTensors
+from seekr.planning.live import GRADIENTS, TEACHER, Bytes, Live
+from seekr.planning.paper import BEFORE, Paper
+from seekr.planning.rows import Shape, StageSteps
 from seekr.training.gradient_share import gradient_shares
 
-START, FORWARD, SHARES = "before the forward", "forward", "gradient shares"
-LATE_LAYERS, BETWEEN, FIRST_LAYER = "late layers", "between", "first layer"
-SENSITIVITY, OLD_MODEL, NEW_MODEL = "sensitivity", "change, old model", "change, new model"
-Windows = dict[str, Bytes]
-"""Part of a moment → bytes at its peak. Of a step these are what comes before its forward, forward and losses, and the
-backward: up to the last layer's own, from the first's on, and between them."""
 
+def step(
+    paper: Paper,
+    kind: StepKind,
+    shape: Shape,
+    *,
+    checkpointing: bool,
+    attention: str | None = None,
+    kept: Shape | None = None,
+) -> tuple[Bytes, Bytes]:
+    """Bytes at the peak of a step, and of what the method does once its gradients are whole; no optimizer's state.
 
-def task_step(paper: Paper, shape: Shape, *, checkpointing: bool) -> Windows:
-    """Bytes alive in the micro-batches of a task step, the optimizer's state not counted."""
-    if isinstance(paper.method, KlAnchor):  # it needs the logits of every token
-        shape = replace(shape, answers=shape.length - 1)
-    return _step(paper, "task", shape, checkpointing, {}, more=paper.arguments.gradient_accumulation_steps > 1)
-
-
-def replay_step(
-    paper: Paper, shape: Shape, *, checkpointing: bool, heads: Mapping[int, int], more: bool | None = None
-) -> Windows:
-    """The same of a replay step, in whose first one the gradient of each part of the loss is measured too.
+    Where micro-batches are accumulated, the one that finds gradients in place is counted, which holds the most; else
+    the first one, in which the gradient of each part of the loss is measured too.
 
     Args:
-        heads: layer → how many of its heads are distilled.
-        more: whether there are more micro-batches than one; None = as the run accumulates.
+        kept: rows of earlier tasks that the method reads by itself; None = as many as the step has.
     """
-    more = paper.arguments.gradient_accumulation_steps > 1 if more is None else more
-    return _step(paper, "replay", shape, checkpointing, heads, more=more)
-
-
-def measure_heads(paper: Paper, shape: Shape, *, checkpointing: bool) -> Windows:
-    """Bytes alive while kept rows are measured after a task, without the model before it."""
-    with paper.counting(shape, masked=shape.padded, checkpointing=checkpointing) as live, paper.precision():
-        batch = paper.batch("replay", shape)
-        with measuring(paper.model):
-            live.window(SENSITIVITY)
-            _sensitivity(paper.model, batch)
-        _change(paper.model, batch, live)
-    return live.peaks
-
-
-def _step(
-    paper: Paper, kind: StepKind, shape: Shape, checkpointing: bool, heads: Mapping[int, int], *, more: bool
-) -> Windows:
-    """`more`: the gradients of another micro-batch are there, so that this one holds the most of any; the first one,
-    in which each part's gradient is measured, holds less."""
-    queries = min(getattr(paper.method, "query_budget", None) or shape.length, shape.length)
-    calls = paper.calls() if heads else {}
-    teachers = {layer: layer_teacher(calls[layer], heads[layer], queries, shape.length) for layer in heads}
-    with paper.counting(shape, checkpointing=checkpointing) as live:
-        live.window(START)
-        if more:
+    calls = paper.calls if paper.method.reads_attention and kind == "replay" else {}
+    with paper.counting(shape.length, checkpointing=checkpointing, attention=attention) as live:
+        if more := paper.arguments.gradient_accumulation_steps > 1:
             with live.part(GRADIENTS):
-                for parameter in (p for p in paper.model.parameters() if p.requires_grad):
+                for parameter in paper.to_train:
                     parameter.grad = torch.empty_like(parameter)
-        batch = _batch(paper, kind, shape, live, teachers)
-        parts = _losses(paper, batch, shape, live, teachers)
-        if not more:
-            live.window(SHARES)
-            gradient_shares(parts, paper.model.parameters())
-        del batch
-        live.window(LATE_LAYERS)
-        with _watching(paper, live):
-            torch.stack(list(parts.values())).sum().backward()
-        del parts
-        paper.model.zero_grad(set_to_none=True)
-    return live.peaks
+        rows, model = _rows(shape), _Prepared(paper)
+        method, context = deepcopy(paper.method), _context(paper, rows)
+        with live.part(TEACHER):
+            memory = _PaperMemory(method, _rows(kept) if kept else rows, calls, paper.vocabulary)
+            method.pretend(context, memory)
+        batch = _batch(method, kind, rows, live)
+        with _gradients_seen(paper, live), widest_block_alone():
+            _backward(method, model, batch, more=more)
+            del batch
+            found = live.peak
+            live.restart()
+            method.after_backward(model, 0)
+    return found, live.peak
+
+
+def measuring(paper: Paper, shape: Shape, *, checkpointing: bool) -> Bytes:
+    """Bytes at the peak of measuring kept rows after a task, the model before the task beside the new one."""
+    with paper.counting(shape.length, checkpointing=checkpointing) as live, paper.precision(), widest_block_alone():
+        rows = _rows(shape)
+        deepcopy(paper.method).measure(rows, _context(paper, rows))
+    return live.peak | {BEFORE: paper.weights}
+
+
+@dataclass(frozen=True)
+class SampleBytes:
+    """What is kept of one row: its tokens, its teacher's logits, its teacher's attention."""
+
+    tokens: int
+    logits: int
+    attention: int
+
+    @property
+    def total(self) -> int:
+        return self.tokens + self.logits + self.attention
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a task: rows, bytes of its longest one, bytes of all."""
+
+    rows: int
+    longest: SampleBytes
+    total: int
+
+
+def kept_of(paper: Paper, stage: StageSteps) -> Kept:
+    """What is kept of a task, in memory and on disk."""
+    method, calls = paper.method, paper.calls if paper.method.reads_attention else {}
+    sizes = Counter((stage.rows.tokens[place], stage.rows.answers[place]) for place in stage.kept)
+    found = {}
+    for tokens, answers in sizes:
+        (row,) = _rows(Shape(1, tokens, answers, False))
+        with paper.fake:
+            logits = method.likely_logits(row, paper.vocabulary)
+        attention = method.attention_bytes(method.likely_attention(calls, tokens))
+        stored = 0 if logits is None else logits.ids.nbytes + logits.log_probs.nbytes
+        found[tokens, answers] = SampleBytes(8 * tokens, stored, attention)  # ids and labels
+    longest = max(found.values(), key=lambda size: size.total, default=SampleBytes(0, 0, 0))
+    return Kept(len(stage.kept), longest, sum(found[size].total * count for size, count in sizes.items()))
+
+
+def _backward(method: Method, model: nn.Module, batch: MicroBatch, *, more: bool) -> None:
+    losses = method.step_losses if batch.kind == "task" else method.replay_loss
+    parts = losses(model, batch)
+    if not more:
+        gradient_shares(parts, model.parameters())
+    torch.stack(list(parts.values())).sum().backward()
+
+
+def _rows(shape: Shape) -> list[KeptSample]:
+    """Rows of a shape; where it is padded, the last one is a token shorter."""
+
+    def row(length: int) -> KeptSample:
+        places = np.arange(length)
+        labels = np.where(places < length - min(shape.answers, length - 1), IGNORED, 0)
+        return KeptSample(np.zeros(length, np.int32), labels.astype(np.int32))
+
+    last = row(shape.length - 1) if shape.padded and shape.length > 2 else row(shape.length)
+    return [*(row(shape.length) for _ in range(shape.rows - 1)), last]
+
+
+def _batch(method: Method, kind: StepKind, rows: list[KeptSample], live: Live) -> MicroBatch:
+    """A micro-batch that is a whole step, with the signals that the method asks for; they have no numbers."""
+    source = -1 if kind == "task" else 0
+    places = [(source, place) for place in range(len(rows))]
+    tokens = sum(map(answer_tokens, rows))
+    batch = MicroBatch.of(kind, rows, 0, rows=places, step_rows=places, step_tokens=tokens)
+    read = method.signals.get(source, lambda _: {})
+    with live.part(TEACHER):
+        signals = {f"{place}/{name}": tensor for place in range(len(rows)) for name, tensor in read(place).items()}
+    batch.tensors = _Apart(dict(batch.tensors) | signals)
+    return batch
+
+
+class _Apart(FlatTensors):
+    """Tensors in no common buffer: some have numbers and some have none."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
+        self._index = dict.fromkeys(tensors)  # type: ignore[arg-type]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def part(self, prefix: str) -> FlatTensors:
+        return _Apart({name.removeprefix(prefix): self[name] for name in self if name.startswith(prefix)})
+
+    def to(self, device: torch.device | str) -> FlatTensors:
+        return self
+
+
+class _PaperMemory(Memory):
+    """What is kept of an earlier task: rows with their teachers, which have no numbers."""
+
+    def __init__(self, method: Method, rows: list[KeptSample], calls: Mapping[int, AttentionCall], entries: int) -> None:
+        self._method, self._rows, self._calls, self._entries = method, rows, calls, entries
+        self.heads = self.attention(0).heads
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def encoded(self, sample: int) -> KeptSample:
+        return self._rows[sample]
+
+    def tensors(self, sample: int, *, logits: bool = False, attention: bool = False) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if logits and (kept := self._method.likely_logits(self._rows[sample], self._entries)) is not None:
+            found |= {"logit_ids": kept.ids, "logit_log_probs": kept.log_probs}
+        if attention:
+            found["attention"] = torch.empty(self._method.attention_bytes(self.attention(sample).kept) // 4)
+        return found
+
+    def attention(self, sample: int, tensors: FlatTensors | None = None) -> Any:
+        return _PaperTeacher(self._method.likely_attention(self._calls, len(self._rows[sample].input_ids)))
+
+
+@dataclass(frozen=True)
+class _PaperTeacher:
+    """The stored attention of one row (a `StoredAttention`), its maps computed from queries and keys."""
+
+    kept: Mapping[int, QueryKeyRows]
+
+    @property
+    def heads(self) -> dict[int, Tensor]:
+        return {layer: torch.arange(len(rows.query)) for layer, rows in self.kept.items()}
+
+    @property
+    def positions(self) -> Tensor | None:
+        rows = next(iter(self.kept.values()))
+        return rows.positions if len(rows.positions) < rows.key.shape[1] else None
+
+    def heads_on(self, layer: int, device: torch.device) -> Tensor:
+        return self.heads[layer].to(device)
+
+    def rows(self, layer: int, device: torch.device) -> QueryKeyRows:
+        return replace(self.kept[layer])  # without what another sample's comparison has computed of it
+
+
+class _Prepared(nn.Module):
+    """What accelerate makes of a model: autocast inside the forward, float32 outside."""
+
+    def __init__(self, paper: Paper) -> None:
+        super().__init__()
+        self.model = paper.model
+        self._paper = paper
+
+    def forward(self, **inputs: Any) -> Any:
+        with self._paper.precision():
+            output = self.model(**inputs)
+        output.logits = output.logits.float() if self._paper.half else output.logits
+        return output
 
 
 @contextmanager
-def _watching(paper: Paper, live: Live) -> Iterator[None]:
-    """Sees gradients as they come, and opens a window when the last layer has all of its own, and the second."""
-    ends = (BETWEEN, paper.layers[-1:]), (FIRST_LAYER, paper.layers[:2][-1:])
-    waiting = [(name, {id(p) for layer in some for p in layer.parameters() if p.requires_grad}) for name, some in ends]
-
+def _gradients_seen(paper: Paper, live: Live) -> Iterator[None]:
     def see(parameter: Parameter) -> None:
-        live.know([parameter.grad], GRADIENTS)  # type: ignore[list-item]
-        for name, pending in waiting:
-            if id(parameter) in pending:
-                pending.remove(id(parameter))
-                if not pending:
-                    live.window(name)
+        live.know([parameter.grad], GRADIENTS)
 
-    hooks = [p.register_post_accumulate_grad_hook(see) for p in paper.model.parameters() if p.requires_grad]
+    hooks = [parameter.register_post_accumulate_grad_hook(see) for parameter in paper.to_train]
     try:
         yield
     finally:
@@ -118,79 +238,28 @@ def _watching(paper: Paper, live: Live) -> Iterator[None]:
             hook.remove()
 
 
-def _batch(paper: Paper, kind: StepKind, shape: Shape, live: Live, teachers: Mapping[int, LayerTeacher]) -> MicroBatch:
-    with live.part(TEACHER):
-        signals = kept_signals(paper.method, kind, shape, teachers, vocabulary=paper.vocabulary)
-        if signals:
-            return paper.batch(kind, shape, signals)
-    return paper.batch(kind, shape)
-
-
-def _losses(
-    paper: Paper, batch: MicroBatch, shape: Shape, live: Live, teachers: Mapping[int, LayerTeacher]
-) -> dict[str, Tensor]:
-    trained = ((name, p) for name, p in paper.model.named_parameters() if p.requires_grad)
-    method, forward = with_kept(paper.method, shape, live, trained), _Prepared(paper, live)
-    if batch.kind == "task":
-        own = isinstance(method, Ewc | Recorded)
-        return method.step_losses(forward, batch) if own else Method.task_loss(method, forward, batch)
-    if not isinstance(method, Derpp):
-        return {"replay": Method.task_loss(method, forward, batch)["task"]}
-    if not isinstance(method, Seekr) or not method.attention_weight:
-        return Derpp.replay_loss(method, forward, batch)
-    with Tap(paper.model, teachers) as tap:
-        parts = Derpp.replay_loss(method, forward, batch)
-    divergences = [divergence(call, teachers[layer], shape, live) for layer, call in tap.calls.items()]
-    return parts | {"attention": method.weight * torch.stack(divergences).sum()}
-
-
-class _Prepared(nn.Module):
-    """What accelerate makes of a model: autocast inside the forward, float32 outside."""
-
-    def __init__(self, paper: Paper, live: Live) -> None:
-        super().__init__()
-        self.model = paper.model
-        self._paper, self._live = paper, live
-
-    def forward(self, **inputs: Any) -> Any:
-        self._live.window(FORWARD)
-        with self._paper.precision():
-            output = self.model(**inputs)
-        if self._paper.arguments.bf16 or self._paper.arguments.fp16:
-            output.logits = output.logits.float()
-        return output
-
-
-def _sensitivity(model: nn.Module, batch: MicroBatch) -> None:
-    """Its forward and backward, which keep the values of all layers until they are done."""
-    values: list[Tensor] = []
-    first: list[Tensor] = []
-
-    def keep(_: int, call: AttentionCall) -> None:
-        values.append(call.value.detach())
-        first.append(call.output) if not first else None
-
-    with Tap(model, consume=keep):
-        loss = sample_losses(logits_at(model, batch.inputs, *answer_positions(batch.labels)), batch.labels).sum()
-    torch.autograd.grad(loss, first)
-
-
-def _change(model: nn.Module, batch: MicroBatch, live: Live) -> None:
-    """One model's queries and keys of all layers, and the other's layer by layer beside them."""
-    calls: dict[int, AttentionCall] = {}
-    anywhere = torch.zeros(1, dtype=torch.long)
-
-    def keep(layer: int, call: AttentionCall) -> None:
-        nothing = call.value.new_empty(0)
-        calls[layer] = replace(call, value=nothing, output=nothing)
-
-    def compare(layer: int, call: AttentionCall) -> None:
-        del calls[layer]
-        one_sample = call.query[0]
-        _ = [torch.empty_like(one_sample, dtype=torch.float32) for _ in ("query", "key") for _ in ("old", "new")]
-
-    moments: list[tuple[str, Callable[[int, AttentionCall], None]]] = [(OLD_MODEL, keep), (NEW_MODEL, compare)]
-    for window, take in moments:
-        live.window(window)
-        with torch.no_grad(), Tap(model, consume=take):
-            logits_at(model, batch.inputs, anywhere, anywhere)
+def _context(paper: Paper, rows: list[KeptSample]) -> TaskContext:
+    return TaskContext(
+        task="",
+        index=1,
+        learn=True,
+        seed=0,
+        model=paper.model,
+        before=lambda: paper.model,
+        tokenizer_fingerprint="",
+        model_fingerprint="",
+        tokenizer=None,  # type: ignore[arg-type]
+        pad_token_id=0,
+        samples=rows,
+        prompts=[],
+        key_of=None,  # type: ignore[arg-type]
+        metric="",
+        max_new_tokens=1,
+        max_length=max(len(row.input_ids) for row in rows),
+        micro_batch_rows=paper.arguments.per_device_train_batch_size,
+        device=torch.device("cpu"),
+        stages=[],
+        working=Path(),
+        folder=Path(),
+        track=lambda *_: nullcontext(lambda _: None),
+    )

@@ -6,9 +6,10 @@ at a time is counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,24 +18,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from seekr.attention.tap import AttentionCall, Tap
 from seekr.errors import InputError
 from seekr.methods import Method
-from seekr.modeling.batches import MicroBatch, Row, StepKind
-from seekr.modeling.flat_tensors import FlatTensors
 from seekr.modeling.loading import parameter_count
 from seekr.planning.live import WEIGHTS, Live
-from seekr.planning.rows import Shape
 
 BEFORE = "model before the task"
 OPTIMIZER = "optimizer state"
-UNPADDED = "seekr_unpadded"
-"""The name of sdpa without a mask, which it is given where no row of a batch is padded."""
-
-Bytes = dict[str, int]
-"""Part → bytes."""
 
 
 class Paper:
@@ -43,9 +35,10 @@ class Paper:
     Args:
         config: of the base model.
         method, arguments, lora, dtype: of the run.
-        layers: how many layers it has; None = as the configuration says.
 
     Attributes:
+        fake: makes tensors without numbers.
+        attention: "sdpa", "eager", or another implementation, which is taken to hold what sdpa holds.
         layers: the decoder layers.
         parameters, trained, stored: how many there are, are trained, and are in a stage's folder.
 
@@ -54,31 +47,16 @@ class Paper:
     """
 
     def __init__(
-        self,
-        config: PretrainedConfig,
-        method: Method,
-        arguments: TrainingArguments,
-        *,
-        lora: Any,
-        dtype: str,
-        layers: int | None = None,
+        self, config: PretrainedConfig, method: Method, arguments: TrainingArguments, *, lora: Any, dtype: str
     ) -> None:
         self.method, self.arguments = method, arguments
-        self._mode = FakeTensorMode()
-        config = deepcopy(config)
-        text = config.get_text_config()
-        if layers is not None:
-            text.num_hidden_layers = layers
-            if getattr(text, "layer_types", None):
-                text.layer_types = text.layer_types[:layers]
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         with torch.device("meta"):
             try:
-                model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+                model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=getattr(torch, dtype))
             except (ValueError, KeyError, ImportError, RuntimeError) as error:
                 why = " ".join(str(error).split())[:200]
-                raise InputError(
-                    f"model: no causal language model can be built from its configuration: {why}"
-                ) from None
+                raise InputError(f"model: no causal language model can be built from its configuration: {why}") from None
             try:
                 self.model = method.adapt(model.requires_grad_(True), lora)
             except InputError:
@@ -89,125 +67,97 @@ class Paper:
                     f"({type(error).__name__}), so it cannot be planned without them; "
                     "method.name=sequential plans the ordinary part"
                 ) from None
-        with self._mode:
-            _give_storage(self.model)
+        self.text = self.model.config.get_text_config()
+        self.vocabulary, self.heads = int(self.text.vocab_size), int(getattr(self.text, "num_attention_heads", 1))
         self.attention = str(self._configs()[0]._attn_implementation)
+        with self._live(1):
+            _give_storage(self.model)
         self.parameters = parameter_count(self.model)
         self.trained = parameter_count(self.model, trainable_only=True)
         self.stored = method.stored_parameters(self.model, self.trained)
         self.layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
-        self.vocabulary, self.heads = int(text.vocab_size), int(getattr(text, "num_attention_heads", 1))
 
     @property
     def weights(self) -> int:
         """Bytes of the parameters and buffers, tied ones once."""
-        return sum(tensor.untyped_storage().nbytes() for tensor in self._own())
+        return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in self._own()}.values())
+
+    @property
+    def half(self) -> bool:
+        """Whether autocast computes in 16 bits."""
+        return bool(self.arguments.bf16 or self.arguments.fp16)
+
+    @property
+    def to_train(self) -> list[Parameter]:
+        """What is trained."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def optimizer_bytes(self) -> int | None:
         """Bytes of the optimizer's state, found by one step of it; None for one that takes no step on paper."""
-        with self._mode:
-            trained = [p for p in self.model.parameters() if p.requires_grad]
+        with self._live(1):
             try:
                 kind, options = Trainer.get_optimizer_cls_and_kwargs(self.arguments, self.model)
                 options.pop("fused", None)  # of the same state
-                optimizer = kind(trained, **options)
-                for parameter in trained:
+                optimizer = kind(self.to_train, **options)
+                for parameter in self.to_train:
                     parameter.grad = torch.empty_like(parameter)
-                with self._seeing(Shape(1, 2, 1, False)):
-                    optimizer.step()
-                tensors = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
-                return sum(tensor.nbytes for tensor in tensors)
+                optimizer.step()
+                return sum(tensor.nbytes for of in optimizer.state.values() for tensor in _tensors(of))
             except Exception:  # an optimizer of another package, with kernels of its own
                 return None
             finally:
                 self.model.zero_grad(set_to_none=True)
 
+    @cached_property
     def calls(self) -> dict[int, AttentionCall]:
         """The attention calls of one short forward, layer by layer: their heads, sizes and dtypes."""
-        shape = Shape(1, 8, 1, False)
-        with self.counting(shape), torch.no_grad(), self.precision(), Tap(self.model) as tap:
-            self.model(**self.batch("task", shape).inputs, use_cache=False)
+        with self.counting(8), torch.no_grad(), self.precision(), Tap(self.model) as tap:
+            self.model(input_ids=torch.zeros((1, 8), dtype=torch.long), use_cache=False)
         return tap.calls
 
-    @property
-    def text(self) -> Any:
-        """The configuration of the text model."""
-        return self.model.config.get_text_config()
-
-    @property
-    def trained_bytes(self) -> int:
-        """Bytes of what is trained, and of its gradients."""
-        return sum(parameter.nbytes for parameter in self.model.parameters() if parameter.requires_grad)
-
     @contextmanager
-    def counting(self, shape: Shape, *, masked: bool = False, checkpointing: bool = False) -> Iterator[Live]:
-        """A block in which the model takes forwards and backwards of `shape`, and what is alive is counted.
-
-        `masked`: whether attention is given a mask of padding. Steps of training give none.
-        """
-        with self._mode, self._attending(masked), self._checkpointing(checkpointing), self._seeing(shape) as live:
-            yield live
-
-    def batch(self, kind: StepKind, shape: Shape, signals: Mapping[str, Tensor] | None = None) -> MicroBatch:
-        """A micro-batch of a step, with the teacher signals of its rows; to be made while counting."""
-        rows: list[Row] = [(0, i) for i in range(shape.rows)]
-        names = ("input_ids", "attention_mask", "position_ids", "labels")
-        tensors = dict.fromkeys(names, torch.zeros((shape.rows, shape.length), dtype=torch.long))
-        tensors |= {"weights": torch.ones(shape.rows), **(signals or {})}
-        lengths, answers = ([count] * shape.rows for count in (shape.length, min(shape.answers, shape.length - 1)))
-        return MicroBatch(kind, FlatTensors.of(tensors), rows, lengths, answers, 1, rows)
+    def counting(self, length: int, *, checkpointing: bool = False, attention: str | None = None) -> Iterator[Live]:
+        """A block in which the model takes forwards and backwards of rows of `length`, and what is alive is counted."""
+        kind = "eager" if "eager" in (attention or self.attention) else "sdpa"
+        base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        configs = self._configs()
+        before = [config._attn_implementation_internal for config in configs]
+        self.model.train()
+        if checkpointing:
+            getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)(_NOT_REENTRANT)
+        try:
+            for config in configs:
+                config._attn_implementation_internal = kind
+            with self._live(length) as live:
+                live.know(self._own(), WEIGHTS)
+                yield live
+        finally:
+            for config, name in zip(configs, before, strict=True):
+                config._attn_implementation_internal = name
+            if checkpointing:
+                getattr(base, "activation_checkpointing_disable", base.gradient_checkpointing_disable)()
+            self.model.zero_grad(set_to_none=True)
 
     def precision(self) -> torch.autocast:
         """The autocast of the run."""
-        dtype = torch.float16 if self.arguments.fp16 else torch.bfloat16
-        return torch.autocast("cpu", dtype=dtype, enabled=self.arguments.bf16 or self.arguments.fp16)
+        return torch.autocast("cpu", torch.float16 if self.arguments.fp16 else torch.bfloat16, enabled=self.half)
 
-    def _seeing(self, shape: Shape) -> Live:
-        live = Live(
-            vocabulary=self.vocabulary,
-            rows=shape.rows,
-            length=shape.length,
-            heads=self.heads,
-            answers=min(shape.answers, shape.length - 1),
-        )
-        live.know(self._own(), WEIGHTS)
-        return live
+    def _live(self, length: int) -> Live:
+        return Live(self.fake, vocabulary=self.vocabulary, length=length, heads=self.heads)
 
     def _own(self) -> list[Tensor]:
-        found = {id(t.untyped_storage()): t for t in (*self.model.parameters(), *self.model.buffers())}
-        return list(found.values())
+        return [*self.model.parameters(), *self.model.buffers()]
 
     def _configs(self) -> list[Any]:
         configs = (getattr(module, "config", None) for module in self.model.modules())
         return list({id(c): c for c in configs if hasattr(c, "_attn_implementation_internal")}.values())
 
-    @contextmanager
-    def _attending(self, masked: bool) -> Iterator[None]:
-        """The model's attention as it is called with a mask of padding or, as in every step, without."""
-        ALL_ATTENTION_FUNCTIONS.register(UNPADDED, ALL_ATTENTION_FUNCTIONS["sdpa"])
-        plain = self.attention != "eager" and not (self.attention == "sdpa" and masked)
-        configs = self._configs()
-        before = [config._attn_implementation_internal for config in configs]
-        for config in configs:
-            config._attn_implementation_internal = UNPADDED if plain else self.attention
-        try:
-            yield
-        finally:
-            for config, name in zip(configs, before, strict=True):
-                config._attn_implementation_internal = name
 
-    @contextmanager
-    def _checkpointing(self, on: bool) -> Iterator[None]:
-        self.model.train()
-        base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        if on:
-            enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)
-            enable({"use_reentrant": False})
-        try:
-            yield
-        finally:
-            if on:
-                getattr(base, "activation_checkpointing_disable", base.gradient_checkpointing_disable)()
+_NOT_REENTRANT = {"use_reentrant": False}
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    return [value for value in state.values() if isinstance(value, Tensor)]
 
 
 def _give_storage(model: nn.Module) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from seekr.config.schema import Config
-from seekr.methods import AGem, Method
-from seekr.methods.seekr import MEASURED_TOGETHER
-from seekr.planning.kept import Disk, SampleBytes, disk, keeps_attention, sample_bytes
-from seekr.planning.live import ACTIVATIONS, CASTS, LOGITS, MAPS
-from seekr.planning.notes import notes_of, optimizer_name
-from seekr.planning.paper import OPTIMIZER, Bytes, Paper
+from seekr.methods.base import MEASURED_TOGETHER
+from seekr.planning.disk import Disk, disk
+from seekr.planning.live import ACTIVATIONS, CASTS, LOGITS, MAPS, Bytes
+from seekr.planning.moments import Kept, kept_of, measuring, step
+from seekr.planning.paper import OPTIMIZER, Paper
 from seekr.planning.reading import RunOnPaper, read_run
 from seekr.planning.rows import Shape, StageSteps, drawn_shape, largest_of, measured_shape, plan_steps
-from seekr.planning.scaling import Steps
 from seekr.planning.sharding import Way, ways
+from seekr.report.terminal import readable_bytes
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -33,15 +32,6 @@ class Phase:
     @property
     def total(self) -> int:
         return sum(self.parts.values())
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is kept of a task: rows, bytes of its longest one, bytes of all."""
-
-    rows: int
-    longest: SampleBytes
-    total: int
 
 
 @dataclass(frozen=True)
@@ -86,9 +76,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Bytes, counts and hours, unrounded."""
-        config, memory = self.run.config, self.device_memory
         return {
-            "model": config.model,
+            "model": self.run.config.model,
             "method": self.run.method.name,
             "attention": self.attention,
             "optimizer": optimizer_name(self.run.arguments),
@@ -120,8 +109,8 @@ class Plan:
             ],
             "tokens": self.tokens,
             "hours": self.hours,
-            "disk": asdict(self.disk) | {"keep_stages": config.keep_stages},
-            "device_memory": memory,
+            "disk": asdict(self.disk) | {"keep_stages": self.run.config.keep_stages},
+            "device_memory": self.device_memory,
             "devices": self.devices,
             "ways": [
                 {
@@ -131,7 +120,7 @@ class Plan:
                     "phase": way.phase,
                     "bytes": way.total,
                     "parts": way.parts,
-                    "fits": way.verdict(memory or 0),
+                    "fits": way.verdict(self.device_memory or 0),
                 }
                 for way in self.ways
             ],
@@ -142,6 +131,11 @@ class Plan:
 def checkpoints(arguments: TrainingArguments) -> bool:
     """Whether activations are computed again in the backward; transformers has renamed the field."""
     return any(getattr(arguments, f"{name}_checkpointing", False) for name in ("gradient", "activation"))
+
+
+def optimizer_name(arguments: TrainingArguments) -> str:
+    """As `training.optim` has it."""
+    return str(getattr(arguments.optim, "value", arguments.optim))
 
 
 def make_plan(
@@ -159,15 +153,12 @@ def make_plan(
         InputError: where the configuration is wrong, or too little of it is here to be planned.
     """
     run = read_run(config)
+    stages = plan_steps(run.stages, run.method, run.arguments, seed=config.seed, processes=devices)
     paper = _paper(run, run.lora)
-    steps = plan_steps(run.stages, run.method, run.arguments, seed=config.seed, processes=devices)
-    checkpointing = checkpoints(run.arguments)
     optimizer = paper.optimizer_bytes()
-    phases = _phases(_on_paper(run, paper), steps, checkpointing, optimizer)
-    kept = _kept(run.method, paper, steps)
-    learned = sum(stage.rows.learn for stage in steps)
+    phases = _phases(paper, stages, checkpoints(run.arguments), optimizer)
     saved = disk(
-        run.method, run.arguments, steps, keep=config.keep_stages, stored=paper.stored, trained=paper.trained,
+        run.method, run.arguments, stages, keep=config.keep_stages, stored=paper.stored, trained=paper.trained,
         dtype=config.dtype, optimizer=optimizer,
     )  # fmt: skip
     return Plan(
@@ -177,84 +168,91 @@ def make_plan(
         trained=paper.trained,
         stored=paper.stored,
         phases=phases,
-        activations=_activations(paper, run, phases),
-        stages=steps,
-        kept=kept,
+        activations=_activations(paper, phases),
+        stages=stages,
+        kept=[kept_of(paper, stage) for stage in stages],
         disk=saved,
         throughput=tokens_per_second,
-        ways=[] if device_memory is None else _ways(paper, run, steps, phases, devices),
+        ways=[] if device_memory is None else list(_ways(paper, run, stages, phases, devices)),
         device_memory=device_memory,
         devices=devices,
-        notes=[*run.notes, *notes_of(run, paper, optimizer, saved, learned)],
+        notes=[*run.notes, *_notes(run, paper, optimizer, saved, sum(stage.rows.learn for stage in stages))],
     )
 
 
-def _paper(run: RunOnPaper, lora: Any, layers: int | None = None) -> Paper:
-    return Paper(run.model_config, run.method, run.arguments, lora=lora, dtype=run.config.dtype, layers=layers)
+def _paper(run: RunOnPaper, lora: Any) -> Paper:
+    return Paper(run.model_config, run.method, run.arguments, lora=lora, dtype=run.config.dtype)
 
 
-def _on_paper(run: RunOnPaper, paper: Paper, lora: Any = None, attention: str | None = None) -> Steps:
-    return Steps(paper, lambda layers: _paper(run, lora or run.lora, layers), attention=attention)
-
-
-def _phases(steps: Steps, stages: Sequence[StageSteps], checkpointing: bool, optimizer: int | None) -> list[Phase]:
-    """The moments of a run that may need most: a step of either kind, and measuring where it loads a second model."""
-    found = []
+def _phases(paper: Paper, stages: Sequence[StageSteps], checkpointing: bool, optimizer: int | None) -> list[Phase]:
+    """The moments of a run that may need most: a step of either kind, and what a method computes beside them."""
+    method, rows = paper.method, paper.arguments.per_device_train_batch_size
     state = {OPTIMIZER: optimizer} if optimizer else {}
-    method, micro_batch = steps.paper.method, steps.paper.arguments.per_device_train_batch_size
-    drawn = drawn_shape(stages, min(micro_batch, method.reference_rows)) if isinstance(method, AGem) else None
-    for name, shape, step in (
-        ("task step", largest_of([stage.task_shape for stage in stages]), steps.task_step),
-        ("replay step", largest_of([stage.replay_shape for stage in stages]), steps.replay_step),
-        ("reference gradient", drawn, steps.reference_step),
-    ):
-        if shape is not None:
-            found.append(Phase(name, shape, step(shape, checkpointing=checkpointing) | state))
-    measured = measured_shape(stages, min(MEASURED_TOGETHER, micro_batch)) if keeps_attention(method) else None
+    kept = drawn_shape(stages, rows) if method.corrects_by else None
+    found = []
+    if (shape := largest_of([stage.task_shape for stage in stages])) is not None:
+        taken, corrected = step(paper, "task", shape, checkpointing=checkpointing, kept=kept)
+        found.append(Phase("task step", shape, taken | state))
+        if kept is not None:
+            found.append(Phase(method.corrects_by, kept, corrected | state))
+    if (shape := largest_of([stage.replay_shape for stage in stages])) is not None:
+        found.append(Phase("replay step", shape, step(paper, "replay", shape, checkpointing=checkpointing)[0] | state))
+    measured = measured_shape(stages, min(MEASURED_TOGETHER, rows)) if method.measures else None
     if measured is not None:
-        found.append(Phase("measuring heads", measured, steps.measure_heads(measured, checkpointing=checkpointing)))
+        parts = measuring(paper, measured, checkpointing=checkpointing)
+        found.append(Phase(f"measuring {method.measures}", measured, parts))
     return found
 
 
-def _activations(paper: Paper, run: RunOnPaper, phases: Sequence[Phase]) -> dict[tuple[bool, str], int]:
+def _activations(paper: Paper, phases: Sequence[Phase]) -> dict[tuple[bool, str], int]:
     """What a task step holds for its micro-batch, with and without checkpointing, as the model attends and eagerly."""
     found = {}
     for phase in (phase for phase in phases if phase.name == "task step"):
         for attention in dict.fromkeys((paper.attention, "eager")):
-            steps = _on_paper(run, paper, attention=attention)
             for checkpointing in (False, True):
-                parts = steps.task_step(phase.shape, checkpointing=checkpointing)
+                as_it_is = attention == paper.attention and checkpointing == checkpoints(paper.arguments)
+                parts = phase.parts
+                if not as_it_is:
+                    parts, _ = step(paper, "task", phase.shape, checkpointing=checkpointing, attention=attention)
                 found[checkpointing, attention] = sum(parts.get(name, 0) for name in (ACTIVATIONS, MAPS, CASTS, LOGITS))
-    return found
-
-
-def _kept(method: Method, paper: Paper, steps: Sequence[StageSteps]) -> list[Kept]:
-    calls = paper.calls() if keeps_attention(method) else {}
-    found = []
-    for stage in steps:
-        sizes = [
-            sample_bytes(method, calls, paper.text, tokens=stage.rows.tokens[i], answers=stage.rows.answers[i])
-            for i in stage.kept
-        ]
-        longest = max(sizes, key=lambda size: size.total, default=SampleBytes(0, 0, 0))
-        found.append(Kept(len(sizes), longest, sum(size.total for size in sizes)))
     return found
 
 
 def _ways(
     paper: Paper, run: RunOnPaper, stages: Sequence[StageSteps], phases: Sequence[Phase], devices: int
-) -> list[Way]:
+) -> Iterator[Way]:
     """The run as it is configured, with checkpointing, and with LoRA adapters, as far as they are other runs."""
     configured = checkpoints(run.arguments)
     trains = "adapter" if hasattr(paper.model, "peft_config") else "all weights"
-    found = ways(paper, {p.name: p.parts for p in phases}, trains=trains, checkpointing=configured, devices=devices)
-    variants = [] if configured else [(trains, paper, run.lora)]
+    yield from ways(paper, {p.name: p.parts for p in phases}, trains=trains, checkpointing=configured, devices=devices)
+    variants = [] if configured else [(trains, paper)]
     if run.method.adapter == "any" and run.lora is None:
         from peft import LoraConfig
 
         lora = LoraConfig(task_type="CAUSAL_LM")
-        variants.append((f"LoRA, r={lora.r}", _paper(run, lora), lora))
-    for name, model, adapter in variants:
-        each = _phases(_on_paper(run, model, adapter), stages, True, model.optimizer_bytes())
-        found += ways(model, {p.name: p.parts for p in each}, trains=name, checkpointing=True, devices=devices)
-    return found
+        variants.append((f"LoRA, r={lora.r}", _paper(run, lora)))
+    for name, model in variants:
+        each = {p.name: p.parts for p in _phases(model, stages, True, model.optimizer_bytes())}
+        yield from ways(model, each, trains=name, checkpointing=True, devices=devices)
+
+
+def _notes(run: RunOnPaper, paper: Paper, optimizer: int | None, saved: Disk, learned: int) -> Iterator[str]:
+    """What the figures leave out or assume, one line each."""
+    method = run.method
+    if optimizer is None:
+        yield f"the state of optimizer {optimizer_name(run.arguments)} is not known here and is not counted"
+    if method.unplanned:
+        yield f"method {method.name}: not counted is {method.unplanned}"
+    if method.average is not None:
+        yield "average: once a task is trained, the model before it lies in CPU memory beside, not counted"
+    if paper.attention not in ("sdpa", "eager"):
+        yield f"attention {paper.attention} is taken to hold queries, keys, values and output, and no map"
+    if method.reads_attention:
+        yield "chosen heads are not known before: the budget is taken as spread evenly over its layers"
+    if saved.kept_stages == learned > 1:
+        one, all_of_them = readable_bytes(saved.one_stage), readable_bytes(saved.stages)
+        yield f"keep_stages: last keeps the weights of one stage, {one} in place of {all_of_them}"
+    yield (
+        "estimates: the allocator's fragments, a kernel's own workspace and what a CUDA context takes come on top; "
+        "hours are of training steps alone, generating and scoring answers not counted"
+    )

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from seekr.methods.general_replay import GeneralReplay
-from seekr.methods.replay import Replay
 from seekr.modeling.batches import Row, StepKind
 from seekr.training.order import Step, StepPlan, split
 
@@ -93,13 +91,13 @@ def plan_steps(
     batch = step_rows or arguments.per_device_train_batch_size * accumulation * processes
     plans: list[StageSteps] = []
     for stage in stages:
-        kept = kept_places(method, stage, seed)
+        kept = method.places_of(len(stage.tokens), seed, stage.index, learn=stage.learn)
         if not stage.learn:
             plans.append(StageSteps(stage, 0, 0, 0, 0, kept, None, None))
             continue
         past = [plan for plan in plans if plan.kept and method.replays]
         kept_rows = tuple(len(one.kept) for one in past)
-        passes = method.replay_passes if isinstance(method, Replay) else None
+        passes = getattr(method, "replay_passes", None)
         plan = StepPlan(len(stage.tokens), kept_rows, batch, seed, stage.index, passes)
         total = (
             arguments.max_steps
@@ -116,16 +114,6 @@ def plan_steps(
             )
         )  # fmt: skip
     return plans
-
-
-def kept_places(method: Method, stage: StageRows, seed: int) -> Sequence[int]:
-    """Which rows of a stage are kept; where a method makes them up or chooses by what it measures, as many of them."""
-    if isinstance(method, GeneralReplay) and stage.learn:
-        return ()
-    count = method.kept_rows(len(stage.tokens))
-    if isinstance(method, Replay):
-        return method.places_of(len(stage.tokens), seed, stage.index)
-    return [i % len(stage.tokens) for i in range(count)]
 
 
 class _Counted:

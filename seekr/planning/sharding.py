@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from seekr.planning.live import CASTS, GRADIENTS, WEIGHTS
-from seekr.planning.paper import BEFORE, OPTIMIZER, Bytes
+from seekr.planning.live import CASTS, GRADIENTS, WEIGHTS, Bytes
+from seekr.planning.paper import BEFORE, OPTIMIZER
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from seekr.planning.live import WEIGHTS
-from seekr.planning.notes import optimizer_name
+from seekr.planning.moments import Kept
 from seekr.planning.paper import OPTIMIZER
-from seekr.planning.plan import Kept, Phase, Plan, checkpoints
+from seekr.planning.plan import Phase, Plan, checkpoints, optimizer_name
 from seekr.planning.rows import Shape, StageSteps
 from seekr.report.terminal import FirstThatFits, plain_table, readable_bytes
 
