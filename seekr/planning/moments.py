@@ -104,7 +104,7 @@ def kept_of(paper: Paper, stage: StageSteps) -> Kept:
     found = {}
     for tokens, answers in sizes:
         (row,) = _rows(Shape(1, tokens, answers, False))
-        with paper.fake:
+        with paper.blank():
             logits = method.likely_logits(row, paper.vocabulary)
         attention = method.attention_bytes(method.likely_attention(calls, tokens))
         stored = 0 if logits is None else logits.ids.nbytes + logits.log_probs.nbytes

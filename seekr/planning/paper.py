@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -37,7 +36,6 @@ class Paper:
         method, arguments, lora, dtype: of the run.
 
     Attributes:
-        fake: makes tensors without numbers.
         attention: "sdpa", "eager", or another implementation, which is taken to hold what sdpa holds.
         layers: the decoder layers.
         parameters, trained, stored: how many there are, are trained, and are in a stage's folder.
@@ -50,7 +48,6 @@ class Paper:
         self, config: PretrainedConfig, method: Method, arguments: TrainingArguments, *, lora: Any, dtype: str
     ) -> None:
         self.method, self.arguments = method, arguments
-        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         with torch.device("meta"):
             try:
                 model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=getattr(torch, dtype))
@@ -70,7 +67,7 @@ class Paper:
         self.text = self.model.config.get_text_config()
         self.vocabulary, self.heads = int(self.text.vocab_size), int(getattr(self.text, "num_attention_heads", 1))
         self.attention = str(self._configs()[0]._attn_implementation)
-        with self._live(1):
+        with self.blank():
             _give_storage(self.model)
         self.parameters = parameter_count(self.model)
         self.trained = parameter_count(self.model, trainable_only=True)
@@ -80,7 +77,7 @@ class Paper:
     @property
     def weights(self) -> int:
         """Bytes of the parameters and buffers, tied ones once."""
-        return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in self._own()}.values())
+        return sum({id(tensor): tensor.nbytes for tensor in self._own()}.values())
 
     @property
     def half(self) -> bool:
@@ -94,7 +91,7 @@ class Paper:
 
     def optimizer_bytes(self) -> int | None:
         """Bytes of the optimizer's state, found by one step of it; None for one that takes no step on paper."""
-        with self._live(1):
+        with self.blank():
             try:
                 kind, options = Trainer.get_optimizer_cls_and_kwargs(self.arguments, self.model)
                 options.pop("fused", None)  # of the same state
@@ -128,7 +125,7 @@ class Paper:
         try:
             for config in configs:
                 config._attn_implementation_internal = kind
-            with self._live(length) as live:
+            with self.blank(length) as live:
                 live.know(self._own(), WEIGHTS)
                 yield live
         finally:
@@ -142,8 +139,9 @@ class Paper:
         """The autocast of the run."""
         return torch.autocast("cpu", torch.float16 if self.arguments.fp16 else torch.bfloat16, enabled=self.half)
 
-    def _live(self, length: int) -> Live:
-        return Live(self.fake, vocabulary=self.vocabulary, length=length, heads=self.heads)
+    def blank(self, length: int = 1) -> Live:
+        """A block in which what is made has no numbers."""
+        return Live(vocabulary=self.vocabulary, length=length, heads=self.heads)
 
     def _own(self) -> list[Tensor]:
         return [*self.model.parameters(), *self.model.buffers()]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from seekr.planning.live import CASTS, GRADIENTS, WEIGHTS, Bytes
 from seekr.planning.paper import BEFORE, OPTIMIZER
@@ -47,11 +46,12 @@ class Way:
 
 
 def ways(paper: Paper, phases: Mapping[str, Bytes], *, trains: str, checkpointing: bool, devices: int) -> list[Way]:
-    """Whole copies, and on several devices parts too."""
+    """Whole copies, and on several devices parts too. DDP averages gradients in buckets of its own, as many bytes."""
     spread = {"one device": phases}
     if devices > 1:
+        buckets = {BUCKETS: sum(parameter.nbytes for parameter in paper.to_train)}
         spread = {
-            "DDP": {name: _replicated(paper, parts) for name, parts in phases.items()},
+            "DDP": {name: parts | (buckets if OPTIMIZER in parts else {}) for name, parts in phases.items()},
             "FSDP2": {name: _sharded(paper, parts, devices) for name, parts in phases.items()},
         }
     found = []
@@ -61,41 +61,33 @@ def ways(paper: Paper, phases: Mapping[str, Bytes], *, trains: str, checkpointin
     return found
 
 
-def _replicated(paper: Paper, parts: Bytes) -> Bytes:
-    """DDP averages gradients in buckets of its own, as many bytes again."""
-    trained = sum(p.nbytes for p in paper.model.parameters() if p.requires_grad)
-    return parts | ({BUCKETS: trained} if OPTIMIZER in parts else {})
-
-
 def _sharded(paper: Paper, parts: Bytes, devices: int) -> Bytes:
     """Parameters, gradients and optimizer state in parts; two layers and what stands outside of them whole for a while.
 
     While a step is taken FSDP2 gathers in the dtype of the computation, so that autocast's casts of all weights fall
     away. Models that are measured are gathered as they were loaded, and of what computes there is a cast.
     """
-    shared = {WEIGHTS, GRADIENTS, OPTIMIZER, BEFORE}
-    layers = [layer for layer in paper.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
-    half = paper.arguments.bf16 or paper.arguments.fp16
-    one, rest = _largest_and_rest(paper.model, layers, half and BEFORE not in parts)
+    half, measuring = paper.half, BEFORE in parts
+    one, rest = _largest_and_rest(paper, half and not measuring)
     gathered = rest + 2 * one
-    if half and BEFORE in parts:
-        gathered += sum(_largest_and_rest(paper.model, layers, half))
+    if half and measuring:
+        gathered += sum(_largest_and_rest(paper, half))
     if OPTIMIZER in parts:  # gradients of a layer are whole until they are summed over the devices
-        gathered += max((_bytes(layer, half, trained=True) for layer in layers), default=0)
-        gathered += _bytes(paper.model, half, trained=True) - sum(_bytes(layer, half, trained=True) for layer in layers)
+        gathered += sum(_largest_and_rest(paper, half, trained=True))
+    shared = {WEIGHTS, GRADIENTS, OPTIMIZER, BEFORE}
     sharded = {
         name: -(-count // devices) if name in shared else count for name, count in parts.items() if name != CASTS
     }
     return sharded | {GATHERED: gathered}
 
 
-def _largest_and_rest(model: nn.Module, layers: Sequence[nn.Module], half: bool) -> tuple[int, int]:
-    """Bytes of the largest layer, and of what stands outside of the layers."""
-    sizes = [_bytes(layer, half) for layer in layers]
-    return max(sizes, default=0), _bytes(model, half) - sum(sizes)
+def _largest_and_rest(paper: Paper, half: bool, *, trained: bool = False) -> tuple[int, int]:
+    """Bytes of the largest layer, and of what stands outside of the layers; of what is `trained` alone."""
+    sizes = [_bytes(layer, half, trained=trained) for layer in paper.layers]
+    return max(sizes, default=0), _bytes(paper.model, half, trained=trained) - sum(sizes)
 
 
-def _bytes(module: nn.Module, half: bool, *, trained: bool = False) -> int:
+def _bytes(module: nn.Module, half: bool, *, trained: bool) -> int:
     size = torch.bfloat16.itemsize
     return sum(
         p.numel() * (size if half else p.element_size()) for p in module.parameters() if p.requires_grad or not trained

@@ -16,11 +16,10 @@ from transformers import LlamaConfig, TrainerCallback
 
 import seekr
 from seekr.attention.rows import QueryKeyRows
-from seekr.attention.stored import encode
+from seekr.attention.stored import encode, stored_bytes
 from seekr.attention.tap import Geometry
 from seekr.cli.main import main
 from seekr.config.schema import make_config, resolve_paths
-from seekr.planning.kept import LayerTeacher, attention_bytes
 from seekr.planning.plan import make_plan
 from seekr.runs.execute import run_request
 from seekr.runs.prepare import Request
@@ -153,8 +152,7 @@ def test_bytes_of_a_form_are_those_of_its_tensors(heads: int, size: int, length:
     query, key = torch.randn(heads, length, size), torch.randn(key_heads, length, size)
     teacher = QueryKeyRows(query, key, key_of_head, torch.arange(length), Geometry(size**-0.5))
     stored = {name: tensor for name, tensor in encode(teacher, form).items() if name != "key_of_head"}
-    sizes = LayerTeacher(heads, key_heads, size, length, length, itemsize=4)
-    assert sum(tensor.nbytes for tensor in stored.values()) == attention_bytes(sizes, form)
+    assert sum(tensor.nbytes for tensor in stored.values()) == stored_bytes(teacher, form)
 
 
 def test_hours_are_tokens_by_tokens_a_second(raw: dict[str, Any]) -> None:
