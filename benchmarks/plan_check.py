@@ -99,7 +99,7 @@ def check(case: Case, folder: Path) -> dict[str, Any]:
     memory, seconds = run["peak_bytes"] - nothing["resident_bytes"], 3600 * (plan.hours or 0)
     taken = sum(run["step_seconds"])
     return asdict(case) | {
-        "parameters": plan.parameters,
+        "parameters": plan.paper.parameters,
         "largest_phase": plan.largest.name,
         "planned_bytes": plan.largest.total,
         "measured_bytes": memory,

@@ -177,7 +177,7 @@ _WIDEST_ALONE = ContextVar("widest block alone", default=False)
 
 @contextmanager
 def widest_block_alone() -> Iterator[None]:
-    """Inside, `blocks` gives one block that sees every key: for whoever asks what blocks take, and not what is found."""
+    """Inside, `blocks` gives one block that sees every key: enough to see what blocks take, and not what is found."""
     token = _WIDEST_ALONE.set(True)
     try:
         yield

@@ -55,9 +55,7 @@ class Ewc(Method):
     name: ClassVar[str] = "ewc"
     shards: ClassVar[bool] = False
     bytes_a_weight: ClassVar[int] = 8  # its Fisher information and its anchor
-    unplanned: ClassVar[str] = (
-        "the Fisher information while it is measured, in CPU memory: 8 bytes a trained weight"
-    )
+    unplanned: ClassVar[str] = "the Fisher information while it is measured, in CPU memory: 8 bytes a trained weight"
 
     free: ClassVar[frozenset[str]] = Method.free | {"penalty_weight"}
 

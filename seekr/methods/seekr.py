@@ -228,8 +228,8 @@ class Seekr(Derpp):
         writer.note(attention_floor=attention_floor(context.model, memory, context))
 
     def likely_attention(self, calls: Mapping[int, AttentionCall], tokens: int) -> dict[int, QueryKeyRows]:
-        """The head budget spread evenly over its layers, each head with a key/value head of its own while there are any:
-        which heads will be chosen is measured."""
+        """The head budget spread evenly over its layers, each head with a key/value head of its own while there are
+        any: which heads will be chosen is measured."""
         if not self.reads_attention or not calls:
             return {}
         layers = sorted(calls)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, ValuesView
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
+
+from seekr.planning.blank import PUTS, Blank, blank, storage_of
 
 WEIGHTS = "weights"
 CASTS = "weights in half precision"
@@ -27,87 +29,7 @@ Bytes = dict[str, int]
 """Part → bytes."""
 
 _aten = torch.ops.aten
-_PUTS = (_aten.index_put_.default, _aten.index_put.default)
-_FACTORIES = {
-    getattr(_aten, name).default
-    for name in ("empty", "zeros", "ones", "full", "arange", "rand", "randn", "scalar_tensor", "eye")
-    if hasattr(getattr(_aten, name), "default")
-} | {_aten.empty.memory_format, _aten.arange.start, _aten.arange.start_step, _aten.empty_strided.default}
 _LARGE = 1 << 26  # entries of a tensor that is not worth its numbers
-
-
-class Blank(Tensor):
-    """A tensor of the CPU that has a shape and no numbers: what is computed of it is computed on torch's device "meta",
-    which is `inner`'s. `torch._subclasses.FakeTensor` does the same for all devices and takes five times as long."""
-
-    inner: Tensor
-
-    @staticmethod
-    def __new__(cls, inner: Tensor, requires_grad: bool = False) -> Blank:
-        blank: Any = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device="cpu",
-            requires_grad=requires_grad,
-        )  # fmt: skip
-        blank.inner = inner
-        return blank
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return blank(func, args, kwargs or {})
-
-    def __repr__(self) -> str:  # type: ignore[override]
-        return f"Blank({list(self.shape)}, {self.dtype})"
-
-
-def blank(func: Any, args: Any, kwargs: Any) -> Any:
-    """What an operator gives: tensors without numbers. What it has made once it makes again without being asked."""
-    key = func, _key(args), tuple(kwargs), _key(kwargs.values())
-    if key not in _MADE:
-        result, made = _on_meta(func, args, kwargs)
-        if not made:
-            return result
-        _MADE[key] = made, type(result)
-        return result
-    made, kind = _MADE[key]
-    found = [Blank(torch.empty_strided(size, stride, dtype=dtype, device="meta")) for size, stride, dtype in made]
-    return found[0] if issubclass(kind, Tensor) else kind(found)
-
-
-_MADE: dict[Any, tuple[list[Any], Any]] = {}
-
-
-def _key(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.shape, value.stride(), value.dtype
-    if isinstance(value, list | tuple | ValuesView):
-        return tuple(map(_key, value))
-    return type(value), value
-
-
-def _on_meta(func: Any, args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
-    """What an operator gives, and shape, stride and dtype of each tensor if all that it gives are new tensors."""
-    outer: dict[int, Blank] = {}
-
-    def inner(leaf: Any) -> Any:
-        if not isinstance(leaf, Blank):
-            return torch.empty_like(leaf, device="meta") if isinstance(leaf, Tensor) else leaf
-        outer[id(leaf.inner)] = leaf
-        return leaf.inner
-
-    def wrapped(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return outer[id(leaf)] if id(leaf) in outer else Blank(leaf)
-
-    args, kwargs = tree_map(inner, (args, kwargs))
-    if "device" in kwargs or func in _FACTORIES:
-        kwargs = kwargs | {"device": "meta"}
-    given = func(*args, **kwargs)
-    result, leaves = tree_map(wrapped, given), tree_leaves(given)
-    old = {one.inner.untyped_storage()._cdata for one in outer.values()}
-    if func in _PUTS or not all(isinstance(one, Tensor) and one.untyped_storage()._cdata not in old for one in leaves):
-        return result, []
-    return result, [(one.shape, one.stride(), one.dtype) for one in leaves]
 
 
 class Live(TorchDispatchMode):
@@ -160,7 +82,7 @@ class Live(TorchDispatchMode):
         result = self._result(func, args, kwargs)
         cast = func is _aten._to_copy.default and isinstance(args[0], Parameter)
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _storage(leaf)._cdata not in self._known:
+            if isinstance(leaf, Tensor) and storage_of(leaf)._cdata not in self._known:
                 self._count(leaf, CASTS if cast else self._part or self._part_of(leaf))
         return result
 
@@ -168,10 +90,10 @@ class Live(TorchDispatchMode):
         if _has_numbers(func, args, kwargs):
             with _disable_current_modes():
                 return func(*args, **kwargs)
-        if func is _aten.index.Tensor or func in _PUTS:
+        if func is _aten.index.Tensor or func in PUTS:
             args = (args[0], _places(args[1]), *args[2:])
             # Autograd puts gradients into fresh zeros in place, and makes a copy for tensors like ours alone.
-            func = _PUTS[0] if func in _PUTS else func
+            func = PUTS[0] if func in PUTS else func
         return blank(func, args, kwargs)
 
     def _part_of(self, tensor: Tensor) -> str:
@@ -182,7 +104,7 @@ class Live(TorchDispatchMode):
         return MAPS if square and (len(shape) == 4 or shape[0] % self._heads == 0) else ACTIVATIONS
 
     def _count(self, tensor: Tensor, part: str) -> None:
-        storage = _storage(tensor)
+        storage = storage_of(tensor)
         key, size = storage._cdata, storage.nbytes()
         if key in self._known:
             self._now[self._known[key][0]] -= size
@@ -202,10 +124,6 @@ class Live(TorchDispatchMode):
         part, size = self._known.pop(key)
         self._now[part] -= size
         self._total -= size
-
-
-def _storage(tensor: Tensor) -> torch.UntypedStorage:
-    return (tensor.inner if isinstance(tensor, Blank) else tensor).untyped_storage()
 
 
 def _has_numbers(func: Any, args: Any, kwargs: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The moments at which a run holds most: its own steps and measures, taken on paper, and what is alive at their peaks."""
+"""The moments at which a run holds most: its own steps and measures on paper, and what is alive at their peaks."""
 
 from __future__ import annotations
 
@@ -150,23 +150,22 @@ class _Apart(FlatTensors):
     """Tensors in no common buffer: some have numbers and some have none."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = dict(tensors)
-        self._index = dict.fromkeys(tensors)  # type: ignore[arg-type]
+        self._index: Any = dict(tensors)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
+        found: Tensor = self._index[name]
+        return found
 
     def part(self, prefix: str) -> FlatTensors:
         return _Apart({name.removeprefix(prefix): self[name] for name in self if name.startswith(prefix)})
-
-    def to(self, device: torch.device | str) -> FlatTensors:
-        return self
 
 
 class _PaperMemory(Memory):
     """What is kept of an earlier task: rows with their teachers, which have no numbers."""
 
-    def __init__(self, method: Method, rows: list[KeptSample], calls: Mapping[int, AttentionCall], entries: int) -> None:
+    def __init__(
+        self, method: Method, rows: list[KeptSample], calls: Mapping[int, AttentionCall], entries: int
+    ) -> None:
         self._method, self._rows, self._calls, self._entries = method, rows, calls, entries
         self.heads = self.attention(0).heads
 
@@ -184,7 +183,7 @@ class _PaperMemory(Memory):
             found["attention"] = torch.empty(self._method.attention_bytes(self.attention(sample).kept) // 4)
         return found
 
-    def attention(self, sample: int, tensors: FlatTensors | None = None) -> Any:
+    def attention(self, sample: int, *_: Any) -> Any:
         return _PaperTeacher(self._method.likely_attention(self._calls, len(self._rows[sample].input_ids)))
 
 
@@ -206,7 +205,7 @@ class _PaperTeacher:
     def heads_on(self, layer: int, device: torch.device) -> Tensor:
         return self.heads[layer].to(device)
 
-    def rows(self, layer: int, device: torch.device) -> QueryKeyRows:
+    def rows(self, layer: int, _: torch.device) -> QueryKeyRows:
         return replace(self.kept[layer])  # without what another sample's comparison has computed of it
 
 
@@ -239,27 +238,11 @@ def _gradients_seen(paper: Paper, live: Live) -> Iterator[None]:
 
 
 def _context(paper: Paper, rows: list[KeptSample]) -> TaskContext:
+    anything: Any = None
     return TaskContext(
-        task="",
-        index=1,
-        learn=True,
-        seed=0,
-        model=paper.model,
-        before=lambda: paper.model,
-        tokenizer_fingerprint="",
-        model_fingerprint="",
-        tokenizer=None,  # type: ignore[arg-type]
-        pad_token_id=0,
-        samples=rows,
-        prompts=[],
-        key_of=None,  # type: ignore[arg-type]
-        metric="",
-        max_new_tokens=1,
-        max_length=max(len(row.input_ids) for row in rows),
-        micro_batch_rows=paper.arguments.per_device_train_batch_size,
-        device=torch.device("cpu"),
-        stages=[],
-        working=Path(),
-        folder=Path(),
+        task="", index=1, learn=True, seed=0, model=paper.model, before=lambda: paper.model, tokenizer_fingerprint="",
+        model_fingerprint="", tokenizer=anything, pad_token_id=0, samples=rows, prompts=[], key_of=anything, metric="",
+        max_new_tokens=1, max_length=len(rows[0].input_ids), device=torch.device("cpu"), stages=[], working=Path(),
+        micro_batch_rows=paper.arguments.per_device_train_batch_size, folder=Path(),
         track=lambda *_: nullcontext(lambda _: None),
-    )
+    )  # fmt: skip

@@ -53,7 +53,9 @@ class Paper:
                 model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=getattr(torch, dtype))
             except (ValueError, KeyError, ImportError, RuntimeError) as error:
                 why = " ".join(str(error).split())[:200]
-                raise InputError(f"model: no causal language model can be built from its configuration: {why}") from None
+                raise InputError(
+                    f"model: no causal language model can be built from its configuration: {why}"
+                ) from None
             try:
                 self.model = method.adapt(model.requires_grad_(True), lora)
             except InputError:

@@ -38,16 +38,11 @@ class Phase:
 class Plan:
     """What `seekr plan` shows. `ways` is empty where no device is given.
 
-    `parameters` are those of the base model with what was added to it.
-
     `activations`: what a task step holds beside weights and gradients, by (checkpointing, attention).
     """
 
     run: RunOnPaper
-    attention: str
-    parameters: int
-    trained: int
-    stored: int
+    paper: Paper
     phases: list[Phase]
     activations: dict[tuple[bool, str], int]
     stages: list[StageSteps]
@@ -79,10 +74,10 @@ class Plan:
         return {
             "model": self.run.config.model,
             "method": self.run.method.name,
-            "attention": self.attention,
+            "attention": self.paper.attention,
             "optimizer": optimizer_name(self.run.arguments),
-            "parameters": self.parameters,
-            "trained_parameters": self.trained,
+            "parameters": self.paper.parameters,
+            "trained_parameters": self.paper.trained,
             "memory": [
                 {"phase": phase.name, **asdict(phase.shape), "bytes": phase.total, "parts": phase.parts}
                 for phase in self.phases
@@ -163,10 +158,7 @@ def make_plan(
     )  # fmt: skip
     return Plan(
         run=run,
-        attention=paper.attention,
-        parameters=paper.parameters,
-        trained=paper.trained,
-        stored=paper.stored,
+        paper=paper,
         phases=phases,
         activations=_activations(paper, phases),
         stages=stages,

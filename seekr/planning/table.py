@@ -35,12 +35,12 @@ def headline(plan: Plan) -> list[str]:
     """What is planned, in a few lines."""
     config, arguments = plan.run.config, plan.run.arguments
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "full"
-    trained = "all trained" if plan.trained == plan.stored else f"{plan.trained:,} trained"
-    base = f"{plan.parameters:,} parameters"
+    trained = "all trained" if plan.paper.trained == plan.paper.stored else f"{plan.paper.trained:,} trained"
+    base = f"{plan.paper.parameters:,} parameters"
     checkpointing = "with" if checkpoints(arguments) else "without"
     return [
         f"model    {config.model}: {base}, {trained}, {config.dtype}, {precision} precision",
-        f"method   {plan.run.method.name}; optimizer {optimizer_name(arguments)}; attention {plan.attention}; "
+        f"method   {plan.run.method.name}; optimizer {optimizer_name(arguments)}; attention {plan.paper.attention}; "
         f"{checkpointing} gradient checkpointing",
         f"step     {arguments.per_device_train_batch_size} rows × {arguments.gradient_accumulation_steps} accumulated "
         f"× {plan.devices} device{'s' * (plan.devices > 1)}",

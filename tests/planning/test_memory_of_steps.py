@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from toy_tasks import as_kept, task_batch
 from torch import Tensor, nn
+from toy_tasks import as_kept, task_batch
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig
 
 from seekr.config.training_arguments import check_lora, training_arguments
@@ -21,7 +21,8 @@ from seekr.methods.ewc import Quadratic
 from seekr.methods.l2_sp import L2Sp
 from seekr.modeling.batches import Signals
 from seekr.modeling.losses import TopLogits, answer_positions
-from seekr.planning.live import GRADIENTS, LOGITS, MAPS, TEACHER, WEIGHTS, Blank, Bytes
+from seekr.planning.blank import Blank
+from seekr.planning.live import GRADIENTS, LOGITS, MAPS, TEACHER, WEIGHTS, Bytes
 from seekr.planning.moments import measuring, step
 from seekr.planning.paper import BEFORE, OPTIMIZER, Paper
 from seekr.planning.rows import Shape

@@ -100,7 +100,7 @@ def test_methods_are_planned_and_what_is_not_counted_is_said(raw: dict[str, Any]
         name not in ("agem", "hft", "averaging")
     )
     if name == "ewc":
-        assert plan.disk.one_stage == 4 * plan.stored + 8 * plan.trained
+        assert plan.disk.one_stage == 4 * plan.paper.stored + 8 * plan.paper.trained
 
 
 def _tensor_bytes(path: Path) -> int:
@@ -112,10 +112,13 @@ def _tensor_bytes(path: Path) -> int:
 def test_seven_billion_parameters_and_fifteen_tasks_fill_a_disk(tmp_path: Path) -> None:
     raw = _seven_billion(tmp_path)
     plan = plan_of(raw | {"method": {"name": "sequential"}})
-    assert plan.disk.stages == 15 * 4 * plan.parameters
+    assert plan.disk.stages == 15 * 4 * plan.paper.parameters
     assert 400e9 < plan.disk.stages < 425e9
     assert any("keep_stages: last" in note for note in plan.notes)
-    assert plan_of(raw | {"method": {"name": "sequential"}, "keep_stages": "last"}).disk.stages == 4 * plan.parameters
+    assert (
+        plan_of(raw | {"method": {"name": "sequential"}, "keep_stages": "last"}).disk.stages
+        == 4 * plan.paper.parameters
+    )
 
 
 def _seven_billion(folder: Path) -> dict[str, Any]:
@@ -135,7 +138,7 @@ def test_parts_are_divided_by_the_devices_under_fsdp_alone(raw: dict[str, Any]) 
     whole, parts = by_way["all weights", "DDP", False].parts, by_way["all weights", "FSDP2", False].parts
     for name in ("weights", "optimizer state"):
         assert parts[name] == -(-whole[name] // 4)
-    assert whole["DDP's gradient buckets"] == 4 * plan.trained
+    assert whole["DDP's gradient buckets"] == 4 * plan.paper.trained
     assert {way.verdict(10**9) for way in plan.ways} == {"yes"}
     assert by_way["all weights", "DDP", False].verdict(1000) == "no"
     assert {trains for trains, _, _ in by_way} == {"all weights", "LoRA, r=8"}
