@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from seekr.distributed.processes import process_count, process_index
-from seekr.memory.reader import Memory
 from seekr.methods.base import TaskContext
 from seekr.methods.replay import Replay
 from seekr.modeling.batches import MicroBatch, Row
@@ -46,10 +45,6 @@ class AGem(Replay):
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
-        self._context = context
-
-    def pretend(self, context: TaskContext, kept: Memory) -> None:
-        super().pretend(context, kept)
         self._context = context
 
     def after_backward(self, model: nn.Module, step: int) -> None:

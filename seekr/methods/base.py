@@ -297,7 +297,7 @@ class Method:
         """What is measured of the kept rows of a learned task; part of `after_task`."""
         return {}
 
-    # What a method costs, for plans. No file is read, and no tensor has numbers.
+    # What a method costs, for plans. Nothing was kept on any disk, and no tensor has numbers.
 
     @property
     def measures(self) -> str:
@@ -305,7 +305,8 @@ class Method:
         return ""
 
     def pretend(self, context: TaskContext, kept: Memory) -> None:
-        """`before_task` of a later task, `kept` being what is there of an earlier one."""
+        """`before_task` of a later task, `kept` being what is there of an earlier one, but for which there is none."""
+        self.before_task(context)
         self.memories = [kept] if self.keeps else []
 
     def likely_logits(self, row: TokenizedRow, vocabulary: int) -> TopLogits | None:

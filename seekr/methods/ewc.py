@@ -84,7 +84,6 @@ class Ewc(Method):
 
     def pretend(self, context: TaskContext, kept: Memory) -> None:
         super().pretend(context, kept)
-        self.held = trained_parameters(context.model)
         self.quadratic = _NoNumbers(self.held)
 
     def penalties(self, model: nn.Module) -> dict[str, Tensor]:

@@ -57,13 +57,13 @@ class KlAnchor(Recorded):
 
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
-        self.predicted = _predicted(context)
+        self.predicted = [len(sample.input_ids) - 1 for sample in context.samples]
         if self.weight:
             self.record(context)
 
     def pretend(self, context: TaskContext, kept: Memory) -> None:
         super().pretend(context, kept)
-        self.predicted = _predicted(context)
+        self.predicted = [len(sample.input_ids) - 1 for sample in context.samples]
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         if not batch.signals[0]:
@@ -78,7 +78,3 @@ class KlAnchor(Recorded):
             "task": answer_cross_entropy(answers, batch.labels, batch.weights) / batch.step_tokens,
             "kl": self.weight * self.divergence(logits, [n - 1 for n in batch.lengths], batch) / tokens,
         }
-
-
-def _predicted(context: TaskContext) -> list[int]:
-    return [len(sample.input_ids) - 1 for sample in context.samples]

@@ -9,7 +9,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from seekr.memory.reader import Memory
 from seekr.methods.base import Method, TaskContext
 from seekr.modeling.precision import full_precision
 
@@ -40,9 +39,6 @@ class L2Sp(Method):
     def before_task(self, context: TaskContext) -> None:
         super().before_task(context)
         self.start = [weight.detach().clone() for weight in _trained(context.model)]
-
-    def pretend(self, context: TaskContext, kept: Memory) -> None:
-        self.before_task(context)
 
     @full_precision()
     def penalties(self, model: nn.Module) -> dict[str, Tensor]:

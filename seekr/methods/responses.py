@@ -81,7 +81,6 @@ class Recorded(Method):
         return {} if self.responses is None else {-1: partial(self.responses.tensors, logits=True)}
 
     def pretend(self, context: TaskContext, kept: Memory) -> None:
-        super().pretend(context, kept)
         self.responses = kept if self.weight else None
 
     def likely_logits(self, row: TokenizedRow, vocabulary: int) -> TopLogits | None:

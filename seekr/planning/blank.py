@@ -15,21 +15,24 @@ from torch.utils._pytree import tree_leaves, tree_map
 PUTS = (torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default)
 
 
-class Blank(Tensor):
-    """A tensor of the CPU without numbers: what is computed of it is computed of `inner`, on torch's device "meta"."""
+_CPU = torch.device("cpu")
 
-    inner: Tensor
+
+class Blank(Tensor):
+    """A tensor of the CPU without numbers: what is computed of it is computed of `on_meta`, on torch's device "meta"."""
+
+    on_meta: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> Blank:
-        made: Any = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device="cpu"
+    def __new__(cls, on_meta: Tensor) -> Blank:
+        made: Any = Tensor._make_wrapper_subclass(
+            cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device=_CPU
         )
-        made.inner = inner
-        return made  # type: ignore[no-any-return]
+        made.on_meta = inner
+        return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return blank(func, args, kwargs or {})
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -38,7 +41,7 @@ class Blank(Tensor):
 
 def storage_of(tensor: Tensor) -> torch.UntypedStorage:
     """The storage whose bytes a tensor is counted by; views share one."""
-    return (tensor.inner if isinstance(tensor, Blank) else tensor).untyped_storage()
+    return (tensor.on_meta if isinstance(tensor, Blank) else tensor).untyped_storage()
 
 
 def blank(func: Any, args: Any, kwargs: Any) -> Any:
@@ -72,8 +75,8 @@ def _asked(func: Any, args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
     def inner(leaf: Any) -> Any:
         if not isinstance(leaf, Blank):
             return torch.empty_like(leaf, device="meta") if isinstance(leaf, Tensor) else leaf
-        outer[id(leaf.inner)] = leaf
-        return leaf.inner
+        outer[id(leaf.on_meta)] = leaf
+        return leaf.on_meta
 
     def wrapped(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):

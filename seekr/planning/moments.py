@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -47,16 +48,15 @@ def step(
         kept: rows of earlier tasks that the method reads by itself; None = as many as the step has.
     """
     calls = paper.calls if paper.method.reads_attention and kind == "replay" else {}
+    more = paper.arguments.gradient_accumulation_steps > 1
     with paper.counting(shape.length, checkpointing=checkpointing, attention=attention) as live:
-        if more := paper.arguments.gradient_accumulation_steps > 1:
-            with live.part(GRADIENTS):
-                for parameter in paper.to_train:
-                    parameter.grad = torch.empty_like(parameter)
-        rows, model = _rows(shape), _Prepared(paper)
-        method, context = deepcopy(paper.method), _context(paper, rows)
-        with live.part(TEACHER):
+        rows, model, method = _rows(shape), _Prepared(paper), deepcopy(paper.method)
+        with live.part(TEACHER), TemporaryDirectory() as working:
             memory = _PaperMemory(method, _rows(kept) if kept else rows, calls, paper.vocabulary)
-            method.pretend(context, memory)
+            method.pretend(_context(paper, rows, Path(working)), memory)
+        with live.part(GRADIENTS):
+            for parameter in paper.to_train if more else ():
+                parameter.grad = torch.empty_like(parameter)
         batch = _batch(method, kind, rows, live)
         with _gradients_seen(paper, live), widest_block_alone():
             _backward(method, model, batch, more=more)
@@ -71,7 +71,7 @@ def measuring(paper: Paper, shape: Shape, *, checkpointing: bool) -> Bytes:
     """Bytes at the peak of measuring kept rows after a task, the model before the task beside the new one."""
     with paper.counting(shape.length, checkpointing=checkpointing) as live, paper.precision(), widest_block_alone():
         rows = _rows(shape)
-        deepcopy(paper.method).measure(rows, _context(paper, rows))
+        deepcopy(paper.method).measure(rows, _context(paper, rows, Path()))
     return live.peak | {BEFORE: paper.weights}
 
 
@@ -237,12 +237,12 @@ def _gradients_seen(paper: Paper, live: Live) -> Iterator[None]:
             hook.remove()
 
 
-def _context(paper: Paper, rows: list[KeptSample]) -> TaskContext:
+def _context(paper: Paper, rows: list[KeptSample], folder: Path) -> TaskContext:
     anything: Any = None
     return TaskContext(
         task="", index=1, learn=True, seed=0, model=paper.model, before=lambda: paper.model, tokenizer_fingerprint="",
         model_fingerprint="", tokenizer=anything, pad_token_id=0, samples=rows, prompts=[], key_of=anything, metric="",
-        max_new_tokens=1, max_length=len(rows[0].input_ids), device=torch.device("cpu"), stages=[], working=Path(),
-        micro_batch_rows=paper.arguments.per_device_train_batch_size, folder=Path(),
+        max_new_tokens=1, max_length=len(rows[0].input_ids), device=torch.device("cpu"), stages=[], working=folder,
+        micro_batch_rows=paper.arguments.per_device_train_batch_size, folder=folder,
         track=lambda *_: nullcontext(lambda _: None),
     )  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from seekr.config.schema import Config
+from seekr.errors import InputError
 from seekr.methods.base import MEASURED_TOGETHER
 from seekr.planning.disk import Disk, disk
 from seekr.planning.live import ACTIVATIONS, CASTS, LOGITS, MAPS, Bytes
@@ -151,7 +152,16 @@ def make_plan(
     stages = plan_steps(run.stages, run.method, run.arguments, seed=config.seed, processes=devices)
     paper = _paper(run, run.lora)
     optimizer = paper.optimizer_bytes()
-    phases = _phases(paper, stages, checkpoints(run.arguments), optimizer)
+    try:
+        phases = _phases(paper, stages, checkpoints(run.arguments), optimizer)
+    except InputError:
+        raise
+    except Exception as error:  # whatever code of a family or a method raises that looks at numbers
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError(
+            f"model: a step of {config.model} with method {run.method.name} cannot be planned without numbers ({why}); "
+            "method.name=sequential plans the ordinary part"
+        ) from error
     saved = disk(
         run.method, run.arguments, stages, keep=config.keep_stages, stored=paper.stored, trained=paper.trained,
         dtype=config.dtype, optimizer=optimizer,

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig
 
 from seekr.config.training_arguments import check_lora, training_arguments
 from seekr.errors import InputError
-from seekr.memory.reader import KeptSample, Memory
+from seekr.memory.reader import KeptSample
 from seekr.methods import Ewc, KlAnchor, Method, Sequential, make_method
 from seekr.methods.base import TaskContext
 from seekr.methods.ewc import Quadratic
@@ -151,8 +151,8 @@ class Own(Method):
     unplanned: ClassVar[str] = "what it dreams"
     copies: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def pretend(self, context: TaskContext, kept: Memory) -> None:
-        super().pretend(context, kept)
+    def before_task(self, context: TaskContext) -> None:
+        super().before_task(context)
         self.copies = [weight.detach().clone() for weight in context.model.parameters() for _ in range(2)]
 
     def penalties(self, model: nn.Module) -> dict[str, Tensor]:
@@ -161,7 +161,7 @@ class Own(Method):
 
 def test_a_new_method_says_itself_what_it_takes() -> None:
     on_paper = paper(method=Own())
-    assert planned(on_paper)[TEACHER] == 2 * on_paper.weights - 2 * sum(b.nbytes for b in on_paper.model.buffers())
+    assert planned(on_paper)[TEACHER] == 2 * 4 * on_paper.trained
 
 
 def test_what_is_computed_of_tokens_has_numbers_and_nothing_else_has() -> None:
