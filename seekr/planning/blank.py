@@ -19,16 +19,16 @@ _CPU = torch.device("cpu")
 
 
 class Blank(Tensor):
-    """A tensor of the CPU without numbers: what is computed of it is computed of `on_meta`, on torch's device "meta"."""
+    """A tensor of the CPU without numbers: `on_meta`, which lies on torch's device "meta", is computed with."""
 
     on_meta: Tensor
 
     @staticmethod
     def __new__(cls, on_meta: Tensor) -> Blank:
         made: Any = Tensor._make_wrapper_subclass(
-            cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device=_CPU
+            cls, on_meta.shape, on_meta.stride(), on_meta.storage_offset(), dtype=on_meta.dtype, device=_CPU
         )
-        made.on_meta = inner
+        made.on_meta = on_meta
         return made
 
     @classmethod
