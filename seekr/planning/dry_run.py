@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from seekr.distributed.processes import process_count
-from seekr.planning.disk import Disk, disk
-from seekr.planning.rows import StageRows, StageSteps, plan_steps
+from seekr.planning.disk import disk
+from seekr.planning.rows import StageRows, plan_steps
 from seekr.report.tables import print_fact, print_table
 from seekr.report.terminal import readable_bytes
 from seekr.runs.prepare import RunSpec
@@ -36,7 +36,11 @@ def print_plan(prepared: RunSpec, folders: Sequence[str]) -> None:
     table.add_column("task", overflow="fold")
     for heading in ("rows", "test", "task\nsteps", "replay\nsteps", "kept", "prompts\ncut", "answers\ncut"):
         table.add_column(heading, justify="right")
-    for stage, plan in zip(prepared.stages, plan_run(prepared), strict=True):
+    steps = plan_steps(
+        [StageRows.of(stage) for stage in prepared.stages], prepared.method, prepared.arguments, seed=config.seed,
+        processes=process_count(), step_rows=prepared.step_rows,
+    )  # fmt: skip
+    for stage, plan in zip(prepared.stages, steps, strict=True):
         summaries = [data.summary for data in stage.data]
         done = stage.index < len(prepared.finished)
         table.add_row(
@@ -56,7 +60,10 @@ def print_plan(prepared: RunSpec, folders: Sequence[str]) -> None:
     for data in prepared.tasks:
         for warning in data.warnings():
             print_table(Text(f"{data.task.name}: {warning}"))
-    saved = plan_disk(prepared)
+    saved = disk(
+        prepared.method, prepared.arguments, steps, keep=config.keep_stages, stored=prepared.stored_parameters,
+        trained=prepared.trained_parameters, dtype=config.dtype,
+    )  # fmt: skip
     each = f"; for each of {len(folders)} folders" if len(folders) > 1 else ""
     stages, working = readable_bytes(saved.stages), readable_bytes(saved.checkpoints)
     print_fact(
@@ -65,32 +72,6 @@ def print_plan(prepared: RunSpec, folders: Sequence[str]) -> None:
         f"tasks{each}",
     )
     print_table(Text("nothing was written (--dry-run)"))
-
-
-def plan_run(prepared: RunSpec) -> list[StageSteps]:
-    """The steps of every stage, by the rule that the trainer follows."""
-    stages = [StageRows.of(stage) for stage in prepared.stages]
-    return plan_steps(
-        stages,
-        prepared.method,
-        prepared.arguments,
-        seed=prepared.config.seed,
-        processes=process_count(),
-        step_rows=prepared.step_rows,
-    )
-
-
-def plan_disk(prepared: RunSpec) -> Disk:
-    """Bytes of the stages and of the checkpoints while a task is learned."""
-    return disk(
-        prepared.method,
-        prepared.arguments,
-        plan_run(prepared),
-        keep=prepared.config.keep_stages,
-        stored=prepared.stored_parameters,
-        trained=prepared.trained_parameters,
-        dtype=prepared.config.dtype,
-    )
 
 
 def _pairs(settings: dict[str, object], whose: str = "transformers'") -> str:

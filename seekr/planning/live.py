@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from seekr.planning.blank import PUTS, Blank, blank, storage_of
@@ -88,8 +88,7 @@ class Live(TorchDispatchMode):
 
     def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
         if _has_numbers(func, args, kwargs):
-            with _disable_current_modes():
-                return func(*args, **kwargs)
+            return func(*args, **kwargs)
         if func is _aten.index.Tensor or func in PUTS:
             args = (args[0], _places(args[1]), *args[2:])
             # Autograd puts gradients into fresh zeros in place, and makes a copy for tensors like ours alone.
@@ -144,6 +143,5 @@ def _places(indices: Any) -> list[Tensor | None]:
     found: list[Tensor | None] = []
     for index in indices:
         mask = index is not None and index.dtype in (torch.bool, torch.uint8) and not isinstance(index, Blank)
-        with _disable_current_modes():
-            found += index.nonzero(as_tuple=True) if mask else (index,)
+        found += index.nonzero(as_tuple=True) if mask else (index,)
     return found
