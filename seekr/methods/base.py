@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -16,22 +16,19 @@ from torch import Tensor, nn
 from seekr.data.token_rows import TokenizedRow
 from seekr.errors import InputError, reason
 from seekr.memory.reader import Memory
+from seekr.methods.costs import Costs
 from seekr.modeling.batches import MicroBatch, Signals, StepKind, collate
 from seekr.modeling.fused_loss import computes_loss, fused_task_loss
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.loading import load_stage, save_model, with_adapter
-from seekr.modeling.losses import TopLogits, answer_cross_entropy
+from seekr.modeling.losses import answer_cross_entropy
 from seekr.modeling.packing import task_logits
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedTokenizerBase
 
-    from seekr.attention.rows import QueryKeyRows
-    from seekr.attention.tap import AttentionCall
     from seekr.data import AnswerKey
-
-MEASURED_TOGETHER = 4  # samples in one forward while measuring, at most, and never more than in one of training
 
 Adapter = Literal["any", "none", "lora", "own"]
 Coefficient = Annotated[float, Field(gt=0, le=1)]
@@ -90,7 +87,7 @@ class TaskContext:
 
 
 @dataclass(kw_only=True)
-class Method:
+class Method(Costs):
     """Fine-tuning on the task at hand; what a method adds is a subclass.
 
     Class attributes:
@@ -105,9 +102,6 @@ class Method:
         shards: whether parameters may be spread over processes, as FSDP and ZeRO-3 do. Unless the adapter is its own,
             `after_task` is then given models in parts, which all processes call equally often: `processes.in_step`.
         free: settings that nothing kept of a task depends on, so that another run may go on with others.
-        corrects_by: what `after_backward` computes of rows that are kept; "" = nothing.
-        bytes_a_weight: on the disk, beside each trained weight of a stage.
-        unplanned: what the method holds or does that `seekr plan` does not count.
 
     Args:
         average: the share of the trained weights in what stays of a task, the rest being the model before it, see
@@ -122,9 +116,6 @@ class Method:
     adapter: ClassVar[Adapter] = "any"
     shards: ClassVar[bool] = True
     free: ClassVar[frozenset[str]] = frozenset({"average"})
-    corrects_by: ClassVar[str] = ""
-    bytes_a_weight: ClassVar[int] = 0
-    unplanned: ClassVar[str] = ""
 
     average: Coefficient | None = None
 
@@ -228,15 +219,6 @@ class Method:
         """Parameters in a stage's `model` folder: all those of an adapted `model`, or the `trained` ones alone."""
         return trained if hasattr(model, "peft_config") else sum(p.numel() for p in model.parameters())
 
-    def kept_rows(self, rows: int) -> int:
-        """How many of a task's rows are kept once it is learned."""
-        return 0
-
-    def places_of(self, rows: int, seed: int, index: int, *, learn: bool = True) -> Sequence[int]:
-        """Where in the data of the task at `index` of a run the kept rows stand; as many of any, where that is not
-        known before."""
-        return [place % rows for place in range(self.kept_rows(rows))]
-
     @property
     def replayed(self) -> list[Memory]:
         """The memories that get replay steps."""
@@ -258,6 +240,11 @@ class Method:
             for stage in context.stages
             if self.keeps
         ]
+
+    def pretend(self, context: TaskContext, kept: Memory) -> None:
+        """`before_task` of a later task, for plans: no tensor has numbers, and of an earlier task there is `kept`."""
+        self.before_task(context)
+        self.memories = [kept] if self.keeps else []
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         """This micro-batch's share of the loss of a task step: Σ cross-entropy / answer tokens of the step."""
@@ -294,32 +281,8 @@ class Method:
         """Asked after a task is trained, or to be remembered: writes what is kept into `context.folder`."""
 
     def measure(self, samples: Sequence[TokenizedRow], context: TaskContext) -> dict[str, Tensor]:
-        """What is measured of the kept rows of a learned task; part of `after_task`."""
+        """What is measured of the kept rows of a learned task, as a part of `after_task`."""
         return {}
-
-    # What a method costs, for plans. Nothing was kept on any disk, and no tensor has numbers.
-
-    @property
-    def measures(self) -> str:
-        """What `measure` is about, such as "heads"; "" = nothing is measured."""
-        return ""
-
-    def pretend(self, context: TaskContext, kept: Memory) -> None:
-        """`before_task` of a later task, `kept` being what is there of an earlier one, but for which there is none."""
-        self.before_task(context)
-        self.memories = [kept] if self.keeps else []
-
-    def likely_logits(self, row: TokenizedRow, vocabulary: int) -> TopLogits | None:
-        """What is stored of a teacher's logits for a row."""
-        return None
-
-    def likely_attention(self, calls: Mapping[int, AttentionCall], tokens: int) -> dict[int, QueryKeyRows]:
-        """Layer → what is stored of the attention of a row, as queries and keys; `calls` are any of each layer."""
-        return {}
-
-    def attention_bytes(self, kept: Mapping[int, QueryKeyRows]) -> int:
-        """Bytes of `likely_attention` as it is stored."""
-        return 0
 
 
 def batch_of(samples: Sequence[TokenizedRow], context: TaskContext) -> dict[str, Tensor]:

@@ -32,7 +32,8 @@ from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import in_step, is_main, own_share, summed
 from seekr.errors import InputError
 from seekr.memory.reader import Memory
-from seekr.methods.base import MEASURED_TOGETHER, TaskContext, batch_of
+from seekr.methods.base import TaskContext, batch_of
+from seekr.methods.costs import MEASURED_TOGETHER
 from seekr.methods.derpp import Derpp
 from seekr.modeling.batches import MicroBatch, Row, Signals, StepKind
 from seekr.modeling.inputs import model_inputs

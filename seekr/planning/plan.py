@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr.config.schema import Config
 from seekr.errors import InputError
-from seekr.methods.base import MEASURED_TOGETHER
+from seekr.methods.costs import MEASURED_TOGETHER
 from seekr.planning.disk import Disk, disk
 from seekr.planning.live import ACTIVATIONS, CASTS, LOGITS, MAPS, Bytes
 from seekr.planning.moments import Kept, kept_of, measuring, step
