@@ -6,20 +6,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from toy_tasks import as_kept, task_batch
+from toy_tasks import as_kept, replay_batch, task_batch
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig
 
+from seekr.attention.rows import QueryKeyRows
+from seekr.attention.tap import Tap
 from seekr.config.training_arguments import check_lora, training_arguments
 from seekr.errors import InputError
-from seekr.memory.reader import KeptSample
+from seekr.memory.reader import KeptSample, Memory
+from seekr.memory.writer import MemoryWriter
 from seekr.methods import Ewc, KlAnchor, Method, Sequential, make_method
 from seekr.methods.base import TaskContext
 from seekr.methods.ewc import Quadratic
 from seekr.methods.l2_sp import L2Sp
-from seekr.modeling.batches import Signals
+from seekr.modeling.batches import MicroBatch
 from seekr.modeling.losses import TopLogits, answer_positions
 from seekr.planning.blank import Blank
 from seekr.planning.live import GRADIENTS, LOGITS, MAPS, TEACHER, WEIGHTS, Bytes
@@ -69,27 +73,21 @@ def allocated(run: Any) -> int:
     return highest
 
 
-def real_step(
-    method: Method,
-    model: LlamaForCausalLM,
-    *,
-    lengths: tuple[int, ...],
-    checkpointing: bool,
-    signals: Signals | None = None,
-) -> int:
-    samples = []
-    for length in lengths:
-        ids = torch.randint(3, VOCABULARY, (length,)).numpy()
-        labels = ids.copy()
-        labels[:-ANSWERS] = -100
-        samples.append(KeptSample(ids, labels))
-    batch = task_batch(samples, signals=signals)
+def row_of(length: int) -> KeptSample:
+    ids = torch.randint(3, VOCABULARY, (length,)).numpy()
+    labels = ids.copy()
+    labels[:-ANSWERS] = -100
+    return KeptSample(ids, labels)
+
+
+def real_step(method: Method, model: LlamaForCausalLM, batch: MicroBatch, *, checkpointing: bool) -> int:
     model.train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    losses = method.step_losses if batch.kind == "task" else method.replay_loss
 
     def run() -> None:
-        parts = method.step_losses(model, batch)
+        parts = losses(model, batch)
         gradient_shares(parts, model.parameters())  # as in the first step of a task, which holds the most
         torch.stack(list(parts.values())).sum().backward()
 
@@ -104,7 +102,8 @@ def test_a_task_step_holds_what_the_allocator_hands_out(checkpointing: bool, pad
     torch.manual_seed(0)
     model = LlamaForCausalLM(config())
     model.set_attn_implementation(attention)
-    found = real_step(Sequential(), model, lengths=(LENGTH, LENGTH - padded), checkpointing=checkpointing)
+    batch = task_batch([row_of(LENGTH), row_of(LENGTH - padded)])
+    found = real_step(Sequential(), model, batch, checkpointing=checkpointing)
     parts = planned(on_paper, padded=padded, checkpointing=checkpointing)
     assert beside_weights(parts) == pytest.approx(found, rel=0.01)
 
@@ -139,7 +138,8 @@ def test_what_a_method_adds_to_a_task_step_is_what_the_allocator_hands_out(name:
         copied = sum(weight.nbytes for weight in method.start)
     tokens = {"lwf": ANSWERS, "kl_anchor": LENGTH - 1}.get(name)
     signals = None if tokens is None else {-1: lambda row: random_responses(tokens)}
-    found = real_step(method, model, lengths=(LENGTH,) * ROWS, checkpointing=False, signals=signals)
+    batch = task_batch([row_of(LENGTH) for _ in range(ROWS)], signals=signals)
+    found = real_step(method, model, batch, checkpointing=False)
     assert beside_weights(planned(paper(method=name))) == pytest.approx(found + copied, rel=0.015)
 
 
@@ -226,10 +226,44 @@ def test_gradients_and_optimizer_state_are_those_of_what_is_trained() -> None:
     assert parts[GRADIENTS] == 4 * (full.trained - embedding)
 
 
-@pytest.mark.parametrize("budget", [50, None])
-def test_distillation_and_a_second_model_are_counted(budget: int | None) -> None:
-    kept, plain = paper(method={"name": "seekr", "query_budget": budget}), paper(method="replay")
-    assert sum(planned(kept, "replay").values()) > sum(planned(plain, "replay").values())
+@pytest.mark.parametrize(("checkpointing", "form", "budget"), [(True, "query_key", 50), (False, "auto", None)])
+def test_a_replay_step_of_seekr_holds_what_the_allocator_hands_out(
+    checkpointing: bool, form: Any, budget: int | None, tmp_path: Path
+) -> None:
+    """Its teachers lie in a memory that was really written; they are read before the step, and are not among it."""
+    settings = {"name": "seekr", "query_budget": budget, "teacher_form": form}
+    on_paper = paper(method=settings)
+    method: Any = make_method(settings)
+    torch.manual_seed(0)
+    model: Any = LlamaForCausalLM(config()).train()
+    rows = [row_of(LENGTH) for _ in range(ROWS)]
+    heads = {
+        layer: torch.arange(len(it.query)) for layer, it in method.likely_attention(on_paper.calls, LENGTH).items()
+    }
+    writer = MemoryWriter(
+        tmp_path, rows, heads=heads, form=form, task="a", tokenizer_fingerprint="", model_fingerprint=""
+    )  # fmt: skip
+    positions = method.drawn_queries(LENGTH, np.random.default_rng(0))
+    for place, row in enumerate(rows):
+        with torch.no_grad(), Tap(model, heads) as tap:
+            logits = model(torch.as_tensor(row.input_ids)[None]).logits[0, -ANSWERS - 1 : -1]
+        attention = {
+            layer: QueryKeyRows.of_call(tap.calls[layer], 0, (0, LENGTH), chosen, positions)
+            for layer, chosen in heads.items()
+        }
+        writer.add(place, attention=attention, positions=positions, logits=method.stored_logits(logits))
+    writer.close()
+    del tap, logits, attention
+    method.memories = [Memory.open(tmp_path)]
+    places = [(0, place) for place in range(ROWS)]
+    batch = replay_batch(method, places, places)
+    found = real_step(method, model, batch, checkpointing=checkpointing)
+    parts = planned(on_paper, "replay", checkpointing=checkpointing)
+    assert beside_weights(parts) - parts[TEACHER] == pytest.approx(found, rel=0.01)
+
+
+def test_a_second_model_is_counted_while_heads_are_measured() -> None:
+    kept = paper(method="seekr")
     parts = measuring(kept, Shape(ROWS, LENGTH, ANSWERS, True), checkpointing=False)
     assert parts[BEFORE] == kept.weights
 
