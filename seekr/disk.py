@@ -12,6 +12,9 @@ from typing import Any
 
 from seekr.errors import InputError, RunError
 
+STDOUT = Path("-")
+"""What a file is called that is stdout."""
+
 
 def user_path(name: str | Path) -> Path:
     """A path as a person wrote it, with its `~` expanded. Raises InputError where no file can be called so."""
@@ -47,7 +50,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Replaces a JSON file atomically."""
-    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """JSON as files and stdout have it."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def parse_json(text: str) -> Any:

@@ -26,6 +26,7 @@ FLOORS = (
     "evaluation",
     "runs",
     "report",
+    "use",
     "planning",
     "tuning",
     "bench",

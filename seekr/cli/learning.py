@@ -90,16 +90,25 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
+    from seekr.cli.output import give
+    from seekr.disk import check_writable
     from seekr.distributed.agreement import agreed
     from seekr.distributed.processes import is_main
+    from seekr.report.as_json import scores_json
     from seekr.report.tables import print_scores, print_seeds
     from seekr.runs.learn import evaluate
     from seekr.runs.run import open_runs
 
     found = agreed(lambda: open_runs(arguments.run))
+    check_writable(arguments.json, "--json")
     runs = [evaluate(run.folder, arguments.cells, arguments.by, verify=arguments.verify) for run in found]
+    one = runs[0].folder == arguments.run
+
+    def show() -> None:
+        print_scores(runs[0]) if one else print_seeds(runs)
+
     if is_main():
-        print_scores(runs[0]) if runs[0].folder == arguments.run else print_seeds(runs)
+        give(arguments.json, lambda: {"runs": [scores_json(run) for run in runs]}, show)
 
 
 def tune(arguments: argparse.Namespace) -> None:

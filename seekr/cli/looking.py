@@ -5,49 +5,51 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
+from seekr.cli.output import give
 from seekr.cli.status import CHECK_FAILED, DONE
 from seekr.errors import InputError
 
 
 def check(arguments: argparse.Namespace) -> int:
-    from seekr.disk import check_writable, write_json
     from seekr.report.check_run import renderables
     from seekr.report.forgotten import changes
     from seekr.report.tables import console, print_table
     from seekr.runs.run import open_runs
 
-    check_writable(arguments.json, "--json")
-    most, over, written = arguments.max_drop, False, []
-    for run in open_runs(arguments.run):
-        found = changes(run)
-        console().print(f"run: {run.folder}")
-        for part in renderables(found, most=most, examples=arguments.examples):
-            print_table(part)
-        over = over or any(change.over(most) for change in found)
-        written.append({"run": str(run.folder), "tasks": [change.to_json() for change in found]})
-    if arguments.json is not None:
-        write_json(arguments.json, {"max_drop": most, "over": over, "runs": written})
+    most = arguments.max_drop
+    found = [(run.folder, changes(run)) for run in open_runs(arguments.run)]
+    over = any(change.over(most) for _, lost in found for change in lost)
+    runs = [{"run": str(folder), "tasks": [change.to_json() for change in lost]} for folder, lost in found]
+
+    def show() -> None:
+        for folder, lost in found:
+            console().print(f"run: {folder}")
+            for part in renderables(lost, most=most, examples=arguments.examples):
+                print_table(part)
+
+    give(arguments.json, lambda: {"max_drop": most, "over": over, "runs": runs}, show)
     return CHECK_FAILED if over else DONE
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    from seekr.disk import check_writable, write_json
+    from seekr.disk import check_writable
     from seekr.report.tables import console
     from seekr.runs.run import open_runs
     from seekr.runs.verify import verify
 
     check_writable(arguments.json, "--json")
-    written, faults = [], 0
-    for run in open_runs(arguments.run):
-        found = verify(run)
-        count = sum(one.fault for one in found)
-        for one in found:
-            console().print(f"{one.text}; {one.mend}")
-        console().print(f"{run.folder}: {f'{count} faults' if count else 'no fault was found'}")
-        faults += count
-        written.append({"run": str(run.folder), "findings": [asdict(one) for one in found]})
-    if arguments.json is not None:
-        write_json(arguments.json, {"faults": faults, "runs": written})
+    found = [(run.folder, verify(run)) for run in open_runs(arguments.run)]
+    faults = sum(one.fault for _, findings in found for one in findings)
+    runs = [{"run": str(folder), "findings": [asdict(one) for one in findings]} for folder, findings in found]
+
+    def show() -> None:
+        for folder, findings in found:
+            count = sum(one.fault for one in findings)
+            for one in findings:
+                console().print(f"{one.text}; {one.mend}")
+            console().print(f"{folder}: {f'{count} faults' if count else 'no fault was found'}")
+
+    give(arguments.json, lambda: {"faults": faults, "runs": runs}, show)
     return CHECK_FAILED if faults else DONE
 
 
@@ -58,10 +60,12 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 def heads(arguments: argparse.Namespace) -> None:
+    from seekr.report.as_json import heads_json
     from seekr.report.tables import print_heads
     from seekr.runs.run import Run
 
-    print_heads(Run(arguments.run))
+    run = Run(arguments.run)
+    give(arguments.json, lambda: {"runs": [heads_json(run)]}, lambda: print_heads(run))
 
 
 def graft(arguments: argparse.Namespace) -> None:
@@ -79,13 +83,14 @@ def graft(arguments: argparse.Namespace) -> None:
 
 
 def memory(arguments: argparse.Namespace) -> None:
+    from seekr.report.as_json import memory_json
     from seekr.report.tables import console, print_memory
     from seekr.runs.run import Run
 
     run = Run(arguments.run)
     text = arguments.search if arguments.search is not None else arguments.remove_matching
     if text is None and arguments.remove is None:
-        print_memory(run)
+        give(arguments.json, lambda: {"runs": [memory_json(run)]}, lambda: print_memory(run))
         return
     from seekr.runs.take_back import answers_with, copies, matching, named, settle, take_back
 
@@ -111,23 +116,29 @@ def memory(arguments: argparse.Namespace) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
+    from seekr.report.as_json import status_json
     from seekr.report.tables import print_status, print_status_of_runs, print_status_of_seeds
     from seekr.runs.run import open_runs, read_runs, seed_folders
 
     folder = arguments.run
-    if (
-        not (folder / "run.json").is_file()
-        and not seed_folders(folder)
-        and any((*folder.glob("*/run.json"), *folder.glob("*/*/run.json")))
-    ):
-        print_status_of_runs(folder, read_runs([folder]))
-        return
-    runs = open_runs(folder)
-    print_status(runs[0]) if runs[0].folder == arguments.run else print_status_of_seeds(arguments.run, runs)
+    below = not (folder / "run.json").is_file() and not seed_folders(folder)
+    several = below and any((*folder.glob("*/run.json"), *folder.glob("*/*/run.json")))
+    runs = read_runs([folder]) if several else open_runs(folder)
+
+    def show() -> None:
+        if several:
+            print_status_of_runs(folder, runs)
+        elif runs[0].folder == folder:
+            print_status(runs[0])
+        else:
+            print_status_of_seeds(folder, runs)
+
+    give(arguments.json, lambda: {"runs": [status_json(run) for run in runs]}, show)
 
 
 def compare(arguments: argparse.Namespace) -> None:
     from seekr.report.comparison import compare
     from seekr.report.tables import print_comparison
 
-    print_comparison(compare(arguments.runs), csv=arguments.csv, markdown=arguments.markdown)
+    files = {"csv": arguments.csv, "json": arguments.json, "markdown": arguments.markdown}
+    print_comparison(compare(arguments.runs), **files)

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from seekr.cli import learning, looking, tasks
+from seekr.cli import learning, looking, tasks, using
 from seekr.cli.library_warnings import leave_out_advice
 from seekr.cli.parser import parse
 from seekr.cli.status import DONE, FAILED, WRONG_INPUT
@@ -103,10 +103,12 @@ def _bench(arguments: argparse.Namespace) -> None:
 _SHOW_RUNS = ("check", "compare", "heads", "memory", "report", "status")
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "bench": _bench,
+    "chat": using.chat,
     "check": looking.check,
     "compare": looking.compare,
     "demo": learning.demo,
     "evaluate": learning.evaluate,
+    "export": using.export,
     "graft": looking.graft,
     "heads": looking.heads,
     "launch-config": _launch_config,
@@ -114,6 +116,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "memory": looking.memory,
     "plan": learning.plan,
     "report": looking.report,
+    "score": using.score,
     "status": looking.status,
     "tasks": tasks.tasks,
     "tune": learning.tune,

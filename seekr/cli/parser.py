@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from seekr import __version__
 from seekr.config.launch import launch_names
 from seekr.config.recipes import recipe_names
-from seekr.disk import user_path
+from seekr.disk import STDOUT, user_path
 from seekr.errors import InputError
 
 
@@ -88,6 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--csv", type=_path, metavar="FILE", help="write unrounded numbers; - is stdout, without the table"
     )
     sub.add_argument("--markdown", type=_path, metavar="FILE", help="write a table to paste; - is stdout")
+    _add_json(sub)
 
     sub = command(
         "tune",
@@ -111,6 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("run", type=_path, metavar="RUN")
     sub.add_argument("--cells", choices=("paper", "seen", "all"), help="which scores; default: those of the run")
     sub.add_argument("--by", choices=("transformers", "vllm"), help="who answers; default: as the run has it")
+    _add_json(sub)
     _add_no_verify(sub)
 
     sub = command(
@@ -118,7 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
         "compare every file of a run with its hash, every number with what it follows from; exit status 3 at a fault",
     )
     sub.add_argument("run", type=_path, metavar="RUN", help="a run, or the folder of its seeds")
-    sub.add_argument("--json", type=_path, metavar="FILE", help="write what was found as JSON too")
+    _add_json(sub)
 
     sub = command("report", "write one self-contained page about runs")
     sub.add_argument("runs", nargs="+", type=_path, metavar="RUN")
@@ -133,7 +135,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--max-drop", type=_points, default=5.0, metavar="N", help="points of 100 that a task may lose; default: 5"
     )
     sub.add_argument("--examples", type=_natural, default=2, metavar="N", help="lost answers to show; default: 2")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON too")
+    _add_json(sub)
 
     sub = command("memory", "show what a run keeps of its tasks; find kept rows by their text, and take them back")
     sub.add_argument("run", type=_path, metavar="RUN")
@@ -143,6 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--remove-matching", metavar="TEXT", help="remove them, their teacher signals, and answers that hold it"
     )
     what.add_argument("--remove", metavar="TASK/N", help="remove one kept row, by the name that --search shows")
+    _add_json(what)
 
     sub = command(
         "graft", "say whether attention maps carry what was lost: the last model answers with the maps of earlier ones"
@@ -160,7 +163,41 @@ def make_parser() -> argparse.ArgumentParser:
         ("heads", "show which heads were chosen after each task, and their importance"),
         ("status", "show where a run stands, or the runs below a folder"),
     ):
-        command(name, text).add_argument("run", type=_path, metavar="RUN")
+        sub = command(name, text)
+        sub.add_argument("run", type=_path, metavar="RUN")
+        _add_json(sub)
+
+    sub = command(
+        "export",
+        "write a stage as a plain model folder with a filled card, for transformers, peft, vLLM and the hub",
+    )
+    sub.add_argument("run", type=_path, metavar="RUN")
+    _add_stage(sub)
+    sub.add_argument("--output", type=_path, metavar="DIR", help="a new or an empty folder")
+    sub.add_argument("--merge", action="store_true", help="a LoRA adapter and its base as one model")
+    sub.add_argument("--push", metavar="OWNER/NAME", help="upload it too; a model that is new there is private")
+    sub.add_argument("--dry-run", action="store_true", help="print the card alone; write and upload nothing")
+
+    sub = command("chat", "talk with a stage; /reset begins again, Ctrl-C stops an answer, Ctrl-D leaves")
+    sub.add_argument("run", type=_path, metavar="RUN")
+    _add_stage(sub)
+    sub.add_argument("--system", metavar="TEXT", help="the system prompt")
+    sub.add_argument("--plain", action="store_true", help="no chat template: each line is completed by itself")
+    sub.add_argument(
+        "--max-new-tokens", type=_count, metavar="N", help="of an answer; default: 256, or half of the run's tokens"
+    )
+
+    sub = command("score", "score a stage on new rows of a task; the run stays as it is")
+    sub.add_argument("run", type=_path, metavar="RUN")
+    sub.add_argument(
+        "--task",
+        required=True,
+        metavar="NAME=PATH[,key=value,...]",
+        help="the rows; settings are those of the run's task of this name, unless a key says otherwise",
+    )
+    _add_stage(sub)
+    sub.add_argument("--output", type=_path, metavar="FILE", help="write each row with its answer, as JSON Lines")
+    _add_json(sub)
 
     sub = command(
         "tasks",
@@ -223,6 +260,15 @@ def _add_no_verify(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="use large files without comparing them with their hashes; their sizes are looked at all the same",
     )
+
+
+def _add_json(parser: argparse._ActionsContainer) -> None:
+    meaning = "write all of it as JSON; without FILE, to stdout alone"
+    parser.add_argument("--json", type=_path, nargs="?", const=STDOUT, metavar="FILE", help=meaning)
+
+
+def _add_stage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stage", metavar="NAME", help="the model after this task; default: the newest")
 
 
 def _path(text: str) -> Path:

@@ -220,6 +220,18 @@ def read_task(
     return replace(data, asked=kept, test_rows=[], long_answers=None, gone=gone)
 
 
+def read_test_rows(
+    task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *, seed: int, finished: FinishedTask | None
+) -> TaskData:
+    """A task of which only test rows are there, new ones of a `finished` task perhaps. Raises as `read_task`."""
+    from seekr.data import EncodingSummary, field_notes, read_split
+
+    test = read_split(task, "test", seed=seed)
+    task = replace(task, max_new_tokens=_settled(task, test, tokenizer, finished))
+    data = TaskData(task, samples=[], summary=EncodingSummary.of([]), test=test, fields=field_notes(test, tokenizer))
+    return _with_test_rows(data, tokenizer, max_length)
+
+
 def _settled(task: Task, rows: list[Example], tokenizer: PreTrainedTokenizerBase, finished: FinishedTask | None) -> int:
     """Tokens of a generated answer; where the task leaves them to its references, those of the finished task."""
     from seekr.data.answer_lengths import enough_tokens

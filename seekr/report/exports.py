@@ -1,11 +1,13 @@
-"""A comparison of runs for other programs and for papers: CSV and Markdown."""
+"""A comparison of runs for other programs and for papers: CSV, JSON and Markdown."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from seekr.disk import json_text
 from seekr.report.comparison import HEADINGS, Comparison, Row
 from seekr.report.side_by_side import cell
 from seekr.report.summary import Spread
@@ -26,6 +28,25 @@ def csv_text(comparison: Comparison) -> str:
         numbers = [number for spread in _spreads(comparison, row) for number in _numbers(spread)]
         writer.writerow([row.name, row.method, len(row.runs), " ".join(map(str, row.seeds)), *numbers])
     return out.getvalue()
+
+
+def as_json_text(comparison: Comparison) -> str:
+    """The same as JSON: each number as its mean, its standard deviation and the values of the seeds, or null."""
+    rows = [
+        {
+            "run": row.name,
+            "method": row.method,
+            "seeds": list(row.seeds),
+            "measures": {field: _spread(row.measure(field)) for field in comparison.measures},
+            "tasks": {task: _spread(row.task(task)) for task in comparison.tasks},
+        }
+        for row in comparison.rows
+    ]
+    return json_text({"rows": rows, "notes": list(comparison.notes)})
+
+
+def _spread(spread: Spread | None) -> dict[str, Any] | None:
+    return None if spread is None else {"mean": spread.mean, "sd": spread.deviation, "values": list(spread.values)}
 
 
 def markdown_text(comparison: Comparison) -> str:

@@ -12,12 +12,12 @@ from rich.text import Text
 
 from seekr.attention.weight import weight_advice
 from seekr.data.checking import FolderCheck
-from seekr.disk import check_writable, write_atomically
-from seekr.errors import InputError
+from seekr.disk import STDOUT, check_writable, write_atomically
+from seekr.report.as_json import kept_of_tasks, stages_with_heads
 from seekr.report.check_run import kept_and_lost
 from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
-from seekr.report.exports import csv_text, markdown_text
+from seekr.report.exports import as_json_text, csv_text, markdown_text
 from seekr.report.forgotten import changes
 from seekr.report.grafting import grafted_table, verdicts
 from seekr.report.side_by_side import comparison_table, seeds_table, status_table
@@ -62,10 +62,12 @@ def print_scores(run: Run) -> None:
         print_table(Text(said))
     console().print(f"run: {run.folder}")
     if run.finished:
+        print_fact("next", f"seekr check {run.folder}")
+        for command in ("seekr chat {}", "seekr export {} --output DIR", "seekr report {}"):
+            print_fact("", command.format(run.folder))
         model = next((stage.model for stage in reversed(run.stages) if stage.model is not None), None)
-        print_fact("next", f"seekr check {run.folder}   seekr report {run.folder}")
         if model is not None:
-            print_fact("model", str(model))
+            print_fact("model", str(run.folder / "model" if (run.folder / "model").is_dir() else model))
 
 
 def print_seeds(runs: Sequence[Run]) -> None:
@@ -74,14 +76,18 @@ def print_seeds(runs: Sequence[Run]) -> None:
     console().print(f"runs: {', '.join(str(run.folder) for run in runs)}")
 
 
-def print_comparison(comparison: Comparison, *, csv: Path | None = None, markdown: Path | None = None) -> None:
-    """Runs in one table, on the terminal and in files; a file named - is stdout, and takes the table's place."""
-    texts = [(path, form(comparison)) for path, form in ((csv, csv_text), (markdown, markdown_text)) if path]
-    piped = any(str(path) == "-" for path, _ in texts)
-    check_writable(csv, "--csv")
-    check_writable(markdown, "--markdown")
+def print_comparison(comparison: Comparison, **files: Path | None) -> None:
+    """Runs in one table, on the terminal and in files by their form: csv, json, markdown.
+
+    A file named - is stdout, and takes the table's place.
+    """
+    forms = {"csv": csv_text, "json": as_json_text, "markdown": markdown_text}
+    texts = [(path, forms[name](comparison)) for name, path in files.items() if path]
+    piped = any(path == STDOUT for path, _ in texts)
+    for name, path in files.items():
+        check_writable(path, f"--{name}")
     for path, text in texts:
-        if str(path) == "-":
+        if path == STDOUT:
             sys.stdout.write(text)
         else:
             write_atomically(path, text)
@@ -93,10 +99,7 @@ def print_comparison(comparison: Comparison, *, csv: Path | None = None, markdow
 
 def print_heads(run: Run) -> None:
     """Importance of all heads after each task, which were chosen, and whether they carry the tasks if that is known."""
-    stages = [stage for stage in run.stages if stage.heads]
-    if not stages:
-        raise InputError(f"{run.folder}: no heads were chosen here; the method seekr chooses some after each task")
-    for stage in stages:
+    for stage in stages_with_heads(run):
         print_table(heads_table(stage))
     for line in verdicts(run.grafted, held=bool(run.attention_weights)):
         print_table(Text(line))
@@ -112,9 +115,7 @@ def print_grafted(run: Run, found: Sequence[Grafted]) -> None:
 
 def print_memory(run: Run) -> None:
     """What is kept of each task, and what the stored form of its attention costs."""
-    summaries = [stage.memory.summary() for stage in run.stages if stage.memory is not None]
-    if not summaries:
-        raise InputError(f"{run.folder}: nothing is kept here; the methods replay, derpp and seekr keep samples")
+    summaries = kept_of_tasks(run)
     print_table(memory_table(summaries))
     floors = [f"{it['task']} {it['attention_floor']:.1e}" for it in summaries if it.get("attention_floor") is not None]
     if floors:

@@ -17,7 +17,14 @@ from seekr.modeling import generation as evaluation
 from seekr.scoring.likelihood import LIKELIHOOD, RowLikelihood
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from seekr.data.task_data import TaskData
+    from seekr.methods import Method
     from seekr.runs.prepare import RunSpec
+
+ASKED_TOGETHER = 64
+"""Prompts that are answered at once, where the run does not say."""
 
 Answer = Callable[[int, Callable[[int], None]], Sequence[evaluation.Generated | RowLikelihood]]
 """(place of a task, advance) → an answer to each of its test prompts, or how likely each right one is where that is the
@@ -51,37 +58,50 @@ def answering(prepared: RunSpec, weights: Path | None, *, engine: bool) -> Itera
 
 def answer_by(prepared: RunSpec, model: Any) -> Answer:
     """The answers of a loaded model, by transformers."""
-    tasks = prepared.tasks
+    together = prepared.training.get("per_device_eval_batch_size", ASKED_TOGETHER)
+    read = prepared.arguments.per_device_train_batch_size  # logits of so many rows fit
+    return lambda column, advance: answer_task(
+        model, prepared.method, prepared.tokenizer, prepared.tasks[column], column, advance, asked=together, read=read
+    )
 
-    def answer(column: int, advance: Callable[[int], None]) -> Sequence[evaluation.Generated | RowLikelihood]:
-        prepared.method.tell_task(model, column)
-        if tasks[column].task.metric == LIKELIHOOD:
-            return measure(column, advance)
+
+def answer_task(
+    model: Any,
+    method: Method,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TaskData,
+    place: int,
+    advance: Callable[[int], None],
+    *,
+    asked: int,
+    read: int,
+) -> Sequence[evaluation.Generated | RowLikelihood]:
+    """The answers of a method's model to the test rows of the task at a place of the run, or how likely right ones are.
+
+    `asked` prompts are answered, or `read` answers read, at once. Raises RunError where a likelihood is no number.
+    """
+    method.tell_task(model, place)
+    if data.task.metric != LIKELIHOOD:
         return evaluation.generate_tokens(
             model,
-            prepared.tokenizer,
-            tasks[column].test_prompts,
-            max_new_tokens=tasks[column].max_new_tokens,
-            batch_size=prepared.training.get("per_device_eval_batch_size", 64),
+            tokenizer,
+            data.test_prompts,
+            max_new_tokens=data.max_new_tokens,
+            batch_size=asked,
             advance=advance,
         )
-
-    def measure(column: int, advance: Callable[[int], None]) -> list[RowLikelihood]:
-        found = evaluation.answer_likelihoods(
-            model,
-            tasks[column].test_rows,
-            prepared.tokenizer.pad_token_id,
-            batch_size=prepared.arguments.per_device_train_batch_size,  # logits of so many rows fit
-            inputs=lambda batch: prepared.method.inputs_with_answers(model, batch),
-            advance=advance,
-        )
-        for row, one in enumerate(found):
-            if not isfinite(one.log_likelihood):
-                name = tasks[column].task.name
-                raise RunError(
-                    f"task {name!r}, test row {row} (counted from 0): its log-likelihood is {one.log_likelihood:g}; "
-                    "the model's weights are broken, or its dtype is too narrow for it"
-                )
-        return found
-
-    return answer
+    found = evaluation.answer_likelihoods(
+        model,
+        data.test_rows,
+        tokenizer.pad_token_id,
+        batch_size=read,
+        inputs=lambda batch: method.inputs_with_answers(model, batch),
+        advance=advance,
+    )
+    for row, one in enumerate(found):
+        if not isfinite(one.log_likelihood):
+            raise RunError(
+                f"task {data.task.name!r}, test row {row} (counted from 0): its log-likelihood is "
+                f"{one.log_likelihood:g}; the model's weights are broken, or its dtype is too narrow for it"
+            )
+    return found

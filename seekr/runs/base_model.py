@@ -27,7 +27,7 @@ class BaseModel:
         """The model without weights. Raises InputError where they are missing, of another shape, or have no place."""
         return loading.load_skeleton(self.name, dtype=self.dtype)
 
-    def read(self, *, attention: bool, max_length: int | None) -> str:
+    def read(self, *, attention: bool = False, max_length: int | None = None) -> str:
         """The fingerprint of its weights; `attention` = its maps are to be read too. Raises InputError."""
         if self.fingerprint is None or (attention and max_length not in self.exact_up_to):
             model = loading.load_model(self.name, dtype=self.dtype)

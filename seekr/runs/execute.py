@@ -17,7 +17,15 @@ from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, of_main, process_count, wait_for_all
 from seekr.errors import InputError, RunError
 from seekr.modeling.loading import one_kind_of_bar
-from seekr.runs.folder import copy_stage, drop_older_weights, finished_stages, locked, remove_stage, stage_folder
+from seekr.runs.folder import (
+    copy_stage,
+    drop_older_weights,
+    finished_stages,
+    locked,
+    point_to_newest_model,
+    remove_stage,
+    stage_folder,
+)
 from seekr.runs.grafted import FILE as GRAFTED
 from seekr.runs.manifest import unverified
 from seekr.runs.prepare import Request, RunSpec, prepare
@@ -124,6 +132,7 @@ def begin(prepared: RunSpec) -> None:
         copy_run(prepared.source, prepared.run)
     for stage in prepared.finished:  # where a run was stopped between putting a stage in place and clearing up
         shutil.rmtree(prepared.run / "working" / stage.name, ignore_errors=True)
+    point_to_newest_model(prepared.run)
 
 
 def copy_run(source: Path, run: Path) -> None:
@@ -146,6 +155,8 @@ def copy_run(source: Path, run: Path) -> None:
 
 def finish_stage(prepared: RunSpec, book: ScoreBook) -> None:
     """Scores what can be scored by now, and only then lets go of older weights. All processes call it."""
+    if is_main():
+        point_to_newest_model(prepared.run)
     book.fill(book.measurable(book.missing(prepared.config.cells)))
     wait_for_all()  # none still reads them
     if is_main():

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from seekr.config.schema import apply_overrides, make_config
-from seekr.config.yaml import parse_yaml
+from seekr.config.task_words import parse_task
 from seekr.disk import user_path
 from seekr.errors import InputError
-from seekr.other_names import meant
 from seekr.runs.prepare import Request
 from seekr.runs.record import describe_task
 from seekr.runs.run import Run, seed_folders
@@ -69,26 +67,6 @@ def extend_seeds(source: Path, text: str, output_dir: Path | None, overrides: Se
             f"--output-dir {root}: holds the runs to go on from, which stay untouched; give another folder"
         )
     return [extend(folder, text, root / folder.name, overrides) for folder in seed_folders(source)]
-
-
-def parse_task(text: str) -> dict[str, Any]:
-    """NAME=PATH[,key=value,...] as a dict of name, path and further keys of a task. Raises InputError."""
-    from seekr.data import Task
-
-    first, *rest = text.split(",")
-    name, equals, path = first.partition("=")
-    if not (name and equals and path):
-        raise InputError(f"--task {text!r}: it reads NAME=PATH[,key=value,...]")
-    task: dict[str, Any] = {"name": name, "path": path}
-    valid = {field.name for field in fields(Task)} - {"name"}
-    for item in rest:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise InputError(f"--task {text!r}: {item!r} is no key=value")
-        if key not in valid:
-            raise InputError(f"--task {text!r}: unknown key {key[:60]!r}; {meant(key, valid, 'tasks.N')}")
-        task[key] = value if key in ("train", "test", "eval") else parse_yaml(value, f"--task {text!r}")
-    return task
 
 
 def make_task(given: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from seekr.disk import flush, sync
+from seekr.disk import flush, sync, write_atomically
 from seekr.errors import InputError, RunError
 
 _STAGE = re.compile(r"^(\d{2,})-(.+)$")
+_POINTED = re.compile(r"stages/\d{2,}-[^/\n]+/model")
 
 
 def stage_folder(run: Path, index: int, name: str) -> Path:
@@ -95,6 +97,42 @@ def remove_stage(stage: Path) -> None:
     stage.replace(removed)
     sync(stage.parent)
     shutil.rmtree(removed)
+
+
+def point_to_newest_model(run: Path) -> None:
+    """Makes RUN/model the newest stage's model folder: a relative link, or where none can be made a file with its path.
+
+    What else stands under that name is left alone.
+    """
+    place = run / "model"
+    newest = next((stage for stage in reversed(finished_stages(run)) if has_weights(stage)), None)
+    there = _pointed_at(place)
+    if there is None and os.path.lexists(place):
+        return
+    if newest is None:
+        place.unlink(missing_ok=True)
+        return
+    target = (newest / "model").relative_to(run).as_posix()
+    if there == target:
+        return
+    partial = place.with_name(".model.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        partial.symlink_to(target, target_is_directory=True)
+    except OSError:  # a file system, or a Windows, without links
+        write_atomically(place, f"{target}\n")
+        return
+    partial.replace(place)
+    sync(run)
+
+
+def _pointed_at(place: Path) -> str | None:
+    """Where RUN/model points to, from RUN; None where it is not there, or not of our making."""
+    try:
+        text = place.readlink().as_posix() if place.is_symlink() else place.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text if _POINTED.fullmatch(text) else None
 
 
 def copy_stage(source: Path, final: Path, *, weights: bool) -> None:

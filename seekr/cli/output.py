@@ -1,0 +1,20 @@
+"""Where a command's findings go: to the terminal, and as JSON to the file of `--json`, or to stdout in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from seekr.disk import STDOUT, check_writable, json_text, write_json
+
+
+def give(file: Path | None, content: Callable[[], Any], show: Callable[[], None]) -> None:
+    """Shows what was found, unless its `content` as JSON goes to stdout; writes that where a `file` is named."""
+    check_writable(file, "--json")
+    if file == STDOUT:
+        print(json_text(content()), end="")
+        return
+    show()
+    if file is not None:
+        write_json(file, content())

@@ -1,0 +1,65 @@
+"""A folder on the hub: asked for before anything is written, uploaded once it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seekr.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Where to, and the client that was let in there."""
+
+    name: str
+    api: HfApi
+
+
+def check_upload(name: str | None, api: Callable[[], HfApi] | None, *, dry_run: bool) -> Upload | None:
+    """What to upload to, None = nothing. Raises InputError for a name that is none, or where the hub lets nobody in."""
+    if name is None:
+        return None
+    import huggingface_hub
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except ValueError as error:
+        raise InputError(f"--push {name}: {error}") from None
+    if name.count("/") != 1:
+        raise InputError(f"--push {name}: it reads OWNER/NAME")
+    if dry_run:
+        return None
+    if huggingface_hub.get_token() is None:
+        raise InputError("--push: the hub wants a token; `hf auth login` keeps one, or set HF_TOKEN")
+    client = (api or huggingface_hub.HfApi)()
+    try:
+        client.whoami()
+    except Exception as error:  # a token that is refused, no network
+        raise InputError(f"--push {name}: the hub does not let you in: {_line(error)}") from None
+    return Upload(name, client)
+
+
+def upload(wanted: Upload, folder: Path) -> str:
+    """Uploads a folder. A model that is new there is private. Raises RunError; the folder stays then."""
+    try:
+        wanted.api.create_repo(wanted.name, private=True, exist_ok=True)
+        commit = wanted.api.upload_folder(
+            repo_id=wanted.name, folder_path=folder, commit_message="A stage of a run of seekr"
+        )
+    except Exception as error:  # whatever the hub and the network raise
+        raise RunError(
+            f"--push {wanted.name}: {_line(error)}; {folder} is written, and `hf upload {wanted.name} {folder} .` "
+            "uploads it"
+        ) from None
+    return f"uploaded: {getattr(commit, 'commit_url', wanted.name)} (a model that is new there is private)"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,76 @@
+"""The stage of a run that is used: which one, its weights, and its model on this machine's device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seekr.errors import InputError, RunError, nearest
+from seekr.methods import Method, make_method
+from seekr.modeling.fingerprints import fingerprint_model
+from seekr.modeling.loading import load_config_of
+from seekr.runs.base_model import base_model
+from seekr.runs.run import Run, Stage
+
+
+def choose(run: Run, name: str | None) -> tuple[Stage, Path]:
+    """The stage of a name, None = the newest of a finished run, and its `model` folder. Raises InputError."""
+    try:
+        stages = run.stages
+    except RunError as error:  # one in between is missing
+        raise InputError(str(error)) from None
+    names = [stage.name for stage in stages]
+    if not stages:
+        raise InputError(f"{run.folder}: no task is learned yet; its own `seekr learn` command goes on with it")
+    if name is None and not run.finished:
+        raise InputError(
+            f"{run.folder}: {len(stages)} of its {run.planned} tasks are learned; finish it with its own `seekr learn` "
+            f"command, or say --stage {names[-1]}"
+        )
+    if name is not None and name not in names:
+        raise InputError(f"--stage {name}: {run.folder} has no finished stage of that name; {nearest(name, names)}")
+    if name is None:
+        stage = next((stage for stage in reversed(stages) if stage.model is not None), stages[-1])
+    else:
+        stage = stages[names.index(name)]
+    if stage.model is None:
+        raise InputError(f"{stage.folder}: {_why_without_weights(stage, stages)}")
+    return stage, stage.model
+
+
+def load(run: Run, weights: Path, *, dtype: str | None = None) -> tuple[Any, Method]:
+    """The model of a stage's `model` folder as it answers, frozen, on the CPU; in the run's dtype if none is given.
+
+    Raises InputError where it cannot be loaded, or is an adapter and its base is not the one that it was trained on.
+    """
+    config = run.config
+    method, dtype = make_method(config.method), dtype or config.dtype
+    if is_adapter(weights):
+        load_config_of(config.model)  # says it best where the base is gone
+    model = method.load(config.model, weights, dtype=dtype)
+    if is_adapter(weights):
+        same = dtype == config.dtype
+        base = fingerprint_model(model) if same else base_model(config.model, config.dtype).read()
+        if base != run.record["model_fingerprint"]:
+            raise InputError(f"model: {config.model} is not what {run.folder} was trained on; put that one back")
+    return model, method
+
+
+def is_adapter(weights: Path) -> bool:
+    """Whether a `model` folder holds an adapter, or prompts, and no whole model."""
+    return (weights / "adapter_config.json").is_file()
+
+
+def best_device(*, use_cpu: bool) -> torch.device:
+    """Where a model answers: this machine's accelerator, unless there is none or the run was told to use the CPU."""
+    found = None if use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    return found or torch.device("cpu")
+
+
+def _why_without_weights(stage: Stage, stages: list[Stage]) -> str:
+    if not stage.trained:
+        return "a skill that the base model already had; its model is the base itself"
+    there = ", ".join(other.name for other in stages if other.model is not None)
+    return "its weights are not kept (keep_stages)" + (f"; there are those of {there}" if there else "")
