@@ -40,6 +40,7 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
+@one_kind_of_bar()
 def export(
     folder: Path,
     output: Path | None,
@@ -94,7 +95,7 @@ def _write(run: Run, weights: Path, form: Form, text: str, output: Path) -> list
     notes = []
     tokenizer = load_tokenizer(str(weights))
     try:
-        with one_kind_of_bar(), stage_under_construction(output) as partial:
+        with stage_under_construction(output) as partial:
             if form.kind == WHOLE and is_adapter(weights):
                 notes.append(_merge(run, weights, tokenizer, partial))
             else:
