@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import runpy
@@ -20,8 +21,9 @@ from seekr.methods import METHODS
 ROOT = Path(__file__).parents[1]
 
 
-def _block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def _block(language: str, behind: str = "") -> str:
+    text = (ROOT / "README.md").read_text().partition(behind)[2] if behind else (ROOT / "README.md").read_text()
+    found = re.search(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
     assert found, f"the README has no {language} block"
     return found[1]
 
@@ -57,9 +59,11 @@ def test_yaml_example_and_its_commands(tmp_path: Path, monkeypatch: pytest.Monke
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(builtin_rows("upper", split, seed=0, count=4)))
     (work / "config.yaml").write_text(_block("yaml"))
+    (work / "data" / "new.jsonl").write_text(json.dumps(builtin_rows("sort", "test", seed=1, count=1)[0]))
     monkeypatch.chdir(work)
+    monkeypatch.setattr("sys.stdin", io.StringIO("span: ab[c]d="))
     commands = re.findall(
-        r"^seekr ((?:learn|plan|tasks|status|heads|graft|memory|report|tune|compare) .*?)(?:\s+#.*)?$",
+        r"^seekr ((?:learn|plan|tasks|status|heads|graft|memory|report|tune|compare|chat|score|export) .*?)(?:\s+#.*)?$",
         (ROOT / "README.md").read_text(),
         flags=re.MULTILINE,
     )
@@ -72,6 +76,7 @@ def test_yaml_example_and_its_commands(tmp_path: Path, monkeypatch: pytest.Monke
             words += ["tasks.max_new_tokens=4", "--dry-run"]
         assert main(words) == 0, command
     assert (work / "report.html").is_file()
+    exec(_block("python", behind="## Use what was learned"), {})
 
 
 def test_every_method_and_key_is_documented() -> None:

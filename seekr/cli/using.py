@@ -48,9 +48,11 @@ def chat(arguments: argparse.Namespace) -> None:
 
 
 def score(arguments: argparse.Namespace) -> None:
+    from rich.text import Text
+
     from seekr.disk import check_writable, write_atomically
     from seekr.report.summary import decimal
-    from seekr.report.tables import console
+    from seekr.report.tables import print_table
     from seekr.use.score import score
 
     check_writable(arguments.json, "--json")
@@ -62,7 +64,8 @@ def score(arguments: argparse.Namespace) -> None:
     def show() -> None:
         error = "" if found.error is None else f" ± {decimal(found.error)} (standard error)"
         rows = f"{found.rows} row{'s' * (found.rows != 1)}"
-        console().print(f"{found.task}: {found.metric} {decimal(found.score)}{error} on {rows}, after {found.stage}")
+        score_and_where = f"{found.metric} {decimal(found.score)}{error} on {rows}, after {found.stage}"
+        print_table(Text(f"{found.task}: {score_and_where}"))
 
     give(arguments.json, found.to_json, show)
     if arguments.output is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,15 @@ def test_stdout_has_json_alone_and_a_file_the_same(
         name, *names = place.split(".")
         if name == command:
             assert keys <= at(printed, names).keys(), place
+
+
+def test_every_key_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "using.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z]+)` \| (.*) \|$", page.partition("## JSON")[2], re.MULTILINE))
+    for place, keys in KEYS.items():
+        command = place.partition(".")[0]
+        said = rows[command] + (rows["evaluate"] if command == "status" else "")
+        assert not [key for key in keys if f"`{key}`" not in said], place
 
 
 def test_values_are_those_of_the_run(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,7 +124,9 @@ def test_scores_are_followed_by_what_was_lost_and_what_to_do_next(run, capsys):
     print_scores(Run(run))
     lines = capsys.readouterr().out.splitlines()
     assert "forgotten: copy 90 → 45; held: sort" in lines
-    assert lines[-2].split() == ["next", "seekr", "check", str(run), "seekr", "report", str(run)]
+    todo = [line.split() for line in lines[-5:-1]]
+    assert todo[0] == ["next", "seekr", "check", str(run)]
+    assert [words[:3] for words in todo[1:]] == [["seekr", name, str(run)] for name in ("chat", "export", "report")]
     assert lines[-1].split() == ["model", str(run / "stages" / "02-add" / "model")]
 
 

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from peft import PeftModel
+from safetensors.torch import load_file
 from snapshot import snapshot
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from seekr import InputError, Run, RunError
 from seekr.cli.main import main
@@ -64,6 +66,26 @@ def test_an_exported_stage_answers_as_it_was_scored(
         output = found["model"].generate(**inputs, max_new_tokens=4)[0]
         new = output[inputs.input_ids.shape[1] :] if len(output) > inputs.input_ids.shape[1] else output
         assert found["tokenizer"].decode(new, skip_special_tokens=True) == line["prediction"]
+
+
+def test_folders_load_by_the_calls_of_other_programs(run_of: RunOf, base: Path, tmp_path: Path) -> None:
+    """lm-evaluation-harness and TRL load by transformers and peft; vLLM takes all safetensors that lie in a folder."""
+    run, model, adapter = run_of("lora"), tmp_path / "model", tmp_path / "adapter"
+    export(run.folder, model, merge=True)
+    export(run.folder, adapter)
+    merged = AutoModelForCausalLM.from_pretrained(str(model), revision="main", dtype="auto", trust_remote_code=False)
+    beside = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(str(base), revision="main", dtype="auto"), str(adapter), revision="main"
+    )
+    ids = AutoTokenizer.from_pretrained(str(model))("a 0=", return_tensors="pt").input_ids
+    assert torch.allclose(merged(input_ids=ids).logits, beside(input_ids=ids).logits, atol=1e-4)
+    assert AutoConfig.from_pretrained(str(model)).architectures == ["LlamaForCausalLM"]
+    assert [path.name for path in model.glob("*.safetensors")] == ["model.safetensors"]
+    assert set(load_file(model / "model.safetensors")) <= {f"{name}" for name in merged.state_dict()}
+    about = json.loads((adapter / "adapter_config.json").read_text())
+    assert (about["peft_type"], about["r"], about["bias"], about["use_dora"]) == ("LORA", 4, "none", False)
+    names = set(load_file(adapter / "adapter_model.safetensors"))
+    assert all(re.fullmatch(r"base_model\.model\..*\.(q_proj|v_proj|up_proj)\.lora_[AB]\.weight", it) for it in names)
 
 
 @pytest.mark.parametrize(
