@@ -11,12 +11,11 @@ from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from seekr.config.identity import as_kept_now
-from seekr.disk import read_json
-from seekr.errors import RunError
 from seekr.methods import Method
 from seekr.nested import flatten
 from seekr.report.exports import markdown_table
 from seekr.report.summary import decimal
+from seekr.runs.log import RELEARN, read_whole
 from seekr.runs.run import Run, Stage
 from seekr.use.form import ADAPTER, PROMPTS, WHOLE, Form
 
@@ -25,7 +24,10 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def card(run: Run, stage: Stage, method: Method, form: Form, *, name: str, command: str) -> str:
-    """The README.md of an exported stage, front matter first. Raises InputError where a file of the run is torn."""
+    """The README.md of an exported stage, front matter first; `name` is its folder's, or OWNER/NAME on the hub.
+
+    Raises InputError where a file of the run is torn.
+    """
     stages = run.stages[: stage.index + 1]
     base, about = public_name(run.config.model), license_of(run.config.model)
     record = run.record
@@ -38,7 +40,7 @@ def card(run: Run, stage: Stage, method: Method, form: Form, *, name: str, comma
         **cast(dict[str, Any], about),
     )
     text = _template().render(
-        name=name,
+        name=name.rpartition("/")[2],
         base=f"`{base}`",
         learned=_learned(run, len(tasks), len(stages)),
         tasks=tasks,
@@ -128,14 +130,12 @@ def _served(form: Form, method: Method, *, name: str, base: str) -> str:
         return f"By vLLM: `vllm serve {name}`"
     if form.kind == PROMPTS:
         told = type(method).tell_task is not Method.tell_task
-        each = (
-            " Each score above is by the prompts that its task was learned with, this folder answers with all." * told
-        )
-        return f"vLLM takes no learned prompts; peft does.{each}"
+        each = "Each score above is by the prompts that its task was learned with, this folder answers with all."
+        return f"vLLM takes no learned prompts; peft does. {each if told else ''}".strip()
     if form.odd:
         return f"vLLM takes no adapter with {form.odd}; `seekr export --merge` writes a whole model."
     rank = next((rank for rank in _RANKS if rank >= form.rank), form.rank)
-    serve = f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}={name}"
+    serve = f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name.rpartition('/')[2]}={name}"
     return f"By vLLM: `{serve}`"
 
 
@@ -150,15 +150,11 @@ def _tasks(run: Run, stages: Sequence[Stage]) -> list[dict[str, str]]:
     metrics = dict(zip(run.scored.tasks, run.scored.metrics, strict=True)) if run.scored else {}
     found = []
     for stage in stages:
-        try:
-            about = read_json(stage.folder / "stage.json")
-        except RunError:  # of an older version, or gone
-            about = {}
-        for name, identity in about.get("identity", {}).get("tasks", {stage.name: {}}).items():
-            rows = about.get("rows", {}).get(name, {}).get("rows")
-            said = [f"{rows} rows"] * (rows is not None) + [f"scored by {metrics[name]}"] * bool(metrics.get(name))
-            said += ["a skill of the base, not trained"] * (identity.get("learn") is False)
-            found.append({"name": name, "about": ", ".join(said) or "learned"})
+        about = read_whole(stage.folder / "stage.json", RELEARN)
+        for name, identity in about["identity"]["tasks"].items():
+            said = [f"{about['rows'][name]['rows']} rows"] + [f"scored by {metrics[name]}"] * bool(metrics.get(name))
+            said += ["a skill of the base, not trained"] * (not identity["learn"])
+            found.append({"name": name, "about": ", ".join(said)})
     return found
 
 

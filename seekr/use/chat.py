@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +138,8 @@ def converse(talk: Talk, lines: Iterable[str]) -> None:
 
 def typed() -> Iterator[str]:
     """The lines that a person types, until Ctrl-D."""
-    import readline  # noqa: F401 - input() then has a history and keys to edit a line with
-
+    with suppress(ImportError):  # input() then has a history and keys to edit a line with, where there are such
+        import_module("readline")
     while True:
         try:
             yield input("> ")

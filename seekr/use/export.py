@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from seekr.errors import InputError, RunError
 from seekr.methods import make_method
+from seekr.modeling.generation import only_asked
 from seekr.modeling.loading import load_model, load_tokenizer, one_kind_of_bar, save_model
 from seekr.runs.folder import partial_folder, stage_under_construction
 from seekr.runs.run import Run
@@ -71,15 +72,15 @@ def export(
     chosen, weights = choose(run, stage)
     method = make_method(run.config.method)
     form = form_of(weights, method, merge=merge)
-    wanted = check_upload(push, api, dry_run=dry_run)
-    name = push.partition("/")[2] if push else (output or run.folder).resolve().name
+    client = check_upload(push, api, dry_run=dry_run)
+    name = push or (output or run.folder).resolve().name
     words = ["seekr export", run.folder.resolve().name, f"--stage {chosen.name}", *["--merge"] * merge]
     text = card(run, chosen, method, form, name=name, command=" ".join(words))
     if output is None or dry_run:
         return Exported(text)
     notes = _write(run, weights, form, text, output.resolve())
-    if wanted is not None:
-        notes.append(upload(wanted, output))
+    if client is not None:
+        notes.append(upload(client, name, output))
     return Exported(text, tuple(notes))
 
 
@@ -150,9 +151,9 @@ def _merge(run: Run, weights: Path, tokenizer: Any, folder: Path) -> str:
     return f"merged: its logits differ from the stage's by {moved:.1e} of the largest ({dtype})"
 
 
-@torch.no_grad()
 def _logits(model: Any, ids: Tensor) -> Tensor:
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float()
+    with only_asked(model):
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float()
 
 
 def _untie(base: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +12,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-@dataclass(frozen=True)
-class Upload:
-    """Where to, and the client that was let in there."""
-
-    name: str
-    api: HfApi
-
-
-def check_upload(name: str | None, api: Callable[[], HfApi] | None, *, dry_run: bool) -> Upload | None:
-    """What to upload to, None = nothing. Raises InputError for a name that is none, or where the hub lets nobody in."""
+def check_upload(name: str | None, api: Callable[[], HfApi] | None, *, dry_run: bool) -> HfApi | None:
+    """The client that will upload, None = nothing is. Raises InputError for a name that is none, or a closed door."""
     if name is None:
         return None
     import huggingface_hub
@@ -43,22 +34,19 @@ def check_upload(name: str | None, api: Callable[[], HfApi] | None, *, dry_run: 
         client.whoami()
     except Exception as error:  # a token that is refused, no network
         raise InputError(f"--push {name}: the hub does not let you in: {_line(error)}") from None
-    return Upload(name, client)
+    return client
 
 
-def upload(wanted: Upload, folder: Path) -> str:
+def upload(client: HfApi, name: str, folder: Path) -> str:
     """Uploads a folder. A model that is new there is private. Raises RunError; the folder stays then."""
     try:
-        wanted.api.create_repo(wanted.name, private=True, exist_ok=True)
-        commit = wanted.api.upload_folder(
-            repo_id=wanted.name, folder_path=folder, commit_message="A stage of a run of seekr"
-        )
+        client.create_repo(name, private=True, exist_ok=True)
+        commit = client.upload_folder(repo_id=name, folder_path=folder, commit_message="A stage of a run of seekr")
     except Exception as error:  # whatever the hub and the network raise
         raise RunError(
-            f"--push {wanted.name}: {_line(error)}; {folder} is written, and `hf upload {wanted.name} {folder} .` "
-            "uploads it"
+            f"--push {name}: {_line(error)}; {folder} is written, and `hf upload {name} {folder} .` uploads it"
         ) from None
-    return f"uploaded: {getattr(commit, 'commit_url', wanted.name)} (a model that is new there is private)"
+    return f"uploaded: {getattr(commit, 'commit_url', name)} (a model that is new there is private)"
 
 
 def _line(error: Exception) -> str:

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,9 +19,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from seekr import InputError, Run, RunError
 from seekr.cli.main import main
+from seekr.methods import Sequential
 from seekr.modeling.fingerprints import fingerprint_tokenizer
 from seekr.modeling.loading import load_stage, load_tokenizer
 from seekr.use.export import export
+from seekr.use.form import form_of
 
 RunOf = Callable[[str], Run]
 
@@ -200,6 +202,17 @@ def test_the_base_of_a_hub_cache_has_the_name_of_the_hub() -> None:
     assert license_of("nobody/nothing-of-that-name") == {}
 
 
+def test_what_a_method_loads_by_itself_is_refused(run_of: RunOf) -> None:
+    class Own(Sequential):
+        name: ClassVar[str] = "own"
+
+        def load(self, base: str, weights: Path | None, *, dtype: str) -> Any:
+            return super().load(base, weights, dtype=dtype)
+
+    with pytest.raises(InputError, match="own loads its model by code of its own, which transformers has not"):
+        form_of(run_of("whole").stages[-1].model or Path(), Own(), merge=False)
+
+
 def torn(run: Run, place: Path, what: str) -> Path:
     """A copy of a run that is not what it was."""
     shutil.copytree(run.folder, place, symlinks=True)
@@ -218,7 +231,7 @@ def torn(run: Run, place: Path, what: str) -> Path:
     elif what == "run.json":
         (place / "run.json").write_text("{")
     else:
-        for file in stages.glob(f"*/model/{what}"):
+        for file in [*stages.glob(f"*/model/{what}"), *stages.glob(f"*/{what}")]:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     return place
 
@@ -235,6 +248,7 @@ def torn(run: Run, place: Path, what: str) -> Path:
         ("whole", "run.json", [], "broken JSON"),
         ("whole", "model.safetensors", [], "cannot be loaded"),
         ("whole", "config.json", [], "stages/01-b/model"),
+        ("whole", "stage.json", [], "stage.json, line"),
         ("lora", "adapter_model.safetensors", [], "the adapter cannot be read"),
         ("lora", "adapter_config.json", ["--merge"], "the adapter cannot be read"),
     ],
@@ -340,7 +354,8 @@ def test_pushed_it_is_private_and_the_folder_alone(
     assert more == {"private": True, "exist_ok": True}
     more = hub.asked[2][2]
     assert (more["repo_id"], Path(more["folder_path"])) == ("owner/name", tmp_path / "out")
-    assert found.card.partition("# ")[2].startswith("name\n")
+    assert "\n# name\n" in found.card
+    assert 'folder = "owner/name"' in found.card
     export(run_of("whole").folder, None, push="owner/name", dry_run=True, api=lambda: hub)
     assert len(hub.asked) == 3
 
