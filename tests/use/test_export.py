@@ -371,4 +371,4 @@ def test_a_hub_that_refuses(
     with pytest.raises(kind, match="401 Client Error: Invalid credentials") as raised:
         export(run_of("whole").folder, tmp_path / "out", push="owner/name", api=lambda: Hub(refuses))
     assert (tmp_path / "out" / "README.md").exists() == (kind is RunError)
-    assert ("hf upload owner/name" in str(raised.value)) == (kind is RunError)
+    assert ("hf upload --private owner/name" in str(raised.value)) == (kind is RunError)
