@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from seekr import __version__
+from seekr.cli.values import above_zero, count, natural, path, points, share_or_rows, size
 from seekr.config.launch import launch_names
 from seekr.config.recipes import recipe_names
-from seekr.disk import STDOUT, user_path
+from seekr.disk import STDOUT
 from seekr.errors import InputError
 
 
@@ -54,11 +54,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("demo", "learn the built-in tasks with several methods side by side: a table and a page")
     sub.add_argument(
-        "--output-dir", type=_path, default=Path("demo-run"), metavar="DIR", help="one run a method below it"
+        "--output-dir", type=path, default=Path("demo-run"), metavar="DIR", help="one run a method below it"
     )
-    sub.add_argument("--seed", type=_natural, default=0, metavar="N")
+    sub.add_argument("--seed", type=natural, default=0, metavar="N")
     sub.add_argument("--small", action="store_true", help="three methods and three tasks alone")
-    sub.add_argument("--json", type=_path, metavar="FILE", help="write the table as JSON too")
+    sub.add_argument("--json", type=path, metavar="FILE", help="write the table as JSON too")
 
     sub = command(
         "learn",
@@ -70,12 +70,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_configuration(sub, "key=value", "dotted, e.g. method.name=derpp tasks.0.train_limit=9")
     sub.add_argument(
-        "--from", dest="source", type=_path, metavar="RUN", help="a finished run to go on from; it stays untouched"
+        "--from",
+        dest="source",
+        type=path,
+        metavar="RUN",
+        help="a finished run to go on from; it stays untouched",
     )
     sub.add_argument(
         "--task", metavar="NAME=PATH[,key=value,...]", help="the one more task: a file or a folder of splits"
     )
-    sub.add_argument("--output-dir", type=_path, metavar="DIR", help="of the new run; default: RUN-NAME")
+    sub.add_argument("--output-dir", type=path, metavar="DIR", help="of the new run; default: RUN-NAME")
     sub.add_argument(
         "--redo", metavar="STAGE", help="remove this finished stage and those after it, and learn them again"
     )
@@ -83,11 +87,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--dry-run", action="store_true", help="resolve and print everything, touch nothing")
 
     sub = command("compare", "put runs in one table; those that differ in their seed only are one row")
-    sub.add_argument("runs", nargs="+", type=_path, metavar="RUN", help="a run, the folder of its seeds, or of several")
-    sub.add_argument(
-        "--csv", type=_path, metavar="FILE", help="write unrounded numbers; - is stdout, without the table"
-    )
-    sub.add_argument("--markdown", type=_path, metavar="FILE", help="write a table to paste; - is stdout")
+    sub.add_argument("runs", nargs="+", type=path, metavar="RUN", help="a run, the folder of its seeds, or of several")
+    sub.add_argument("--csv", type=path, metavar="FILE", help="write unrounded numbers; - is stdout, without the table")
+    sub.add_argument("--markdown", type=path, metavar="FILE", help="write a table to paste; - is stdout")
     _add_json(sub)
 
     sub = command(
@@ -99,17 +101,20 @@ def make_parser() -> argparse.ArgumentParser:
     _add_configuration(sub, "key=[v1,v2]", "values to try; key=value sets a key for all candidates")
     sub.add_argument(
         "--holdout",
-        type=_share_or_rows,
+        type=share_or_rows,
         metavar="N",
         help="score on N rows of each task's train (0.1: a tenth), which are not trained on, instead of eval",
     )
     sub.add_argument(
-        "--output-dir", type=_path, metavar="DIR", help="one folder a candidate below it; default: output_dir-tune"
+        "--output-dir",
+        type=path,
+        metavar="DIR",
+        help="one folder a candidate below it; default: output_dir-tune",
     )
     sub.add_argument("--dry-run", action="store_true", help="print the candidates and the first one's plan, no more")
 
     sub = command("evaluate", "fill in what is missing of a run's score matrix")
-    sub.add_argument("run", type=_path, metavar="RUN")
+    sub.add_argument("run", type=path, metavar="RUN")
     sub.add_argument("--cells", choices=("paper", "seen", "all"), help="which scores; default: those of the run")
     sub.add_argument("--by", choices=("transformers", "vllm"), help="who answers; default: as the run has it")
     _add_json(sub)
@@ -119,12 +124,12 @@ def make_parser() -> argparse.ArgumentParser:
         "verify",
         "compare every file of a run with its hash, every number with what it follows from; exit status 3 at a fault",
     )
-    sub.add_argument("run", type=_path, metavar="RUN", help="a run, or the folder of its seeds")
+    sub.add_argument("run", type=path, metavar="RUN", help="a run, or the folder of its seeds")
     _add_json(sub)
 
     sub = command("report", "write one self-contained page about runs")
-    sub.add_argument("runs", nargs="+", type=_path, metavar="RUN")
-    sub.add_argument("--output", type=_path, default=Path("report.html"), metavar="FILE")
+    sub.add_argument("runs", nargs="+", type=path, metavar="RUN")
+    sub.add_argument("--output", type=path, default=Path("report.html"), metavar="FILE")
 
     sub = command(
         "check",
@@ -132,13 +137,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("run", type=Path, metavar="RUN", help="a run, or the folder of its seeds")
     sub.add_argument(
-        "--max-drop", type=_points, default=5.0, metavar="N", help="points of 100 that a task may lose; default: 5"
+        "--max-drop",
+        type=points,
+        default=5.0,
+        metavar="N",
+        help="points of 100 that a task may lose; default: 5",
     )
-    sub.add_argument("--examples", type=_natural, default=2, metavar="N", help="lost answers to show; default: 2")
+    sub.add_argument("--examples", type=natural, default=2, metavar="N", help="lost answers to show; default: 2")
     _add_json(sub)
 
     sub = command("memory", "show what a run keeps of its tasks; find kept rows by their text, and take them back")
-    sub.add_argument("run", type=_path, metavar="RUN")
+    sub.add_argument("run", type=path, metavar="RUN")
     what = sub.add_mutually_exclusive_group()
     what.add_argument("--search", metavar="TEXT", help="show the kept rows that hold a text")
     what.add_argument(
@@ -164,31 +173,34 @@ def make_parser() -> argparse.ArgumentParser:
         ("status", "show where a run stands, or the runs below a folder"),
     ):
         sub = command(name, text)
-        sub.add_argument("run", type=_path, metavar="RUN")
+        sub.add_argument("run", type=path, metavar="RUN")
         _add_json(sub)
 
     sub = command(
         "export",
         "write a stage as a plain model folder with a filled card, for transformers, peft, vLLM and the hub",
     )
-    sub.add_argument("run", type=_path, metavar="RUN")
+    sub.add_argument("run", type=path, metavar="RUN")
     _add_stage(sub)
-    sub.add_argument("--output", type=_path, metavar="DIR", help="a new or an empty folder")
+    sub.add_argument("--output", type=path, metavar="DIR", help="a new or an empty folder")
     sub.add_argument("--merge", action="store_true", help="a LoRA adapter and its base as one model")
     sub.add_argument("--push", metavar="OWNER/NAME", help="upload it too; a model that is new there is private")
     sub.add_argument("--dry-run", action="store_true", help="print the card alone; write and upload nothing")
 
     sub = command("chat", "talk with a stage; /reset begins again, Ctrl-C stops an answer, Ctrl-D leaves")
-    sub.add_argument("run", type=_path, metavar="RUN")
+    sub.add_argument("run", type=path, metavar="RUN")
     _add_stage(sub)
     sub.add_argument("--system", metavar="TEXT", help="the system prompt")
     sub.add_argument("--plain", action="store_true", help="no chat template: each line is completed by itself")
     sub.add_argument(
-        "--max-new-tokens", type=_count, metavar="N", help="of an answer; default: 256, or half of the run's tokens"
+        "--max-new-tokens",
+        type=count,
+        metavar="N",
+        help="of an answer; default: 256, or half of the run's tokens",
     )
 
     sub = command("score", "score a stage on new rows of a task; the run stays as it is")
-    sub.add_argument("run", type=_path, metavar="RUN")
+    sub.add_argument("run", type=path, metavar="RUN")
     sub.add_argument(
         "--task",
         required=True,
@@ -196,7 +208,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="the rows; settings are those of the run's task of this name, unless a key says otherwise",
     )
     _add_stage(sub)
-    sub.add_argument("--output", type=_path, metavar="FILE", help="write each row with its answer, as JSON Lines")
+    sub.add_argument("--output", type=path, metavar="FILE", help="write each row with its answer, as JSON Lines")
     _add_json(sub)
 
     sub = command(
@@ -207,16 +219,16 @@ def make_parser() -> argparse.ArgumentParser:
         "       seekr tasks show FILE --tokenizer MODEL [--row N] [--max-length N] [key=value ...]",
     )
     sub.add_argument("action", choices=("check", "show"), help="what is there and what is wrong with it; or one row")
-    sub.add_argument("folder", type=_path, metavar="FOLDER|FILE", help="of task folders; or of rows")
+    sub.add_argument("folder", type=path, metavar="FOLDER|FILE", help="of task folders; or of rows")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="show: keys of a task, such as answers=last")
     sub.add_argument("--tokenizer", metavar="MODEL", help="whose tokens: a folder or hub name of a model")
-    sub.add_argument("--max-length", type=_natural, metavar="N", help="what this limit would cut")
+    sub.add_argument("--max-length", type=natural, metavar="N", help="what this limit would cut")
     sub.add_argument(
-        "--max-new-tokens", type=_count, metavar="N", help="check: of a generated answer; which cannot be right"
+        "--max-new-tokens", type=count, metavar="N", help="check: of a generated answer; which cannot be right"
     )
-    sub.add_argument("--row", type=_count, metavar="N", help="show: which row, from 1; default: 1")
+    sub.add_argument("--row", type=count, metavar="N", help="show: which row, from 1; default: 1")
     sub.add_argument("--preset", metavar="NAME", help="check: what should be there, such as trace-order-1")
-    sub.add_argument("--json", type=_path, metavar="FILE", help="check: write what was found as JSON too")
+    sub.add_argument("--json", type=path, metavar="FILE", help="check: write what was found as JSON too")
 
     sub = command("launch-config", "print where a configuration of `accelerate launch` for several GPUs lies")
     sub.add_argument("name", metavar="NAME", help=f"one of {', '.join(launch_names())}")
@@ -229,14 +241,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_configuration(sub, "key=value", "dotted, as seekr learn takes them")
     sub.add_argument(
-        "--tokens-per-second", type=_above_zero, metavar="N", help="what all devices read together in training: hours"
+        "--tokens-per-second",
+        type=above_zero,
+        metavar="N",
+        help="what all devices read together in training: hours",
     )
-    sub.add_argument("--device-memory", type=_bytes, metavar="SIZE", help="of one device, such as 80GB: what fits it")
-    sub.add_argument("--devices", type=_count, default=1, metavar="N", help="how many of them; default: 1")
-    sub.add_argument("--json", type=_path, metavar="FILE", help="write the plan as JSON too")
+    sub.add_argument("--device-memory", type=size, metavar="SIZE", help="of one device, such as 80GB: what fits it")
+    sub.add_argument("--devices", type=count, default=1, metavar="N", help="how many of them; default: 1")
+    sub.add_argument("--json", type=path, metavar="FILE", help="write the plan as JSON too")
 
     sub = command("bench", "measure time, memory and bytes of the attention work on this machine")
-    sub.add_argument("--json", type=_path, metavar="FILE", help="write the rows as JSON too")
+    sub.add_argument("--json", type=path, metavar="FILE", help="write the rows as JSON too")
     return parser
 
 
@@ -264,53 +279,8 @@ def _add_no_verify(parser: argparse.ArgumentParser) -> None:
 
 def _add_json(parser: argparse._ActionsContainer) -> None:
     meaning = "write all of it as JSON; without FILE, to stdout alone"
-    parser.add_argument("--json", type=_path, nargs="?", const=STDOUT, metavar="FILE", help=meaning)
+    parser.add_argument("--json", type=path, nargs="?", const=STDOUT, metavar="FILE", help=meaning)
 
 
 def _add_stage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stage", metavar="NAME", help="the model after this task; default: the newest")
-
-
-def _path(text: str) -> Path:
-    try:
-        return user_path(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
-
-
-def _above_zero(text: str) -> float:
-    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) or float(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return float(text)
-
-
-def _points(text: str) -> float:
-    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) or float(text) > 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 100")
-    return float(text)
-
-
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", text)
-    if not found or float(found[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 80GB, 80GiB or 16.5G")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))
-
-
-def _share_or_rows(text: str) -> float | int:
-    value = float(text) if re.fullmatch(r"\d*\.\d+", text) else int(text) if text.isdecimal() else 0
-    if value <= 0 or (isinstance(value, float) and value >= 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a share such as 0.1 nor a number of rows such as 100")
-    return value

@@ -11,7 +11,7 @@ from seekr.runs.run import Run, Stage
 
 
 def scores_json(run: Run) -> dict[str, Any]:
-    """Of `evaluate`: which run it is, and scores.json; null = nothing was scored."""
+    """Of `evaluate`: which run it is, and matrix and figures as in scores.json; null = nothing was scored."""
     about = {"run": str(run.folder), "method": run.method, "seed": run.seed}
     return {**about, "scores": None if run.scored is None else run.scored.to_json()}
 

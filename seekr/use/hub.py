@@ -44,7 +44,7 @@ def upload(client: HfApi, name: str, folder: Path) -> str:
         commit = client.upload_folder(repo_id=name, folder_path=folder, commit_message="A stage of a run of seekr")
     except Exception as error:  # whatever the hub and the network raise
         raise RunError(
-            f"--push {name}: {_line(error)}; {folder} is written, and `hf upload --private {name} {folder} .` uploads it"
+            f"--push {name}: {_line(error)}; {folder} is written, `hf upload --private {name} {folder} .` uploads it"
         ) from None
     return f"uploaded: {getattr(commit, 'commit_url', name)} (a model that is new there is private)"
 

@@ -13,10 +13,14 @@ from seekr.modeling.fingerprints import fingerprint_model
 from seekr.modeling.loading import load_config_of
 from seekr.runs.base_model import base_model
 from seekr.runs.run import Run, Stage
+from seekr.runs.standing import check_weights
 
 
 def choose(run: Run, name: str | None) -> tuple[Stage, Path]:
-    """The stage of a name, None = the newest of a finished run, and its `model` folder. Raises InputError."""
+    """The stage of a name, None = the newest of a finished run, and its `model` folder, as it was written.
+
+    Raises InputError where it is not.
+    """
     try:
         stages = run.stages
     except RunError as error:  # one in between is missing
@@ -37,6 +41,7 @@ def choose(run: Run, name: str | None) -> tuple[Stage, Path]:
         stage = stages[names.index(name)]
     if stage.model is None:
         raise InputError(f"{stage.folder}: {_why_without_weights(stage, stages)}")
+    check_weights(stage.folder)
     return stage, stage.model
 
 

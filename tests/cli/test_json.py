@@ -26,6 +26,8 @@ KEYS: dict[str, set[str]] = {
     "memory.runs": {"run", "tasks"},
     "status.runs": {"run", "method", "seed", "scores", "finished", "tasks", "attention_weights"},
     "status.runs.tasks": {"name", "state", "step"},
+    "verify": {"faults", "runs"},
+    "verify.runs": {"run", "findings"},
 }
 """Where → the keys there, of a list's first; more may come, none goes."""
 
@@ -51,7 +53,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["check", "compare", "heads", "memory", "status"])
+@pytest.mark.parametrize("command", ["check", "compare", "heads", "memory", "status", "verify"])
 def test_stdout_has_json_alone_and_a_file_the_same(
     learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -85,7 +87,7 @@ def test_values_are_those_of_the_run(learned: Path, capsys: pytest.CaptureFixtur
         assert main([command, str(learned), "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
-    assert printed("status")["runs"][0]["scores"] == json.loads((learned / "scores.json").read_text())
+    assert printed("status")["runs"][0]["scores"] == run.scores.to_json()
     heads = printed("heads")["runs"][0]["stages"][0]
     assert {int(layer): chosen for layer, chosen in heads["heads"].items()} == run.stages[0].heads
     assert heads["tables"]["sensitivity"][1][2] == run.stages[0].importance["sensitivity"][1, 2]

@@ -14,7 +14,7 @@ from snapshot import snapshot
 import seekr
 from seekr import Run
 from seekr.cli.main import main
-from seekr.runs.folder import finished_stages, point_to_newest_model
+from seekr.runs.folder import finished_stages, point_to_newest_model, remove_stage
 from seekr.runs.learn import evaluate
 
 Learn = Callable[..., Run]
@@ -70,6 +70,16 @@ def test_where_no_link_can_be_made_a_file_says_where_it_is(
     assert main(["status", str(run.folder)]) == 0
     evaluate(run.folder, cells="seen")
     assert seekr.compare([tmp_path]).rows[0].runs[0].folder == run.folder
+
+
+def test_stages_that_are_learned_again_are_not_pointed_at(finished: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder, symlinks=True)
+    for name in ("01-b", "00-a"):
+        remove_stage(folder / "stages" / name)
+        point_to_newest_model(folder)
+        assert (folder / "model").is_symlink() == (name == "01-b")
+    assert snapshot(folder).keys() & {"model", ".model.partial"} == set()
 
 
 def test_what_else_has_the_name_is_left_alone(finished: Run, tmp_path: Path) -> None:

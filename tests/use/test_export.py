@@ -231,6 +231,9 @@ def torn(run: Run, place: Path, what: str) -> Path:
     elif what == "run.json":
         (place / "run.json").write_text("{")
     else:
+        for file in stages.glob("*/manifest.json") if what.startswith("old ") else ():  # of a version without hashes
+            file.unlink()
+        what = what.removeprefix("old ")
         for file in [*stages.glob(f"*/model/{what}"), *stages.glob(f"*/{what}")]:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     return place
@@ -246,11 +249,13 @@ def torn(run: Run, place: Path, what: str) -> Path:
         ("whole", "not kept", ["--stage", "a"], "its weights are not kept (keep_stages); there are those of b"),
         ("whole", "none kept", [], "its weights are not kept (keep_stages)"),
         ("whole", "run.json", [], "broken JSON"),
-        ("whole", "model.safetensors", [], "cannot be loaded"),
-        ("whole", "config.json", [], "stages/01-b/model"),
+        ("whole", "model.safetensors", [], "bytes, and had"),
+        ("whole", "config.json", [], "stages/01-b/model/config.json: it has"),
         ("whole", "stage.json", [], "stage.json, line"),
-        ("lora", "adapter_model.safetensors", [], "the adapter cannot be read"),
-        ("lora", "adapter_config.json", ["--merge"], "the adapter cannot be read"),
+        ("lora", "adapter_model.safetensors", [], "bytes, and had"),
+        ("lora", "adapter_config.json", ["--merge"], "adapter_config.json: it has"),
+        ("whole", "old model.safetensors", [], "cannot be loaded"),
+        ("lora", "old adapter_model.safetensors", [], "the adapter cannot be read"),
     ],
 )
 def test_a_run_that_is_not_whole_is_one_line(
