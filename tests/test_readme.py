@@ -62,11 +62,9 @@ def test_yaml_example_and_its_commands(tmp_path: Path, monkeypatch: pytest.Monke
     (work / "data" / "new.jsonl").write_text(json.dumps(builtin_rows("sort", "test", seed=1, count=1)[0]))
     monkeypatch.chdir(work)
     monkeypatch.setattr("sys.stdin", io.StringIO("span: ab[c]d="))
-    commands = re.findall(
-        r"^seekr ((?:learn|plan|tasks|status|heads|graft|memory|report|tune|compare|chat|score|export) .*?)(?:\s+#.*)?$",
-        (ROOT / "README.md").read_text(),
-        flags=re.MULTILINE,
-    )
+    names = "learn|plan|tasks|status|heads|graft|memory|report|tune|compare|chat|score|export"
+    page = (ROOT / "README.md").read_text()
+    commands = re.findall(rf"^seekr ((?:{names}) .*?)(?:\s+#.*)?$", page, flags=re.MULTILINE)
     assert len(commands) >= 10
     for command in commands:
         words = shlex.split(command)

@@ -69,7 +69,7 @@ def heads(arguments: argparse.Namespace) -> None:
 
 
 def graft(arguments: argparse.Namespace) -> None:
-    from seekr.disk import check_writable, write_json
+    from seekr.disk import check_writable
     from seekr.report.tables import print_grafted
     from seekr.runs.graft import graft
     from seekr.runs.run import Run
@@ -77,9 +77,8 @@ def graft(arguments: argparse.Namespace) -> None:
     check_writable(arguments.json, "--json")
     asked = {"task": arguments.task, "heads": arguments.heads, "donor": arguments.donor, "model": arguments.model}
     found = graft(arguments.run, **asked)
-    print_grafted(Run(arguments.run), found)
-    if arguments.json is not None:
-        write_json(arguments.json, {"run": str(arguments.run), "rows": [one.to_json() for one in found]})
+    content = {"run": str(arguments.run), "rows": [one.to_json() for one in found]}
+    give(arguments.json, lambda: content, lambda: print_grafted(Run(arguments.run), found))
 
 
 def memory(arguments: argparse.Namespace) -> None:

@@ -159,14 +159,14 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(
         "graft", "say whether attention maps carry what was lost: the last model answers with the maps of earlier ones"
     )
-    sub.add_argument("run", type=_path, metavar="RUN", help="a finished run whose stages have their weights")
+    sub.add_argument("run", type=path, metavar="RUN", help="a finished run whose stages have their weights")
     sub.add_argument("--task", metavar="T", help="whose test rows; default: every task learned before the later stage")
     sub.add_argument(
         "--heads", metavar="WORD", help="all, selected, random or layers=a-b; default: the first three that there are"
     )
     sub.add_argument("--from", dest="donor", metavar="STAGE", help="whose maps are put in; default: the task's own")
     sub.add_argument("--to", dest="model", metavar="STAGE", help="which model answers; default: the last")
-    sub.add_argument("--json", type=_path, metavar="FILE", help="write what was found as JSON too")
+    _add_json(sub)
 
     for name, text in (
         ("heads", "show which heads were chosen after each task, and their importance"),

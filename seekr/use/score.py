@@ -14,7 +14,7 @@ from seekr.data import Task
 from seekr.data.clock import clock_of, fixed_clock
 from seekr.data.finished import finished_tasks
 from seekr.data.task import with_template_kwargs
-from seekr.data.task_data import TaskData, order_tasks, read_test_rows
+from seekr.data.task_data import order_tasks, read_test_rows
 from seekr.disk import user_path
 from seekr.errors import InputError
 from seekr.evaluation.checks import answering_dtype
@@ -24,8 +24,7 @@ from seekr.progress import bar
 from seekr.runs.answering import ASKED_TOGETHER, answer_task
 from seekr.runs.prepare import rows_of_a_batch
 from seekr.runs.run import Run
-from seekr.runs.scores import answer_line, found_in, score_of
-from seekr.scoring.metrics import row_scores
+from seekr.runs.scores import found_in, lines_of, row_scores_of, score_of
 from seekr.use.stage import best_device, choose, load
 
 
@@ -78,9 +77,9 @@ def score(folder: Path, text: str, stage: str | None = None) -> Scored:
             given = answer_task(
                 model, method, tokenizer, data, place, advance, asked=asked, read=rows_of_a_batch(config.training)
             )
-        rows = zip(data.test, data.keys, given, strict=True)
-        lines = [answer_line(example, key, one, tokenizer) for example, key, one in rows]
-    found = [found_in(line, key) for line, key in zip(lines, data.keys, strict=True)]
+        lines = lines_of(data, given, tokenizer)
+    found = found_in(lines, data)
+    rows = row_scores_of(data, found) or []
     return Scored(
         run=str(run.folder),
         stage=chosen.name,
@@ -89,7 +88,7 @@ def score(folder: Path, text: str, stage: str | None = None) -> Scored:
         metric=task.metric,
         max_new_tokens=data.max_new_tokens if data.asked else None,
         score=score_of(data, found),
-        error=_error(data, found),
+        error=stdev(rows) / math.sqrt(len(rows)) if len(rows) > 1 else None,
         warnings=data.warnings(),
         lines=lines,
     )
@@ -106,11 +105,3 @@ def new_task(text: str, known: dict[str, Task]) -> Task:
     settings = {key: getattr(own, key) for key in kept if key not in ("name", "train", "eval", "test_limit")}
     place = user_path(path)
     return Task(name, **{**settings, **said, "train": [], "test": place.absolute() if place.exists() else path})
-
-
-def _error(data: TaskData, found: list[Any]) -> float | None:
-    if not data.asked or len(found) < 2:
-        return None
-    references = [question.key.references for question in data.asked]
-    single = row_scores(data.task.metric, found, references, [example.prompt_text for example in data.test])
-    return stdev(single) / math.sqrt(len(single))
