@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed = parse(arguments)
         leave_out_advice()
-        _end_politely()
+        if parsed.command != "chat":  # where Ctrl-C stops an answer and no more
+            _end_politely()
         if parsed.command in _SHOW_RUNS:
             _name_faults([parsed.run] if "run" in parsed else parsed.runs)
         status = int(_COMMANDS[parsed.command](parsed) or DONE)
