@@ -75,18 +75,18 @@ def main() -> None:
     arguments.folder.mkdir(parents=True)
     run = make_run(arguments.folder)
     whole = outcomes(run, arguments.folder)
-    rows = []
+    found: dict[str, dict[str, dict[str, str]]] = {}
     for file in kinds_of_files(run):
         for fault, damage in FAULTS.items():
-            found = outcomes(run, arguments.folder, lambda copy, d=damage, f=file: d(copy / f))
-            for command, seen in found.items():
-                outcome = judged(seen, whole[command], file)
-                rows.append({"file": str(file), "fault": fault, "command": command, "outcome": outcome})
+            seen = outcomes(run, arguments.folder, lambda copy, d=damage, f=file: d(copy / f))
+            judgements = {command: judged(seen[command], whole[command], file) for command in seen}
+            for command, outcome in judgements.items():
                 if outcome.isupper():
-                    rows[-1]["seen"] = seen
-        print(file, dict(Counter(row["outcome"] for row in rows if row["file"] == str(file))), file=sys.stderr)
-    write_json(arguments.json, {"rows": rows, "counts": dict(Counter(row["outcome"] for row in rows))})
-    print(json.dumps(dict(Counter(row["outcome"] for row in rows))))
+                    print(file, fault, command, outcome, seen[command], file=sys.stderr)
+            found.setdefault(str(file), {})[fault] = judgements
+    each = [outcome for faults in found.values() for commands in faults.values() for outcome in commands.values()]
+    write_json(arguments.json, {"counts": dict(Counter(each)), "outcomes": found})
+    print(json.dumps(dict(Counter(each))))
 
 
 def kinds_of_files(run: Path) -> list[Path]:
