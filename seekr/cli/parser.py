@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,11 +13,14 @@ from seekr.cli.values import above_zero, count, natural, path, points, share_or_
 from seekr.config.launch import launch_names
 from seekr.config.recipes import recipe_names
 from seekr.disk import STDOUT
-from seekr.errors import InputError
+from seekr.errors import InputError, nearest
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            hint = nearest(found[1], re.findall(r"[\w.-]+", found[2]))
+            message = f"{message[: found.start()]}{found[1]!r} is none; {hint}"
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 
@@ -31,7 +35,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if rest and hasattr(parsed, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
         parsed.overrides += rest
     elif rest:
-        parser.error(f"unknown argument {rest[0]!r}")
+        hint = f"; {nearest(rest[0], parsed.options)}" if rest[0].startswith("--") else ""
+        parser.error(f"unknown argument {rest[0]!r}{hint}")
     return parsed
 
 
@@ -129,7 +134,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("report", "write one self-contained page about runs")
     sub.add_argument("runs", nargs="+", type=path, metavar="RUN")
-    sub.add_argument("--output", type=path, default=Path("report.html"), metavar="FILE")
+    sub.add_argument(
+        "--output", type=path, default=Path("report.html"), metavar="FILE", help="the page; default: report.html"
+    )
 
     sub = command(
         "check",
@@ -252,6 +259,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("bench", "measure time, memory and bytes of the attention work on this machine")
     sub.add_argument("--json", type=path, metavar="FILE", help="write the rows as JSON too")
+    for sub in commands.choices.values():
+        sub.set_defaults(options=[name for action in sub._actions for name in action.option_strings])
     return parser
 
 

@@ -397,3 +397,16 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(config: Config, tmp_pa
     subprocess.run(command, check=True, capture_output=True)
     steps = (run / "stages" / "00-a" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in steps] == list(range(1, 161))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["lern", "c.yaml"], "'lern' is none; did you mean 'learn'?"),
+        (["learn", "c.yaml", "--dry-rn"], "'--dry-rn'; did you mean '--dry-run'?"),
+        (["evaluate", "r", "--by", "vlm"], "argument --by: 'vlm' is none; did you mean 'vllm'?"),
+    ],
+)
+def test_a_word_that_was_mistyped_gets_a_hint(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert told in capsys.readouterr().err
