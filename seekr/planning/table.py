@@ -35,7 +35,7 @@ def headline(plan: Plan) -> list[str]:
     """What is planned, in a few lines."""
     config, arguments = plan.run.config, plan.run.arguments
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "full"
-    trained = "all trained" if plan.paper.trained == plan.paper.stored else f"{plan.paper.trained:,} trained"
+    trained = "all trained" if plan.paper.trained == plan.paper.parameters else f"{plan.paper.trained:,} trained"
     base = f"{plan.paper.parameters:,} parameters"
     checkpointing = "with" if checkpoints(arguments) else "without"
     return [

@@ -21,6 +21,7 @@ from seekr.attention.tap import Geometry
 from seekr.cli.main import main
 from seekr.config.schema import make_config, resolve_paths
 from seekr.planning.plan import make_plan
+from seekr.planning.table import headline
 from seekr.runs.execute import run_request
 from seekr.runs.prepare import Request
 
@@ -65,6 +66,13 @@ def test_steps_kept_bytes_and_disk_are_those_of_the_run(raw: dict[str, Any], tmp
         weights = (stage.folder / "model" / "model.safetensors").stat().st_size
         assert plan.disk.one_stage == pytest.approx(weights, rel=0.02)
     assert plan.disk.stages == 2 * plan.disk.one_stage
+
+
+def test_a_plan_with_lora_does_not_say_that_all_is_trained(raw: dict[str, Any]) -> None:
+    full, lora = (headline(plan_of(raw | {"lora": lora}))[0] for lora in (None, {"r": 2}))
+    assert "all trained" in full
+    assert "all trained" not in lora
+    assert f"{plan_of(raw | {'lora': {'r': 2}}).paper.trained:,} trained" in lora
 
 
 @pytest.mark.parametrize(("limit", "most"), [(None, 5), (1, 2), (2, 3)])
