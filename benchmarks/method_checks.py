@@ -138,32 +138,32 @@ def fsdp(method: str, folder: Path) -> float:
     torch.manual_seed(0)
     model = prepared.models.trainable(start)
     context.model = model
-    asked.before_task(context)
+    objective = asked.start(context)
     with torch.no_grad():  # at the start of a task many losses are 0
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn_like(parameter))
-    rows = Rows(stage.samples, asked.replayed, context.pad_token_id, asked.signals)
-    plan = StepPlan(len(stage.samples), tuple(map(len, asked.replayed)), BATCH, 0, stage.index)  # a pass is enough
+    rows = Rows(stage.samples, objective.memories, context.pad_token_id, objective.signals)
+    plan = StepPlan(len(stage.samples), tuple(map(len, objective.memories)), BATCH, 0, stage.index)  # a pass is enough
     steps = [next(step for step in plan.epoch(0) if step.kind == kind) for kind in dict.fromkeys(plan.kinds)]
-    whole = [_gradients(asked, model, rows, step, 1, 0) for step in steps]
+    whole = [_gradients(objective, model, rows, step, 1, 0) for step in steps]
     mesh = init_device_mesh("cpu", (2,))
     for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
         for layer in layers:
             fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    sharded = [_gradients(asked, model, rows, step, 2, torch.distributed.get_rank()) for step in steps]
+    sharded = [_gradients(objective, model, rows, step, 2, torch.distributed.get_rank()) for step in steps]
     return max(
         _norm([one - other for one, other in zip(*pair, strict=True)]) / _norm(pair[0])
         for pair in zip(whole, sharded, strict=True)
     )
 
 
-def _gradients(method: Any, model: Any, rows: Rows, step: Step, processes: int, rank: int) -> list[Tensor]:
+def _gradients(objective: Any, model: Any, rows: Rows, step: Step, processes: int, rank: int) -> list[Tensor]:
     slot = split(step, rows.length, accumulation=1, processes=processes)[0][rank]
     batch = rows[slot]
     model.zero_grad()
-    loss = method.step_losses if step.kind == "task" else method.replay_loss
+    loss = objective.step_losses if step.kind == "task" else objective.replay_loss
     (torch.stack(list(loss(model, batch).values())).sum() * processes).backward()
     found = [p.grad for p in model.parameters() if p.requires_grad]
     return [grad.full_tensor() if isinstance(grad, DTensor) else grad.clone() for grad in found]

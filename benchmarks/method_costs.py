@@ -60,12 +60,13 @@ def main() -> None:
 
 def facts(kind: Any) -> dict[str, Any]:
     """What a method's class says of it."""
-    from seekr.methods import Method
+    from seekr.methods.form import ModelForm
 
+    form = kind().form
     return {
-        "adapter": kind.adapter,
+        "adapter": form.adapter,
         "old_data": "all" if kind.joint else "generated" if kind.generates else "rows" if kind.keeps else "none",
-        "told_task": kind.tell_task is not Method.tell_task,
+        "told_task": type(form).tell_task is not ModelForm.tell_task,
     }
 
 

@@ -91,8 +91,8 @@ def general_ability(run: Run, rows: Rows, file: Path, *, bf16: bool) -> list[flo
         weights = None if stage is None else stage / "model"
         if name in known or (weights is not None and not weights.is_dir()):
             continue
-        model = method.load(config.model, weights, dtype=config.dtype)
-        method.tell_task(model, max(number - 1, 0))
+        model = method.form.load(config.model, weights, dtype=config.dtype)
+        method.form.tell_task(model, max(number - 1, 0))
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             known[name] = likelihood(
                 answer_likelihoods(
@@ -100,7 +100,7 @@ def general_ability(run: Run, rows: Rows, file: Path, *, bf16: bool) -> list[flo
                     samples,
                     tokenizer.pad_token_id,
                     batch_size=BATCH,
-                    inputs=partial(method.inputs_with_answers, model),
+                    inputs=partial(method.form.inputs_with_answers, model),
                 )
             )
         write_json(file, known)

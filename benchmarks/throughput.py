@@ -196,7 +196,7 @@ def of_seekr(data: list[tuple[list[int], int]], folder: Path, settings: dict[str
 
     from seekr.config.training_arguments import training_arguments
     from seekr.memory.reader import KeptSample
-    from seekr.methods import Sequential
+    from seekr.methods import Objective, Sequential
     from seekr.training.trainer import ContinualTrainer
 
     samples = []
@@ -206,7 +206,7 @@ def of_seekr(data: list[tuple[list[int], int]], folder: Path, settings: dict[str
     return ContinualTrainer(
         model(),
         training_arguments(settings, output_dir=folder, seed=0),
-        method=Sequential(),
+        losses=Objective(Sequential()),
         train_samples=samples,
         task_name="throughput",
         task_index=0,

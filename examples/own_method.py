@@ -1,18 +1,15 @@
 """A method of one's own, replay that keeps the rows with the longest answers: `python examples/own_method.py [DIR]`."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import seekr
 from seekr.builtin import builtin_model, builtin_rows
 from seekr.methods import Replay, TaskContext
 
 
-@dataclass(kw_only=True)
 class LongestAnswers(Replay):
-    name: ClassVar[str] = "longest_answers"
+    name = "longest_answers"
 
     def kept_places(self, context: TaskContext) -> list[int]:
         """Where the kept rows stand in the task's data, ascending."""

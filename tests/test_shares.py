@@ -91,11 +91,10 @@ def everything(folder: Path) -> dict[str, Any]:
     }
     found["likelihoods"] = answer_likelihoods(after, samples, 0, batch_size=2)  # type: ignore[arg-type]
     stage = context(folder / "stage", after, samples=samples, stages=[])
-    Ewc(fisher_samples=5).after_task(stage)
-    lwf = Lwf()
+    Ewc(fisher_samples=5).remember(stage)
     stage = context(folder / "stage", after, samples=samples, stages=[folder], working=folder / "working")
-    lwf.before_task(stage)
-    found["responses"] = [lwf.responses.logits(place).log_probs for place in range(len(samples))]
+    read = Lwf().start(stage).signals[-1]
+    found["responses"] = [read(place)["logit_log_probs"] for place in range(len(samples))]
     return found
 
 

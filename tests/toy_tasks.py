@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from seekr.data import AnswerKey
 from seekr.data.token_rows import answer_tokens
 from seekr.memory.reader import KeptSample
-from seekr.methods import Method, TaskContext
+from seekr.methods import Method, Objective, TaskContext
 from seekr.modeling.batches import MicroBatch, Row, Signals
 from seekr.modeling.losses import TopLogits
 
@@ -49,20 +50,19 @@ def context(folder: Path, model: nn.Module, samples: Sequence[KeptSample], **cha
 
 def learn_stages(
     method: Method, folder: Path, stages: Sequence[tuple[nn.Module | None, nn.Module, Sequence[KeptSample]]]
-) -> list[Path]:
-    """What is kept of each (model before, model after, samples), one stage after another; then the memories opened."""
+) -> Any:
+    """Keeps what is kept of each (model before, model after, samples), one stage after another: the next objective."""
     done: list[Path] = []
     for index, (before, after, samples) in enumerate(stages):
         stage = folder / f"{index:02d}"
-        method.after_task(
+        method.remember(
             context(
                 stage, after, samples, index=index, stages=list(done), learn=before is not None,
                 before=None if before is None else (lambda before=before: before),
             )
         )  # fmt: skip
         done.append(stage)
-    method.before_task(context(folder / "next", stages[-1][1], [], stages=list(done), index=len(done)))
-    return done
+    return method.start(context(folder / "next", stages[-1][1], [], stages=list(done), index=len(done)))
 
 
 def task_batch(
@@ -90,15 +90,15 @@ def as_kept(logits: TopLogits) -> dict[str, Tensor]:
     return {"logit_ids": logits.ids, "logit_log_probs": logits.log_probs}
 
 
-def replay_batch(method: Method, rows: Sequence[Row], step_rows: Sequence[Row], fillers: int = 0) -> MicroBatch:
+def replay_batch(objective: Objective, rows: Sequence[Row], step_rows: Sequence[Row], fillers: int = 0) -> MicroBatch:
     """One micro-batch of kept `rows` out of a step of `step_rows`; the last `fillers` of them weigh nothing."""
     return MicroBatch.of(
         "replay",
-        [method.memories[memory].encoded(sample) for memory, sample in rows],
+        [objective.memories[memory].encoded(sample) for memory, sample in rows],
         0,
         rows=rows,
         step_rows=step_rows,
-        step_tokens=sum(answer_tokens(method.memories[memory].encoded(sample)) for memory, sample in step_rows),
+        step_tokens=sum(answer_tokens(objective.memories[memory].encoded(sample)) for memory, sample in step_rows),
         fillers=fillers,
-        signals=method.signals,
+        signals=objective.signals,
     )

@@ -32,7 +32,7 @@ def task_step_rows(shape: Shape) -> list[dict[str, Any]]:
 
     from seekr.data.token_rows import answer_tokens
     from seekr.memory.reader import KeptSample
-    from seekr.methods import Sequential
+    from seekr.methods import Objective, Sequential
     from seekr.modeling.batches import MicroBatch, collate
     from seekr.modeling.packing import layout_planner
     from seekr.training.order import StepPlan, split
@@ -44,7 +44,7 @@ def task_step_rows(shape: Shape) -> list[dict[str, Any]]:
     for length in lengths:
         ids = draw.integers(3, shape.vocabulary, length).astype(np.int32)
         samples.append(KeptSample(ids, np.where(np.arange(length) < length * 3 // 4, -100, ids).astype(np.int32)))
-    model, method = shape.model(0).train(), Sequential()
+    model, objective = shape.model(0).train(), Objective(Sequential())
     accumulation = ROWS // MICRO_BATCH
 
     rows = Rows(samples, [], 0)
@@ -59,7 +59,7 @@ def task_step_rows(shape: Shape) -> list[dict[str, Any]]:
 
     def step_here(batches: list[MicroBatch]) -> None:
         for batch in batches:
-            method.task_loss(model, batch)["task"].backward()
+            objective.task_loss(model, batch)["task"].backward()
         model.zero_grad(set_to_none=True)
 
     def step_padded() -> None:

@@ -12,6 +12,7 @@ from seekr.bench.meters import held_bytes, own_code, peak_bytes, reset_peak, tim
 from seekr.bench.shapes import Shape, Way
 
 if TYPE_CHECKING:
+    from seekr.methods.derpp import LogitReplay
     from seekr.modeling.batches import MicroBatch
     from seekr.training.rows import Rows
 
@@ -21,32 +22,17 @@ def remember(folder: Path, shape: Shape, length: int, queries: int | None) -> No
     import numpy as np
     import torch
 
-    from seekr.attention.rows import QueryKeyRows
-    from seekr.attention.tap import Tap
     from seekr.memory.writer import MemoryWriter
     from seekr.methods import Seekr
-    from seekr.modeling.batches import collate
-    from seekr.modeling.inputs import model_inputs
-    from seekr.modeling.losses import answer_positions, logits_at
 
     method = Seekr(query_budget=queries)
-    model = shape.model(1).eval()
-    heads = {layer: torch.tensor(chosen, device=shape.device) for layer, chosen in shape.chosen_heads().items()}
+    model = shape.model(1)
+    heads = {layer: torch.tensor(chosen) for layer, chosen in shape.chosen_heads().items()}
     samples = shape.rows(length)
-    kept = {layer: chosen.cpu() for layer, chosen in heads.items()}
-    writer = MemoryWriter(folder, samples, task="bench", tokenizer_fingerprint="", model_fingerprint="", heads=kept)
+    writer = MemoryWriter(folder, samples, task="bench", tokenizer_fingerprint="", model_fingerprint="", heads=heads)
     draw = np.random.default_rng(0)
-    with torch.no_grad():
-        for place, sample in enumerate(samples):
-            batch = {name: tensor.to(shape.device) for name, tensor in collate([sample], 0).items()}
-            positions = method.drawn_queries(length, draw)
-            with Tap(model, heads) as tap:
-                logits = logits_at(model, model_inputs(batch), *answer_positions(batch["labels"]))
-            attention = {
-                layer: QueryKeyRows.of_call(tap.calls[layer], 0, (0, length), chosen, positions)
-                for layer, chosen in heads.items()
-            }
-            writer.add(place, attention=attention, positions=positions, logits=method.stored_logits(logits))
+    drawn = [method.drawn_queries(length, draw) for _ in samples]
+    writer.ask(model, method.stored_logits, queries=drawn)
     writer.close()
 
 
@@ -64,6 +50,8 @@ class Steps:
 
         from seekr.memory.reader import Memory
         from seekr.methods import Derpp, Seekr
+        from seekr.methods.derpp import LogitReplay
+        from seekr.methods.seekr import AttentionReplay
         from seekr.training.order import Slot, Step
         from seekr.training.rows import Rows
 
@@ -71,12 +59,13 @@ class Steps:
         self._model = shape.model(0).train()
         rows = tuple((0, sample) for sample in range(shape.samples))
         self._slot = Slot(Step("replay", rows), rows, filler=False)
-        self._methods: dict[Way, Any] = {}
+        self._objectives: dict[Way, LogitReplay] = {}
         self._rows: dict[Way, Rows] = {}
         for way in ways:
-            method = self._methods[way] = Seekr() if way[0] == "seekr" else Derpp()
-            method.memories = [Memory.open(folder / str(way[1]), verify=False)]
-            self._rows[way] = Rows([], method.memories, 0, method.signals)
+            kept = [Memory.open(folder / str(way[1]), verify=False)]
+            objective = AttentionReplay(Seekr(), kept) if way[0] == "seekr" else LogitReplay(Derpp(), kept)
+            self._objectives[way] = objective
+            self._rows[way] = Rows([], kept, 0, objective.signals)
         self._heads = shape.chosen_heads()
         self._maps: dict[int, Any] = {}
         if any(name == "eager" for name, _ in ways):
@@ -109,10 +98,10 @@ class Steps:
     def _take(self, way: Way) -> None:
         import torch
 
-        method = self._methods[way]
+        objective = self._objectives[way]
         eager = way[0] == "eager"
         batch = self._rows[way][self._slot].to(self._device)  # read and moved in the step, by no worker
-        parts = self._eager_parts(method, batch) if eager else method.replay_loss(self._model, batch)
+        parts = self._eager_parts(objective, batch) if eager else objective.replay_loss(self._model, batch)
         torch.stack(list(parts.values())).sum().backward()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -129,11 +118,11 @@ class Steps:
             maps = model(**inputs, use_cache=False, output_attentions=True).attentions
         return {layer: maps[layer][:, list(chosen)].to(torch.bfloat16) for layer, chosen in self._heads.items()}
 
-    def _eager_parts(self, method: Any, batch: MicroBatch) -> dict[str, Any]:
+    def _eager_parts(self, objective: LogitReplay, batch: MicroBatch) -> dict[str, Any]:
         import torch
 
         output = self._model(**batch.inputs, use_cache=False, output_attentions=True)
-        parts = method.logit_parts(output.logits[method.asked(batch.labels)], batch)
+        parts = objective.logit_parts(output.logits[objective.asked(batch.labels)], batch)
         losses = []
         for layer, kept in self._maps.items():
             teacher, student = kept.float(), output.attentions[layer][:, list(self._heads[layer])]

@@ -192,9 +192,7 @@ def drop_keys_of_other_method(settings: dict[str, Any], new: str) -> dict[str, A
 
     old = settings.get("name", "seekr")
     try:
-        known = {
-            name: {field.name for field in dataclass_fields(find_method(name)) if field.init} for name in (old, new)
-        }
+        known = {name: {field.name for field in dataclass_fields(find_method(name))} for name in (old, new)}
     except InputError:  # said when the method is made
         return settings
     foreign = known[old] - known[new] | ({"average"} if old == "averaging" else set())  # there it is the method

@@ -23,7 +23,7 @@ def _task() -> set[str]:
 def _method() -> set[str]:
     from seekr.methods import METHODS
 
-    return {item.name for kind in METHODS.values() for item in fields(kind) if item.init}
+    return {item.name for kind in METHODS.values() for item in fields(kind)}
 
 
 def _lora() -> set[str]:

@@ -19,7 +19,7 @@ def check_answering(config: Config, method: Method, lora: LoraConfig | None, tas
     """The version of vLLM where the run asks for it. Raises InputError where it cannot answer with what is trained."""
     if config.vllm is None:
         return None
-    if type(method).load is not Method.load:
+    if method.form.prompts:
         raise InputError(f"vllm: {method.name} answers with prompts of its own, which vLLM has not; leave the key out")
     from seekr.evaluation.vllm_engine import check_vllm
 

@@ -6,7 +6,7 @@ Everything is safetensors and JSON, read by memory map: only the part that a bat
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from seekr.attention.stored import decode
 from seekr.attention.tap import Geometry
 from seekr.disk import file_digest, parse_json
 from seekr.errors import InputError
+from seekr.modeling.batches import MicroBatch
 from seekr.modeling.flat_tensors import FlatTensors
 from seekr.modeling.losses import TopLogits
 
@@ -77,6 +78,15 @@ class SampleTeacherSignals:
 def logits_of(tensors: Mapping[str, Tensor]) -> TopLogits:
     """The teacher's distributions at a sample's answer tokens, of what `Memory.tensors` gives of it."""
     return TopLogits(tensors["logit_ids"], tensors["logit_log_probs"])
+
+
+def compared(logits: Tensor, counts: Sequence[int], batch: MicroBatch, measure: Callable[..., Tensor]) -> Tensor:
+    """Σ over rows of weight · Σ over tokens of a `measure` of `TopLogits` between stored logits and these; Tensor[].
+
+    `logits` [tokens, vocabulary] are those of row after row, which have `counts` each.
+    """
+    of_rows = zip(batch.weights, batch.signals, logits.split(counts), strict=True)
+    return torch.stack([weight * measure(logits_of(signals), own).sum() for weight, signals, own in of_rows]).sum()
 
 
 @dataclass

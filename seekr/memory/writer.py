@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.stored import Form, TeacherForm, automatic_form, encode
+from seekr.attention.tap import Tap
 from seekr.data.token_rows import TokenizedRow, answer_tokens
 from seekr.disk import file_digest
-from seekr.distributed.processes import gathered, is_main, wait_for_all
+from seekr.distributed.processes import gathered, in_step, is_main, wait_for_all
 from seekr.memory.reader import VERSION
-from seekr.modeling.losses import TopLogits
+from seekr.modeling.batches import collate
+from seekr.modeling.inputs import model_inputs
+from seekr.modeling.losses import TopLogits, answer_positions, logits_at
 
 _SHARD_BYTES = 1 << 28
 
@@ -99,6 +103,37 @@ class MemoryWriter:
         self._forms[index] = forms
         if sum(tensor.nbytes for tensor in self._pending.values()) >= _SHARD_BYTES:
             self._flush()
+
+    @torch.no_grad()
+    def ask(
+        self, model: nn.Module, stored: Callable[[Tensor], TopLogits], *, shift: bool = True,
+        queries: Sequence[Tensor | None] = (), advance: Callable[[int], object] = bool,
+    ) -> None:  # fmt: skip
+        """Adds what a teacher says of every sample: logits, and the attention of the chosen heads if there are any.
+
+        All processes call it, and close the writer then.
+
+        Args:
+            stored: makes of a sample's logits [answer tokens, vocabulary] what is kept.
+            shift: whether logits are those that predict the answer tokens, or those at them.
+            queries: of each sample those whose attention is kept, None = all.
+        """
+        model.eval()
+        device = next(model.parameters()).device
+        for (place,), counts in in_step(len(self._samples)):
+            batch = {name: tensor.to(device) for name, tensor in collate([self._samples[place]], 0).items()}
+            asked = answer_positions(batch["labels"], shift=shift)
+            with Tap(model, self._heads) if self._heads else nullcontext() as tap:
+                logits = logits_at(model, model_inputs(batch), *asked)
+            if not counts:
+                continue
+            positions, span = queries[place] if self._heads else None, (0, batch["labels"].shape[1])
+            attention = {
+                layer: QueryKeyRows.of_call(call, 0, span, self._heads[layer], positions)
+                for layer, call in (tap.calls if tap else {}).items()
+            }
+            self.add(place, attention=attention, positions=positions, logits=stored(logits))
+            advance(1)
 
     def close(self) -> None:
         """Writes what is pending, the samples, and the index that makes the folder a memory. All processes call it."""

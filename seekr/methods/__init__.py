@@ -10,25 +10,27 @@ from pkgutil import iter_modules
 from typing import Any
 
 from seekr.errors import InputError, nearest
-from seekr.methods.agem import AGem
-from seekr.methods.averaging import Averaging
-from seekr.methods.base import Method, TaskContext
-from seekr.methods.derpp import Derpp
-from seekr.methods.ewc import Ewc
-from seekr.methods.general_replay import GeneralReplay
-from seekr.methods.hft import Hft
-from seekr.methods.joint import Joint
-from seekr.methods.kl_anchor import KlAnchor
-from seekr.methods.l2p import L2p
-from seekr.methods.lfpt5 import Lfpt5
-from seekr.methods.lwf import Lwf
-from seekr.methods.olora import Olora
-from seekr.methods.on_policy_replay import OnPolicyReplay
-from seekr.methods.osf import Osf
-from seekr.methods.progressive_prompts import ProgressivePrompts
-from seekr.methods.replay import Replay
-from seekr.methods.seekr import Seekr
-from seekr.methods.sequential import Sequential
+from seekr.methods.agem import AGem as AGem
+from seekr.methods.averaging import Averaging as Averaging
+from seekr.methods.base import Method as Method
+from seekr.methods.base import Objective as Objective
+from seekr.methods.base import TaskContext as TaskContext
+from seekr.methods.derpp import Derpp as Derpp
+from seekr.methods.ewc import Ewc as Ewc
+from seekr.methods.general_replay import GeneralReplay as GeneralReplay
+from seekr.methods.hft import Hft as Hft
+from seekr.methods.joint import Joint as Joint
+from seekr.methods.kl_anchor import KlAnchor as KlAnchor
+from seekr.methods.l2p import L2p as L2p
+from seekr.methods.lfpt5 import Lfpt5 as Lfpt5
+from seekr.methods.lwf import Lwf as Lwf
+from seekr.methods.olora import Olora as Olora
+from seekr.methods.on_policy_replay import OnPolicyReplay as OnPolicyReplay
+from seekr.methods.osf import Osf as Osf
+from seekr.methods.progressive_prompts import ProgressivePrompts as ProgressivePrompts
+from seekr.methods.replay import Replay as Replay
+from seekr.methods.seekr import Seekr as Seekr
+from seekr.methods.sequential import Sequential as Sequential
 from seekr.other_names import meant
 
 
@@ -43,32 +45,6 @@ def _methods_of_this_folder() -> dict[str, type[Method]]:
 
 
 METHODS: dict[str, type[Method]] = _methods_of_this_folder()
-
-__all__ = [
-    "METHODS",
-    "AGem",
-    "Averaging",
-    "Derpp",
-    "Ewc",
-    "GeneralReplay",
-    "Hft",
-    "Joint",
-    "KlAnchor",
-    "L2p",
-    "Lfpt5",
-    "Lwf",
-    "Method",
-    "Olora",
-    "OnPolicyReplay",
-    "Osf",
-    "ProgressivePrompts",
-    "Replay",
-    "Seekr",
-    "Sequential",
-    "TaskContext",
-    "find_method",
-    "make_method",
-]
 
 
 def find_method(name: Any) -> type[Method]:
@@ -105,7 +81,7 @@ def make_method(settings: str | Mapping[str, Any] | Method) -> Method:
     options = dict(settings)
     name = options.pop("name", "seekr")
     kind = find_method(name)
-    valid = [setting.name for setting in fields(kind) if setting.init]
+    valid = [setting.name for setting in fields(kind)]
     for key in options:
         if key not in valid:
             raise InputError(f"method.{key}: {name} has no such setting; {meant(str(key), valid, 'method')}")

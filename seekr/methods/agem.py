@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,12 +13,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from seekr.distributed.processes import process_count, process_index
-from seekr.methods.base import TaskContext
-from seekr.methods.replay import Replay
+from seekr.methods.base import Objective, TaskContext
+from seekr.methods.replay import AnswerReplay, Replay
 from seekr.modeling.batches import MicroBatch, Row
 
 
-@dataclass(kw_only=True)
 class AGem(Replay):
     """Keeps rows as `Replay` does, and where a step's gradient g is against theirs, takes that part out of it:
     g ← g − (g·g_ref / g_ref·g_ref) g_ref if g·g_ref < 0 (eq. 11 of the paper).
@@ -33,22 +31,30 @@ class AGem(Replay):
     Source: Chaudhry et al., Efficient Lifelong Learning with A-GEM, arXiv 1812.00420.
     """
 
-    name: ClassVar[str] = "agem"
-    replays: ClassVar[bool] = False
-    shards: ClassVar[bool] = False
-    corrects_by: ClassVar[str] = "reference gradient"
+    name = "agem"
+    replays = False
+    shards = False
+    corrects_by = "reference gradient"
 
     replay_passes: None = None
     reference_rows: Annotated[int, Field(ge=1)] = 16
 
-    _context: TaskContext | None = field(default=None, init=False, repr=False, compare=False)
+    def start(self, context: TaskContext) -> Objective:
+        return Projected(self, context)
 
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
-        self._context = context
+
+class Projected(AnswerReplay):
+    """Plain fine-tuning whose gradients are projected; `kept` are the memories of the tasks before."""
+
+    method: AGem
+
+    def __init__(self, method: AGem, context: TaskContext) -> None:
+        super().__init__(method)
+        self.kept = context.memories()
+        self.context = context
 
     def after_backward(self, model: nn.Module, step: int) -> None:
-        if not self.memories:
+        if not self.kept:
             return
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         gradients = [parameter.grad for parameter in parameters]
@@ -65,39 +71,33 @@ class AGem(Replay):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
 
-    def after_task(self, context: TaskContext) -> None:
-        super().after_task(context)
-        self._context = None
-
     def reference(self, step: int) -> list[Row]:
         """The kept rows (memory, sample) of which a step's reference gradient is taken."""
-        assert self._context is not None
-        kept = [(memory, sample) for memory, rows in enumerate(self.memories) for sample in range(len(rows))]
-        draw = np.random.default_rng([self._context.seed, self._context.index, step])
-        chosen = draw.choice(len(kept), size=min(self.reference_rows, len(kept)), replace=False)
+        kept = [(memory, sample) for memory, rows in enumerate(self.kept) for sample in range(len(rows))]
+        draw = np.random.default_rng([self.context.seed, self.context.index, step])
+        chosen = draw.choice(len(kept), size=min(self.method.reference_rows, len(kept)), replace=False)
         return [kept[index] for index in chosen]
 
     def _reference_batches(self, step: int) -> Iterator[MicroBatch]:
         """This process's share of the reference rows; every process has equally many micro-batches."""
-        assert self._context is not None
         chosen = self.reference(step)
         processes, rank = process_count(), process_index()
         share = -(-len(chosen) // processes)
         own = chosen[rank::processes]
         counted = len(own)
         own += [chosen[0]] * (share - counted)
-        for start in range(0, share, self._context.micro_batch_rows):
-            rows = own[start : start + self._context.micro_batch_rows]
+        for start in range(0, share, self.context.micro_batch_rows):
+            rows = own[start : start + self.context.micro_batch_rows]
             yield MicroBatch.of(
                 "replay",
-                [self.memories[m].encoded(i) for m, i in rows],
-                self._context.pad_token_id,
+                [self.kept[m].encoded(i) for m, i in rows],
+                self.context.pad_token_id,
                 rows=rows,
                 step_rows=chosen,
                 # The sum in place of the mean: its scale does not matter, and float16 loses less of it.
                 step_tokens=1,
                 fillers=min(len(rows), max(0, start + len(rows) - counted)),
-            ).to(self._context.device)
+            ).to(self.context.device)
 
 
 def project(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:

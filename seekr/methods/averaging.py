@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +13,6 @@ from seekr.methods.base import Coefficient, Method
 _FACTOR = re.compile(r"(?<=\.lora_)((?:embedding_)?)([AB])(?=\.)")
 
 
-@dataclass(kw_only=True)
 class Averaging(Method):
     """Plain fine-tuning on each task, then θ ← (1 − average) · θ_before + average · θ_trained.
 
@@ -39,7 +36,7 @@ class Averaging(Method):
         model; here after each task, from the model before it.
     """
 
-    name: ClassVar[str] = "averaging"
+    name = "averaging"
 
     average: Coefficient = 0.5
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from seekr.data.token_rows import TokenizedRow, answer_tokens
-from seekr.distributed.processes import in_step, own_share
-from seekr.memory.reader import logits_of
-from seekr.methods.base import TaskContext, batch_of
-from seekr.methods.replay import Replay
-from seekr.modeling.batches import MicroBatch, Signals
-from seekr.modeling.inputs import model_inputs
+from seekr.distributed.processes import own_share
+from seekr.memory.reader import Memory, compared
+from seekr.memory.writer import MemoryWriter
+from seekr.methods.base import Objective, TaskContext
+from seekr.methods.replay import AnswerReplay, Rehearsal, Replay
+from seekr.modeling.batches import MicroBatch
 from seekr.modeling.losses import TopLogits, answer_cross_entropy, answer_positions, logits_at
 
 
-@dataclass(kw_only=True)
-class Derpp(Replay):
-    """Replay whose kept rows also carry the logits of the model that had just learned them.
+class LogitRehearsal(Rehearsal):
+    """Rehearsal of rows that also carry the logits of the model that had just learned them.
 
     A replay step's loss is (1 − logit_weight)·replay + logit_weight·cross-entropy to the stored distributions.
 
@@ -31,20 +30,63 @@ class Derpp(Replay):
         logit_shift: whether logits are compared where they predict the answer tokens (True) or at the answer tokens'
             own positions, as the released code of SEEKR has it.
         logit_top_k: stored entries of each distribution; the rest is one bucket. null = all entries, in float32.
-
-    Source: Buzzega et al., arXiv 2004.07211; with distributions in place of raw logits, as in SEEKR, arXiv 2411.06171.
     """
 
-    name: ClassVar[str] = "derpp"
-    free: ClassVar[frozenset[str]] = Replay.free | {"logit_weight"}
+    free = Rehearsal.free | {"logit_weight"}
 
     logit_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     logit_shift: bool = True
     logit_top_k: Annotated[int, Field(ge=1)] | None = 128
 
     @property
-    def signals(self) -> Signals:
-        return {m: partial(memory.tensors, logits=bool(self.logit_weight)) for m, memory in enumerate(self.memories)}
+    def keeps_logits(self) -> bool:
+        """Whether logits are kept with each row."""
+        return True
+
+    def start(self, context: TaskContext) -> Objective:
+        return LogitReplay(self, context.memories())
+
+    def remember(self, context: TaskContext) -> None:
+        if not self.keeps_logits:
+            super().remember(context)
+            return
+        self.keep(self.kept_samples(context), context)
+
+    def keep(self, rows: Sequence[TokenizedRow], context: TaskContext, queries: Any = (), **heads: Any) -> MemoryWriter:
+        """Writes rows with what the model says of them, of the heads too where there are any: the closed writer."""
+        writer = self.memory_writer(context, rows, **heads)
+        with context.track(f"remembering {context.task}", len(own_share(len(rows)))) as advance:
+            writer.ask(context.model, self.stored_logits, shift=self.logit_shift, queries=queries, advance=advance)
+        writer.close()
+        return writer
+
+    def likely_logits(self, row: TokenizedRow, vocabulary: int) -> TopLogits | None:
+        return self.stored_logits(torch.empty(answer_tokens(row), vocabulary)) if self.keeps_logits else None
+
+    def stored_logits(self, logits: Tensor) -> TopLogits:
+        """What is kept of one sample's logits [answer tokens, vocabulary]."""
+        dtype = torch.float32 if self.logit_top_k is None else torch.float16
+        return TopLogits.of_logits(logits, self.logit_top_k or logits.shape[-1], dtype)
+
+
+class Derpp(LogitRehearsal, Replay):
+    """`Replay` whose kept rows carry logits too: all settings are those of the two.
+
+    Source: Buzzega et al., arXiv 2004.07211; with distributions in place of raw logits, as in SEEKR, arXiv 2411.06171.
+    """
+
+    name = "derpp"
+
+
+class LogitReplay(AnswerReplay):
+    """The answers are trained on again, and the model is held to the distributions that were stored at them."""
+
+    method: LogitRehearsal
+
+    def __init__(self, method: LogitRehearsal, memories: Sequence[Memory], *, attention: bool = False) -> None:
+        super().__init__(method, memories)
+        wanted = {"logits": bool(method.logit_weight), "attention": attention}
+        self.signals = {m: partial(memory.tensors, **wanted) for m, memory in enumerate(memories)}
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         return self.logit_parts(logits_at(model, batch.unmasked, *self.asked(batch.labels)), batch)
@@ -53,42 +95,15 @@ class Derpp(Replay):
         """(rows, positions) of the logits of a replay step: where its answers are predicted, then, where these are
         others, those that are compared to the stored ones."""
         rows, positions = answer_positions(labels)
-        if self.logit_shift or not self.logit_weight:
+        if self.method.logit_shift or not self.method.logit_weight:
             return rows, positions
         return rows.repeat(2), torch.cat([positions, positions + 1])
 
     def logit_parts(self, logits: Tensor, batch: MicroBatch) -> dict[str, Tensor]:
         """The parts of a replay step's loss that logits give; `logits` are those that are `asked` for."""
-        count = sum(batch.answers)
+        weight, count = self.method.logit_weight, sum(batch.answers)
         answers = answer_cross_entropy(logits[:count], batch.labels, batch.weights) / batch.step_tokens
-        if not self.logit_weight:
+        if not weight:
             return {"replay": answers}
-        compared = logits[len(logits) - count :]
-        of_rows = zip(batch.weights, batch.signals, compared.split(batch.answers), strict=True)
-        losses = [weight * logits_of(signals).cross_entropy(own).sum() for weight, signals, own in of_rows]
-        distilled = torch.stack(losses).sum() / batch.step_tokens
-        return {"replay": (1 - self.logit_weight) * answers, "logit": self.logit_weight * distilled}
-
-    def after_task(self, context: TaskContext) -> None:
-        samples = self.kept_samples(context)
-        writer = self.memory_writer(context, samples)
-        context.model.eval()
-        own = len(own_share(len(samples)))
-        with torch.no_grad(), context.track(f"remembering {context.task}", own) as advance:
-            for (place,), counts in in_step(len(samples)):
-                batch = batch_of([samples[place]], context)
-                asked = answer_positions(batch["labels"], shift=self.logit_shift)
-                logits = logits_at(context.model, model_inputs(batch), *asked)
-                if counts:
-                    writer.add(place, logits=self.stored_logits(logits))
-                    advance(1)
-        writer.close()
-
-    def likely_logits(self, row: TokenizedRow, vocabulary: int) -> TopLogits | None:
-        return self.stored_logits(torch.empty(answer_tokens(row), vocabulary))
-
-    def stored_logits(self, logits: Tensor) -> TopLogits:
-        """What is kept of one sample's logits [answer tokens, vocabulary]."""
-        exact = self.logit_top_k is None
-        k = logits.shape[-1] if self.logit_top_k is None else self.logit_top_k
-        return TopLogits.of_logits(logits, k, torch.float32 if exact else torch.float16)
+        distilled = compared(logits[len(logits) - count :], batch.answers, batch, TopLogits.cross_entropy)
+        return {"replay": (1 - weight) * answers, "logit": weight * (distilled / batch.step_tokens)}

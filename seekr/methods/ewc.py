@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -19,8 +18,7 @@ from torch.nn import Parameter
 from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.processes import is_main, own_share, summed
 from seekr.errors import InputError
-from seekr.memory.reader import Memory
-from seekr.methods.base import Method, TaskContext, batch_of
+from seekr.methods.base import Method, Objective, TaskContext, batch_of
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.loading import measuring
 from seekr.modeling.losses import answer_cross_entropy, answer_positions, logits_at
@@ -29,7 +27,6 @@ from seekr.modeling.precision import no_autocast
 FILE = "ewc.safetensors"
 
 
-@dataclass(kw_only=True)
 class Ewc(Method):
     """A task step's loss is the task's cross-entropy + penalty_weight · ½ Σ_k Σ_i F_k,i (θ_i − θ*_k,i)², k being the
     tasks before it (eq. 3 of the paper).
@@ -52,18 +49,14 @@ class Ewc(Method):
     Source: Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, arXiv 1612.00796.
     """
 
-    name: ClassVar[str] = "ewc"
-    shards: ClassVar[bool] = False
-    bytes_a_weight: ClassVar[int] = 8  # its Fisher information and its anchor
-    unplanned: ClassVar[str] = "the Fisher information while it is measured, in CPU memory: 8 bytes a trained weight"
-
-    free: ClassVar[frozenset[str]] = Method.free | {"penalty_weight"}
+    name = "ewc"
+    shards = False
+    bytes_a_weight = 8  # its Fisher information and its anchor
+    unplanned = "the Fisher information while it is measured, in CPU memory: 8 bytes a trained weight"
+    free = Method.free | {"penalty_weight"}
 
     penalty_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1000.0
     fisher_samples: Annotated[int, Field(ge=1)] = 100
-
-    quadratic: Quadratic | None = field(default=None, init=False, repr=False, compare=False)
-    held: list[tuple[str, Parameter]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def check_run(self, *, dtype: str, lora: bool, skills: bool) -> None:
         if lora and skills:
@@ -75,23 +68,22 @@ class Ewc(Method):
     def check_kept(self, stages: Sequence[Path]) -> None:
         newest_quadratic(stages)
 
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
-        self.quadratic = newest_quadratic(context.stages)
-        self.held = trained_parameters(context.model)
-        if self.quadratic is not None and self.quadratic.names != {name for name, _ in self.held}:
+    def start(self, context: TaskContext) -> Objective:
+        return self.held_by(newest_quadratic(context.stages), context)
+
+    def pretend(self, context: TaskContext) -> Objective:
+        return self.held_by(_NoNumbers(trained_parameters(context.model)), context)
+
+    def held_by(self, quadratic: Quadratic | None, context: TaskContext) -> Objective:
+        """The objective with the pull of what was kept, if there is any."""
+        objective, held = super().start(context), trained_parameters(context.model)
+        if quadratic is not None and quadratic.names != {name for name, _ in held}:
             raise InputError("method ewc: the weights that are trained now are not those that were measured before")
+        if quadratic is not None and self.penalty_weight:
+            objective.penalties["ewc"] = lambda _: self.penalty_weight * quadratic.penalty(held)
+        return objective
 
-    def pretend(self, context: TaskContext, kept: Memory) -> None:
-        super().pretend(context, kept)
-        self.quadratic = _NoNumbers(self.held)
-
-    def penalties(self, model: nn.Module) -> dict[str, Tensor]:
-        if self.quadratic is None or not self.penalty_weight:
-            return {}
-        return {"ewc": self.penalty_weight * self.quadratic.penalty(self.held)}
-
-    def after_task(self, context: TaskContext) -> None:
+    def remember(self, context: TaskContext) -> None:
         model = context.model
         frozen = not context.learn  # a skill's model is the base model as it answers
         if frozen:
@@ -106,7 +98,6 @@ class Ewc(Method):
             save_file(combined(newest_quadratic(context.stages), fisher, anchors), folder / FILE)
         if frozen:
             model.requires_grad_(False)
-        self.quadratic, self.held = None, []
 
     def _fisher_rows(self, context: TaskContext) -> list[TokenizedRow]:
         rows = len(context.samples)
@@ -186,6 +177,7 @@ class _NoNumbers(Quadratic):
     def __init__(self, trained: list[tuple[str, Parameter]]) -> None:
         self.constant = 0.0
         self._shapes = {name: parameter.shape for name, parameter in trained}
+        self.names = set(self._shapes)
 
     def read(self, name: str) -> tuple[Tensor, Tensor]:
         return torch.empty(self._shapes[name]), torch.empty(self._shapes[name])

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from seekr.errors import InputError
 from seekr.methods.replay import Ratio, Replay
 
 
-@dataclass(kw_only=True)
 class GeneralReplay(Replay):
     """Keeps the rows of the skills of a run (`learn: false`) and replays them while each task is learned.
 
@@ -26,7 +22,7 @@ class GeneralReplay(Replay):
         arXiv 2603.04964: generic data replayed while a model is fine-tuned.
     """
 
-    name: ClassVar[str] = "general_replay"
+    name = "general_replay"
 
     replay_ratio: Ratio = 1.0
 

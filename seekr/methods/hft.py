@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import nn
 from torch.nn import Parameter
 
 from seekr.errors import InputError
-from seekr.methods.base import Adapter, Method, TaskContext
+from seekr.methods.base import Method, Objective, TaskContext
+from seekr.methods.form import ModelForm
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -21,7 +21,23 @@ Kind = Literal["attention", "feed-forward", "norm"]
 Unit = list[Parameter]  # what is frozen or trained as one: a matrix with its bias, or a norm
 
 
-@dataclass(kw_only=True)
+class Halves(ModelForm):
+    """The weights of the model itself, half of those of each layer frozen while a task is learned."""
+
+    adapter = "none"
+
+    def check_model(self, model: nn.Module, max_length: int | None, tasks: int) -> None:
+        if not units_of_layers(model):
+            raise InputError("method hft: this model has no numbered layers whose weights could be halved")
+
+    def adapt(self, model: Any, lora: LoraConfig | None) -> Any:
+        freeze_half(model, np.random.default_rng(0))  # for whoever counts; `start` draws the task's own half
+        return model
+
+    def trained(self, model: Any) -> Any:
+        return model.requires_grad_(True)
+
+
 class Hft(Method):
     """Fine-tunes a random half of the weights: θ_trained ← θ_trained − η ∇L, θ_frozen stays (eq. 1 of the paper).
 
@@ -33,23 +49,12 @@ class Hft(Method):
     Source: Hui et al., Half Fine-Tuning for Large Language Models, arXiv 2404.18466.
     """
 
-    name: ClassVar[str] = "hft"
-    adapter: ClassVar[Adapter] = "none"
+    name = "hft"
+    form = property(Halves)
 
-    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
-        if not units_of_layers(model):
-            raise InputError("method hft: this model has no numbered layers whose weights could be halved")
-
-    def adapt(self, model: Any, lora: LoraConfig | None) -> Any:
-        freeze_half(model, np.random.default_rng(0))  # for whoever counts; `before_task` draws the task's own half
-        return model
-
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
+    def start(self, context: TaskContext) -> Objective:
         freeze_half(context.model, np.random.default_rng([context.seed, context.index]))
-
-    def trained(self, model: Any) -> Any:
-        return model.requires_grad_(True)
+        return super().start(context)
 
 
 def freeze_half(model: nn.Module, draw: np.random.Generator) -> None:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from seekr.data.token_rows import IGNORED
-from seekr.memory.reader import Memory
-from seekr.methods.base import TaskContext
+from seekr.data.token_rows import IGNORED, TokenizedRow
 from seekr.methods.responses import Recorded
-from seekr.modeling.batches import MicroBatch
-from seekr.modeling.losses import answer_cross_entropy, answer_positions
-from seekr.modeling.packing import task_logits
 
 
-@dataclass(kw_only=True)
 class KlAnchor(Recorded):
     """A task step's loss is Σ cross-entropy / answer tokens + kl_weight · mean over all predicted tokens of
     KL(π_before || π).
@@ -38,15 +31,12 @@ class KlAnchor(Recorded):
         is weighted: Zhu et al., Anchored Supervised Fine-Tuning, arXiv 2509.23753.
     """
 
-    name: ClassVar[str] = "kl_anchor"
-    unplanned: ClassVar[str] = (
-        "on the disk, while a task is learned, 8 bytes for each recorded logit of each token of its rows"
-    )
-    free: ClassVar[frozenset[str]] = Recorded.free | {"kl_weight"}
+    name = "kl_anchor"
+    part = "kl"
+    unplanned = "on the disk, while a task is learned, 8 bytes for each recorded logit of each token of its rows"
+    free = Recorded.free | {"kl_weight"}
 
     kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-
-    predicted: list[int] = field(default_factory=list, init=False, repr=False, compare=False)  # tokens of each row
 
     @property
     def weight(self) -> float:
@@ -55,26 +45,5 @@ class KlAnchor(Recorded):
     def held(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         return inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, IGNORED)
 
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
-        self.predicted = [len(sample.input_ids) - 1 for sample in context.samples]
-        if self.weight:
-            self.record(context)
-
-    def pretend(self, context: TaskContext, kept: Memory) -> None:
-        super().pretend(context, kept)
-        self.predicted = [len(sample.input_ids) - 1 for sample in context.samples]
-
-    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        if not batch.signals[0]:
-            return super().task_loss(model, batch)
-        held = self.held(batch.inputs, batch.labels)
-        logits = task_logits(model, batch, held)
-        there = held[:, 1:] != IGNORED
-        place = there.flatten().cumsum(0).view_as(there) - 1  # of each token among the logits
-        answers = logits[place[answer_positions(batch.labels)]]
-        tokens = max(1, sum(self.predicted[row] for _, row in batch.step_rows))
-        return {
-            "task": answer_cross_entropy(answers, batch.labels, batch.weights) / batch.step_tokens,
-            "kl": self.weight * self.divergence(logits, [n - 1 for n in batch.lengths], batch) / tokens,
-        }
+    def held_tokens(self, row: TokenizedRow) -> int:
+        return len(row.input_ids) - 1

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from seekr.methods.base import Method, TaskContext
+from seekr.methods.base import Method, Objective, TaskContext
 from seekr.modeling.precision import full_precision
 
 
-@dataclass(kw_only=True)
 class L2Sp(Method):
     """A task step's loss is Σ cross-entropy / answer tokens + (pull / 2) · ‖θ − θ_before‖², over all trained weights.
 
@@ -28,29 +26,25 @@ class L2Sp(Method):
         without its second term, which is for new layers.
     """
 
-    name: ClassVar[str] = "l2_sp"
-    shards: ClassVar[bool] = False
-    free: ClassVar[frozenset[str]] = Method.free | {"pull"}
+    name = "l2_sp"
+    shards = False
+    free = Method.free | {"pull"}
 
     pull: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
 
-    start: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
+    def start(self, context: TaskContext) -> Objective:
+        objective = super().start(context)
+        before = [weight.detach().to(context.device, copy=True) for weight in _trained(context.model)]
 
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
-        self.start = [weight.detach().clone() for weight in _trained(context.model)]
+        @full_precision()
+        def penalty(model: nn.Module) -> Tensor:
+            pairs = zip(_trained(model), before, strict=True)
+            moved = torch.stack([(now.float() - then.float()).square().sum() for now, then in pairs])
+            return self.pull / 2 * moved.sum()
 
-    @full_precision()
-    def penalties(self, model: nn.Module) -> dict[str, Tensor]:
-        if not self.pull:
-            return {}
-        self.start = [before.to(now.device) for before, now in zip(self.start, _trained(model), strict=True)]
-        pairs = zip(_trained(model), self.start, strict=True)
-        moved = torch.stack([(now.float() - before.float()).square().sum() for now, before in pairs])
-        return {"l2_sp": self.pull / 2 * moved.sum()}
-
-    def after_task(self, context: TaskContext) -> None:
-        self.start = []
+        if self.pull:
+            objective.penalties["l2_sp"] = penalty
+        return objective
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
@@ -13,16 +13,36 @@ from torch.nn import functional
 from transformers.utils import ModelOutput
 
 from seekr.errors import InputError
-from seekr.methods.base import TaskContext, batch_of
-from seekr.methods.soft_prompts import SoftPromptModel, SoftPrompts, prompt_mask
+from seekr.methods.base import Method, Objective, TaskContext, batch_of
+from seekr.methods.soft_prompts import SoftPromptForm, SoftPromptModel, prompt_mask
 from seekr.modeling.batches import MicroBatch
 from seekr.modeling.losses import answer_cross_entropy, answer_positions
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 _LEAST_FREQUENCY = 1e-6
 
 
-@dataclass(kw_only=True)
-class L2p(SoftPrompts):
+class PromptPoolForm(SoftPromptForm):
+    """The prompts of a pool, of which each row has those that are chosen for it."""
+
+    method: L2p
+
+    def adapt(self, model: Any, lora: LoraConfig | None) -> Any:
+        return PromptPoolModel(model, self.method.pool_size, self.method.prompt_tokens, self.method.prompts_per_input)
+
+    def virtual_tokens(self, tasks: int) -> int:
+        return self.method.prompts_per_input * self.method.prompt_tokens
+
+    def inputs_with_answers(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        inputs = super().inputs_with_answers(model, batch)
+        if not isinstance(model, PromptPoolModel):  # the base model
+            return inputs
+        return inputs | {"query_mask": prompt_mask(batch["attention_mask"], batch["labels"])}
+
+
+class L2p(Method):
     """Before each input x stand the `prompts_per_input` prompts of a pool whose keys k_i are the nearest to its query.
 
     The distance is γ = 1 − cos(q(x), k_i), equation 3, and a step's loss (equation 5) is
@@ -47,8 +67,10 @@ class L2p(SoftPrompts):
     as embeddings of random entries of the vocabulary, keys random on their scale.
     """
 
-    name: ClassVar[str] = "l2p"
-    unplanned: ClassVar[str] = "counting how often each prompt was chosen"
+    name = "l2p"
+    unplanned = "counting how often each prompt was chosen"
+    form = property(PromptPoolForm)
+    free = Method.free - {"average"}
 
     pool_size: Annotated[int, Field(ge=1)] = 10
     prompt_tokens: Annotated[int, Field(ge=1)] = 5
@@ -59,33 +81,13 @@ class L2p(SoftPrompts):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.prompts_per_input > self.pool_size:
-            raise InputError(
-                f"method.prompts_per_input: {self.prompts_per_input} of a pool of {self.pool_size} cannot be chosen; "
-                "make pool_size larger"
-            )
+            few = f"{self.prompts_per_input} of a pool of {self.pool_size} cannot be chosen"
+            raise InputError(f"method.prompts_per_input: {few}; make pool_size larger")
 
-    def make_model(self, base: Any) -> SoftPromptModel:
-        return PromptPoolModel(base, self.pool_size, self.prompt_tokens, self.prompts_per_input)
+    def start(self, context: TaskContext) -> Objective:
+        return AnswersAndKeys(self)
 
-    def virtual_tokens(self, tasks: int) -> int:
-        return self.prompts_per_input * self.prompt_tokens
-
-    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        prompts = prompt_mask(batch.inputs["attention_mask"], batch.labels)
-        output = model(**batch.inputs, use_cache=False, query_mask=prompts, penalized=self.frequency_penalty)
-        logits = output.logits[answer_positions(batch.labels)]
-        return {
-            "task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens,
-            "key": self.key_weight * (output.key_distances * batch.weights).sum() / len(batch.step_rows),
-        }
-
-    def inputs_with_answers(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        inputs = super().inputs_with_answers(model, batch)
-        if not isinstance(model, PromptPoolModel):  # the base model
-            return inputs
-        return inputs | {"query_mask": prompt_mask(batch["attention_mask"], batch["labels"])}
-
-    def after_task(self, context: TaskContext) -> None:
+    def remember(self, context: TaskContext) -> None:
         if not context.learn:
             return
         model: Any = context.model
@@ -96,6 +98,21 @@ class L2p(SoftPrompts):
             chosen, _ = model.choose(batch["input_ids"], prompts, penalized=self.frequency_penalty)
             counts += chosen.flatten().bincount(minlength=len(counts))
         model.encoder.counts += counts
+
+
+class AnswersAndKeys(Objective):
+    """The answers behind the chosen prompts, and the distances of their keys."""
+
+    method: L2p
+
+    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        prompts = prompt_mask(batch.inputs["attention_mask"], batch.labels)
+        output = model(**batch.inputs, use_cache=False, query_mask=prompts, penalized=self.method.frequency_penalty)
+        logits = output.logits[answer_positions(batch.labels)]
+        return {
+            "task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens,
+            "key": self.method.key_weight * (output.key_distances * batch.weights).sum() / len(batch.step_rows),
+        }
 
 
 @dataclass

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import chain
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,11 +14,11 @@ from transformers import GenerationConfig
 
 from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.processes import is_main, spread
-from seekr.memory.reader import KeptSample, Memory
-from seekr.methods.base import TaskContext
-from seekr.methods.derpp import Derpp
+from seekr.memory.reader import KeptSample
+from seekr.methods.base import Objective, TaskContext
+from seekr.methods.derpp import LogitRehearsal, LogitReplay
 from seekr.methods.replay import Ratio
-from seekr.methods.soft_prompts import SoftPromptModel, SoftPrompts, answer_starts
+from seekr.methods.soft_prompts import SoftPromptForm, answer_starts
 from seekr.modeling.batches import MicroBatch, collate
 from seekr.modeling.generation import only_asked, pad_left
 from seekr.modeling.losses import answer_cross_entropy, answer_positions
@@ -32,8 +30,16 @@ BATCH = 64
 """Rows that are drawn together."""
 
 
-@dataclass(kw_only=True)
-class Lfpt5(SoftPrompts, Derpp):
+class SolverForm(SoftPromptForm):
+    """One soft prompt, and room for the generation token."""
+
+    method: Lfpt5
+
+    def virtual_tokens(self, tasks: int) -> int:
+        return self.method.prompt_tokens + 2  # the generation token, twice
+
+
+class Lfpt5(LogitRehearsal):
     """One prompt P is tuned through all tasks on a frozen model, as task solver and as generator of rows.
 
     A task step's loss is the answers' cross-entropy on [P, x, y] plus `lm_weight` times that of all tokens of
@@ -61,64 +67,33 @@ class Lfpt5(SoftPrompts, Derpp):
     Source: Qin & Joty, arXiv 2110.07298, section 3; from an encoder-decoder carried over to a decoder.
     """
 
-    name: ClassVar[str] = "lfpt5"
-    generates: ClassVar[bool] = True
-    free: ClassVar[frozenset[str]] = Derpp.free - {"average"}
-    unplanned: ClassVar[str] = "generating rows, with their keys and values"
+    name = "lfpt5"
+    unplanned = "generating rows, with their keys and values"
+    form = property(SolverForm)
+    generates = True
+    free = LogitRehearsal.free - {"average"}
 
     prompt_tokens: Annotated[int, Field(ge=1)] = 20
     lm_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.25
     pseudo_ratio: Ratio = 0.2
     top_k: Annotated[int, Field(ge=1)] = 64
     logit_weight: Annotated[float, Field(ge=0, le=1)] = 0.01
-    replay_ratio: Ratio = field(default=1.0, init=False, repr=False)  # of rows that are stored: none is
-    replay_choice: Literal["random", "first"] = field(default="random", init=False, repr=False)
-
-    generator_rows: Sequence[KeptSample] = field(default=(), init=False, repr=False, compare=False)
-
-    def make_model(self, base: Any) -> SoftPromptModel:
-        return SoftPromptModel(base, self.prompt_tokens)
-
-    def virtual_tokens(self, tasks: int) -> int:
-        return self.prompt_tokens + 2  # the generation token, twice
 
     def kept_rows(self, rows: int) -> int:
         """max(1, round(pseudo_ratio × rows)), if the model generates as many."""
         return max(1, round(self.pseudo_ratio * rows))
 
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
-        token = generation_token(context)
-        self.generator_rows = [generator_row(sample, token) for sample in context.samples]
+    def start(self, context: TaskContext) -> Objective:
+        return SolverAndGenerator(self, context, generation_token(context))
 
-    def pretend(self, context: TaskContext, kept: Memory) -> None:
-        self.memories = [kept]
-        self.generator_rows = [generator_row(sample, 0) for sample in context.samples]
+    def pretend(self, context: TaskContext) -> Objective:
+        return SolverAndGenerator(self, context, 0)
 
-    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        if not self.lm_weight:
-            return super().task_loss(model, batch)
-        form = collate([self.generator_rows[i] for _, i in batch.rows], None)
-        form = {name: tensor.to(batch.labels.device) for name, tensor in form.items()}
-        longer = form["labels"].shape[1] - batch.labels.shape[1]
-        # One forward for both forms: data-parallel training expects one a step.
-        inputs = {
-            name: torch.cat([nn.functional.pad(batch.inputs[name], (0, longer)), form[name]])
-            for name in ("input_ids", "attention_mask")
-        }
-        solved, generated = model(**inputs, use_cache=False).logits.chunk(2)
-        solved, generated = solved[answer_positions(batch.labels)], generated[answer_positions(form["labels"])]
-        tokens = sum(len(self.generator_rows[i].input_ids) - 1 for _, i in batch.step_rows)
-        return {
-            "task": answer_cross_entropy(solved, batch.labels, batch.weights) / batch.step_tokens,
-            "lm": self.lm_weight * answer_cross_entropy(generated, form["labels"], batch.weights) / tokens,
-        }
-
-    def kept_samples(self, context: TaskContext) -> list[TokenizedRow]:
+    def kept_samples(self, context: TaskContext) -> list[KeptSample]:
         """The pseudo-samples of the task."""
         wanted = self.kept_rows(len(context.samples)) if context.learn else 0
         drawing = RowDrawing(context, self.top_k)
-        kept: list[TokenizedRow] = []
+        kept: list[KeptSample] = []
         with only_asked(drawing.model), context.track(f"generating {context.task}", wanted) as advance:
             for attempt in range(ROUNDS):
                 found = drawing.rows(wanted - len(kept), attempt) if len(kept) < wanted else []
@@ -128,6 +103,35 @@ class Lfpt5(SoftPrompts, Derpp):
             why = "were usable" if context.learn else "are drawn of a skill: the base model never learned to"
             print(f"seekr: task {context.task}: {len(kept)} of {wanted} pseudo-samples {why}", file=sys.stderr)
         return kept
+
+
+class SolverAndGenerator(LogitReplay):
+    """The model answers the task's rows and writes them; `rows` are the forms of the latter, [g, x, g, y]."""
+
+    method: Lfpt5
+
+    def __init__(self, method: Lfpt5, context: TaskContext, token: int) -> None:
+        super().__init__(method, context.memories())
+        self.rows = [generator_row(sample, token) for sample in context.samples]
+
+    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        if not self.method.lm_weight:
+            return super().task_loss(model, batch)
+        form = collate([self.rows[i] for _, i in batch.rows], None)
+        form = {name: tensor.to(batch.labels.device) for name, tensor in form.items()}
+        longer = form["labels"].shape[1] - batch.labels.shape[1]
+        # One forward for both forms: data-parallel training expects one a step.
+        inputs = {
+            name: torch.cat([nn.functional.pad(batch.inputs[name], (0, longer)), form[name]])
+            for name in ("input_ids", "attention_mask")
+        }
+        solved, generated = model(**inputs, use_cache=False).logits.chunk(2)
+        solved, generated = solved[answer_positions(batch.labels)], generated[answer_positions(form["labels"])]
+        tokens = sum(len(self.rows[i].input_ids) - 1 for _, i in batch.step_rows)
+        return {
+            "task": answer_cross_entropy(solved, batch.labels, batch.weights) / batch.step_tokens,
+            "lm": self.method.lm_weight * answer_cross_entropy(generated, form["labels"], batch.weights) / tokens,
+        }
 
 
 class RowDrawing:

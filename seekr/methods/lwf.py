@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from seekr.data.token_rows import TokenizedRow, answer_tokens
+from seekr.memory.reader import Memory
 from seekr.methods.base import TaskContext
 from seekr.methods.responses import Recorded
-from seekr.modeling.batches import MicroBatch
-from seekr.modeling.losses import answer_cross_entropy
-from seekr.modeling.packing import task_logits
 
 
-@dataclass(kw_only=True)
 class Lwf(Recorded):
     """Distils the old model on the rows of the task at hand; nothing is kept of a task once it is learned.
 
@@ -35,11 +32,10 @@ class Lwf(Recorded):
     Source: Li and Hoiem, Learning without Forgetting, arXiv 1606.09282.
     """
 
-    name: ClassVar[str] = "lwf"
-    unplanned: ClassVar[str] = (
-        "on the disk, while a task is learned, 8 bytes for each recorded logit of each answer token of its rows"
-    )
-    free: ClassVar[frozenset[str]] = Recorded.free | {"distillation_weight", "temperature"}
+    name = "lwf"
+    part = "distillation"
+    unplanned = "on the disk, while a task is learned, 8 bytes for each recorded logit of each answer token of its rows"
+    free = Recorded.free | {"distillation_weight", "temperature"}
 
     distillation_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
@@ -55,15 +51,8 @@ class Lwf(Recorded):
     def held(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         return labels
 
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
-        if context.stages and self.weight:
-            self.record(context)
+    def held_tokens(self, row: TokenizedRow) -> int:
+        return answer_tokens(row)
 
-    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        logits = task_logits(model, batch)
-        parts = {"task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
-        if batch.signals[0]:
-            divergence = self.divergence(logits, batch.answers, batch)
-            parts["distillation"] = self.weight * divergence / batch.step_tokens
-        return parts
+    def record(self, context: TaskContext) -> Memory | None:
+        return super().record(context) if context.stages else None

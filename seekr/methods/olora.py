@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -14,9 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seekr.errors import InputError
-from seekr.methods.base import Adapter, Method
+from seekr.methods.base import Method, Objective, TaskContext
+from seekr.methods.form import ModelForm
 from seekr.modeling.batches import MicroBatch
-from seekr.modeling.loading import load_model, with_adapter
+from seekr.modeling.loading import with_adapter
 from seekr.modeling.precision import full_precision
 
 _NEW = "default"  # the name under which peft writes an adapter into a folder itself, not into a subfolder
@@ -32,30 +32,10 @@ _LORA_KEYS = (  # all others change what an adapter computes, so that two of the
 )
 
 
-@dataclass(kw_only=True)
-class Olora(Method):
-    """Fine-tuning of a new LoRA adapter a task; the earlier ones stay active and frozen.
+class LoraOfEachTask(ModelForm):
+    """A new adapter, on those of the tasks before, all of which are one adapter once the task is learned."""
 
-    The loss of a task step gets orthogonality_weight · Σ over modules and past tasks i of ‖A_i Aᵀ‖², the squares of
-    all entries summed, with A = `lora_A` of the new adapter, [r, inputs]. A stage's model is one adapter of peft
-    whose rank is r · tasks: its rows and columns are those of the tasks, one task after another.
-
-    Args:
-        orthogonality_weight: λ1 of the paper. The rank times the tasks has to be below the inputs of the narrowest
-            module, else no subspace is left for a new task.
-
-    Source: O-LoRA, Wang et al., arXiv 2310.14152, its loss as the paper has it: the squares of the entries of
-        A_i Aᵀ, where the released code sums their absolute values. 0.5 is the released scripts' weight.
-    """
-
-    name: ClassVar[str] = "olora"
-    adapter: ClassVar[Adapter] = "lora"
-    shards: ClassVar[bool] = False
-    unplanned: ClassVar[str] = "the adapters of earlier tasks beside the new one, in memory and in each forward"
-
-    orthogonality_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
-
-    tasks: int = field(default=1, init=False, repr=False, compare=False)
+    adapter = "lora"
 
     def lora_settings(self, lora: dict[str, Any] | Literal[False] | None) -> dict[str, Any] | None:
         settings = super().lora_settings(lora)
@@ -64,9 +44,6 @@ class Olora(Method):
                 raise InputError(f"lora.{key}: olora joins plain LoRA adapters; it takes {', '.join(_LORA_KEYS)} alone")
         return settings
 
-    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
-        self.tasks = tasks
-
     def adapt(self, model: Any, lora: LoraConfig | None) -> PeftModel:
         adapted: PeftModel = super().adapt(model, lora)
         if any(len(layer.lora_A) == 0 for layer in _layers(adapted)):
@@ -74,23 +51,15 @@ class Olora(Method):
         return adapted
 
     def load_trainable(self, base: str, weights: Path | None, *, dtype: str, lora: LoraConfig | None) -> PeftModel:
-        model = self.adapt(load_model(base, dtype=dtype, trainable=True), lora)
+        model = super().load_trainable(base, None, dtype=dtype, lora=lora)
         if weights is not None:
             model.load_adapter(str(weights), _PAST, is_trainable=False)
             _activate(model)
         return model
 
-    def stored_parameters(self, model: nn.Module, trained: int) -> int:
+    def stored_parameters(self, model: nn.Module, trained: int, tasks: int = 1) -> int:
         """Parameters of the last stage's adapter, the largest one."""
-        return trained * self.tasks
-
-    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        _activate(model)
-        return super().task_loss(model, batch)
-
-    def penalties(self, model: nn.Module) -> dict[str, Tensor]:
-        overlap = _overlap(model) if self.orthogonality_weight else None
-        return {} if overlap is None else {"orthogonality": self.orthogonality_weight * overlap}
+        return trained * tasks
 
     def trained(self, model: PeftModel) -> PeftModel:
         """All adapters as one, which any LoRA code can load."""
@@ -107,6 +76,43 @@ class Olora(Method):
         return joined
 
 
+class Olora(Method):
+    """Fine-tuning of a new LoRA adapter a task; the earlier ones stay active and frozen.
+
+    The loss of a task step gets orthogonality_weight · Σ over modules and past tasks i of ‖A_i Aᵀ‖², the squares of
+    all entries summed, with A = `lora_A` of the new adapter, [r, inputs]. A stage's model is one adapter of peft
+    whose rank is r · tasks: its rows and columns are those of the tasks, one task after another.
+
+    Args:
+        orthogonality_weight: λ1 of the paper. The rank times the tasks has to be below the inputs of the narrowest
+            module, else no subspace is left for a new task.
+
+    Source: O-LoRA, Wang et al., arXiv 2310.14152, its loss as the paper has it: the squares of the entries of
+        A_i Aᵀ, where the released code sums their absolute values. 0.5 is the released scripts' weight.
+    """
+
+    name = "olora"
+    unplanned = "the adapters of earlier tasks beside the new one, in memory and in each forward"
+    form = property(LoraOfEachTask)
+    shards = False
+
+    orthogonality_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+
+    def start(self, context: TaskContext) -> Objective:
+        objective = WithPast(self)
+        if self.orthogonality_weight and _PAST in cast(Any, context.model).peft_config:
+            objective.penalties["orthogonality"] = lambda model: self.orthogonality_weight * _overlap(model)
+        return objective
+
+
+class WithPast(Objective):
+    """The loss with all adapters active."""
+
+    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        _activate(model)
+        return super().task_loss(model, batch)
+
+
 def _layers(model: nn.Module) -> list[LoraLayer]:
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
@@ -121,12 +127,10 @@ def _activate(model: nn.Module) -> None:
 
 
 @full_precision()
-def _overlap(model: nn.Module) -> Tensor | None:
-    """Σ over modules of the squared entries of A_past A_newᵀ, float32; None where there is no past."""
-    layers = [layer.lora_A for layer in _layers(model) if _PAST in layer.lora_A]
+def _overlap(model: nn.Module) -> Tensor:
+    """Σ over modules of the squared entries of A_past A_newᵀ, float32."""
+    layers = [layer.lora_A for layer in _layers(model)]
     pairs = [(cast(Tensor, one[_PAST].weight), cast(Tensor, one[_NEW].weight)) for one in layers]
-    if not pairs:
-        return None
     return torch.stack([(past.float() @ new.float().T).square().sum() for past, new in pairs]).sum()
 
 

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 from pydantic import Field
-from torch import nn
 
 from seekr.data.token_rows import IGNORED, TokenizedRow
 from seekr.distributed.processes import is_main
 from seekr.memory.reader import KeptSample
 from seekr.memory.writer import MemoryWriter
 from seekr.methods.base import TaskContext
-from seekr.methods.derpp import Derpp
 from seekr.methods.replay import Replay
 from seekr.methods.seekr import AttentionWeight, Seekr
 from seekr.modeling.generation import Generated, generate_tokens
-from seekr.modeling.losses import TopLogits
 from seekr.scoring import LIKELIHOOD, row_scores
 
 
-@dataclass(kw_only=True)
 class OnPolicyReplay(Seekr):
     """Replay of what the model that has just learned a task answers itself to the kept prompts, where it is right.
 
@@ -50,9 +44,9 @@ class OnPolicyReplay(Seekr):
         a wrong answer costs no prompt. Why own answers forget less: Chen et al., arXiv 2510.18874.
     """
 
-    name: ClassVar[str] = "on_policy_replay"
-    free: ClassVar[frozenset[str]] = Replay.free
-    unplanned: ClassVar[str] = "generating answers to the kept prompts, with their keys and values"
+    name = "on_policy_replay"
+    unplanned = "generating answers to the kept prompts, with their keys and values"
+    free = Replay.free
 
     attention_weight: AttentionWeight = 0.0
     logit_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -60,34 +54,22 @@ class OnPolicyReplay(Seekr):
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     correct_from: Annotated[float, Field(ge=0, le=100)] = 50.0
 
-    own_answers: int = field(default=0, init=False, repr=False, compare=False)
-
-    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
-        if self.attention_weight:
-            super().check_model(model, max_length, tasks)
-
     @property
     def reads_attention(self) -> bool:
         return bool(self.attention_weight)
 
-    def check_kept(self, stages: Sequence[Path]) -> None:
-        self._of_weights().check_kept(self, stages)
+    @property
+    def keeps_logits(self) -> bool:
+        return self.reads_attention or bool(self.logit_weight)
 
-    def before_task(self, context: TaskContext) -> None:
-        self._of_weights().before_task(self, context)
-
-    def after_task(self, context: TaskContext) -> None:
-        self._of_weights().after_task(self, context)
-
-    def kept_samples(self, context: TaskContext) -> list[TokenizedRow]:
+    def kept_samples(self, context: TaskContext) -> Sequence[TokenizedRow]:
         """The kept rows of the task, with own answers where they are correct."""
         places = self.kept_places(context)
         rows = [context.samples[place] for place in places]
         own = self.correct_answers(context, places)
-        self.own_answers = len(own)
         return [own.get(place, row) for place, row in zip(places, rows, strict=True)]
 
-    def correct_answers(self, context: TaskContext, places: Sequence[int]) -> dict[int, KeptSample]:
+    def correct_answers(self, context: TaskContext, places: Sequence[int]) -> dict[int, OwnAnswer]:
         """Place in the task's data → the row with the first correct answer of the model, for those that have one."""
         if context.metric == LIKELIHOOD:
             if is_main():
@@ -98,7 +80,7 @@ class OnPolicyReplay(Seekr):
         room = context.max_length - context.max_new_tokens
         open_places = [place for place in places if 0 < len(prompts[place]) <= room]
         seeds = np.random.default_rng([context.seed, context.index, 2]).integers(2**31, size=self.attempts)
-        found: dict[int, KeptSample] = {}
+        found: dict[int, OwnAnswer] = {}
         for attempt, seed in enumerate(seeds):
             if not open_places:
                 break
@@ -127,14 +109,12 @@ class OnPolicyReplay(Seekr):
         return scores[0] >= self.correct_from
 
     def memory_writer(self, context: TaskContext, samples: Sequence[TokenizedRow], **options: Any) -> MemoryWriter:
-        return super().memory_writer(context, samples, **options, facts={"own_answers": self.own_answers})
+        own = sum(isinstance(sample, OwnAnswer) for sample in samples)
+        return super().memory_writer(context, samples, **options, facts={"own_answers": own})
 
-    def likely_logits(self, row: TokenizedRow, vocabulary: int) -> TopLogits | None:
-        return None if self._of_weights() is Replay else super().likely_logits(row, vocabulary)
 
-    def _of_weights(self) -> type[Replay]:
-        """The method whose signals are kept: nothing is measured that has no weight."""
-        return Seekr if self.attention_weight else Derpp if self.logit_weight else Replay
+class OwnAnswer(KeptSample):
+    """A kept row whose answer is the model's own."""
 
 
 def prompt_of(row: TokenizedRow) -> np.ndarray:
@@ -144,6 +124,6 @@ def prompt_of(row: TokenizedRow) -> np.ndarray:
     return np.asarray(row.input_ids)[: start if (labels[start:] != IGNORED).all() else 0]
 
 
-def _row(prompt: np.ndarray, answer: list[int]) -> KeptSample:
+def _row(prompt: np.ndarray, answer: list[int]) -> OwnAnswer:
     ids = np.concatenate([prompt, answer]).astype(np.int32)
-    return KeptSample(ids, np.where(np.arange(len(ids)) < len(prompt), IGNORED, ids).astype(np.int32))
+    return OwnAnswer(ids, np.where(np.arange(len(ids)) < len(prompt), IGNORED, ids).astype(np.int32))

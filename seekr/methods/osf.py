@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import torch
 from peft import OSFConfig, get_peft_model
@@ -13,9 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seekr.errors import InputError
-from seekr.methods.base import Adapter, Method, TaskContext
+from seekr.methods.base import Method, Objective, TaskContext
+from seekr.methods.form import ModelForm
 from seekr.modeling.batches import MicroBatch
-from seekr.modeling.loading import load_model
+from seekr.modeling.loading import load_stage
 from seekr.modeling.precision import full_precision
 
 if TYPE_CHECKING:
@@ -26,7 +26,45 @@ _ADAPTER = "default"
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-@dataclass(kw_only=True)
+class LowDirections(ModelForm):
+    """A whole model, of whose linear layers the small singular directions are trained."""
+
+    adapter = "own"
+    method: Osf
+
+    def check_model(self, model: nn.Module, max_length: int | None, tasks: int) -> None:
+        smallest = min((min(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear)), default=0)
+        for share in {self.method.kept_share(task) for task in range(tasks)}:
+            if smallest and int(smallest * share) < 1:
+                raise InputError(
+                    f"method.kept_rank: {share:g} of {smallest} directions is less than one; make it larger"
+                )
+
+    def adapt(self, model: Any, lora: LoraConfig | None) -> Any:
+        share = self.method.kept_share(getattr(model.config, "osf_tasks", 0))
+        try:
+            adapted = get_peft_model(model, OSFConfig(effective_rank=share, task_type="CAUSAL_LM"))
+        except ValueError as error:
+            raise InputError(f"method osf does not fit the model: {' '.join(str(error).split())}") from None
+        if not _layers(adapted):  # peft passes over what it cannot decompose, such as the Conv1D layers of GPT-2
+            raise InputError("method osf does not fit the model: none of its projections is a torch.nn.Linear")
+        return adapted
+
+    def load_trainable(self, base: str, weights: Path | None, *, dtype: str, lora: LoraConfig | None) -> Any:
+        return self.adapt(load_stage(base, weights, dtype=dtype, trainable=True), lora)
+
+    def stored_parameters(self, model: nn.Module, trained: int, tasks: int = 1) -> int:
+        """Parameters of the whole model, whose weights peft keeps beside their factors."""
+        return sum(parameter.numel() for parameter in model.parameters()) - trained
+
+    @full_precision()
+    def trained(self, model: Any) -> Any:
+        project(model)
+        merged = model.merge_and_unload()
+        merged.config.osf_tasks = getattr(merged.config, "osf_tasks", 0) + 1
+        return merged
+
+
 class Osf(Method):
     """Fine-tuning of the small singular directions of each linear layer's weight; the large ones are kept.
 
@@ -46,13 +84,11 @@ class Osf(Method):
         projected too, behind each step. The paper's kept share per layer by importance is left out, as in peft.
     """
 
-    name: ClassVar[str] = "osf"
-    adapter: ClassVar[Adapter] = "own"
-    shards: ClassVar[bool] = False
+    name = "osf"
+    form = property(LowDirections)
+    shards = False
 
     kept_rank: Share | Annotated[list[Share], Field(min_length=1)] | None = None
-
-    _moved: bool = field(default=True, init=False, repr=False, compare=False)
 
     def kept_share(self, task: int) -> float:
         """The kept share of the singular directions while the task (of those that are learned, from 0) is trained."""
@@ -69,50 +105,23 @@ class Osf(Method):
                 "training.bf16"
             )
 
-    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
-        smallest = min((min(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear)), default=0)
-        for share in {self.kept_share(task) for task in range(tasks)}:
-            if smallest and int(smallest * share) < 1:
-                raise InputError(
-                    f"method.kept_rank: {share:g} of {smallest} directions is less than one; make it larger"
-                )
+    def start(self, context: TaskContext) -> Objective:
+        return InSubspace(self)
 
-    def adapt(self, model: Any, lora: LoraConfig | None) -> Any:
-        share = self.kept_share(getattr(model.config, "osf_tasks", 0))
-        try:
-            adapted = get_peft_model(model, OSFConfig(effective_rank=share, task_type="CAUSAL_LM"))
-        except ValueError as error:
-            raise InputError(f"method osf does not fit the model: {' '.join(str(error).split())}") from None
-        if not _layers(adapted):  # peft passes over what it cannot decompose, such as the Conv1D layers of GPT-2
-            raise InputError("method osf does not fit the model: none of its projections is a torch.nn.Linear")
-        return adapted
 
-    def load_trainable(self, base: str, weights: Path | None, *, dtype: str, lora: LoraConfig | None) -> Any:
-        return self.adapt(load_model(base if weights is None else str(weights), dtype=dtype, trainable=True), lora)
+class InSubspace(Objective):
+    """The factors are put back into their subspace before the first forward behind each step."""
 
-    def stored_parameters(self, model: nn.Module, trained: int) -> int:
-        """Parameters of the whole model, whose weights peft keeps beside their factors."""
-        return sum(parameter.numel() for parameter in model.parameters()) - trained
-
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
-        self._moved = True
+    moved = True
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        if self._moved:
+        if self.moved:
             project(model)
-            self._moved = False
+            self.moved = False
         return super().task_loss(model, batch)
 
     def after_backward(self, model: nn.Module, step: int) -> None:
-        self._moved = True
-
-    @full_precision()
-    def trained(self, model: Any) -> Any:
-        project(model)
-        merged = model.merge_and_unload()
-        merged.config.osf_tasks = getattr(merged.config, "osf_tasks", 0) + 1
-        return merged
+        self.moved = True
 
 
 @torch.no_grad()

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from seekr.methods.base import TaskContext
-from seekr.methods.soft_prompts import WEIGHTS, SoftPromptModel, SoftPrompts
+from seekr.methods.base import Method, Objective, TaskContext
+from seekr.methods.soft_prompts import WEIGHTS, SoftPromptForm, SoftPromptModel
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 
-@dataclass(kw_only=True)
-class ProgressivePrompts(SoftPrompts):
+class PromptOfEachTask(SoftPromptForm):
+    """A new prompt, before those of the tasks before."""
+
+    method: ProgressivePrompts
+
+    def adapt(self, model: Any, lora: LoraConfig | None) -> Any:
+        return ProgressivePromptModel(model, self.method.prompt_tokens)
+
+    def virtual_tokens(self, tasks: int) -> int:
+        return tasks * self.method.prompt_tokens
+
+    def continue_from(self, model: Any, weights: Path) -> None:
+        model.freeze_earlier(load_file(weights / WEIGHTS))
+
+    def tell_task(self, model: nn.Module, task: int) -> None:
+        if isinstance(model, ProgressivePromptModel):
+            model.tell(task)
+
+
+class ProgressivePrompts(Method):
     """Task k is learned by a prompt P_k, on inputs [P_k, ..., P_1, x]; the model and P_{k-1}, ..., P_1 are frozen.
 
     It needs to be told the task at test time: task j is answered with [P_j, ..., P_1, x], as on the day it was learned,
@@ -32,28 +52,17 @@ class ProgressivePrompts(SoftPrompts):
     of the vocabulary, as in the released code; the MLP that may reparameterize it in training is left out.
     """
 
-    name: ClassVar[str] = "progressive_prompts"
-    unplanned: ClassVar[str] = "the prompts of earlier tasks in front of every row"
+    name = "progressive_prompts"
+    unplanned = "the prompts of earlier tasks in front of every row"
+    form = property(PromptOfEachTask)
+    free = Method.free - {"average"}
 
     prompt_tokens: Annotated[int, Field(ge=1)] = 10
 
-    def make_model(self, base: Any) -> SoftPromptModel:
-        return ProgressivePromptModel(base, self.prompt_tokens)
-
-    def virtual_tokens(self, tasks: int) -> int:
-        return tasks * self.prompt_tokens
-
-    def continue_from(self, model: Any, weights: Path) -> None:
-        model.freeze_earlier(load_file(weights / WEIGHTS))
-
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
+    def start(self, context: TaskContext) -> Objective:
         model: Any = context.model
         model.encoder.places[0] = context.index
-
-    def tell_task(self, model: nn.Module, task: int) -> None:
-        if isinstance(model, ProgressivePromptModel):
-            model.tell(task)
+        return super().start(context)
 
 
 class ProgressivePromptModel(SoftPromptModel):

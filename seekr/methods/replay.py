@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,34 +12,56 @@ from torch import Tensor, nn
 
 from seekr.data.token_rows import TokenizedRow
 from seekr.memory.writer import MemoryWriter
-from seekr.methods.base import Method, TaskContext
+from seekr.methods.base import Method, Objective, TaskContext
 from seekr.modeling.batches import MicroBatch
 from seekr.modeling.losses import answer_cross_entropy, answer_positions, logits_at
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclass(kw_only=True)
-class Replay(Method):
+class Rehearsal(Method):
+    """Keeps some rows of each task, `kept_samples` of a subclass, and replays them at steps of their own.
+
+    Args:
+        replay_passes: how often each kept row is replayed in an epoch, as long as there are no more replay steps than
+            steps of the task: a task costs twice its own steps at most, however many came before it. null = once, the
+            rule of SEEKR's paper, whatever that costs.
+    """
+
+    keeps = True
+    replays = True
+    free = Method.free | {"replay_passes"}
+
+    replay_passes: Annotated[int, Field(ge=1)] | None = 4
+
+    @abstractmethod
+    def kept_samples(self, context: TaskContext) -> Sequence[TokenizedRow]:
+        """The rows that are kept of the task."""
+
+    def start(self, context: TaskContext) -> Objective:
+        return AnswerReplay(self, context.memories())
+
+    def remember(self, context: TaskContext) -> None:
+        self.memory_writer(context, self.kept_samples(context)).close()
+
+    def memory_writer(self, context: TaskContext, samples: Sequence[TokenizedRow], **options: Any) -> MemoryWriter:
+        """Writes the memory of the stage under construction; `options` = heads and form of attention, facts."""
+        return context.writer(context.folder / "memory", samples, **options)
+
+
+class Replay(Rehearsal):
     """Keeps `replay_ratio` of each task's rows and replays them at steps of their own.
 
     Args:
         replay_ratio: kept share of a task's rows, 0 < ratio ≤ 1; at least one row is kept.
-        replay_passes: how often each kept row is replayed in an epoch, as long as there are no more replay steps than
-            steps of the task: a task costs twice its own steps at most, however many came before it. null = once, the
-            rule of SEEKR's paper, whatever that costs.
         replay_choice: "random" rows drawn by the run's seed, or the "first" ones, as the released code of SEEKR has it.
 
     Source: experience replay as in Chaudhry et al., arXiv 1902.10486.
     """
 
-    name: ClassVar[str] = "replay"
-    keeps: ClassVar[bool] = True
-    replays: ClassVar[bool] = True
-    free: ClassVar[frozenset[str]] = Method.free | {"replay_passes"}
+    name = "replay"
 
     replay_ratio: Ratio = 0.01
-    replay_passes: Annotated[int, Field(ge=1)] | None = 4
     replay_choice: Literal["random", "first"] = "random"
 
     def kept_rows(self, rows: int) -> int:
@@ -57,24 +79,14 @@ class Replay(Method):
         chosen = np.random.default_rng([seed, index]).choice(rows, size=count, replace=False)
         return [int(place) for place in np.sort(chosen)]
 
-    def kept_samples(self, context: TaskContext) -> list[TokenizedRow]:
+    def kept_samples(self, context: TaskContext) -> Sequence[TokenizedRow]:
         """The rows of the task that are kept, in the order of the data."""
         return [context.samples[place] for place in self.kept_places(context)]
+
+
+class AnswerReplay(Objective):
+    """The kept rows' answers are trained on again."""
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         logits = logits_at(model, batch.unmasked, *answer_positions(batch.labels))
         return {"replay": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
-
-    def memory_writer(self, context: TaskContext, samples: Sequence[TokenizedRow], **options: Any) -> MemoryWriter:
-        """Writes the memory of the stage under construction; `options` = heads and form of attention, facts."""
-        return MemoryWriter(
-            context.folder / "memory",
-            samples,
-            task=context.task,
-            tokenizer_fingerprint=context.tokenizer_fingerprint,
-            model_fingerprint=context.model_fingerprint,
-            **options,
-        )
-
-    def after_task(self, context: TaskContext) -> None:
-        self.memory_writer(context, self.kept_samples(context)).close()

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import shutil
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from seekr.data.token_rows import TokenizedRow
+from seekr.data.token_rows import IGNORED, TokenizedRow
 from seekr.distributed.processes import is_main, own_share, wait_for_all
-from seekr.memory.reader import Memory, logits_of
+from seekr.memory.reader import Memory, compared
 from seekr.memory.writer import MemoryWriter
-from seekr.methods.base import Method, TaskContext, batch_of
-from seekr.modeling.batches import MicroBatch, Signals, collate
+from seekr.methods.base import Method, Objective, TaskContext, batch_of
+from seekr.modeling.batches import MicroBatch
 from seekr.modeling.inputs import model_inputs
-from seekr.modeling.losses import TopLogits, answer_positions, logits_at
+from seekr.modeling.losses import TopLogits, answer_cross_entropy, answer_positions, logits_at
+from seekr.modeling.packing import task_logits
 
 
-@dataclass(kw_only=True)
 class Recorded(Method):
     """Records the model's distributions on the rows of a task before it is trained; a subclass says at which tokens.
 
@@ -32,11 +32,10 @@ class Recorded(Method):
         logit_top_k: recorded entries of each distribution; the rest is one bucket. null = all entries.
     """
 
-    free: ClassVar[frozenset[str]] = Method.free | {"logit_top_k"}
+    part: ClassVar[str]  # what the divergence is called among the parts of the loss
+    free = Method.free | {"logit_top_k"}
 
     logit_top_k: Annotated[int, Field(ge=1)] | None = 128
-
-    responses: Memory | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     @abstractmethod
@@ -52,55 +51,35 @@ class Recorded(Method):
     def held(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         """Labels [rows, length] of the tokens whose distributions are held, −100 elsewhere."""
 
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
-        self.responses = None
+    @abstractmethod
+    def held_tokens(self, row: TokenizedRow) -> int:
+        """How many of a row's tokens are held."""
 
-    def after_task(self, context: TaskContext) -> None:
-        self.responses = None
+    def start(self, context: TaskContext) -> Objective:
+        return HeldToRecord(self, self.record(context), context.samples)
 
-    def record(self, context: TaskContext) -> None:
-        """Writes what the model says now. All processes call it."""
-        folder = context.working / "responses"
-        if is_main():  # an interrupted recording is begun again, the old weights being there
-            shutil.rmtree(folder, ignore_errors=True)
-        wait_for_all()
-        writer = MemoryWriter(
-            folder,
-            context.samples,
-            task=context.task,
-            tokenizer_fingerprint=context.tokenizer_fingerprint,
-            model_fingerprint=context.model_fingerprint,
-        )
-        self._record(writer, own_share(len(context.samples)), context)
-        writer.close()
-        self.responses = Memory.open(folder, verify=False)
-
-    @property
-    def signals(self) -> Signals:
-        return {} if self.responses is None else {-1: partial(self.responses.tensors, logits=True)}
-
-    def pretend(self, context: TaskContext, kept: Memory) -> None:
-        self.responses = kept if self.weight else None
+    def pretend(self, context: TaskContext) -> Objective:
+        return HeldToRecord(self, context.memories()[0] if self.weight else None, context.samples)
 
     def likely_logits(self, row: TokenizedRow, vocabulary: int) -> TopLogits | None:
-        batch = collate([row], None)
-        held, _ = answer_positions(self.held(batch, batch["labels"]))
-        return self.stored_logits(torch.empty(len(held), vocabulary))
+        return self.stored_logits(torch.empty(self.held_tokens(row), vocabulary))
 
     def stored_logits(self, softened: Tensor) -> TopLogits:
         """What is recorded of one row's logits [held tokens, vocabulary]."""
         return TopLogits.of_logits(softened, self.logit_top_k or softened.shape[-1], torch.float32)
 
-    def divergence(self, logits: Tensor, held: list[int], batch: MicroBatch) -> Tensor:
-        """Σ over rows of weight · Σ over their held tokens of KL(model before || model), in nats; Tensor[].
-
-        `logits` [held tokens, vocabulary] are those of row after row, which have `held` each.
-        """
-        softened = logits.float() / self.softening
-        of_rows = zip(batch.weights, batch.signals, softened.split(held), strict=True)
-        losses = [weight * logits_of(signals).divergence(own).sum() for weight, signals, own in of_rows]
-        return torch.stack(losses).sum()
+    def record(self, context: TaskContext) -> Memory | None:
+        """Writes what the model says now, where it has a weight. All processes call it."""
+        if not self.weight:
+            return None
+        folder = context.working / "responses"
+        if is_main():  # an interrupted recording is begun again, the old weights being there
+            shutil.rmtree(folder, ignore_errors=True)
+        wait_for_all()
+        writer = context.writer(folder, context.samples)
+        self._record(writer, own_share(len(context.samples)), context)
+        writer.close()
+        return Memory.open(folder, verify=False)
 
     def _record(self, writer: MemoryWriter, places: range, context: TaskContext) -> None:
         model = context.model.to(context.device)
@@ -116,3 +95,30 @@ class Recorded(Method):
                     writer.add(place, logits=self.stored_logits(softened[rows == row]))
                 advance(len(some))
         model.train(was_training)
+
+
+class HeldToRecord(Objective):
+    """The task's loss + weight · mean over held tokens of KL(model before || model) in nats, where that is recorded."""
+
+    method: Recorded
+
+    def __init__(self, method: Recorded, responses: Memory | None, samples: Sequence[TokenizedRow]) -> None:
+        super().__init__(method)
+        self.held = [method.held_tokens(sample) for sample in samples]
+        self.signals = {} if responses is None else {-1: partial(responses.tensors, logits=True)}
+
+    def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        if not batch.signals[0]:
+            return super().task_loss(model, batch)
+        held = self.method.held(batch.inputs, batch.labels)
+        logits = answers = task_logits(model, batch, held)
+        if held is not batch.labels:
+            there = held[:, 1:] != IGNORED
+            place = there.flatten().cumsum(0).view_as(there) - 1  # of each token among the logits
+            answers = logits[place[answer_positions(batch.labels)]]
+        softened, counts = logits.float() / self.method.softening, [self.held[row] for _, row in batch.rows]
+        divergence = self.method.weight * compared(softened, counts, batch, TopLogits.divergence)
+        return {
+            "task": answer_cross_entropy(answers, batch.labels, batch.weights) / batch.step_tokens,
+            self.method.part: divergence / max(1, sum(self.held[row] for _, row in batch.step_rows)),
+        }

@@ -6,10 +6,8 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -32,19 +30,16 @@ from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import in_step, is_main, own_share, summed
 from seekr.errors import InputError
 from seekr.memory.reader import Memory
-from seekr.methods.base import TaskContext, batch_of
+from seekr.methods.base import Objective, TaskContext, batch_of
 from seekr.methods.costs import MEASURED_TOGETHER
-from seekr.methods.derpp import Derpp
-from seekr.modeling.batches import MicroBatch, Row, Signals, StepKind
-from seekr.modeling.inputs import model_inputs
+from seekr.methods.derpp import Derpp, LogitReplay
+from seekr.modeling.batches import MicroBatch, Row
 from seekr.modeling.loading import measuring
-from seekr.modeling.losses import answer_positions, logits_at
 
 AttentionWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"]
 _IMPORTANCE = "importance.safetensors"
 
 
-@dataclass(kw_only=True)
 class Seekr(Derpp):
     """Selective attention-guided knowledge retention.
 
@@ -69,8 +64,8 @@ class Seekr(Derpp):
     Source: SEEKR, arXiv 2411.06171.
     """
 
-    name: ClassVar[str] = "seekr"
-    free: ClassVar[frozenset[str]] = Derpp.free | {"attention_weight", "reduction"}
+    name = "seekr"
+    free = Derpp.free | {"attention_weight", "reduction"}
 
     attention_weight: AttentionWeight = "auto"
     layer_budget: Budget = None
@@ -82,11 +77,9 @@ class Seekr(Derpp):
     reduction: Literal["per_sample", "per_layer"] = "per_sample"
     teacher_form: TeacherForm = "auto"
 
-    _advised: bool = field(default=False, init=False, repr=False, compare=False)
-    _drift: float | None = field(default=None, init=False, repr=False, compare=False)
-
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
-        resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
+        if self.reads_attention:
+            resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
 
     @property
     def reads_attention(self) -> bool:
@@ -96,73 +89,43 @@ class Seekr(Derpp):
     def measures(self) -> str:
         return "heads" if self.reads_attention else ""
 
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
+    def check_kept(self, stages: Sequence[Path]) -> None:
+        if self.reads_attention:
+            for stage in stages:  # needed once the task is learned, and a loss is better told before
+                importance_of(stage)
+
+    def start(self, context: TaskContext) -> Objective:
+        if not self.reads_attention:
+            return super().start(context)
+        memories = context.memories()
         tables = [importance_of(stage).get("drift") for stage in context.stages]
-        kept = zip(tables, self.memories, strict=True)
-        self._drift = mean_drift((table, memory.heads) for table, memory in kept if table is not None)
-        advice = weight_advice(self.attention_weight, self._drift)
-        if advice and not self._advised and is_main():
-            print(f"seekr: task {context.task}: {advice}", file=sys.stderr)
-            self._advised = True
+        kept = [(table, memory.heads) for table, memory in zip(tables, memories, strict=False) if table is not None]
+        advice = [weight_advice(self.attention_weight, mean_drift(kept[:count])) for count in range(len(kept) + 1)]
+        if advice[-1] and not any(advice[:-1]) and is_main():
+            print(f"seekr: task {context.task}: {advice[-1]}", file=sys.stderr)
         if self.attention_weight:
             dtype = next(context.model.parameters()).dtype
             if torch.is_autocast_enabled(context.device.type):
                 dtype = torch.get_autocast_dtype(context.device.type)
             # Kernels are compiled, or refused by all processes, before the first task is trained.
             agreed(lambda: divergence_on(context.device, dtype, head_size(context.model)))
+        return AttentionReplay(self, memories, mean_drift(kept))
 
-    def check_kept(self, stages: Sequence[Path]) -> None:
-        for stage in stages:  # needed once the task is learned, and a loss is better told before
-            importance_of(stage)
-
-    @property
-    def signals(self) -> Signals:
-        wanted = {"logits": bool(self.logit_weight), "attention": bool(self.attention_weight)}
-        return {m: partial(memory.tensors, **wanted) for m, memory in enumerate(self.memories)}
-
-    def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        if not self.attention_weight:
-            return super().replay_loss(model, batch)
-        counted = batch.rows[: len(batch.rows) - batch.fillers]
-        if not counted:
-            # Every micro-batch of a step names the same parts, those that only keep the ranks in step too.
-            parts = super().replay_loss(model, batch)
-            return parts | {"attention": 0 * parts["replay"]}
-        layers = {layer for memory, _ in counted for layer in self.memories[memory].heads}
-        with Tap(model, layers) as tap:
-            parts = super().replay_loss(model, batch)
-        teachers = {i: self.memories[m].attention(sample, batch.signals[i]) for i, (m, sample) in enumerate(counted)}
-        weights = self.layer_weights(batch.step_rows)
-        parts["attention"] = self.weight * weighted_attention_divergence(
-            tap.calls,
-            teachers,
-            [(0, length) for length in batch.lengths],
-            {(i, layer): weights[counted[i][0], layer] for i, one in teachers.items() for layer in one.heads},
-        )
-        return parts
-
-    @property
-    def weight(self) -> float:
-        """Of the attention loss in the replay steps of this task."""
-        return automatic_weight(self._drift) if self.attention_weight == "auto" else float(self.attention_weight)
-
-    def step_facts(self, kind: StepKind) -> dict[str, float]:
-        return {"attention_weight": self.weight} if kind == "replay" and self.attention_weight else {}
-
-    def layer_weights(self, step_rows: list[Row]) -> dict[tuple[int, int], float]:
-        """(memory, layer) → weight of one sample's divergence in that layer, for all rows of an optimizer step."""
-        samples = Counter(memory for memory, _ in step_rows)
-        if self.reduction == "per_sample":
-            heads = {memory: self.memories[memory].heads for memory in samples}
-            return {(m, layer): 1 / (len(step_rows) * len(heads[m])) for m in samples for layer in heads[m]}
-        uses = Counter[int]()
-        for memory, count in samples.items():
-            uses.update(dict.fromkeys(self.memories[memory].heads, count))
-        return {(m, layer): 1 / (len(uses) * uses[layer]) for m in samples for layer in self.memories[m].heads}
-
-    def after_task(self, context: TaskContext) -> None:
+    def remember(self, context: TaskContext) -> None:
+        if not self.reads_attention:
+            super().remember(context)
+            return
         samples = self.kept_samples(context)
+        heads = self._choose(samples, context)
+        draw = np.random.default_rng([context.seed, context.index, 1])
+        # Of all samples, whoever remembers them: how they are shared out decides nothing.
+        queries = [self.drawn_queries(len(sample.input_ids), draw) for sample in samples]
+        writer = self.keep(samples, context, heads=heads, queries=queries, form=self.teacher_form)
+        memory = Memory.open(context.folder / "memory", verify=False)
+        writer.note(attention_floor=attention_floor(context.model, memory, context))
+
+    def _choose(self, samples: Sequence[TokenizedRow], context: TaskContext) -> dict[int, Tensor]:
+        """The heads whose attention is kept, layer by layer, and why: written beside them."""
         measured = self.measure(samples, context)
         tasks = [*(importance_of(stage) for stage in context.stages), measured]
         importance = head_importance(
@@ -177,7 +140,7 @@ class Seekr(Derpp):
             save_file(measured | {"importance": importance}, context.folder / _IMPORTANCE)
             chosen = {str(layer): kept.tolist() for layer, kept in heads.items()}
             (context.folder / "heads.json").write_text(json.dumps(chosen, indent=1) + "\n")
-        self._remember(samples, heads, context)
+        return heads
 
     def measure(self, samples: Sequence[TokenizedRow], context: TaskContext) -> dict[str, Tensor]:
         """Sensitivity (each layer's row sums to 1), change and drift, means over the kept samples: [layers, heads] on
@@ -201,32 +164,6 @@ class Seekr(Derpp):
                 advance(len(places) if counts else 0)
         found = {name: summed(table, context.device) for name, table in found.items()}
         return found | {"sensitivity": normalize_layers(found["sensitivity"])}
-
-    def _remember(self, samples: list[TokenizedRow], heads: dict[int, Tensor], context: TaskContext) -> None:
-        writer = self.memory_writer(context, samples, heads=heads, form=self.teacher_form)
-        draw = np.random.default_rng([context.seed, context.index, 1])
-        # Of all samples, whoever remembers them: how they are shared out decides nothing.
-        queries = [self.drawn_queries(len(sample.input_ids), draw) for sample in samples]
-        own = len(own_share(len(samples)))
-        with torch.no_grad(), context.track(f"remembering {context.task}", own) as advance:
-            for (place,), counts in in_step(len(samples)):
-                sample, positions = samples[place], queries[place]
-                batch = batch_of([sample], context)
-                asked = answer_positions(batch["labels"], shift=self.logit_shift)
-                with Tap(context.model, heads) as tap:
-                    logits = logits_at(context.model, model_inputs(batch), *asked)
-                if not counts:
-                    continue
-                span = (0, len(sample.input_ids))
-                attention = {
-                    layer: QueryKeyRows.of_call(tap.calls[layer], 0, span, chosen, positions)
-                    for layer, chosen in heads.items()
-                }
-                writer.add(place, attention=attention, positions=positions, logits=self.stored_logits(logits))
-                advance(1)
-        writer.close()
-        memory = Memory.open(context.folder / "memory", verify=False)
-        writer.note(attention_floor=attention_floor(context.model, memory, context))
 
     def likely_attention(self, calls: Mapping[int, AttentionCall], tokens: int) -> dict[int, QueryKeyRows]:
         """The head budget spread evenly over its layers, each head with a key/value head of its own while there are
@@ -256,6 +193,50 @@ class Seekr(Derpp):
         if self.query_budget is None or self.query_budget >= length:
             return None
         return torch.from_numpy(np.sort(draw.choice(length, size=self.query_budget, replace=False)))
+
+
+class AttentionReplay(LogitReplay):
+    """The model is held to the attention maps of the kept rows too, by the `weight` of this task."""
+
+    method: Seekr
+
+    def __init__(self, method: Seekr, memories: Sequence[Memory], drift: float | None = None) -> None:
+        setting = method.attention_weight
+        super().__init__(method, memories, attention=bool(setting))
+        self.weight = automatic_weight(drift) if setting == "auto" else float(setting)
+        self.facts = {"replay": {"attention_weight": self.weight}} if self.weight else {}
+
+    def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
+        if not self.weight:
+            return super().replay_loss(model, batch)
+        counted = batch.rows[: len(batch.rows) - batch.fillers]
+        if not counted:
+            # Every micro-batch of a step names the same parts, those that only keep the ranks in step too.
+            parts = super().replay_loss(model, batch)
+            return parts | {"attention": 0 * parts["replay"]}
+        layers = {layer for memory, _ in counted for layer in self.memories[memory].heads}
+        with Tap(model, layers) as tap:
+            parts = super().replay_loss(model, batch)
+        teachers = {i: self.memories[m].attention(sample, batch.signals[i]) for i, (m, sample) in enumerate(counted)}
+        weights = self.layer_weights(batch.step_rows)
+        parts["attention"] = self.weight * weighted_attention_divergence(
+            tap.calls,
+            teachers,
+            [(0, length) for length in batch.lengths],
+            {(i, layer): weights[counted[i][0], layer] for i, one in teachers.items() for layer in one.heads},
+        )
+        return parts
+
+    def layer_weights(self, step_rows: list[Row]) -> dict[tuple[int, int], float]:
+        """(memory, layer) → weight of one sample's divergence in that layer, for all rows of an optimizer step."""
+        samples = Counter(memory for memory, _ in step_rows)
+        if self.method.reduction == "per_sample":
+            heads = {memory: self.memories[memory].heads for memory in samples}
+            return {(m, layer): 1 / (len(step_rows) * len(heads[m])) for m in samples for layer in heads[m]}
+        uses = Counter[int]()
+        for memory, count in samples.items():
+            uses.update(dict.fromkeys(self.memories[memory].heads, count))
+        return {(m, layer): 1 / (len(uses) * uses[layer]) for m in samples for layer in self.memories[m].heads}
 
 
 def importance_of(stage: Path) -> dict[str, Tensor]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import PeftModelForCausalLM, PromptTuningConfig
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from seekr.errors import InputError
-from seekr.methods.base import Adapter, Method
+from seekr.methods.form import ModelForm
 from seekr.modeling.inputs import position_ids
 from seekr.modeling.loading import load_model
 from seekr.modeling.precision import no_autocast
@@ -143,24 +142,16 @@ class SoftPromptModel(PeftModelForCausalLM):
         self.from_file(load_file(Path(model_id) / WEIGHTS))
 
 
-class SoftPrompts(Method):
-    """What the methods have in common that learn soft prompts for a frozen model."""
+class SoftPromptForm(ModelForm):
+    """Soft prompts, `prompt_tokens` of the method, before each row of a frozen model."""
 
-    adapter: ClassVar[Adapter] = "own"
-    free: ClassVar[frozenset[str]] = Method.free - {"average"}
+    adapter = "own"
+    prompts = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.average is not None:
-            raise InputError(f"method.average: {self.name} learns prompts and moves no weights; leave average out")
-
-    @abstractmethod
-    def make_model(self, base: Any) -> SoftPromptModel:
-        """The base model with new prompts, drawn from torch's random state."""
-
-    def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
+    def check_model(self, model: nn.Module, max_length: int | None, tasks: int) -> None:
+        name = self.method.name
         if "inputs_embeds" not in signature(model.forward).parameters:
-            raise InputError(f"model: {type(model).__name__} takes no embeddings, so {self.name} cannot learn prompts")
+            raise InputError(f"model: {type(model).__name__} takes no embeddings, so {name} cannot learn prompts")
         config: Any = model.config
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         virtual = self.virtual_tokens(tasks)
@@ -169,15 +160,15 @@ class SoftPrompts(Method):
         room = positions - virtual
         mend = f"give max_length {room} or less" if room >= 2 else "make the prompts shorter"
         raise InputError(
-            f"max_length: {max_length} and the {virtual} virtual tokens of {self.name} ({tasks} tasks) are more than "
+            f"max_length: {max_length} and the {virtual} virtual tokens of {name} ({tasks} tasks) are more than "
             f"the {positions} positions of the model; {mend}"
         )
 
     def adapt(self, model: Any, lora: LoraConfig | None) -> Any:
-        return self.make_model(model)
+        return SoftPromptModel(model, self.method.prompt_tokens)
 
     def load_trainable(self, base: str, weights: Path | None, *, dtype: str, lora: LoraConfig | None) -> Any:
-        model = self.make_model(load_model(base, dtype=dtype, trainable=True))
+        model = super().load_trainable(base, None, dtype=dtype, lora=lora)
         if weights is not None:
             self.continue_from(model, weights)
         return model
@@ -191,7 +182,7 @@ class SoftPrompts(Method):
         if weights is None:
             return model
         with torch.random.fork_rng(devices=[]):  # new prompts are drawn, only to be overwritten
-            prompted = self.make_model(model)
+            prompted = self.adapt(model, None)
         prompted.load_adapter(weights)
         return prompted.eval().requires_grad_(False)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,8 +19,7 @@ from seekr.attention.rows import QueryKeyRows, widest_block_alone
 from seekr.attention.tap import AttentionCall
 from seekr.data.token_rows import IGNORED, answer_tokens
 from seekr.memory.reader import KeptSample, Memory
-from seekr.methods import Method
-from seekr.methods.base import TaskContext
+from seekr.methods import Method, Objective, TaskContext
 from seekr.modeling.batches import MicroBatch, StepKind
 from seekr.modeling.flat_tensors import FlatTensors
 from seekr.planning.live import GRADIENTS, TEACHER, Bytes, Live
@@ -50,20 +48,20 @@ def step(
     calls = paper.calls if paper.method.reads_attention and kind == "replay" else {}
     more = paper.arguments.gradient_accumulation_steps > 1
     with paper.counting(shape.length, checkpointing=checkpointing, attention=attention) as live:
-        rows, model, method = _rows(shape), _Prepared(paper), deepcopy(paper.method)
+        rows, model, method = _rows(shape), _Prepared(paper), paper.method
         with live.part(TEACHER), TemporaryDirectory() as working:
             memory = _PaperMemory(method, _rows(kept) if kept else rows, calls, paper.vocabulary)
-            method.pretend(_context(paper, rows, Path(working)), memory)
+            objective = method.pretend(_context(paper, rows, Path(working), memory))
         with live.part(GRADIENTS):
             for parameter in paper.to_train if more else ():
                 parameter.grad = torch.empty_like(parameter)
-        batch = _batch(method, kind, rows, live)
+        batch = _batch(objective, kind, rows, live)
         with _gradients_seen(paper, live), widest_block_alone():
-            _backward(method, model, batch, more=more)
+            _backward(objective, model, batch, more=more)
             del batch
             found = live.peak
             live.restart()
-            method.after_backward(model, 0)
+            objective.after_backward(model, 0)
     return found, live.peak
 
 
@@ -71,7 +69,7 @@ def measuring(paper: Paper, shape: Shape, *, checkpointing: bool) -> Bytes:
     """Bytes at the peak of measuring kept rows after a task, the model before the task beside the new one."""
     with paper.counting(shape.length, checkpointing=checkpointing) as live, paper.precision(), widest_block_alone():
         rows = _rows(shape)
-        deepcopy(paper.method).measure(rows, _context(paper, rows, Path()))
+        paper.method.measure(rows, _context(paper, rows, Path()))
     return live.peak | {BEFORE: paper.weights}
 
 
@@ -113,8 +111,8 @@ def kept_of(paper: Paper, stage: StageSteps) -> Kept:
     return Kept(len(stage.kept), longest, sum(found[size].total * count for size, count in sizes.items()))
 
 
-def _backward(method: Method, model: nn.Module, batch: MicroBatch, *, more: bool) -> None:
-    losses = method.step_losses if batch.kind == "task" else method.replay_loss
+def _backward(objective: Objective, model: nn.Module, batch: MicroBatch, *, more: bool) -> None:
+    losses = objective.step_losses if batch.kind == "task" else objective.replay_loss
     parts = losses(model, batch)
     if not more:
         gradient_shares(parts, model.parameters())
@@ -133,13 +131,13 @@ def _rows(shape: Shape) -> list[KeptSample]:
     return [*(row(shape.length) for _ in range(shape.rows - 1)), last]
 
 
-def _batch(method: Method, kind: StepKind, rows: list[KeptSample], live: Live) -> MicroBatch:
-    """A micro-batch that is a whole step, with the signals that the method asks for; they have no numbers."""
+def _batch(objective: Objective, kind: StepKind, rows: list[KeptSample], live: Live) -> MicroBatch:
+    """A micro-batch that is a whole step, with the signals that the objective asks for; they have no numbers."""
     source = -1 if kind == "task" else 0
     places = [(source, place) for place in range(len(rows))]
     tokens = sum(map(answer_tokens, rows))
     batch = MicroBatch.of(kind, rows, 0, rows=places, step_rows=places, step_tokens=tokens)
-    read = method.signals.get(source, lambda _: {})
+    read = objective.signals.get(source, lambda _: {})
     with live.part(TEACHER):
         signals = {f"{place}/{name}": tensor for place in range(len(rows)) for name, tensor in read(place).items()}
     batch.tensors = _Apart(dict(batch.tensors) | signals)
@@ -237,12 +235,22 @@ def _gradients_seen(paper: Paper, live: Live) -> Iterator[None]:
             hook.remove()
 
 
-def _context(paper: Paper, rows: list[KeptSample], folder: Path) -> TaskContext:
+@dataclass
+class _PaperContext(TaskContext):
+    """Of a task behind one of which `kept` is there."""
+
+    kept: Memory | None
+
+    def memories(self) -> list[Memory]:
+        return [] if self.kept is None else [self.kept]
+
+
+def _context(paper: Paper, rows: list[KeptSample], folder: Path, kept: Memory | None = None) -> TaskContext:
     anything: Any = None
-    return TaskContext(
+    return _PaperContext(
         task="", index=1, learn=True, seed=0, model=paper.model, before=lambda: paper.model, tokenizer_fingerprint="",
         model_fingerprint="", tokenizer=anything, pad_token_id=0, samples=rows, prompts=[], key_of=anything, metric="",
         max_new_tokens=1, max_length=len(rows[0].input_ids), device=torch.device("cpu"), stages=[], working=folder,
         micro_batch_rows=paper.arguments.per_device_train_batch_size, folder=folder,
-        track=lambda *_: nullcontext(lambda _: None),
+        track=lambda *_: nullcontext(lambda _: None), kept=kept,
     )  # fmt: skip

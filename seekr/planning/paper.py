@@ -57,7 +57,7 @@ class Paper:
                     f"model: no causal language model can be built from its configuration: {why}"
                 ) from None
             try:
-                self.model = method.adapt(model.requires_grad_(True), lora)
+                self.model = method.form.adapt(model.requires_grad_(True), lora)
             except InputError:
                 raise
             except Exception as error:  # what an adapter computes from the weights cannot be had without them
@@ -73,7 +73,7 @@ class Paper:
             _give_storage(self.model)
         self.parameters = parameter_count(self.model)
         self.trained = parameter_count(self.model, trainable_only=True)
-        self.stored = method.stored_parameters(self.model, self.trained)
+        self.stored = method.form.stored_parameters(self.model, self.trained)
         self.layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     @property

@@ -228,7 +228,7 @@ def _ways(
     trains = "adapter" if hasattr(paper.model, "peft_config") else "all weights"
     yield from ways(paper, {p.name: p.parts for p in phases}, trains=trains, checkpointing=configured, devices=devices)
     variants = [] if configured else [(trains, paper)]
-    if run.method.adapter == "any" and run.lora is None:
+    if run.method.form.adapter == "any" and run.lora is None:
         from peft import LoraConfig
 
         lora = LoraConfig(task_type="CAUSAL_LM")

@@ -51,7 +51,7 @@ def read_run(config: Config) -> RunOnPaper:
     model_config = load_config_of(config.model)
     tokenizer = _tokenizer(config)
     learned = sum(task.learn for task in tasks)
-    max_length = max_length_of(model_config, tokenizer, config.max_length, method.virtual_tokens(learned))
+    max_length = max_length_of(model_config, tokenizer, config.max_length, method.form.virtual_tokens(learned))
     stages = _stages(tasks, tokenizer, max_length, config.seed, joint=method.joint)
     missing = [stage.name for stage in stages if not stage.known]
     notes = []

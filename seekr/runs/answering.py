@@ -80,7 +80,7 @@ def answer_task(
 
     `asked` prompts are answered, or `read` answers read, at once. Raises RunError where a likelihood is no number.
     """
-    method.tell_task(model, place)
+    method.form.tell_task(model, place)
     if data.task.metric != LIKELIHOOD:
         return evaluation.generate_tokens(
             model,
@@ -95,7 +95,7 @@ def answer_task(
         data.test_rows,
         tokenizer.pad_token_id,
         batch_size=read,
-        inputs=lambda batch: method.inputs_with_answers(model, batch),
+        inputs=lambda batch: method.form.inputs_with_answers(model, batch),
         advance=advance,
     )
     for row, one in enumerate(found):

@@ -238,7 +238,7 @@ def _heads(word: str, stage: Stage, layers: int, width: int) -> list[Heads]:
 
 def _prepare(run: Run) -> RunSpec:
     prepared = prepare(Request(run.config.model_copy(update={"vllm": None})))  # an engine attends by kernels of its own
-    if prepared.method.virtual_tokens(len(prepared.tasks)):
+    if prepared.method.form.virtual_tokens(len(prepared.tasks)):
         raise InputError(
             f"{run.folder}: {run.method} learns virtual tokens in front of each row, so that the maps of two of its "
             "models are not of the same tokens; graft a run of another method"

@@ -14,7 +14,7 @@ from transformers import set_seed
 from seekr.distributed.processes import is_main, process_count, wait_for_all
 from seekr.distributed.sharded import load_in_parts
 from seekr.methods.averaging import average_weights
-from seekr.modeling.loading import load_stage
+from seekr.modeling.loading import load_stage, save_model
 from seekr.runs.folder import has_weights
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class ModelStore:
         """Whether frozen models are spread too. Methods with prompts of their own ask a model for its embeddings alone,
         which one in parts does not gather.
         """
-        return self.sharded and process_count() > 1 and self.method.adapter != "own"
+        return self.sharded and process_count() > 1 and self.method.form.adapter != "own"
 
     def precision(self) -> torch.autocast:
         """The autocast that training runs under: a teacher read in another precision would differ by its noise."""
@@ -64,11 +64,11 @@ class ModelStore:
 
     def trainable(self, weights: Path | None) -> Any:
         """The model that is trained on the next task, on the CPU."""
-        return self.method.load_trainable(self.base, weights, dtype=self.dtype, lora=self.lora)
+        return self.method.form.load_trainable(self.base, weights, dtype=self.dtype, lora=self.lora)
 
     def frozen(self, weights: Path | None, dtype: str | None = None) -> Any:
         """The model as it answers, on the device. All processes call it."""
-        return self._on_device(lambda: self.method.load(self.base, weights, dtype=dtype or self.dtype))
+        return self._on_device(lambda: self.method.form.load(self.base, weights, dtype=dtype or self.dtype))
 
     def plain(self) -> Any:
         """The base model without anything of the method's, on the device. All processes call it."""
@@ -83,13 +83,13 @@ class ModelStore:
         Nothing is written before, so that a run which is stopped here averages what its checkpoint holds: once.
         `seed`: that an adapter was drawn by when the task began.
         """
-        model = self.method.trained(model)
+        model = self.method.form.trained(model)
         if self.method.average is not None:
             if self.lora is None:
-                before = self.method.load(self.base, start, dtype=self.dtype)
+                before = self.method.form.load(self.base, start, dtype=self.dtype)
             else:
                 set_seed(seed)
-                before = self.method.trained(self.trainable(start))
+                before = self.method.form.trained(self.trainable(start))
             average_weights(model, before, self.method.average)
         return model.eval()
 
@@ -103,7 +103,7 @@ class ModelStore:
             return self.settled(self.trainable(whole), start, seed=seed).to(self.device)
         if is_main():
             shutil.rmtree(written, ignore_errors=True)  # of an attempt that was stopped
-            self.method.save(self.settled(self.trainable(whole), start, seed=seed), self.tokenizer, written)
+            save_model(self.settled(self.trainable(whole), start, seed=seed), self.tokenizer, written)
             shutil.rmtree(whole)
         wait_for_all()
         return self.frozen(written)
@@ -113,7 +113,7 @@ class ModelStore:
         if self.in_parts:
             (working / "model").replace(folder / "model")
         else:
-            self.method.save(model, self.tokenizer, folder / "model")
+            save_model(model, self.tokenizer, folder / "model")
 
 
 def save_whole(model: Any, state: dict[str, Any], folder: Path) -> None:

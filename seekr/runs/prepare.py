@@ -144,7 +144,7 @@ def check_settings(
     from seekr.data.task import with_template_kwargs
 
     training = check_training(training)
-    lora = check_lora(method.lora_settings(config.lora))
+    lora = check_lora(method.form.lora_settings(config.lora))
     method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
     tasks = with_template_kwargs(tasks, config.chat_template_kwargs)
     return training, lora, order_tasks(tasks, joint=method.joint)
@@ -171,7 +171,7 @@ def _prepare(request: Request) -> RunSpec:
     check_not_quantized(config.model, model_config)
     tokenizer = use_template(load_tokenizer(config.model), config.chat_template)
     learned = sum(task.learn for task in tasks)
-    max_length = max_length_of(model_config, tokenizer, config.max_length, method.virtual_tokens(learned))
+    max_length = max_length_of(model_config, tokenizer, config.max_length, method.form.virtual_tokens(learned))
     home = request.source if request.source is not None and not (run / "run.json").exists() else run
     record = read_json(home / "run.json") if (home / "run.json").exists() else None
     clock = clock_of(record, home / "run.json") if record is not None else request.began or now()
@@ -258,8 +258,9 @@ def check_model(
     base = base_model(config.model, config.dtype)
     model = base.skeleton()
     check_token_ids(model, tokenizer, data)
-    method.check_model(model, max_length, sum(item.task.learn for item in data))
-    adapted = method.adapt(model.requires_grad_(True), lora)
+    learned = sum(item.task.learn for item in data)
+    method.check_model(model, max_length, learned)
+    adapted = method.form.adapt(model.requires_grad_(True), lora)
     if config.training.get("fp16") and any(p.requires_grad and p.dtype == torch.float16 for p in adapted.parameters()):
         raise InputError(
             "dtype: float16 cannot be with training.fp16, whose loss scale needs float32 weights to train; set dtype: "
@@ -277,7 +278,7 @@ def check_model(
         "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),
         "notes": notes,
         "trained_parameters": trained,
-        "stored_parameters": method.stored_parameters(adapted, trained),
+        "stored_parameters": method.form.stored_parameters(adapted, trained, learned),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,8 +28,7 @@ def seed_requests(request: Request) -> list[Request]:
     for seed in request.config.seeds:
         folder = str(Path(request.config.output_dir) / f"seed-{seed}")
         config = request.config.model_copy(update={"seed": seed, "seeds": None, "output_dir": folder})
-        # A method may keep something from task to task: none of it is for the next seed.
-        requests.append(replace(request, config=config, method=copy.deepcopy(request.method)))
+        requests.append(replace(request, config=config))
     return requests
 
 

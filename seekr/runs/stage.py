@@ -25,7 +25,6 @@ from seekr.distributed.processes import is_main, wait_for_all
 from seekr.errors import RunError
 from seekr.methods import TaskContext
 from seekr.methods.base import batch_of
-from seekr.methods.replay import Replay
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.progress import bar
@@ -67,7 +66,7 @@ def build_stage(prepared: RunSpec, stage: PlannedStage) -> None:
         wait_for_all()  # the folder is there
         set_seed(task_seed(prepared.config.seed, stage.index))
         with models.precision():
-            prepared.method.after_task(context)
+            prepared.method.remember(context)
         wait_for_all()  # every process has written its part
         if is_main():
             if stage.learn:
@@ -142,24 +141,21 @@ def learn_stage(
     arguments = _arguments(prepared, stage, working)
     seed = task_seed(prepared.config.seed, stage.index)
     set_seed(seed)
-    method, models = prepared.method, prepared.models
+    models = prepared.models
     context.model = model = models.trainable(start)
     with models.precision():
-        method.before_task(context)
+        objective = prepared.method.start(context)
     with stopping_politely() as interruption:
         trainer = ContinualTrainer(
             model,
             arguments,
-            method=method,
+            losses=objective,
             train_samples=stage.samples,
-            memories=method.replayed,
-            signals=method.signals,
             task_name=stage.name,
             task_index=stage.index,
             log_path=working / "log.jsonl",
             pad_token_id=prepared.tokenizer.pad_token_id,
             step_rows=prepared.step_rows,
-            replay_passes=method.replay_passes if isinstance(method, Replay) else None,
             callbacks=[interruption, RoundingWatch(stage.name), *prepared.callbacks],
         )
         trainer.train(resume_from_checkpoint=True)
@@ -168,7 +164,7 @@ def learn_stage(
     if models.sharded:
         save_whole(model, trainer.accelerator.get_state_dict(trainer.model_wrapped), working / "whole")
     trainer.accelerator.free_memory()
-    del trainer
+    del trainer, objective
     if models.sharded:
         context.model = model = nn.Identity()  # parts make room for what is measured
     gc.collect()  # what trains refers to itself in circles, and has gradients and the optimizer's state with it

@@ -1,33 +1,13 @@
-"""What a method gives of one optimizer step: its loss parts, over its micro-batches and over all processes."""
+"""What an objective gives of one optimizer step: its loss parts, over its micro-batches and over all processes."""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 
-from seekr.modeling.batches import MicroBatch, Row, StepKind
-
-
-class Losses(Protocol):
-    """The two losses of a method: named parts, weighted, and divided by the totals of their optimizer step.
-
-    The sum of a part over all micro-batches and ranks of a step is the part's loss of the step. All
-    micro-batches of a kind have the same parts. `model` is what the Trainer trains: call it, and unwrap it
-    only to look at it. `after_backward` may change the gradients of a step, counted from 0, before they are
-    clipped; what `step_facts` says goes into the step's line of the log.
-    """
-
-    def step_losses(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
-
-    def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]: ...
-
-    def after_backward(self, model: nn.Module, step: int) -> None: ...
-
-    def step_facts(self, kind: StepKind) -> dict[str, float]: ...
+from seekr.modeling.batches import MicroBatch, Row
 
 
 class StepLosses:
@@ -46,7 +26,7 @@ class StepLosses:
         if self._names and list(parts) != self._names:
             # Other ranks could not know which sums to expect.
             raise ValueError(
-                f"a method's loss has the parts {self._names} in one micro-batch and {list(parts)} in another"
+                f"an objective's loss has the parts {self._names} in one micro-batch and {list(parts)} in another"
             )
         self._names = list(parts)
         self._rows.append(batch.rows)

@@ -1,4 +1,4 @@
-"""transformers' Trainer for one task of a sequence: replay steps between task steps, the method's losses."""
+"""transformers' Trainer for one task of a sequence: replay steps between task steps, the losses of an objective."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from typing_extensions import override
 from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.processes import is_main, of_main
 from seekr.errors import InputError, RunError
+from seekr.methods.base import Objective
 from seekr.modeling.balancing import Balancer, Experts, experts_of
-from seekr.modeling.batches import MicroBatch, Signals, StepKind
+from seekr.modeling.batches import MicroBatch, StepKind
 from seekr.modeling.packing import layout_planner
 from seekr.training.bar import TrainingBar
 from seekr.training.checkpoints import (
@@ -43,23 +44,21 @@ from seekr.training.gradient_share import gradient_shares
 from seekr.training.log import StepLog
 from seekr.training.order import StepPlan, task_seed
 from seekr.training.own_arguments import own_arguments
-from seekr.training.rows import KeptSamples, RankSlots, Rows, loader
-from seekr.training.step_losses import Losses, StepLosses
+from seekr.training.rows import RankSlots, Rows, loader
+from seekr.training.step_losses import StepLosses
 
 
 class ContinualTrainer(Trainer):
     """Trains `model` on one task and on what is kept of the tasks before it, in the order of a `StepPlan`.
 
     - `args.seed`, `task_index` and the epoch give the order of the rows and, at the start, the random state.
-    - `train_samples` are the task's rows (at least one), `memories` the kept samples of each past task (none
-      = no replay), `signals` what micro-batches carry of their teachers.
+    - `losses` says what is trained for and what is replayed; `train_samples` are the task's rows (at least one).
     - `log_path` gets one line of JSON an optimizer step; every `gradient_share_every` steps of a kind, the
       first included, the line also has each loss part's share of the gradient norm, as measured on the first
       micro-batch of the main process. Not measured where a process holds only a part of the model (FSDP,
       DeepSpeed).
     - `step_rows` are the rows of an optimizer step: at most, and by default, as many as the processes take in all
       micro-batches of a step together.
-    - `replay_passes`: how often a kept row comes in an epoch, see `StepPlan`.
     - Checkpoints go to `args.output_dir`, which belongs to this task: those that are torn or ahead of the run
       are deleted.
 
@@ -71,16 +70,13 @@ class ContinualTrainer(Trainer):
         model: PreTrainedModel | PeftModel,
         args: TrainingArguments,
         *,
-        method: Losses,
+        losses: Objective,
         train_samples: Sequence[TokenizedRow],
-        memories: Sequence[KeptSamples] = (),
-        signals: Signals | None = None,
         task_name: str,
         task_index: int,
         log_path: Path,
         pad_token_id: int | None = None,
         step_rows: int | None = None,
-        replay_passes: int | None = None,
         gradient_share_every: int = 50,
         callbacks: list[TrainerCallback] | None = None,
         **trainer_options: Any,
@@ -93,19 +89,19 @@ class ContinualTrainer(Trainer):
         self._config = model.config
         self._use_cache = getattr(model.config, "use_cache", None)
         super().__init__(model=model, args=args, callbacks=callbacks, **trainer_options)
-        self.method = method
+        self.losses = losses
         self.task_name = task_name
         self.task_index = task_index
         self.gradient_share_every = gradient_share_every
-        self.rows = Rows(train_samples, memories, pad_token_id, signals)
+        self.rows = Rows(train_samples, losses.memories, pad_token_id, losses.signals)
         self.plan = StepPlan(
             task_rows=len(train_samples),
-            memory_sizes=tuple(len(memory) for memory in memories),
+            memory_sizes=tuple(len(memory) for memory in losses.memories),
             batch_rows=step_rows
             or args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
             seed=args.seed,
             task=task_index,
-            replay_passes=replay_passes,
+            replay_passes=losses.replay_passes,
         )
         self.step_log = StepLog(log_path)
         self._bar = TrainingBar(f"learning {task_name}", self._last_losses)
@@ -189,7 +185,7 @@ class ContinualTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
         if self.accelerator.sync_gradients:
             self._end_step(inputs.kind)
-            self.method.after_backward(model, self.state.global_step)
+            self.losses.after_backward(model, self.state.global_step)
         return loss
 
     @override
@@ -202,10 +198,10 @@ class ContinualTrainer(Trainer):
     ) -> Tensor:
         """This micro-batch's share of the step's loss, times the processes: gradients are averaged."""
         if inputs.kind == "task" and self._balancer is not None:
-            parts = self._balancer.task_loss(self.method.step_losses, model, inputs)
+            parts = self._balancer.task_loss(self.losses.step_losses, model, inputs)
         else:
-            losses = self.method.step_losses if inputs.kind == "task" else self.method.replay_loss
-            parts = losses(model, inputs)
+            loss = self.losses.step_losses if inputs.kind == "task" else self.losses.replay_loss
+            parts = loss(model, inputs)
         if not self._step:
             self._shares = self._gradient_shares(model, parts)
         self._step.add(inputs, parts)
@@ -242,7 +238,7 @@ class ContinualTrainer(Trainer):
             "step": self.state.global_step + 1,
             "kind": kind,
             **self._shown,
-            **self.method.step_facts(kind),
+            **self.losses.facts.get(kind, {}),
             "learning_rate": self._get_learning_rate(),
         }
         if self._shares is not None:

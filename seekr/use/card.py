@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from seekr.config.identity import as_kept_now
 from seekr.methods import Method
+from seekr.methods.form import ModelForm
 from seekr.nested import flatten
 from seekr.report.exports import markdown_table
 from seekr.report.summary import decimal
@@ -129,7 +130,7 @@ def _served(form: Form, method: Method, *, name: str, base: str) -> str:
     if form.kind == WHOLE:
         return f"By vLLM: `vllm serve {name}`"
     if form.kind == PROMPTS:
-        told = type(method).tell_task is not Method.tell_task
+        told = type(method.form).tell_task is not ModelForm.tell_task
         each = "Each score above is by the prompts that its task was learned with, this folder answers with all."
         return f"vLLM takes no learned prompts; peft does. {each if told else ''}".strip()
     if form.odd:

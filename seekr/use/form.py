@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from seekr.errors import InputError
 from seekr.methods import Method
+from seekr.methods.form import ModelForm
 from seekr.modeling.loading import load_skeleton, load_tokenizer
 from seekr.use.stage import is_adapter
 
@@ -38,7 +39,7 @@ class Form:
 def form_of(weights: Path, method: Method, *, merge: bool) -> Form:
     """The form in which a stage's folder is exported. Raises InputError where it is torn, or nothing plain loads it."""
     chat = bool(getattr(load_tokenizer(str(weights)), "chat_template", None))
-    own = type(method).load is not Method.load
+    own = type(method.form).load is not ModelForm.load
     if not is_adapter(weights):
         if own:
             raise InputError(f"{weights}: {method.name} loads its model by code of its own, which transformers has not")

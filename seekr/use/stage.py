@@ -54,7 +54,7 @@ def load(run: Run, weights: Path, *, dtype: str | None = None) -> tuple[Any, Met
     method, dtype = make_method(config.method), dtype or config.dtype
     if is_adapter(weights):
         load_config_of(config.model)  # says it best where the base is gone
-    model = method.load(config.model, weights, dtype=dtype)
+    model = method.form.load(config.model, weights, dtype=dtype)
     if is_adapter(weights):
         same = dtype == config.dtype
         base = fingerprint_model(model) if same else base_model(config.model, config.dtype).read()

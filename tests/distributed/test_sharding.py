@@ -105,7 +105,7 @@ def keep(folder: Path, place: Loaded) -> None:
         for name, method in methods.items():
             model = place(after)
             stage = folder / f"{name}-{count}"
-            method.after_task(context(stage, model, toy_samples(count), before=lambda: place(before)))
+            method.remember(context(stage, model, toy_samples(count), before=lambda: place(before)))
 
 
 def measures(kind: str, place: Loaded) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "olora": {"method": {"name": "olora"}, "lora": _LORA},
 }
 _TIMES = {"seconds", "time", "started", "finished"}
-_OF_THE_MACHINE = {".lock", "run.json"}  # versions, dates and places
+_OF_THE_MACHINE = {".lock", "run.json", "manifest.json"}  # versions, dates and places, and digests of those
 
 
 def main() -> None:
@@ -100,7 +100,9 @@ def _stop_within_the_second_task(command: list[str], run: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    # The hash seed: peft writes the names of the modules that it adapts as a set.
+    fixed = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "HF_HUB_OFFLINE": "1"}
+    return os.environ | fixed | {"PYTHONPATH": str(ROOT)}
 
 
 def contents(run: Path) -> dict[str, str]:

@@ -64,20 +64,20 @@ def test_an_overflow_under_a_loss_scale_is_still_seen_behind_the_projection() ->
     assert not gradient.isfinite().all()
 
 
-def after_two_tasks(method: AGem, folder: Path, rows: int = 2) -> nn.Module:
+def after_two_tasks(method: AGem, folder: Path, rows: int = 2) -> tuple[Any, nn.Module]:
     models = [by_definition.tiny_llama()]
     for _ in range(2):
         models.append(by_definition.moved(models[-1], 0.2))
     stages = [(models[0], models[1], toy_samples(12)), (models[1], models[2], toy_samples(9, seed=1))]
-    done = learn_stages(method, folder, stages)
+    learn_stages(method, folder, stages)
+    done = [folder / "00", folder / "01"]
     model = models[2].requires_grad_(True)
-    method.before_task(context(folder / "next", model, [], stages=done, index=2, micro_batch_rows=rows))
-    return model
+    return method.start(context(folder / "next", model, [], stages=done, index=2, micro_batch_rows=rows)), model
 
 
-def reference_gradient(method: AGem, model: nn.Module, step: int) -> list[Tensor]:
+def reference_gradient(objective: Any, model: nn.Module, step: int) -> list[Tensor]:
     """The gradient of the mean answer loss of the step's reference rows, all in one batch."""
-    batch = collate([method.memories[memory].encoded(sample) for memory, sample in method.reference(step)], 0)
+    batch = collate([objective.kept[memory].encoded(sample) for memory, sample in objective.reference(step)], 0)
     labels = batch.pop("labels")
     logits = model(**batch).logits[answer_positions(labels)]
     loss = answer_cross_entropy(logits, labels, torch.ones(len(labels))) / (labels[:, 1:] != -100).sum()
@@ -88,15 +88,14 @@ def reference_gradient(method: AGem, model: nn.Module, step: int) -> list[Tensor
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_a_step_is_projected_by_the_gradient_of_the_reference_rows(tmp_path: Path, rows: int, sign: float) -> None:
     """However many rows a micro-batch holds; against the kept rows it goes, and along with them."""
-    method = AGem(replay_ratio=0.5, reference_rows=5)
-    model = after_two_tasks(method, tmp_path, rows)
-    reference = reference_gradient(method, model, 3)
+    objective, model = after_two_tasks(AGem(replay_ratio=0.5, reference_rows=5), tmp_path, rows)
+    reference = reference_gradient(objective, model, 3)
     noise = [torch.randn_like(tensor) * tensor.std() for tensor in reference]
     for parameter, one, two in zip(model.parameters(), reference, noise, strict=True):
         parameter.grad = sign * one + 0.3 * two
     handed = [parameter.grad for parameter in model.parameters()]
     g, r = flat([tensor.clone() for tensor in handed]), flat(reference)  # type: ignore[union-attr]
-    method.after_backward(model, 3)
+    objective.after_backward(model, 3)
     found = [parameter.grad for parameter in model.parameters()]
     assert all(one is two for one, two in zip(found, handed, strict=True))
     expected = g - min(0.0, g @ r) / (r @ r) * r
@@ -106,42 +105,40 @@ def test_a_step_is_projected_by_the_gradient_of_the_reference_rows(tmp_path: Pat
 
 def test_reference_rows_are_drawn_anew_by_seed_task_and_step(tmp_path: Path) -> None:
     method = AGem(replay_ratio=0.5, reference_rows=4)
-    model = after_two_tasks(method, tmp_path)
-    assert [len(memory) for memory in method.memories] == [6, 4]
-    drawn = [method.reference(step) for step in range(20)]
-    assert drawn == [method.reference(step) for step in range(20)]
+    objective, model = after_two_tasks(method, tmp_path)
+    assert [len(memory) for memory in objective.kept] == [6, 4]
+    drawn = [objective.reference(step) for step in range(20)]
+    assert drawn == [objective.reference(step) for step in range(20)]
     assert all(len(set(rows)) == 4 for rows in drawn)
     assert {row for rows in drawn for row in rows} == {(0, i) for i in range(6)} | {(1, i) for i in range(4)}
     for changes in ({"seed": 1}, {"index": 3}):
         stages = [tmp_path / "00", tmp_path / "01"]
-        method.before_task(context(tmp_path / "other", model, [], stages=stages, **{"index": 2} | changes))
-        assert [method.reference(step) for step in range(20)] != drawn
-    few = AGem(replay_ratio=0.5, reference_rows=99)
-    few.before_task(context(tmp_path / "other", model, [], stages=[tmp_path / "00"], index=1))
+        other: Any = method.start(context(tmp_path / "other", model, [], stages=stages, **{"index": 2} | changes))
+        assert [other.reference(step) for step in range(20)] != drawn
+    about = context(tmp_path / "other", model, [], stages=[tmp_path / "00"], index=1)
+    few: Any = AGem(replay_ratio=0.5, reference_rows=99).start(about)
     assert sorted(few.reference(0)) == [(0, i) for i in range(6)]
 
 
 def test_processes_share_the_reference_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has as many forwards as the others, and together they count every row once."""
-    method = AGem(replay_ratio=0.5, reference_rows=5)
-    after_two_tasks(method, tmp_path, rows=2)
+    objective, _ = after_two_tasks(AGem(replay_ratio=0.5, reference_rows=5), tmp_path, rows=2)
     monkeypatch.setenv("WORLD_SIZE", "2")
     counted: list[Any] = []
     sizes = []
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        batches = list(method._reference_batches(7))
+        batches = list(objective._reference_batches(7))
         sizes.append([len(batch.rows) for batch in batches])
         counted += [row for batch in batches for row, weight in zip(batch.rows, batch.weights, strict=True) if weight]
     assert sizes[0] == sizes[1] == [2, 1]
-    assert sorted(counted) == sorted(method.reference(7))
+    assert sorted(counted) == sorted(objective.reference(7))
 
 
 def test_the_first_task_has_nothing_to_be_against(tmp_path: Path) -> None:
-    method = AGem()
     model = by_definition.tiny_llama()
-    method.before_task(context(tmp_path, model, []))
+    objective = AGem().start(context(tmp_path, model, []))
     parameter = next(model.parameters())
     parameter.grad = torch.ones_like(parameter)
-    method.after_backward(model, 0)
+    objective.after_backward(model, 0)
     assert parameter.grad.eq(1).all()

@@ -17,7 +17,7 @@ from toy_tasks import context, task_batch, toy_samples
 
 from seekr.errors import InputError
 from seekr.memory.reader import KeptSample
-from seekr.methods import Ewc, Sequential
+from seekr.methods import Ewc, Objective, Sequential
 from seekr.methods.ewc import FILE, Quadratic
 from seekr.modeling.precision import no_autocast
 
@@ -64,7 +64,7 @@ def learned(method: Ewc, folder: Path, models: list[nn.Module], tasks: list[list
     stages: list[Path] = []
     for index, (model, samples) in enumerate(zip(models, tasks, strict=True)):
         stage = folder / f"{index:02d}"
-        method.after_task(context(stage, model, samples, index=index, stages=list(stages)))
+        method.remember(context(stage, model, samples, index=index, stages=list(stages)))
         stages.append(stage)
     return stages
 
@@ -78,8 +78,8 @@ def test_fisher_and_penalty_by_hand_on_two_numbers(tmp_path: Path) -> None:
     assert [kept["anchor.a"].item(), kept["anchor.b"].item()] == pytest.approx([0.7, -0.2])
 
     model = TwoNumbers(1.1, 0.4)
-    method.before_task(context(tmp_path / "next", model, SECOND, index=1, stages=stages))
-    parts = method.step_losses(model, task_batch(SECOND, [0, 1]))
+    objective = method.start(context(tmp_path / "next", model, SECOND, index=1, stages=stages))
+    parts = objective.step_losses(model, task_batch(SECOND, [0, 1]))
     moved = np.array([1.1 - 0.7, 0.4 + 0.2])
     assert parts["ewc"].item() == pytest.approx(3.0 / 2 * (fisher * moved**2).sum(), rel=1e-5)
     found = torch.autograd.grad(parts["ewc"], [model.a, model.b])
@@ -92,8 +92,8 @@ def test_the_quadratic_of_two_tasks_is_the_sum_of_two_penalties(tmp_path: Path) 
     stages = learned(method, tmp_path, [TwoNumbers(*state) for state in states], tasks)
     for at in ((0.3, 0.1), (-2.0, 5.0), (-0.5, 0.9)):
         model = TwoNumbers(*at)
-        method.before_task(context(tmp_path / "next", model, SECOND, index=2, stages=stages))
-        found = method.step_losses(model, task_batch(SECOND, [0, 1]))["ewc"]
+        objective = method.start(context(tmp_path / "next", model, SECOND, index=2, stages=stages))
+        found = objective.step_losses(model, task_batch(SECOND, [0, 1]))["ewc"]
         expected, gradient = 0.0, np.zeros(2)
         for state, task in zip(states, tasks, strict=True):
             fisher, moved = fisher_by_hand(*state, task), np.array(at) - np.array(state)
@@ -106,21 +106,19 @@ def test_the_quadratic_of_two_tasks_is_the_sum_of_two_penalties(tmp_path: Path) 
     assert sizes[0] == sizes[1]  # what is kept does not grow
 
 
-def llama_after_two_tasks(method: Ewc, folder: Path) -> nn.Module:
+def llama_after_two_tasks(method: Ewc, folder: Path) -> tuple[Objective, nn.Module]:
     models = [by_definition.tiny_llama()]
     for _ in range(2):
         models.append(by_definition.moved(models[-1], 0.2))
     for model in models:
         model.requires_grad_(True)
     stages = learned(method, folder, models[:2], [toy_samples(6), toy_samples(5, seed=1)])
-    method.before_task(context(folder / "next", models[2], [], index=2, stages=stages))
-    return models[2]
+    return method.start(context(folder / "next", models[2], [], index=2, stages=stages)), models[2]
 
 
 @pytest.mark.parametrize("cuts", [[[0, 1, 2, 3, 4]], [[0, 1], [2], [3, 4]], [[4, 3, 2], [0, 1, 1]]])
 def test_a_step_is_the_same_however_it_is_cut(tmp_path: Path, cuts: list[list[int]]) -> None:
-    method = Ewc(penalty_weight=50.0)
-    model = llama_after_two_tasks(method, tmp_path)
+    objective, model = llama_after_two_tasks(Ewc(penalty_weight=50.0), tmp_path)
     samples = toy_samples(5, seed=2)
     parameters = dict(model.named_parameters())
     kept = Quadratic(tmp_path / "01" / "model" / FILE)
@@ -133,23 +131,21 @@ def test_a_step_is_the_same_however_it_is_cut(tmp_path: Path, cuts: list[list[in
     total = 0.0
     for cut in cuts:
         fillers = len(cut) - len(set(cut))
-        part = method.step_losses(model, task_batch(samples, cut, fillers))["ewc"]
+        part = objective.step_losses(model, task_batch(samples, cut, fillers))["ewc"]
         part.backward()
         total += part.item()
     assert total == pytest.approx(plain.item() + 25.0 * kept.constant, rel=1e-5)
     for one, two in zip((parameter.grad for parameter in parameters.values()), expected, strict=True):
         assert one is not None
         assert by_definition.relative_error(one, two, 1e-9) < 1e-4
-    alone = method.step_losses(model, task_batch(samples, [0], fillers=1))
+    alone = objective.step_losses(model, task_batch(samples, [0], fillers=1))
     assert alone.keys() == {"task", "ewc"}
     assert alone["ewc"].item() == 0
 
 
 def test_nothing_of_the_quadratic_stays_in_memory_between_forward_and_backward(tmp_path: Path) -> None:
-    method = Ewc(penalty_weight=1.0)
-    model = llama_after_two_tasks(method, tmp_path)
-    kept = method.quadratic
-    assert kept is not None
+    _, model = llama_after_two_tasks(Ewc(penalty_weight=1.0), tmp_path)
+    kept = Quadratic(tmp_path / "01" / "model" / FILE)
     assert not any(isinstance(value, Tensor) for value in vars(kept).values())
     saved: list[Tensor] = []
 
@@ -163,21 +159,20 @@ def test_nothing_of_the_quadratic_stays_in_memory_between_forward_and_backward(t
     assert {tensor.data_ptr() for tensor in saved if tensor.numel() > 1} <= weights
 
 
-def test_the_backward_comes_to_the_penalty_when_that_of_the_model_is_done(tmp_path: Path) -> None:
+def test_the_backward_comes_to_the_penalty_when_that_of_the_model_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else gradients of all weights would lie beside all activations."""
-    method = Ewc(penalty_weight=1.0)
-    model = llama_after_two_tasks(method, tmp_path)
+    objective, model = llama_after_two_tasks(Ewc(penalty_weight=1.0), tmp_path)
     order: list[str] = []
 
     def watch(module: nn.Module, inputs: Any, output: Tensor) -> None:
         output.register_hook(lambda gradient: order.append("first activation"))
 
     model.get_input_embeddings().register_forward_hook(watch)
-    kept = method.quadratic
-    assert kept is not None
-    parts = method.step_losses(model, task_batch(toy_samples(3), [0, 1, 2]))
-    read = kept.read
-    kept.read = lambda name: (order.append("penalty"), read(name))[1]  # type: ignore[method-assign,func-returns-value]
+    parts = objective.step_losses(model, task_batch(toy_samples(3), [0, 1, 2]))
+    read = Quadratic.read
+    monkeypatch.setattr(Quadratic, "read", lambda kept, name: (order.append("penalty"), read(kept, name))[1])
     torch.stack(list(parts.values())).sum().backward()
     assert order == ["first activation"] + ["penalty"] * len(list(model.parameters()))
 
@@ -187,7 +182,7 @@ def test_fisher_is_measured_on_drawn_rows_and_leaves_no_gradients(tmp_path: Path
     samples = toy_samples(9)
     files = []
     for folder, changes in (("a", {}), ("b", {}), ("c", {"seed": 1})):
-        Ewc(fisher_samples=2).after_task(context(tmp_path / folder, model, samples, **changes))
+        Ewc(fisher_samples=2).remember(context(tmp_path / folder, model, samples, **changes))
         files.append((tmp_path / folder / "model" / FILE).read_bytes())
     assert files[0] == files[1] != files[2]
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -197,8 +192,8 @@ def test_fisher_is_measured_on_drawn_rows_and_leaves_no_gradients(tmp_path: Path
 def test_half_precision_is_summed_in_float32(tmp_path: Path) -> None:
     model = by_definition.tiny_llama().requires_grad_(True)
     samples = toy_samples(4)
-    Ewc().after_task(context(tmp_path / "float32", model, samples))
-    Ewc().after_task(context(tmp_path / "bfloat16", model.bfloat16(), samples))
+    Ewc().remember(context(tmp_path / "float32", model, samples))
+    Ewc().remember(context(tmp_path / "bfloat16", model.bfloat16(), samples))
     one, two = (load_file(tmp_path / name / "model" / FILE) for name in ("float32", "bfloat16"))
     assert all(tensor.dtype == torch.float32 for name, tensor in two.items() if name != "constant")
     for name in one:
@@ -210,9 +205,9 @@ def test_the_first_task_and_a_weight_of_zero_are_plain_fine_tuning(tmp_path: Pat
     for method in (Ewc(), Ewc(penalty_weight=0.0)):
         model = by_definition.tiny_llama().requires_grad_(True)
         stages = [] if method.penalty_weight else learned(method, tmp_path, [model], [toy_samples(3)])
-        method.before_task(context(tmp_path / "next", model, [], index=1, stages=stages))
+        objective = method.start(context(tmp_path / "next", model, [], index=1, stages=stages))
         batch = task_batch(toy_samples(3), [0, 1, 2])
-        found, plain = method.step_losses(model, batch), Sequential().task_loss(model, batch)
+        found, plain = objective.step_losses(model, batch), Objective(Sequential()).task_loss(model, batch)
         assert found.keys() == {"task"}
         assert torch.equal(found["task"], plain["task"])
 
@@ -220,12 +215,12 @@ def test_the_first_task_and_a_weight_of_zero_are_plain_fine_tuning(tmp_path: Pat
 def test_a_skill_is_held_on_to(tmp_path: Path) -> None:
     method = Ewc()
     base = by_definition.tiny_llama().requires_grad_(False)
-    method.after_task(context(tmp_path / "00", base, toy_samples(4), learn=False))
+    method.remember(context(tmp_path / "00", base, toy_samples(4), learn=False))
     assert not (tmp_path / "00" / "model").exists()  # else the next task would start from there
     assert not any(parameter.requires_grad for parameter in base.parameters())
     model = by_definition.moved(base, 0.1).requires_grad_(True)
-    method.before_task(context(tmp_path / "next", model, [], index=1, stages=[tmp_path / "00"]))
-    assert method.step_losses(model, task_batch(toy_samples(2), [0, 1]))["ewc"].item() > 0
+    objective = method.start(context(tmp_path / "next", model, [], index=1, stages=[tmp_path / "00"]))
+    assert objective.step_losses(model, task_batch(toy_samples(2), [0, 1]))["ewc"].item() > 0
 
 
 def test_what_is_missing_or_of_other_weights_is_told_before_training(tmp_path: Path) -> None:
@@ -234,10 +229,10 @@ def test_what_is_missing_or_of_other_weights_is_told_before_training(tmp_path: P
     stages = learned(method, tmp_path, [model], [toy_samples(3)])
     other = TwoNumbers(0.0, 0.0)
     with pytest.raises(InputError, match="not those that were measured before"):
-        method.before_task(context(tmp_path / "next", other, [], index=1, stages=stages))
+        method.start(context(tmp_path / "next", other, [], index=1, stages=stages))
     (stages[0] / "model" / FILE).unlink()
     with pytest.raises(InputError, match=r"ewc\.safetensors: missing"):
-        method.before_task(context(tmp_path / "next", model, [], index=1, stages=stages))
+        method.start(context(tmp_path / "next", model, [], index=1, stages=stages))
 
 
 def test_fisher_fits_where_checkpointed_training_fits(tmp_path: Path) -> None:

@@ -94,21 +94,21 @@ def test_another_half_for_each_task_and_seed_and_the_same_again(tmp_path: Path) 
     model = by_definition.tiny_llama()
     halves = []
     for changes in ({"index": 0}, {"index": 1}, {"index": 0, "seed": 1}, {"index": 0}):
-        Hft().before_task(context(tmp_path, model, [], **changes))
+        Hft().start(context(tmp_path, model, [], **changes))
         halves.append(frozen(model))
     assert halves[0] == halves[3]
     assert len({frozenset(half) for half in halves}) == 3
-    assert not frozen(Hft().trained(model))
+    assert not frozen(Hft().form.trained(model))
 
 
 def test_the_dry_run_counts_what_is_trained() -> None:
     model = by_definition.tiny_llama().requires_grad_(True)
     every = sum(parameter.numel() for parameter in model.parameters())
-    adapted = Hft().adapt(model, None)
+    adapted = Hft().form.adapt(model, None)
     trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     outside = sum(p.numel() for name, p in model.named_parameters() if ".layers." not in name)
     assert 0.4 < (trained - outside) / (every - outside) < 0.6
-    assert Hft().stored_parameters(adapted, trained) == every
+    assert Hft().form.stored_parameters(adapted, trained) == every
 
 
 def test_a_model_without_layers_is_refused() -> None:

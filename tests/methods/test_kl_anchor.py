@@ -13,17 +13,16 @@ from torch import Tensor, nn
 from toy_tasks import context, task_batch, toy_samples
 
 from seekr.memory.reader import KeptSample
-from seekr.methods import KlAnchor, Lwf, Sequential
+from seekr.methods import KlAnchor, Lwf, Objective, Sequential
 from seekr.modeling.batches import collate
 from seekr.modeling.packing import plan_layout
 
 SAMPLES = toy_samples(7)
 
 
-def begun(method: KlAnchor, folder: Path, model: nn.Module, **changes: Any) -> KlAnchor:
-    """The method before the first task."""
-    method.before_task(context(folder, model, SAMPLES, **changes))
-    return method
+def begun(method: KlAnchor, folder: Path, model: nn.Module, **changes: Any) -> Any:
+    """The objective of the first task."""
+    return method.start(context(folder, model, SAMPLES, **changes))
 
 
 def by_hand(old: nn.Module, new: nn.Module, samples: list[KeptSample]) -> Tensor:
@@ -43,34 +42,34 @@ def by_hand(old: nn.Module, new: nn.Module, samples: list[KeptSample]) -> Tensor
 def test_the_anchor_is_zero_before_the_first_step(tmp_path: Path, top_k: int | None) -> None:
     """Of the first task too, which the base model anchors."""
     model = by_definition.tiny_llama()
-    method = begun(KlAnchor(logit_top_k=top_k, kl_weight=3.0), tmp_path, model)
+    objective = begun(KlAnchor(logit_top_k=top_k, kl_weight=3.0), tmp_path, model)
     for chosen in ([0, 1, 2, 3, 4, 5, 6], [6], [2, 0]):
-        part = method.task_loss(model, task_batch(SAMPLES, chosen, signals=method.signals))["kl"]
+        part = objective.task_loss(model, task_batch(SAMPLES, chosen, signals=objective.signals))["kl"]
         assert abs(part.item()) < 2e-6
         gradient = torch.autograd.grad(part, model.lm_head.weight)[0]
         assert gradient.abs().max() < 1e-6
     other = by_definition.moved(model, 0.1)
-    batch = task_batch(SAMPLES, [0, 1], signals=method.signals)
-    assert method.task_loss(other, batch)["kl"].item() > 1e-4
+    batch = task_batch(SAMPLES, [0, 1], signals=objective.signals)
+    assert objective.task_loss(other, batch)["kl"].item() > 1e-4
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_loss_and_its_gradient_by_definition(tmp_path: Path, packed: bool) -> None:
     old = by_definition.tiny_llama()
     new = by_definition.moved(old, 0.2).requires_grad_(True)
-    method = begun(KlAnchor(kl_weight=0.7, logit_top_k=None), tmp_path, old)
+    objective = begun(KlAnchor(kl_weight=0.7, logit_top_k=None), tmp_path, old)
     expected = 0.7 * by_hand(old, new, SAMPLES)
-    plain = Sequential().task_loss(new, task_batch(SAMPLES))["task"]
+    plain = Objective(Sequential()).task_loss(new, task_batch(SAMPLES))["task"]
     wanted = torch.autograd.grad(expected + plain, list(new.parameters()))
     for cuts in ([[0, 1, 2, 3, 4, 5, 6]], [[0], [1, 2, 3], [6, 5, 4, 4]]):
         new.zero_grad()
         totals = {"task": 0.0, "kl": 0.0}
         for cut in cuts:
-            batch = task_batch(SAMPLES, cut, len(cut) - len(set(cut)), method.signals)
+            batch = task_batch(SAMPLES, cut, len(cut) - len(set(cut)), objective.signals)
             if packed:
                 lengths = [len(SAMPLES[place].input_ids) for place in cut]
                 batch = replace(batch, layout=plan_layout(lengths, hidden_size=32, attention="sdpa"))
-            parts = method.task_loss(new, batch)
+            parts = objective.task_loss(new, batch)
             torch.stack(list(parts.values())).sum().backward()
             totals = {name: total + parts[name].item() for name, total in totals.items()}
         assert totals["kl"] == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
@@ -85,24 +84,24 @@ def test_prompts_are_held_where_lwf_holds_answers_alone(tmp_path: Path) -> None:
     """On rows of answers alone the two are the same, temperature 1 and the first token aside."""
     old = by_definition.tiny_llama()
     new = by_definition.moved(old, 0.2)
-    method = begun(KlAnchor(logit_top_k=None), tmp_path / "one", old)
+    objective = begun(KlAnchor(logit_top_k=None), tmp_path / "one", old)
     lwf = Lwf(temperature=1.0, logit_top_k=None)
-    lwf.before_task(context(tmp_path / "two", old, SAMPLES, index=1, stages=[tmp_path / "00"]))
-    anchored, distilled = (one.task_loss(new, task_batch(SAMPLES, signals=one.signals)) for one in (method, lwf))
+    held = lwf.start(context(tmp_path / "two", old, SAMPLES, index=1, stages=[tmp_path / "00"]))
+    anchored, distilled = (one.task_loss(new, task_batch(SAMPLES, signals=one.signals)) for one in (objective, held))
     torch.testing.assert_close(anchored["task"], distilled["task"])
     assert anchored["kl"].item() != pytest.approx(distilled["distillation"].item(), rel=1e-3)
     answers = [KeptSample(sample.input_ids, sample.input_ids) for sample in SAMPLES]
-    method.before_task(context(tmp_path / "three", old, answers))
-    lwf.before_task(context(tmp_path / "four", old, answers, index=1, stages=[tmp_path / "00"]))
-    anchored, distilled = (one.task_loss(new, task_batch(answers, signals=one.signals)) for one in (method, lwf))
+    objective = KlAnchor(logit_top_k=None).start(context(tmp_path / "three", old, answers))
+    held = lwf.start(context(tmp_path / "four", old, answers, index=1, stages=[tmp_path / "00"]))
+    anchored, distilled = (one.task_loss(new, task_batch(answers, signals=one.signals)) for one in (objective, held))
     torch.testing.assert_close(anchored["kl"], distilled["distillation"])
 
 
 def test_a_weight_of_zero_is_plain_fine_tuning(tmp_path: Path) -> None:
     model = by_definition.tiny_llama()
-    method = begun(KlAnchor(kl_weight=0.0), tmp_path, model)
-    batch = task_batch(SAMPLES, [0, 1, 2], signals=method.signals)
-    found, plain = method.task_loss(model, batch), Sequential().task_loss(model, batch)
+    objective = begun(KlAnchor(kl_weight=0.0), tmp_path, model)
+    batch = task_batch(SAMPLES, [0, 1, 2], signals=objective.signals)
+    found, plain = objective.task_loss(model, batch), Objective(Sequential()).task_loss(model, batch)
     assert found.keys() == {"task"}
     assert torch.equal(found["task"], plain["task"])
     assert not (tmp_path / "working").exists()

@@ -19,14 +19,13 @@ SAMPLES = toy_samples(5)
 def test_penalty_and_gradient_by_definition(tmp_path: Path, frozen: bool):
     old = by_definition.tiny_llama().requires_grad_(True)
     old.lm_head.weight.requires_grad_(not frozen)
-    method = make_method({"name": "l2_sp", "pull": 0.3})
-    method.before_task(context(tmp_path, old, SAMPLES))
+    objective = make_method({"name": "l2_sp", "pull": 0.3}).start(context(tmp_path, old, SAMPLES))
     before = {name: weight.detach().double().clone() for name, weight in old.named_parameters()}
-    assert method.penalties(old)["l2_sp"].item() == 0
+    assert objective.penalties["l2_sp"](old).item() == 0
     with torch.no_grad():
         for weight in old.parameters():
             weight.add_(torch.randn_like(weight), alpha=0.1)
-    penalty = method.penalties(old)["l2_sp"]
+    penalty = objective.penalties["l2_sp"](old)
     trained = {name: weight for name, weight in old.named_parameters() if weight.requires_grad}
     assert len(trained) == len(before) - frozen
     expected = sum(((weight.detach().double() - before[name]) ** 2).sum() for name, weight in trained.items())
@@ -38,26 +37,21 @@ def test_penalty_and_gradient_by_definition(tmp_path: Path, frozen: bool):
 
 def test_penalty_of_half_precision_weights_is_summed_in_float32(tmp_path: Path):
     model = by_definition.tiny_llama().to(torch.bfloat16).requires_grad_(True)
-    method = make_method({"name": "l2_sp", "pull": 2.0})
-    method.before_task(context(tmp_path, model, SAMPLES))
+    objective = make_method({"name": "l2_sp", "pull": 2.0}).start(context(tmp_path, model, SAMPLES))
+    before = model.lm_head.weight.detach().float().clone()
     with torch.no_grad():
         model.lm_head.weight.add_(1.0)
-    moved = model.lm_head.weight.detach().float() - method.start[_place(model, "lm_head.weight")].float()
+    moved = model.lm_head.weight.detach().float() - before
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        penalty = method.penalties(model)["l2_sp"]
+        penalty = objective.penalties["l2_sp"](model)
     assert penalty.dtype == torch.float32
     assert penalty.item() == pytest.approx(moved.square().sum().item(), rel=1e-6)
 
 
-def _place(model: torch.nn.Module, wanted: str) -> int:
-    return [name for name, _ in model.named_parameters()].index(wanted)
-
-
 def test_without_a_pull_a_step_is_that_of_plain_fine_tuning(tmp_path: Path):
     model = by_definition.tiny_llama().requires_grad_(True)
-    method = make_method({"name": "l2_sp", "pull": 0.0})
-    method.before_task(context(tmp_path, model, SAMPLES))
-    assert set(method.step_losses(model, task_batch(SAMPLES, [0, 1]))) == {"task"}
+    objective = make_method({"name": "l2_sp", "pull": 0.0}).start(context(tmp_path, model, SAMPLES))
+    assert set(objective.step_losses(model, task_batch(SAMPLES, [0, 1]))) == {"task"}
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 2}])

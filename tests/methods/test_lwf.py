@@ -12,17 +12,16 @@ from torch import Tensor, nn
 from toy_tasks import context, task_batch, toy_samples
 
 from seekr.memory.reader import KeptSample
-from seekr.methods import Lwf, Sequential
+from seekr.methods import Lwf, Objective, Sequential
 from seekr.modeling.batches import collate
 from seekr.modeling.losses import TopLogits
 
 SAMPLES = toy_samples(7)
 
 
-def begun(method: Lwf, folder: Path, model: nn.Module, samples: list[KeptSample] = SAMPLES, **changes: Any) -> Lwf:
-    """The method before the second task."""
-    method.before_task(context(folder, model, samples, **{"index": 1, "stages": [folder / "00"]} | changes))
-    return method
+def begun(method: Lwf, folder: Path, model: nn.Module, samples: list[KeptSample] = SAMPLES, **changes: Any) -> Any:
+    """The objective of the second task."""
+    return method.start(context(folder, model, samples, **{"index": 1, "stages": [folder / "00"]} | changes))
 
 
 def by_hand(old: nn.Module, new: nn.Module, samples: list[KeptSample], temperature: float) -> Tensor:
@@ -42,30 +41,30 @@ def by_hand(old: nn.Module, new: nn.Module, samples: list[KeptSample], temperatu
 @pytest.mark.parametrize("top_k", [None, 128, 5])
 def test_nothing_is_distilled_before_the_first_step(tmp_path: Path, top_k: int | None) -> None:
     model = by_definition.tiny_llama()
-    method = begun(Lwf(logit_top_k=top_k, distillation_weight=3.0), tmp_path, model)
+    objective = begun(Lwf(logit_top_k=top_k, distillation_weight=3.0), tmp_path, model)
     for chosen in ([0, 1, 2, 3, 4, 5, 6], [6], [2, 0]):
-        part = method.task_loss(model, task_batch(SAMPLES, chosen, signals=method.signals))["distillation"]
+        part = objective.task_loss(model, task_batch(SAMPLES, chosen, signals=objective.signals))["distillation"]
         assert abs(part.item()) < 2e-6
         gradient = torch.autograd.grad(part, model.lm_head.weight)[0]
         assert gradient.abs().max() < 1e-6
     other = by_definition.moved(model, 0.1)
-    batch = task_batch(SAMPLES, [0, 1], signals=method.signals)
-    assert method.task_loss(other, batch)["distillation"].item() > 1e-4
+    batch = task_batch(SAMPLES, [0, 1], signals=objective.signals)
+    assert objective.task_loss(other, batch)["distillation"].item() > 1e-4
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_loss_and_its_gradient_by_definition(tmp_path: Path, temperature: float) -> None:
     old = by_definition.tiny_llama()
     new = by_definition.moved(old, 0.2).requires_grad_(True)
-    method = begun(Lwf(temperature=temperature, distillation_weight=0.7, logit_top_k=None), tmp_path, old)
+    objective = begun(Lwf(temperature=temperature, distillation_weight=0.7, logit_top_k=None), tmp_path, old)
     expected = 0.7 * by_hand(old, new, SAMPLES, temperature)
     wanted = torch.autograd.grad(expected, list(new.parameters()))
     for cuts in ([[0, 1, 2, 3, 4, 5, 6]], [[0], [1, 2, 3], [6, 5, 4, 4]]):
         new.zero_grad()
         total = 0.0
         for cut in cuts:
-            batch = task_batch(SAMPLES, cut, len(cut) - len(set(cut)), method.signals)
-            part = method.task_loss(new, batch)["distillation"]
+            batch = task_batch(SAMPLES, cut, len(cut) - len(set(cut)), objective.signals)
+            part = objective.task_loss(new, batch)["distillation"]
             part.backward()
             total += part.item()
         # A cross-entropy less an entropy, nats both: float32 leaves some 1e-7 of them.
@@ -117,10 +116,9 @@ def test_recording_again_gives_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("weight", "stages"), [(1.0, 0), (0.0, 1)])
 def test_the_first_task_and_a_weight_of_zero_are_plain_fine_tuning(tmp_path: Path, weight: float, stages: int) -> None:
     model = by_definition.tiny_llama()
-    method = Lwf(distillation_weight=weight)
-    begun(method, tmp_path, model, stages=[tmp_path / "00"] * stages)
-    batch = task_batch(SAMPLES, [0, 1, 2], signals=method.signals)
-    found, plain = method.task_loss(model, batch), Sequential().task_loss(model, batch)
+    objective = begun(Lwf(distillation_weight=weight), tmp_path, model, stages=[tmp_path / "00"] * stages)
+    batch = task_batch(SAMPLES, [0, 1, 2], signals=objective.signals)
+    found, plain = objective.task_loss(model, batch), Objective(Sequential()).task_loss(model, batch)
     assert found.keys() == {"task"}
     assert torch.equal(found["task"], plain["task"])
     assert not (tmp_path / "working").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,9 @@ from seekr import measure_change, measure_sensitivity, select_heads
 from seekr.attention import attention_distillation_loss
 from seekr.attention.heads import head_importance, resolve_budgets
 from seekr.errors import InputError
-from seekr.methods import METHODS, Derpp, Method, Replay, Seekr, Sequential, make_method
+from seekr.methods import METHODS, Derpp, Method, Objective, Replay, Seekr, Sequential, make_method
+from seekr.methods.form import ModelForm
+from seekr.methods.seekr import AttentionReplay
 from seekr.modeling.batches import MicroBatch, Row, collate
 from seekr.modeling.losses import answer_cross_entropy, answer_positions
 
@@ -42,26 +45,26 @@ def model_line(count: int) -> list[nn.Module]:
     return models
 
 
-def two_tasks(method: Method, folder: Path) -> nn.Module:
-    """Two finished tasks whose memories have heads of their own; returns the model that is trained next."""
+def two_tasks(method: Method, folder: Path) -> tuple[Any, nn.Module]:
+    """Two finished tasks whose memories have heads of their own: the objective and the model of the next one."""
     models = model_line(3)
-    learn_stages(
-        method, folder, [(models[0], models[1], toy_samples(12)), (models[1], models[2], toy_samples(9, seed=1))]
-    )
-    return models[3]
+    stages = [(models[0], models[1], toy_samples(12)), (models[1], models[2], toy_samples(9, seed=1))]
+    return learn_stages(method, folder, stages), models[3]
 
 
-def all_rows(method: Method) -> list[Row]:
-    return [(memory, sample) for memory, kept in enumerate(method.memories) for sample in range(len(kept))]
+def all_rows(objective: Objective) -> list[Row]:
+    return [(memory, sample) for memory, kept in enumerate(objective.memories) for sample in range(len(kept))]
 
 
-def step(method: Method, model: nn.Module, cuts: Sequence[Sequence[Row]]) -> tuple[dict[str, float], list[Tensor]]:
+def step(
+    objective: Objective, model: nn.Module, cuts: Sequence[Sequence[Row]]
+) -> tuple[dict[str, float], list[Tensor]]:
     """Summed parts and gradients of one replay step, cut into micro-batches."""
     step_rows = [row for cut in cuts for row in cut]
     parts: dict[str, float] = {}
     model.zero_grad()
     for cut in cuts:
-        found = method.replay_loss(model, replay_batch(method, cut, step_rows))
+        found = objective.replay_loss(model, replay_batch(objective, cut, step_rows))
         torch.stack(list(found.values())).sum().backward()
         for name, value in found.items():
             parts[name] = parts.get(name, 0.0) + value.item()
@@ -73,7 +76,7 @@ def step(method: Method, model: nn.Module, cuts: Sequence[Sequence[Row]]) -> tup
 
 def test_methods_by_name_and_settings() -> None:
     files = {path.stem for path in Path(seekr.methods.__file__).parent.glob("*.py")}
-    assert set(METHODS) == files - {"__init__", "base", "responses", "soft_prompts"}
+    assert set(METHODS) == files - {"__init__", "base", "costs", "form", "responses", "soft_prompts"}
     for name, kind in METHODS.items():
         assert type(make_method(name)) is kind
         method = make_method({"name": name})
@@ -82,6 +85,8 @@ def test_methods_by_name_and_settings() -> None:
         assert make_method(method) is method
     assert make_method({"name": "seekr", "replay_ratio": 1}).settings()["replay_ratio"] == 1.0
     assert make_method("joint").joint
+    with pytest.raises(FrozenInstanceError):
+        make_method("seekr").replay_ratio = 0.5  # type: ignore[attr-defined]
     assert not make_method("sequential").replays
 
 
@@ -138,15 +143,13 @@ def test_budgets_and_family_are_checked_before_training() -> None:
     ],
 )  # fmt: skip
 def test_which_adapter_a_method_trains(adapter: Any, lora: Any, found: Any) -> None:
-    class Other(Sequential):
-        name = "other"
-
-    Other.adapter = adapter
+    form = ModelForm(SimpleNamespace(name="other"))
+    form.adapter = adapter
     if isinstance(found, str):
         with pytest.raises(InputError, match=found):
-            Other().lora_settings(lora)
+            form.lora_settings(lora)
     else:
-        assert Other().lora_settings(lora) == found
+        assert form.lora_settings(lora) == found
 
 
 # What is kept ------------------------------------------------------------------------------------------------------
@@ -195,7 +198,7 @@ def test_the_same_task_is_remembered_in_the_same_bytes(tmp_path: Path, name: str
     for attempt in ("one", "two"):
         torch.manual_seed(len(files))
         stage = context(tmp_path / attempt, models[1], samples, before=lambda: models[0])
-        make_method({"name": name, "replay_ratio": 0.5}).after_task(stage)
+        make_method({"name": name, "replay_ratio": 0.5}).remember(stage)
         files.append({str(p.relative_to(stage.folder)): p.read_bytes() for p in stage.folder.rglob("*") if p.is_file()})
     assert files[0] == files[1]
     assert ("heads.json" in files[0]) == (name == "seekr")
@@ -204,12 +207,13 @@ def test_the_same_task_is_remembered_in_the_same_bytes(tmp_path: Path, name: str
 # The loss of a replay step ---------------------------------------------------------------------------------------
 
 
-def plain_parts(method: Seekr, model: nn.Module, rows: Sequence[Row]) -> dict[str, float]:
+def plain_parts(objective: Any, model: nn.Module, rows: Sequence[Row]) -> dict[str, float]:
     """The parts of a replay step sample by sample, as the design writes them."""
+    method = objective.method
     tokens, replay, logit = 0, 0.0, 0.0
     divergences: dict[tuple[Row, int], float] = {}
     for row in rows:
-        memory = method.memories[row[0]]
+        memory = objective.memories[row[0]]
         batch = collate([memory.encoded(row[1])], 0)
         logits = model(**by_definition.inputs_of(batch)).logits
         positions = (batch["labels"][0, 1:] != -100).nonzero().flatten()
@@ -244,16 +248,16 @@ def test_a_step_is_the_definition_however_it_is_cut(
         exact(reduction=reduction, teacher_form=form, query_budget=query_budget, logit_weight=0.3, layer_budget=2)
     )
     assert isinstance(method, Seekr)
-    model = two_tasks(method, tmp_path)
-    assert len({tuple(map(str, memory.heads.items())) for memory in method.memories}) == 2
-    rows = all_rows(method)
-    assert [len(memory) for memory in method.memories] == [3, 2]
+    objective, model = two_tasks(method, tmp_path)
+    assert len({tuple(map(str, memory.heads.items())) for memory in objective.memories}) == 2
+    rows = all_rows(objective)
+    assert [len(memory) for memory in objective.memories] == [3, 2]
     with torch.no_grad():
-        expected = plain_parts(method, model, rows)
-    whole, gradients = step(method, model, [rows])
+        expected = plain_parts(objective, model, rows)
+    whole, gradients = step(objective, model, [rows])
     assert whole == pytest.approx(expected, rel=1e-5)
     for cuts in ([[row] for row in rows], [rows[:4], rows[4:]], [rows[3:], rows[:1], rows[1:3]]):
-        parts, found = step(method, model, cuts)
+        parts, found = step(objective, model, cuts)
         assert parts == pytest.approx(whole, rel=1e-6)
         for one, two in zip(found, gradients, strict=True):
             assert by_definition.relative_error(one, two, 1e-3) < 1e-5
@@ -267,21 +271,21 @@ def test_weights_of_layers_where_samples_use_different_ones() -> None:
         ("per_sample", {(0, 0): 1 / 8, (0, 1): 1 / 8, (1, 1): 1 / 4}),
         ("per_layer", {(0, 0): 1 / 6, (0, 1): 1 / 8, (1, 1): 1 / 8}),
     ):
-        method = Seekr(reduction=reduction)  # type: ignore[arg-type]
-        method.memories = [SimpleNamespace(heads=both), SimpleNamespace(heads={1: both[1]})]  # type: ignore[list-item]
-        assert method.layer_weights(rows) == pytest.approx(expected)
+        kept: Any = [SimpleNamespace(heads=heads, tensors=dict) for heads in (both, {1: both[1]})]
+        objective = AttentionReplay(Seekr(reduction=reduction), kept)  # type: ignore[arg-type]
+        assert objective.layer_weights(rows) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["replay", "derpp", "seekr"])
 def test_fillers_weigh_nothing(tmp_path: Path, name: str) -> None:
     method = make_method(exact() if name == "seekr" else {"name": name, "replay_ratio": 0.25})
-    model = two_tasks(method, tmp_path)
-    rows = all_rows(method)
-    plain = method.replay_loss(model, replay_batch(method, rows, rows))
-    filled = replay_batch(method, [*rows, rows[0]], rows, fillers=1)
-    found = method.replay_loss(model, filled)
+    objective, model = two_tasks(method, tmp_path)
+    rows = all_rows(objective)
+    plain = objective.replay_loss(model, replay_batch(objective, rows, rows))
+    filled = replay_batch(objective, [*rows, rows[0]], rows, fillers=1)
+    found = objective.replay_loss(model, filled)
     assert {k: v.item() for k, v in found.items()} == pytest.approx({k: v.item() for k, v in plain.items()}, rel=1e-6)
-    empty = method.replay_loss(model, replay_batch(method, rows[:1], rows, fillers=1))
+    empty = objective.replay_loss(model, replay_batch(objective, rows[:1], rows, fillers=1))
     assert all(value.item() == 0 for value in empty.values())
 
 
@@ -299,9 +303,9 @@ def test_a_weight_of_zero_is_the_method_below_to_the_bit(tmp_path: Path, more: A
     for index, settings in enumerate((more, less)):
         torch.manual_seed(0)
         method = make_method(settings)
-        model = two_tasks(method, tmp_path / str(index))
-        rows = all_rows(method)
-        found.append(step(method, model, [rows[:2], rows[2:]]))
+        objective, model = two_tasks(method, tmp_path / str(index))
+        rows = all_rows(objective)
+        found.append(step(objective, model, [rows[:2], rows[2:]]))
     assert found[0][0] == found[1][0]
     assert all(torch.equal(one, two) for one, two in zip(found[0][1], found[1][1], strict=True))
 
@@ -317,10 +321,10 @@ def test_before_the_first_step_the_attention_loss_is_its_floor(tmp_path: Path, k
         after = get_peft_model(before, LoraConfig(r=2, target_modules=["q_proj", "k_proj"], init_lora_weights=False))
         before = model_line(0)[0]
     method = make_method(exact(teacher_form=form, attention_weight=1.0, replay_ratio=0.5))
-    learn_stages(method, tmp_path, [(before, after.eval(), toy_samples(10))])
-    rows = all_rows(method)
-    found = method.replay_loss(after.train(), replay_batch(method, rows, rows))["attention"].item()
-    floor = method.memories[0].summary()["attention_floor"]
+    objective = learn_stages(method, tmp_path, [(before, after.eval(), toy_samples(10))])
+    rows = all_rows(objective)
+    found = objective.replay_loss(after.train(), replay_batch(objective, rows, rows))["attention"].item()
+    floor = objective.memories[0].summary()["attention_floor"]
     rounding = 1e-4 if kind == "bfloat16" else 1e-6
     assert found == pytest.approx(floor, rel=0.05, abs=rounding)
     assert floor < rounding if form == "exact" else floor < 5e-3
@@ -331,14 +335,13 @@ def test_before_the_first_step_the_attention_loss_is_its_floor(tmp_path: Path, k
 
 @pytest.mark.parametrize("form", ["product_of_sums", "sum_of_products"])
 def test_importance_runs_over_all_tasks(tmp_path: Path, form: Any) -> None:
-    method = make_method(exact(importance=form, layer_budget=2))
-    two_tasks(method, tmp_path)
+    objective, _ = two_tasks(make_method(exact(importance=form, layer_budget=2)), tmp_path)
     first, second = (load_file(tmp_path / stage / "importance.safetensors") for stage in ("00", "01"))
     for stages, measured in (([first], first), ([first, second], second)):
         expected = head_importance([one["sensitivity"] for one in stages], [one["change"] for one in stages], form=form)
         assert torch.equal(measured["importance"], expected)
         assert measured["change"].all()
-    for stage, measured, memory in zip(("00", "01"), (first, second), method.memories, strict=True):
+    for stage, measured, memory in zip(("00", "01"), (first, second), objective.memories, strict=True):
         chosen = select_heads(measured["importance"], layer_budget=2, head_budget=4)
         as_json = {str(layer): heads.tolist() for layer, heads in chosen.items()}
         assert json.loads((tmp_path / stage / "heads.json").read_text()) == as_json
@@ -367,21 +370,19 @@ def test_measures_are_means_over_the_kept_samples(tmp_path: Path, checkpointing:
 def test_a_skill_is_remembered_by_sensitivity_alone(tmp_path: Path) -> None:
     (model,) = model_line(0)
     samples = toy_samples(8)
-    method = make_method(exact())
-    learn_stages(method, tmp_path, [(None, model, samples)])
+    (memory,) = learn_stages(make_method(exact()), tmp_path, [(None, model, samples)]).memories
     measured = load_file(tmp_path / "00" / "importance.safetensors")
     assert not measured["change"].any()
     assert torch.equal(measured["importance"], measured["sensitivity"])
     layer_budget, head_budget = resolve_budgets(3, 4, None, 4)
     chosen = select_heads(measured["sensitivity"], layer_budget=layer_budget, head_budget=head_budget)
-    assert {k: v.tolist() for k, v in method.memories[0].heads.items()} == {k: v.tolist() for k, v in chosen.items()}
+    assert {k: v.tolist() for k, v in memory.heads.items()} == {k: v.tolist() for k, v in chosen.items()}
 
 
 def test_a_memory_without_logits_is_no_teacher(tmp_path: Path) -> None:
     (model,) = model_line(0)
     learn_stages(make_method({"name": "replay", "replay_ratio": 0.5}), tmp_path, [(None, model, toy_samples(4))])
-    derpp = make_method("derpp")
-    derpp.before_task(context(tmp_path / "next", model, [], stages=[tmp_path / "00"]))
+    derpp = make_method("derpp").start(context(tmp_path / "next", model, [], stages=[tmp_path / "00"]))
     rows = all_rows(derpp)
     with pytest.raises(InputError, match="has no teacher signals"):
         derpp.replay_loss(model, replay_batch(derpp, rows, rows))
@@ -394,7 +395,7 @@ def test_memories_of_a_stranger_are_refused_before_training(tmp_path: Path) -> N
     for kind in ("tokenizer", "model"):
         other = context(tmp_path / "next", model, [], stages=[tmp_path / "00"], **{f"{kind}_fingerprint": "other"})
         with pytest.raises(InputError, match=f"belongs to another {kind}"):
-            method.before_task(other)
+            method.start(other)
 
 
 def test_task_loss_is_the_share_of_the_step() -> None:
@@ -404,15 +405,15 @@ def test_task_loss_is_the_share_of_the_step() -> None:
     logits = model(**by_definition.inputs_of(whole)).logits
     counted = whole["labels"][:, 1:] != -100
     expected = nn.functional.cross_entropy(logits[:, :-1][counted], whole["labels"][:, 1:][counted])
-    method = Sequential()
+    objective = Objective(Sequential())
     total = 0.0
     for part in (samples[:2], samples[2:]):
         rows = [(-1, index) for index in range(len(part))]
         batch = MicroBatch.of("task", part, 0, rows=rows, step_rows=rows, step_tokens=int(counted.sum()))
-        total += method.task_loss(model, batch)["task"].item()
+        total += objective.task_loss(model, batch)["task"].item()
     assert total == pytest.approx(float(expected), rel=1e-5)
     with pytest.raises(NotImplementedError, match="sequential keeps nothing to replay"):
-        method.replay_loss(model, batch)
+        objective.replay_loss(model, batch)
 
 
 def test_lost_importance_is_told_before_the_next_task(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import seekr.methods.on_policy_replay as on_policy
 from seekr.data import AnswerKey, Example, encode_all
 from seekr.memory.reader import KeptSample, Memory
 from seekr.methods import OnPolicyReplay, Replay, Seekr, TaskContext, make_method
+from seekr.methods.on_policy_replay import OwnAnswer
 from seekr.modeling.generation import Generated
 
 END = 2
@@ -69,6 +70,10 @@ def answering(
     return asked
 
 
+def own_answers(kept: Sequence[Any]) -> int:
+    return sum(isinstance(row, OwnAnswer) for row in kept)
+
+
 def test_correct_answers_replace_stored_ones_and_no_others(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +89,7 @@ def test_correct_answers_replace_stored_ones_and_no_others(
     # Exact match leaves white space aside, so an own answer may be correct and yet other tokens.
     asked = answering(monkeypatch, tokenizer, [{"p1": " yes \n", "p2": "no", "p3": "yes…"}])
     method = make_method({"name": "on_policy_replay", "replay_ratio": 1.0})
-    method.after_task(stage)
+    method.remember(stage)
     assert len(asked) == 1
     assert [text[-2:] for text in [t.strip() for t in asked[0][0]]] == ["p1", "p2", "p3"]
     memory = Memory.open(tmp_path / "0" / "memory")
@@ -106,8 +111,8 @@ def test_a_score_is_correct_from_a_threshold_on(
     for threshold, taken in ((0, 3), (50, 2), (75, 2), (76, 1), (100, 1)):
         answering(monkeypatch, tokenizer, [{"p1": "abcd", "p2": "abcx", "p3": "xyzw"}])  # 100, 75 and 0
         method = OnPolicyReplay(replay_ratio=1.0, correct_from=threshold)
-        method.kept_samples(task(tmp_path, tokenizer, pairs, metric="edit_similarity"))
-        assert method.own_answers == taken
+        kept = method.kept_samples(task(tmp_path, tokenizer, pairs, metric="edit_similarity"))
+        assert own_answers(kept) == taken
 
 
 def test_the_first_correct_attempt_counts(
@@ -119,7 +124,7 @@ def test_the_first_correct_attempt_counts(
     method = OnPolicyReplay(replay_ratio=1.0, attempts=3, temperature=0.7)
     kept = method.kept_samples(task(tmp_path, tokenizer, pairs))
     assert [(len(prompts), temperature) for prompts, temperature in asked] == [(3, None), (2, 0.7), (1, 0.7)]
-    assert method.own_answers == 2
+    assert own_answers(kept) == 2
     assert tokenizer.decode(kept[1].input_ids, skip_special_tokens=True).endswith("p2 yes")
 
 
@@ -143,13 +148,13 @@ def test_answers_are_those_of_the_model(
         ended = ids[-1] == END and len(ids) > start
         replaced += ended
         assert own.input_ids.tolist() == (ids if ended else row.input_ids.tolist())
-    assert method.own_answers == replaced
+    assert own_answers(kept) == replaced
     assert 0 < replaced < 24
 
     def drawn(seed: int) -> list[list[int]]:
         many = OnPolicyReplay(replay_ratio=1.0, correct_from=0, attempts=20)
         rows = many.kept_samples(task(tmp_path, tokenizer, pairs, model, seed=seed))
-        assert many.own_answers > replaced
+        assert own_answers(rows) > replaced
         return [row.input_ids.tolist() for row in rows]
 
     assert drawn(1) == drawn(1) != drawn(2)
@@ -164,10 +169,10 @@ def test_signals_belong_to_the_own_answers(
     settings = {"replay_ratio": 1.0, "attention_weight": 5.0, "logit_weight": 0.5, "head_budget": 4, "query_budget": 3}
     answering(monkeypatch, tokenizer, [{f"p{index}": " yes" if index % 2 else "no" for index in range(6)}])
     stage = task(tmp_path / "own", tokenizer, pairs, model)
-    OnPolicyReplay(**settings).after_task(stage)  # type: ignore[arg-type]
+    OnPolicyReplay(**settings).remember(stage)  # type: ignore[arg-type]
     kept = [Memory.open(tmp_path / "own" / "memory").encoded(place) for place in range(6)]
     same = task(tmp_path / "same", tokenizer, pairs, model, rows=kept)
-    Seekr(**settings).after_task(same)  # type: ignore[arg-type]
+    Seekr(**settings).remember(same)  # type: ignore[arg-type]
     for name in (
         "importance.safetensors",
         "heads.json",
@@ -183,8 +188,8 @@ def test_without_weights_it_is_replay_of_own_answers(
 ) -> None:
     pairs = [(f"p{index}", "yes") for index in range(6)]
     answering(monkeypatch, tokenizer, [{"p": "no"}] * 2)
-    OnPolicyReplay(replay_ratio=0.5).after_task(task(tmp_path / "own", tokenizer, pairs))
-    Replay(replay_ratio=0.5).after_task(task(tmp_path / "plain", tokenizer, pairs))
+    OnPolicyReplay(replay_ratio=0.5).remember(task(tmp_path / "own", tokenizer, pairs))
+    Replay(replay_ratio=0.5).remember(task(tmp_path / "plain", tokenizer, pairs))
     files = {
         folder: {p.name: p.read_bytes() for p in (tmp_path / folder).rglob("*.safetensors")}
         for folder in ("own", "plain")

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 import seekr.methods.osf
 from seekr.errors import InputError
 from seekr.methods import Osf
-from seekr.methods.osf import project
+from seekr.methods.osf import InSubspace, project
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def learn_task(method: Osf, base: Path, weights: Path | None, folder: Path, steps: int = 30) -> Path:
     """AdamW with weight decay on random rows, as the Trainer asks the method; the stage's model folder."""
-    model = method.load_trainable(str(base), weights, dtype="float32", lora=None)
+    model = method.form.load_trainable(str(base), weights, dtype="float32", lora=None)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
-    batch = task_batch(toy_samples(4))
+    objective, batch = InSubspace(method), task_batch(toy_samples(4))
     for step in range(steps):
-        method.task_loss(model, batch)["task"].backward()
-        method.after_backward(model, step)
+        objective.task_loss(model, batch)["task"].backward()
+        objective.after_backward(model, step)
         optimizer.step()
         optimizer.zero_grad()
-    merged = method.trained(model)
+    merged = method.form.trained(model)
     merged.save_pretrained(folder)
     return folder
 
@@ -88,16 +88,16 @@ def test_peft_alone_leaves_the_subspace_under_adamw(
 def test_every_loss_is_of_the_weights_that_would_be_kept(base: Path) -> None:
     """Projected behind each step, not only behind the last: else what is trained is not what is saved."""
     method, batch = Osf(), task_batch(toy_samples(4))
-    model = method.load_trainable(str(base), None, dtype="float32", lora=None)
+    model = method.form.load_trainable(str(base), None, dtype="float32", lora=None)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     kept = dict(AutoModelForCausalLM.from_pretrained(base).named_parameters())["model.layers.0.mlp.up_proj.weight"]
     left = torch.linalg.svd(kept.detach())[0][:, : 32 // 2]
     layer = model.get_submodule("base_model.model.model.layers.0.mlp.up_proj")
-    leaks = []
+    objective, leaks = InSubspace(method), []
     for step in range(4):
-        method.task_loss(model, batch)["task"].backward()
+        objective.task_loss(model, batch)["task"].backward()
         leaks.append(float((left.T @ layer.osf_svd_params["default"]["U_low"].detach()).abs().max()))
-        method.after_backward(model, step)
+        objective.after_backward(model, step)
         optimizer.step()
         optimizer.zero_grad()
     stepped = float((left.T @ layer.osf_svd_params["default"]["U_low"].detach()).abs().max())
@@ -113,14 +113,14 @@ def test_kept_directions_are_kept_in_every_precision(tmp_path: Path, around: str
 
     def numbers() -> list[torch.Tensor]:
         torch.manual_seed(0)
-        model = Osf().load_trainable(str(tmp_path), None, dtype="float32", lora=None)
+        model = Osf().form.load_trainable(str(tmp_path), None, dtype="float32", lora=None)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.add_(0.01 * torch.randn_like(parameter))
         project(model)
         projected = [p.detach().clone() for p in model.parameters() if p.requires_grad]
-        return projected + [parameter.detach() for parameter in Osf().trained(model).parameters()]
+        return projected + [parameter.detach() for parameter in Osf().form.trained(model).parameters()]
 
     assert_same_bits(numbers, around)
 
@@ -152,21 +152,21 @@ def test_training_begins_where_the_model_stands_and_counts_its_tasks(base: Path,
     ids = torch.arange(3, 30)[None]
     weights: Path | None = None
     for task in range(3):
-        before = method.load(str(base), weights, dtype="float32")
-        model = method.load_trainable(str(base), weights, dtype="float32", lora=None)
+        before = method.form.load(str(base), weights, dtype="float32")
+        model = method.form.load_trainable(str(base), weights, dtype="float32", lora=None)
         assert torch.allclose(model(ids).logits, before(ids).logits, atol=1e-6)
         kept = {layer.effective_rank["default"] for layer in seekr.methods.osf._layers(model)}
         assert kept == {int(size * (task + 1) / (task + 2)) for size in (16, 32)}
         weights = tmp_path / str(task)
-        method.trained(model).save_pretrained(weights)
+        method.form.trained(model).save_pretrained(weights)
 
 
 def test_parameters_of_a_stage_are_those_of_the_model(base: Path) -> None:
     plain = AutoModelForCausalLM.from_pretrained(base)
     whole = sum(parameter.numel() for parameter in plain.parameters())
-    model = Osf().adapt(plain, None)
+    model = Osf().form.adapt(plain, None)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert Osf().stored_parameters(model, trained) == whole
+    assert Osf().form.stored_parameters(model, trained) == whole
     assert 0 < trained < whole
 
 
@@ -174,4 +174,4 @@ def test_layers_that_peft_passes_over_are_refused() -> None:
     """All projections of GPT-2 are Conv1D."""
     model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=16, n_embd=8, n_layer=2, n_head=2))
     with pytest.raises(InputError, match=r"none of its projections is a torch\.nn\.Linear"):
-        Osf().adapt(model, None)
+        Osf().form.adapt(model, None)

@@ -16,25 +16,48 @@ from seekr.errors import InputError
 from seekr.methods import Sequential, find_method, make_method
 
 SOURCE = """
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
 from seekr.methods import Method
 
 
-@dataclass(kw_only=True)
 class Decay(Method):
-    name: ClassVar[str] = "decay"
+    name = "decay"
     strength: Annotated[float, Field(ge=0)] = 0.1
 
-    def penalties(self, model):
-        return {"decay": self.strength * sum(p.float().square().sum() for p in model.parameters())}
+    def start(self, context):
+        objective = super().start(context)
+        objective.penalties["decay"] = self.decay
+        return objective
+
+    def decay(self, model):
+        return self.strength * sum(p.float().square().sum() for p in model.parameters())
 
 
 class Stranger:
     pass
+"""
+MISPLACED = """
+from seekr.methods import Method
+
+
+class Lost(Method):
+    name = "lost"
+
+    def penalties(self, model):
+        return {}
+"""
+MISPLACED_TOO = """
+from seekr.methods import Method
+
+
+class Lost(Method):
+    name = "lost"
+
+    def load(self, base, weights, *, dtype):
+        return None
 """
 
 
@@ -49,6 +72,8 @@ def task(name: str, seed: int = 0) -> Task:
 @pytest.fixture(autouse=True)
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_of_a_user.py").write_text(SOURCE)
+    (tmp_path / "misplaced_of_a_user.py").write_text(MISPLACED)
+    (tmp_path / "misplaced_too_of_a_user.py").write_text(MISPLACED_TOO)
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -65,6 +90,8 @@ def test_method_by_its_path_is_settings_and_class():
     [
         ("own_of_a_user.Decoy", "cannot be imported (AttributeError"),
         ("no_such_package.Decay", "cannot be imported (ModuleNotFoundError"),
+        ("misplaced_of_a_user.Lost", "Lost.penalties: it belongs to the Objective that `start` returns"),
+        ("misplaced_too_of_a_user.Lost", "Lost.load: it belongs to the ModelForm that `form` names"),
         ("own_of_a_user.Stranger", "no subclass of seekr.methods.Method"),
         ("decay", "is no method; "),
         (7, "7 is no method"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from seekr.data.token_rows import answer_tokens
 from seekr.errors import InputError
 from seekr.memory.reader import KeptSample, Memory
 from seekr.methods import L2p, Lfpt5, ProgressivePrompts, make_method
+from seekr.methods.l2p import AnswersAndKeys
 from seekr.methods.lfpt5 import generation_token
 from seekr.methods.soft_prompts import SoftPromptModel, answer_starts, prompt_mask
 from seekr.modeling.batches import collate
@@ -52,7 +54,7 @@ def prompted(kind: str, base: Any) -> SoftPromptModel:
         "progressive_prompts": ProgressivePrompts(prompt_tokens=3),
         "lfpt5": Lfpt5(prompt_tokens=5),
     }
-    model = methods[kind].make_model(base)
+    model = methods[kind].form.adapt(base, None)
     width = model.encoder.embedding.weight.shape[1]
     if kind == "progressive_prompts":
         model.freeze_earlier({"prompt_embeddings": torch.randn(6, width), "places": torch.tensor([3, 2])})  # type: ignore[operator]
@@ -260,6 +262,7 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def test_l2p_loss_is_equation_5_however_it_is_cut() -> None:
     model: Any = prompted("l2p", base_model())
     method, samples = L2p(pool_size=6, prompt_tokens=2, prompts_per_input=2, key_weight=0.3), toy_samples(6)
+    objective = AnswersAndKeys(method)
     model.encoder.counts[:] = torch.tensor([9, 0, 3, 0, 0, 12])
     answer, key, chosen = 0.0, 0.0, []
     for sample in samples:
@@ -283,7 +286,7 @@ def test_l2p_loss_is_equation_5_however_it_is_cut() -> None:
         for cut in cuts:
             # A filler weighs nothing.
             batch = task_batch(samples, [*cut, 0], fillers=1)
-            for name, value in method.task_loss(model, batch).items():
+            for name, value in objective.task_loss(model, batch).items():
                 parts[name] = parts.get(name, 0.0) + float(value)
         assert parts == pytest.approx(expected, rel=1e-5)
 
@@ -291,8 +294,8 @@ def test_l2p_loss_is_equation_5_however_it_is_cut() -> None:
 def test_l2p_gradients_reach_chosen_prompts_and_keys_alone() -> None:
     model: Any = prompted("l2p", base_model())
     samples = toy_samples(3)
-    method = L2p(pool_size=6, prompt_tokens=2, prompts_per_input=2)
-    torch.stack(list(method.task_loss(model, task_batch(samples)).values())).sum().backward()
+    objective = AnswersAndKeys(L2p(pool_size=6, prompt_tokens=2, prompts_per_input=2))
+    torch.stack(list(objective.task_loss(model, task_batch(samples)).values())).sum().backward()
     inputs = collate(samples, 0)
     chosen, _ = model.choose(
         inputs["input_ids"], prompt_mask(inputs["attention_mask"], inputs["labels"]), penalized=True
@@ -325,9 +328,7 @@ def test_l2p_chooses_in_training_what_it_chooses_in_generation() -> None:
 
 def make_lfpt5(tmp_path: Path, model: Any, samples: list[Any], **settings: Any) -> tuple[Lfpt5, Any]:
     method = Lfpt5(prompt_tokens=5, **settings)
-    about = context(tmp_path, model, samples, tokenizer=Words())
-    method.before_task(about)
-    return method, about
+    return method, context(tmp_path, model, samples, tokenizer=Words())
 
 
 class Words:
@@ -348,7 +349,8 @@ class Words:
 def test_lfpt5_loss_is_of_the_answers_and_of_whole_rows(tmp_path: Path) -> None:
     model = prompted("lfpt5", base_model())
     samples = toy_samples(5)
-    method, _ = make_lfpt5(tmp_path, model, samples, lm_weight=0.3)
+    method, about = make_lfpt5(tmp_path, model, samples, lm_weight=0.3)
+    objective = method.start(about)
     answer, whole, tokens = 0.0, 0.0, 0
     for sample in samples:
         ids, start = torch.tensor(sample.input_ids).long(), len(sample.input_ids) // 2
@@ -361,11 +363,11 @@ def test_lfpt5_loss_is_of_the_answers_and_of_whole_rows(tmp_path: Path) -> None:
         parts: dict[str, float] = {}
         for cut in cuts:
             batch = task_batch(samples, [*cut, 1], fillers=1)
-            for name, value in method.task_loss(model, batch).items():
+            for name, value in objective.task_loss(model, batch).items():
                 parts[name] = parts.get(name, 0.0) + float(value)
         assert parts == pytest.approx(expected, rel=1e-5)
-    plain, _ = make_lfpt5(tmp_path / "plain", model, samples, lm_weight=0.0)
-    assert set(plain.task_loss(model, task_batch(samples, [0, 1]))) == {"task"}
+    plain, about = make_lfpt5(tmp_path / "plain", model, samples, lm_weight=0.0)
+    assert set(plain.start(about).task_loss(model, task_batch(samples, [0, 1]))) == {"task"}
 
 
 def test_the_generation_token_is_in_no_prompt(tmp_path: Path) -> None:
@@ -416,9 +418,8 @@ def test_pseudo_samples_are_what_was_drawn_and_usable(tmp_path: Path) -> None:
         [[22, 23, 2], [24, 2], [25, 2], [26, 2]],
         [[50, 2], [51, 52, 53], [54, 2], [55, 56, 2]],
     )
-    method = Lfpt5(prompt_tokens=5, pseudo_ratio=1.0)
+    method = Lfpt5(prompt_tokens=5, pseudo_ratio=7 / 8)
     about = context(tmp_path, script, samples * 4, tokenizer=Words())  # type: ignore[arg-type]
-    method.pseudo_ratio = 7 / 8
     found = [sample.input_ids.tolist() for sample in method.kept_samples(about)]
     assert found == [
         [18, 19, 20, 40, 41, 2], [11, 12, 42, 2], [13, 43, 2],
@@ -428,8 +429,7 @@ def test_pseudo_samples_are_what_was_drawn_and_usable(tmp_path: Path) -> None:
     assert script.asked[1] == ([[2, 18, 19, 20, 2], [2, 11, 12, 2], [2, 13, 2], [2, 21, 2]], 3, 2)
     assert script.asked[2] == ([[2]] * 4, 4, 2)
     assert [len(starts) for starts, _, _ in script.asked[4:]] == [1] * 6  # one is missing, in 6 rounds more
-    method.pseudo_ratio = 0.25
-    kept = method.kept_samples(
+    kept = replace(method, pseudo_ratio=0.25).kept_samples(
         context(tmp_path, Script([[11, 2], [12, 2]], [[3, 2], [4, 2]]), samples * 4, tokenizer=Words())
     )  # type: ignore[arg-type]
     assert [sample.labels.tolist() for sample in kept] == [[-100, 3, 2], [-100, 4, 2]]
@@ -441,7 +441,7 @@ def test_a_task_is_remembered_by_the_same_draws(tmp_path: Path) -> None:
         torch.manual_seed(attempt)
         method, about = make_lfpt5(tmp_path / str(attempt), model, toy_samples(20), pseudo_ratio=1.0)
         state = torch.get_rng_state()
-        method.after_task(about)
+        method.remember(about)
         assert torch.equal(torch.get_rng_state(), state)
     files = [{p.name: p.read_bytes() for p in (tmp_path / str(i) / "memory").iterdir()} for i in range(2)]
     assert files[0] == files[1]
@@ -455,5 +455,5 @@ def test_a_task_is_remembered_by_the_same_draws(tmp_path: Path) -> None:
 def test_a_skill_has_no_pseudo_samples(tmp_path: Path) -> None:
     method = Lfpt5(prompt_tokens=5)
     about = context(tmp_path, base_model(), toy_samples(4), tokenizer=Words(), learn=False)
-    method.after_task(about)
+    method.remember(about)
     assert len(Memory.open(tmp_path / "memory")) == 0

@@ -17,7 +17,7 @@ from transfers import Crossings, Moves
 from seekr.attention import attention_distillation_loss
 from seekr.attention.stored import FORMS
 from seekr.memory.reader import Memory
-from seekr.methods import METHODS, Method, make_method
+from seekr.methods import Objective, make_method
 from seekr.modeling.batches import MicroBatch
 from seekr.training.order import Slot, Step, StepPlan
 from seekr.training.rows import RankSlots, Rows, loader
@@ -26,22 +26,22 @@ DERPP = {"name": "derpp", "replay_ratio": 0.25}
 ROWS = toy_samples(7)
 
 
-def rows_of(method: Method) -> Rows:
-    return Rows(ROWS, method.replayed, 0, method.signals)
+def rows_of(objective: Objective) -> Rows:
+    return Rows(ROWS, objective.memories, 0, objective.signals)
 
 
-def replayed(method: Method, *, filler: bool = False) -> MicroBatch:
-    rows = tuple(all_rows(method))
-    return rows_of(method)[Slot(Step("replay", rows), rows, filler)]
+def replayed(objective: Objective, *, filler: bool = False) -> MicroBatch:
+    rows = tuple(all_rows(objective))
+    return rows_of(objective)[Slot(Step("replay", rows), rows, filler)]
 
 
-def of_host(method: Method) -> list[Tensor]:
-    return [chosen for memory in method.memories for chosen in memory.heads.values()]
+def of_host(objective: Objective) -> list[Tensor]:
+    return [chosen for memory in objective.memories for chosen in memory.heads.values()]
 
 
-def learned(settings: dict[str, Any], folder: Path) -> tuple[Method, nn.Module]:
-    method = make_method(settings)
-    return method, two_tasks(method, folder).requires_grad_(True)
+def learned(settings: dict[str, Any], folder: Path) -> tuple[Objective, nn.Module]:
+    objective, model = two_tasks(make_method(settings), folder)
+    return objective, model.requires_grad_(True)
 
 
 def same(one: Tensor, other: Tensor) -> bool:
@@ -56,22 +56,22 @@ SETTINGS += [exact(teacher_form=form, query_budget=queries) for form in ("auto",
 def test_a_replay_step_is_one_transfer_a_micro_batch(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method, model = learned(settings, tmp_path)
+    objective, model = learned(settings, tmp_path)
     for filler in (False, True):
-        batch = replayed(method, filler=filler)
+        batch = replayed(objective, filler=filler)
         with Moves() as moves:
             assert batch.to("meta").weights.device.type == "meta"
         assert moves.count == 1
-        with monkeypatch.context() as patched, Crossings(of_host(method)) as crossings:
+        with monkeypatch.context() as patched, Crossings(of_host(objective)) as crossings:
             patched.setattr(Memory, "_file", lambda *_: pytest.fail("the loss reads a file"))
-            torch.stack(list(method.replay_loss(model, batch).values())).sum().backward()
+            torch.stack(list(objective.replay_loss(model, batch).values())).sum().backward()
         assert crossings.found == []
 
 
 def test_a_transfer_in_the_loss_would_be_seen(tmp_path: Path) -> None:
-    method, model = learned(exact(), tmp_path)
-    memory, batch = method.memories[0], replayed(method)
-    with Crossings(of_host(method)) as crossings:
+    objective, model = learned(exact(), tmp_path)
+    memory, batch = objective.memories[0], replayed(objective)
+    with Crossings(of_host(objective)) as crossings:
         one = {name: tensor[:1] for name, tensor in batch.inputs.items()}
         attention_distillation_loss(model, [memory.attention(0)], one, memory.heads)
     assert crossings.found
@@ -83,8 +83,8 @@ def test_a_transfer_in_the_loss_would_be_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("settings", [DERPP, exact(teacher_form="top", query_budget=5)], ids=["derpp", "seekr"])
 def test_what_travels_is_what_the_memory_holds(tmp_path: Path, settings: dict[str, Any], workers: int) -> None:
-    method, _ = learned(settings, tmp_path)
-    rows, sizes = rows_of(method), tuple(map(len, method.memories))
+    objective, _ = learned(settings, tmp_path)
+    rows, sizes = rows_of(objective), tuple(map(len, objective.memories))
     plan = StepPlan(len(ROWS), sizes, 3, seed=0, task=2)
     slots = RankSlots(plan, rows.length, accumulation=1, processes=1, rank=0, epoch=lambda: 0)
     wanted = {"logits": True, "attention": settings["name"] == "seekr"}
@@ -92,7 +92,7 @@ def test_what_travels_is_what_the_memory_holds(tmp_path: Path, settings: dict[st
     for batch in loader(rows, slots, workers=workers):
         assert len(batch.signals) == len(batch.rows)
         for (source, sample), signals in zip(batch.rows, batch.signals, strict=True):
-            expected = method.memories[source].tensors(sample, **wanted) if source >= 0 else {}
+            expected = objective.memories[source].tensors(sample, **wanted) if source >= 0 else {}
             assert list(signals) == list(expected)
             assert all(same(signals[name], tensor) for name, tensor in expected.items())
             seen.add(source)
@@ -113,38 +113,33 @@ def test_what_travels_is_what_the_memory_holds(tmp_path: Path, settings: dict[st
     ids=lambda value: "+".join(sorted(value)) or "nothing" if isinstance(value, set) else str(value),
 )
 def test_what_is_not_wanted_is_not_read(tmp_path: Path, settings: dict[str, Any], kinds: set[str]) -> None:
-    method, _ = learned(settings, tmp_path)
-    found = {name for signals in replayed(method).signals for name in signals}
+    objective, _ = learned(settings, tmp_path)
+    found = {name for signals in replayed(objective).signals for name in signals}
     assert {"logits" if name.startswith("logit_") else "attention" for name in found} == kinds
 
 
 @pytest.mark.parametrize("name", ["lwf", "kl_anchor"])
 def test_rows_of_the_task_carry_what_the_model_before_said(tmp_path: Path, name: str) -> None:
-    method, model = make_method(name), by_definition.tiny_llama()
-    assert method.signals == {}
-    method.before_task(context(tmp_path, model, ROWS, index=1, stages=[tmp_path / "00"]))
+    model = by_definition.tiny_llama()
+    objective: Any = make_method(name).start(context(tmp_path, model, ROWS, index=1, stages=[tmp_path / "00"]))
     rows = tuple((-1, place) for place in (5, 0, 3))
-    batch = rows_of(method)[Slot(Step("task", rows), rows, filler=False)]
+    recorded = Memory.open(tmp_path / "working" / "responses", verify=False)
+    batch = rows_of(objective)[Slot(Step("task", rows), rows, filler=False)]
     for (_, place), signals in zip(rows, batch.signals, strict=True):
-        kept = method.responses.logits(place)  # type: ignore[attr-defined]
+        kept = recorded.logits(place)
         assert list(signals) == ["logit_ids", "logit_log_probs"]
         assert same(signals["logit_ids"], kept.ids)
         assert same(signals["logit_log_probs"], kept.log_probs)
     with Crossings([]) as crossings:
-        torch.stack(list(method.task_loss(model, batch).values())).sum().backward()
+        torch.stack(list(objective.task_loss(model, batch).values())).sum().backward()
     assert crossings.found == []
-
-
-def test_no_method_asks_for_signals_before_it_has_any() -> None:
-    for name in METHODS:
-        assert make_method(name).signals == {}
 
 
 def test_another_process_opens_a_memory_for_itself(tmp_path: Path) -> None:
     """As workers do that are not forked."""
-    method, _ = learned(exact(), tmp_path)
-    rows = pickle.loads(pickle.dumps(rows_of(method)))
-    slot = Slot(Step("replay", tuple(all_rows(method))), tuple(all_rows(method)), filler=False)
-    found, expected = rows[slot].tensors, rows_of(method)[slot].tensors
+    objective, _ = learned(exact(), tmp_path)
+    rows = pickle.loads(pickle.dumps(rows_of(objective)))
+    slot = Slot(Step("replay", tuple(all_rows(objective))), tuple(all_rows(objective)), filler=False)
+    found, expected = rows[slot].tensors, rows_of(objective)[slot].tensors
     assert list(found) == list(expected)
     assert all(same(found[name], tensor) for name, tensor in expected.items())

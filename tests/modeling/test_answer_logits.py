@@ -15,7 +15,7 @@ from toy_tasks import task_batch, toy_samples
 from transformers import LlamaForCausalLM
 
 from seekr.memory.reader import KeptSample
-from seekr.methods import Sequential
+from seekr.methods import Objective, Sequential
 from seekr.methods.soft_prompts import SoftPromptModel
 from seekr.modeling.losses import answer_positions, logits_at
 
@@ -116,7 +116,7 @@ def test_a_task_step_is_the_sum_over_its_rows_alone(cuts: list[list[int]]) -> No
         expected = expected + losses / alone.step_tokens
     found: Tensor | float = 0.0
     for cut in cuts:
-        found = found + Sequential().task_loss(model, task_batch(samples, [*cut, 2], fillers=1))["task"]
+        found = found + Objective(Sequential()).task_loss(model, task_batch(samples, [*cut, 2], fillers=1))["task"]
     assert isinstance(found, Tensor)
     assert isinstance(expected, Tensor)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -129,4 +129,4 @@ def test_a_row_without_answers_in_a_step_of_others() -> None:
     samples = toy_samples(2)
     samples[1].labels[1:] = -100
     assert answer_positions(task_batch(samples, [1]).labels)[0].numel() == 0
-    assert Sequential().task_loss(by_definition.tiny_llama(), task_batch(samples, [1]))["task"].item() == 0
+    assert Objective(Sequential()).task_loss(by_definition.tiny_llama(), task_batch(samples, [1]))["task"].item() == 0

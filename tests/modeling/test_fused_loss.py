@@ -18,7 +18,8 @@ from transformers.integrations.liger import apply_liger_kernel
 
 from seekr.config.training_arguments import check_training, training_arguments
 from seekr.errors import InputError
-from seekr.methods import Ewc, Replay, Sequential
+from seekr.methods import Objective, Replay, Sequential
+from seekr.methods.replay import AnswerReplay
 from seekr.modeling.fused_loss import computes_loss
 from seekr.modeling.losses import answer_positions, logits_at
 from seekr.training.trainer import ContinualTrainer
@@ -46,8 +47,8 @@ def test_a_task_step_without_logits(lora: bool, pack: bool, places: list[int]) -
     assert not computes_loss(plain)
     other, batch = fused(other), task_batch(samples(), list(places))
     batch = with_layout(batch) if pack else batch
-    expected = Sequential().task_loss(plain.train(), batch)["task"]
-    found = Sequential().task_loss(other, batch)["task"]
+    expected = Objective(Sequential()).task_loss(plain.train(), batch)["task"]
+    found = Objective(Sequential()).task_loss(other, batch)["task"]
     assert found.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
     trained = [[p for p in model.parameters() if p.requires_grad] for model in (plain, other)]
     pairs = zip(torch.autograd.grad(expected, trained[0]), torch.autograd.grad(found, trained[1]), strict=True)
@@ -62,8 +63,8 @@ def test_what_balances_experts_is_no_part_of_it() -> None:
     config = MixtralConfig(**sizes, **heads, output_router_logits=True, router_aux_loss_coef=0.5)
     plain = MixtralForCausalLM(config).train()
     other, batch = fused(copy.deepcopy(plain)), task_batch(samples())
-    expected = Sequential().task_loss(plain, batch)["task"].item()
-    assert Sequential().task_loss(other, batch)["task"].item() == pytest.approx(expected, rel=1e-5)
+    expected = Objective(Sequential()).task_loss(plain, batch)["task"].item()
+    assert Objective(Sequential()).task_loss(other, batch)["task"].item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("pack", [False, True])
@@ -71,7 +72,7 @@ def test_fillers_count_for_nothing(pack: bool) -> None:
     model = fused(by_definition.tiny_llama())
     filler = task_batch(samples(), [0, 1, 3, 6], fillers=4)
     filler = with_layout(filler) if pack else filler
-    assert Sequential().task_loss(model, filler)["task"].item() == 0
+    assert Objective(Sequential()).task_loss(model, filler)["task"].item() == 0
 
 
 def test_logits_are_to_be_had_where_liger_took_the_place_of_the_forward() -> None:
@@ -84,8 +85,8 @@ def test_logits_are_to_be_had_where_liger_took_the_place_of_the_forward() -> Non
         torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("method", [Sequential(), Replay(), Ewc()], ids=lambda method: method.name)
-def test_a_run_with_it_is_the_run_without(tmp_path: Path, method: Any) -> None:
+@pytest.mark.parametrize("losses", [Objective(Sequential()), AnswerReplay(Replay())], ids=["sequential", "replay"])
+def test_a_run_with_it_is_the_run_without(tmp_path: Path, losses: Objective) -> None:
     """The trainer finds out by itself; replay steps have their logits either way."""
     start = by_definition.tiny_llama()
     weights = []
@@ -96,7 +97,7 @@ def test_a_run_with_it_is_the_run_without(tmp_path: Path, method: Any) -> None:
         trainer = ContinualTrainer(
             model,
             training_arguments(settings, output_dir=tmp_path / str(liger), seed=0),
-            method=method,
+            losses=losses,
             train_samples=toy_samples(7),
             task_name="toy",
             task_index=0,

@@ -13,7 +13,8 @@ from ragged_rows import samples, with_layout
 from torch import Tensor, nn
 from toy_tasks import as_kept, task_batch
 
-from seekr.methods import Lwf, Sequential
+from seekr.methods import Lwf, Objective, Sequential
+from seekr.methods.responses import HeldToRecord
 from seekr.methods.soft_prompts import SoftPromptModel
 from seekr.modeling.batches import Layout
 from seekr.modeling.losses import TopLogits
@@ -42,23 +43,23 @@ def test_a_packed_task_step_is_the_padded_one(attention: str, window: int | None
     model.set_attn_implementation(attention)
     padded = task_batch(rows, list(places))
     packed_batch = with_layout(padded, attention)
-    losses = [Sequential().task_loss(model, batch)["task"] for batch in (packed_batch, padded)]
+    losses = [Objective(Sequential()).task_loss(model, batch)["task"] for batch in (packed_batch, padded)]
     assert_same(model, *losses)
 
 
 def test_lora_and_a_filler() -> None:
     model = get_peft_model(by_definition.tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"])).eval()
     padded = task_batch(samples(), [0, 1, 3, 6])
-    losses = [Sequential().task_loss(model, batch)["task"] for batch in (with_layout(padded), padded)]
+    losses = [Objective(Sequential()).task_loss(model, batch)["task"] for batch in (with_layout(padded), padded)]
     assert_same(model, *losses)
     filler = task_batch(samples(), [0, 1, 3, 6], fillers=4)
-    assert Sequential().task_loss(model, with_layout(filler))["task"].item() == 0
+    assert Objective(Sequential()).task_loss(model, with_layout(filler))["task"].item() == 0
 
 
 def test_rows_keep_their_teachers() -> None:
     """lwf compares each row's logits to its own."""
     model, rows = by_definition.tiny_llama(), [row for row in samples() if len(row.input_ids) > 1]
-    method = Lwf()
+    objective = HeldToRecord(Lwf(), None, rows)
     other = by_definition.moved(model, 0.5)
     plain = task_batch(rows)
     with torch.no_grad():
@@ -66,7 +67,7 @@ def test_rows_keep_their_teachers() -> None:
     answers = [(plain.labels[i, 1:] != -100).nonzero().flatten() for i in range(len(rows))]
     stored = [recorded(logits[i, where]) for i, where in enumerate(answers)]
     padded = task_batch(rows, signals={-1: lambda row: as_kept(stored[row])})
-    parts = [method.task_loss(model, batch) for batch in (with_layout(padded), padded)]
+    parts = [objective.task_loss(model, batch) for batch in (with_layout(padded), padded)]
     for name in ("task", "distillation"):
         assert parts[0][name].item() == pytest.approx(parts[1][name].item(), rel=1e-5, abs=1e-6)
     assert_same(model, *(torch.stack(list(found.values())).sum() for found in parts))

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from toy_tasks import as_kept, replay_batch, task_batch
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig
 
-from seekr.attention.rows import QueryKeyRows
-from seekr.attention.tap import Tap
 from seekr.config.training_arguments import check_lora, training_arguments
 from seekr.errors import InputError
 from seekr.memory.reader import KeptSample, Memory
 from seekr.memory.writer import MemoryWriter
-from seekr.methods import Ewc, KlAnchor, Method, Sequential, make_method
-from seekr.methods.base import TaskContext
+from seekr.methods import Method, Objective, Sequential, TaskContext, make_method
 from seekr.methods.ewc import Quadratic
-from seekr.methods.l2_sp import L2Sp
+from seekr.methods.responses import HeldToRecord
+from seekr.methods.seekr import AttentionReplay
 from seekr.modeling.batches import MicroBatch
 from seekr.modeling.losses import TopLogits, answer_positions
 from seekr.planning.blank import Blank
@@ -80,11 +78,11 @@ def row_of(length: int) -> KeptSample:
     return KeptSample(ids, labels)
 
 
-def real_step(method: Method, model: LlamaForCausalLM, batch: MicroBatch, *, checkpointing: bool) -> int:
+def real_step(objective: Objective, model: LlamaForCausalLM, batch: MicroBatch, *, checkpointing: bool) -> int:
     model.train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    losses = method.step_losses if batch.kind == "task" else method.replay_loss
+    losses = objective.step_losses if batch.kind == "task" else objective.replay_loss
 
     def run() -> None:
         parts = losses(model, batch)
@@ -103,7 +101,7 @@ def test_a_task_step_holds_what_the_allocator_hands_out(checkpointing: bool, pad
     model = LlamaForCausalLM(config())
     model.set_attn_implementation(attention)
     batch = task_batch([row_of(LENGTH), row_of(LENGTH - padded)])
-    found = real_step(Sequential(), model, batch, checkpointing=checkpointing)
+    found = real_step(Objective(Sequential()), model, batch, checkpointing=checkpointing)
     parts = planned(on_paper, padded=padded, checkpointing=checkpointing)
     assert beside_weights(parts) == pytest.approx(found, rel=0.01)
 
@@ -128,35 +126,32 @@ def random_responses(tokens: int) -> dict[str, Tensor]:
 def test_what_a_method_adds_to_a_task_step_is_what_the_allocator_hands_out(name: str) -> None:
     """`kl_anchor` was 9% too high, its cross-entropy being counted as if every token were an answer."""
     torch.manual_seed(0)
-    model, method, copied = LlamaForCausalLM(config()), make_method(name), 0
-    if isinstance(method, Ewc):
-        method.held, method.quadratic = list(model.named_parameters()), RandomQuadratic(model)
-    if isinstance(method, KlAnchor):
-        method.predicted = [LENGTH - 1] * ROWS
-    if isinstance(method, L2Sp):  # made before the step is measured
-        method.start = [weight.detach().clone() for weight in model.parameters()]
-        copied = sum(weight.nbytes for weight in method.start)
+    model, method = LlamaForCausalLM(config()), make_method(name)
     tokens = {"lwf": ANSWERS, "kl_anchor": LENGTH - 1}.get(name)
+    about: Any = SimpleNamespace(model=model, device=torch.device("cpu"), stages=[], samples=[])
+    objective: Any = HeldToRecord(method, None, []) if tokens else method.start(about)  # type: ignore[arg-type]
+    objective.held = [tokens] * ROWS
+    if name == "ewc":
+        objective.penalties["ewc"] = lambda _: RandomQuadratic(model).penalty(list(model.named_parameters()))
+    # Of l2_sp, whose copy is made before the step is measured.
+    copied = sum(weight.nbytes for weight in model.parameters()) if name == "l2_sp" else 0
     signals = None if tokens is None else {-1: lambda row: random_responses(tokens)}
     batch = task_batch([row_of(LENGTH) for _ in range(ROWS)], signals=signals)
-    found = real_step(method, model, batch, checkpointing=False)
+    found = real_step(objective, model, batch, checkpointing=False)
     assert beside_weights(planned(paper(method=name))) == pytest.approx(found + copied, rel=0.015)
 
 
-@dataclass(kw_only=True)
 class Own(Method):
     """A method of a user's, which nothing in `seekr.planning` knows: it trains beside two copies of the weights."""
 
-    name: ClassVar[str] = "own"
-    unplanned: ClassVar[str] = "what it dreams"
-    copies: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
+    name = "own"
+    unplanned = "what it dreams"
 
-    def before_task(self, context: TaskContext) -> None:
-        super().before_task(context)
-        self.copies = [weight.detach().clone() for weight in context.model.parameters() for _ in range(2)]
-
-    def penalties(self, model: nn.Module) -> dict[str, Tensor]:
-        return {"own": torch.stack([copy.sum() for copy in self.copies]).sum()}
+    def start(self, context: TaskContext) -> Objective:
+        objective = super().start(context)
+        copies = [weight.detach().clone() for weight in context.model.parameters() for _ in range(2)]
+        objective.penalties["own"] = lambda _: torch.stack([copy.sum() for copy in copies]).sum()
+        return objective
 
 
 def test_a_new_method_says_itself_what_it_takes() -> None:
@@ -244,20 +239,12 @@ def test_a_replay_step_of_seekr_holds_what_the_allocator_hands_out(
         tmp_path, rows, heads=heads, form=form, task="a", tokenizer_fingerprint="", model_fingerprint=""
     )  # fmt: skip
     positions = method.drawn_queries(LENGTH, np.random.default_rng(0))
-    for place, row in enumerate(rows):
-        with torch.no_grad(), Tap(model, heads) as tap:
-            logits = model(torch.as_tensor(row.input_ids)[None]).logits[0, -ANSWERS - 1 : -1]
-        attention = {
-            layer: QueryKeyRows.of_call(tap.calls[layer], 0, (0, LENGTH), chosen, positions)
-            for layer, chosen in heads.items()
-        }
-        writer.add(place, attention=attention, positions=positions, logits=method.stored_logits(logits))
+    writer.ask(model, method.stored_logits, queries=[positions] * ROWS)
     writer.close()
-    del tap, logits, attention
-    method.memories = [Memory.open(tmp_path)]
+    objective = AttentionReplay(method, [Memory.open(tmp_path)])
     places = [(0, place) for place in range(ROWS)]
-    batch = replay_batch(method, places, places)
-    found = real_step(method, model, batch, checkpointing=checkpointing)
+    batch = replay_batch(objective, places, places)
+    found = real_step(objective, model, batch, checkpointing=checkpointing)
     parts = planned(on_paper, "replay", checkpointing=checkpointing)
     assert beside_weights(parts) - parts[TEACHER] == pytest.approx(found, rel=0.01)
 

@@ -106,7 +106,7 @@ def test_every_stage_loads_by_itself(never_stopped: Any, tiny_model_folder: Path
             plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model_folder), stage.model)
         else:
             plain = AutoModelForCausalLM.from_pretrained(stage.model)
-        loaded = method.load(str(tiny_model_folder), stage.model, dtype="float32")
+        loaded = method.form.load(str(tiny_model_folder), stage.model, dtype="float32")
         assert torch.equal(plain.eval()(ids).logits, loaded(ids).logits)
 
 

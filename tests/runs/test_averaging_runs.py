@@ -138,7 +138,7 @@ def test_stopped_behind_the_averaging_is_averaged_once(
 
     for _ in range(2):
         with monkeypatch.context() as patched:
-            patched.setattr(Method, "after_task", stop)
+            patched.setattr(Method, "remember", stop)
             with pytest.raises(Stop):
                 learn(tmp_path / "run", method="averaging", **more)
     run = learn(tmp_path / "run", method="averaging", **more)

@@ -114,13 +114,13 @@ def test_model_that_changed_is_read_again(tmp_path, model):
 @pytest.mark.parametrize("name", METHODS)
 def test_skeleton_is_adapted_and_counted_as_the_model_itself(model, name):
     method = make_method(name)
-    lora = check_lora(method.lora_settings(None))
+    lora = check_lora(method.form.lora_settings(None))
     counts = []
     for base in (loading.load_skeleton(str(model), dtype="float32"), loading.load_model(str(model), dtype="float32")):
         method.check_model(base, 32, 2)
-        adapted = method.adapt(base.requires_grad_(True), lora)
+        adapted = method.form.adapt(base.requires_grad_(True), lora)
         trained = loading.parameter_count(adapted, trainable_only=True)
-        counts.append((trained, method.stored_parameters(adapted, trained)))
+        counts.append((trained, method.form.stored_parameters(adapted, trained)))
     assert counts[0] == counts[1]
 
 

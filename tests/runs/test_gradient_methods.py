@@ -21,7 +21,8 @@ import seekr
 from seekr import Run, Task
 from seekr.cli.main import main
 from seekr.errors import InputError
-from seekr.methods import AGem
+from seekr.methods import AGem, Objective, TaskContext
+from seekr.methods.agem import Projected
 from seekr.modeling.batches import collate
 from seekr.modeling.losses import answer_cross_entropy, answer_positions
 
@@ -228,14 +229,14 @@ def test_a_skill_that_an_adapter_cannot_hold_on_to_is_refused_before_it_is_measu
 def test_no_step_of_a_real_run_goes_against_the_kept_rows(learn: Learn, tmp_path: Path) -> None:
     angles: list[tuple[float, float]] = []
 
-    class Watched(AGem):
+    class WatchedProjection(Projected):
         def after_backward(self, model: nn.Module, step: int) -> None:
             before = [parameter.grad.clone() for parameter in model.parameters()]  # type: ignore[union-attr]
             super().after_backward(model, step)
-            if not self.memories:
+            if not self.kept:
                 return
             after = [parameter.grad for parameter in model.parameters()]
-            batch = collate([self.memories[memory].encoded(row) for memory, row in self.reference(step)], 0)
+            batch = collate([self.kept[memory].encoded(row) for memory, row in self.reference(step)], 0)
             labels = batch.pop("labels")
             logits = model(**batch).logits[answer_positions(labels)]
             loss = answer_cross_entropy(logits, labels, torch.ones(len(labels)))
@@ -243,6 +244,10 @@ def test_no_step_of_a_real_run_goes_against_the_kept_rows(learn: Learn, tmp_path
             angles.append((cosine(before, reference), cosine(after, reference)))
             if angles[-1][0] >= 0:
                 assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+
+    class Watched(AGem):
+        def start(self, context: TaskContext) -> Objective:
+            return WatchedProjection(self, context)
 
     training = {**PLAIN, **LONGER, "per_device_train_batch_size": 4}
     learn(tmp_path / "run", contradicting(), method=Watched(replay_ratio=0.5, reference_rows=6), training=training)

@@ -90,7 +90,7 @@ def test_a_stop_while_a_stage_is_put_together(finished: Run, learn: Learn, tmp_p
         raise Stop
 
     with monkeypatch.context() as patched:
-        patched.setattr(Seekr, "after_task", fail)
+        patched.setattr(Seekr, "remember", fail)
         with pytest.raises(Stop):
             learn(tmp_path / "run")
     assert not list((tmp_path / "run" / "stages").glob("[0-9]*"))
@@ -205,13 +205,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_finished(lear
     from seekr.methods import Sequential
 
     class Bad(Sequential):
-        def task_loss(self, model, batch):  # type: ignore[no-untyped-def]
-            parts = super().task_loss(model, batch)
-            return {"task": parts["task"] * float("nan")} if self.broken else parts
-
-        def before_task(self, context) -> None:  # type: ignore[no-untyped-def]
-            super().before_task(context)
-            self.broken = context.index == 1
+        def start(self, context):  # type: ignore[no-untyped-def]
+            objective = super().start(context)
+            if context.index == 1:
+                objective.penalties["bad"] = lambda model: next(model.parameters()).sum() * float("nan")
+            return objective
 
     with pytest.raises(RunError, match="task 'b', step 1"):
         learn(tmp_path / "run", method=Bad())
@@ -238,7 +236,7 @@ def test_nothing_of_the_optimizer_is_left_when_a_task_is_measured(
         found.extend(type(thing) for thing in gc.get_objects() if issubclass(type(thing), torch.optim.Optimizer))
         raise Stop
 
-    monkeypatch.setattr(Seekr, "after_task", measured)
+    monkeypatch.setattr(Seekr, "remember", measured)
     with pytest.raises(Stop):
         learn(tmp_path / "run")
     assert not found

@@ -146,10 +146,10 @@ def test_l2p_chooses_its_prompts_by_what_is_asked(tiny_model_folder: Path) -> No
     task = Task("x", train=ROWS, test=ROWS, metric="likelihood")
     rows = read_task(task, AutoTokenizer.from_pretrained(tiny_model_folder), 58, seed=0).test_rows
     plain = answer_likelihoods(
-        base, rows, 0, batch_size=2, inputs=lambda batch: method.inputs_with_answers(base, batch)
+        base, rows, 0, batch_size=2, inputs=lambda batch: method.form.inputs_with_answers(base, batch)
     )
     assert plain == answer_likelihoods(base, rows, 0, batch_size=2)
-    model: Any = method.make_model(base)
+    model: Any = method.form.adapt(base, None)
     with torch.no_grad():
         model.encoder.embedding.weight.mul_(30)
 
@@ -162,7 +162,7 @@ def test_l2p_chooses_its_prompts_by_what_is_asked(tiny_model_folder: Path) -> No
         return float(logits[0, :-1].double().log_softmax(-1)[answer].gather(-1, labels[0, 1:][answer][:, None]).sum())
 
     found = answer_likelihoods(
-        model, rows, 0, batch_size=3, inputs=lambda batch: method.inputs_with_answers(model, batch)
+        model, rows, 0, batch_size=3, inputs=lambda batch: method.form.inputs_with_answers(model, batch)
     )
     expected = [one_by_one(row, query_mask=lambda labels: labels == -100) for row in rows]
     assert [one.log_likelihood for one in found] == pytest.approx(expected, rel=1e-5)

@@ -174,7 +174,7 @@ def test_progressive_prompts_leaves_earlier_prompts_as_they_are(runs: dict[str, 
 def test_only_the_prompts_of_a_method_are_trained(runs: dict[str, Run], tiny_model_folder: Path) -> None:
     for name, run in runs.items():
         method = make_method(SETTINGS[name])
-        model = method.load_trainable(str(tiny_model_folder), run.stages[0].model, dtype="float32", lora=None)
+        model = method.form.load_trainable(str(tiny_model_folder), run.stages[0].model, dtype="float32", lora=None)
         trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
         names = {"embedding.weight", "keys"} if name == "l2p" else {"embedding.weight"}
         assert trained == {f"prompt_encoder.default.{key}" for key in names}
@@ -201,11 +201,11 @@ def test_a_task_is_answered_behind_its_own_prompt_and_the_earlier_ones(
     method = make_method(SETTINGS["progressive_prompts"])
     first, second = (stage.model for stage in runs["progressive_prompts"].stages)
     ids = torch.tensor([[5, 9, 17, 4]])
-    last = method.load(str(tiny_model_folder), second, dtype="float32")
+    last = method.form.load(str(tiny_model_folder), second, dtype="float32")
     for task, folder in enumerate((first, second)):
         assert folder is not None
         then = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model_folder), folder)
-        method.tell_task(last, task)
+        method.form.tell_task(last, task)
         with torch.no_grad():
             assert torch.equal(last(input_ids=ids).logits, then(input_ids=ids).logits[:, -4:])
 
@@ -216,7 +216,7 @@ def test_all_prompts_of_a_stage_are_those_of_plain_peft(runs: dict[str, Run], ti
         folder = runs[name].stages[1].model
         assert folder is not None
         plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model_folder), folder)
-        ours = make_method(SETTINGS[name]).load(str(tiny_model_folder), folder, dtype="float32")
+        ours = make_method(SETTINGS[name]).form.load(str(tiny_model_folder), folder, dtype="float32")
         with torch.no_grad():
             assert torch.equal(ours(input_ids=ids).logits, plain(input_ids=ids).logits[:, -4:])
 
@@ -238,7 +238,7 @@ def test_l2p_tells_tasks_apart_when_it_is_not_told(learn: Learn, tiny_model_fold
     run = prompt_run(learn, tmp_path / "run", "l2p", training={"num_train_epochs": 8})
     first, second = weights(run)
     of_task = [first["counts"] > 0, second["counts"] > first["counts"]]
-    model = make_method(SETTINGS["l2p"]).load(str(tiny_model_folder), run.stages[1].model, dtype="float32")
+    model = make_method(SETTINGS["l2p"]).form.load(str(tiny_model_folder), run.stages[1].model, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     for name, mine in zip("ab", of_task, strict=True):
         ids = torch.tensor([tokenizer(f"{name} {digit}=")["input_ids"] for digit in range(10)])

@@ -17,7 +17,6 @@ from small_runs import SEEKR, TRAINING, Stop, StopAt, digests
 from seekr import Run
 from seekr.cli.main import main
 from seekr.errors import InputError, RunError
-from seekr.methods import Sequential
 
 Learn = Callable[..., Any]
 METHOD = {"name": "replay", "replay_ratio": 0.2}
@@ -57,16 +56,6 @@ def test_a_seed_among_seeds_is_the_run_alone(learn: Learn, finished: Run, tmp_pa
     assert digests(first.folder) != digests(second.folder)
     assert first.record["config"]["seeds"] is None
     assert first.config.seed == 1
-
-
-def test_a_method_with_a_state_begins_anew_with_each_seed(learn: Learn, tmp_path: Path) -> None:
-    class Stateful(Sequential):
-        def before_task(self, context: Any) -> None:
-            super().before_task(context)
-            self.seen = [*getattr(self, "seen", []), context.task]
-            assert self.seen == ["a", "b"][: context.index + 1]
-
-    learn(tmp_path / "run", method=Stateful(), seeds=[0, 1])
 
 
 @pytest.mark.parametrize("task_and_step", [(1, 3), (2, 3)])  # of the first seed, of the second

@@ -20,7 +20,7 @@ from toy_tasks import task_batch
 from toy_training import Gradients, ToyMethod, log_lines, toy_trainer
 from transformers import AutoModelForCausalLM
 
-from seekr.methods import Sequential
+from seekr.methods import Objective, Sequential
 from seekr.methods.progressive_prompts import ProgressivePrompts
 from seekr.modeling.balancing import _PARAMETERS, PART, Balancer, Experts, experts_of
 from seekr.modeling.batches import collate
@@ -62,7 +62,7 @@ def own_loss(model: Any, inputs: dict[str, Tensor]) -> Tensor:
 def balance(model: Any, batch: Any) -> Tensor:
     experts = experts_of(model)
     assert isinstance(experts, Experts)
-    return Balancer(experts, Accelerator(cpu=True)).task_loss(Sequential().task_loss, model, batch)[PART]
+    return Balancer(experts, Accelerator(cpu=True)).task_loss(Objective(Sequential()).task_loss, model, batch)[PART]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -167,7 +167,7 @@ def test_what_is_left_out_is_said() -> None:
     off = experts_of(model_of("Mixtral", output_router_logits=False))
     assert isinstance(off, str)
     assert "output_router_logits false; true makes 0.5 times the balancing loss part of the task loss" in off
-    prompted = ProgressivePrompts(prompt_tokens=2).make_model(model_of("Mixtral"))
+    prompted = ProgressivePrompts(prompt_tokens=2).form.adapt(model_of("Mixtral"), None)
     assert "the model stays frozen" in str(experts_of(prompted))
     assert "torch_compile" in str(experts_of(model_of("Mixtral"), compiled=True))
     assert experts_of(model_of("Mixtral", router_aux_loss_coef=0.0)) is None

@@ -26,12 +26,12 @@ def test_compiled_steps_are_the_plain_ones(tmp_path: Path) -> None:
     models = [by_definition.tiny_llama()]
     models += [by_definition.moved(models[0], 0.2)]
     method = make_method({"name": "seekr", "replay_ratio": 0.5, "head_budget": 4, "attention_weight": 10.0})
-    learn_stages(method, tmp_path, [(models[0], models[1], toy_samples(8))])
+    objective = learn_stages(method, tmp_path, [(models[0], models[1], toy_samples(8))])
     model = by_definition.moved(models[1], 0.2)
     compiled = torch.compile(model, backend="eager")
     for rows in ([(0, 0), (0, 1)], [(0, 2), (0, 3), (0, 1)]):
-        batch = replay_batch(method, rows, rows)
-        expected, found = (method.replay_loss(one, batch) for one in (model, compiled))
+        batch = replay_batch(objective, rows, rows)
+        expected, found = (objective.replay_loss(one, batch) for one in (model, compiled))
         assert {k: v.item() for k, v in found.items()} == pytest.approx({k: v.item() for k, v in expected.items()})
         for one, two in zip(gradients(model, found), gradients(model, expected), strict=True):
             assert by_definition.relative_error(one, two, 1e-3) < 1e-5
@@ -39,7 +39,7 @@ def test_compiled_steps_are_the_plain_ones(tmp_path: Path) -> None:
     lengths = [len(sample.input_ids) for sample in samples]
     for layout in (None, plan_layout(lengths, 10**6, attention="sdpa")):
         batch = replace(task_batch(samples), layout=layout)
-        expected, found = (method.task_loss(one, batch) for one in (model, compiled))
+        expected, found = (objective.task_loss(one, batch) for one in (model, compiled))
         assert found["task"].item() == pytest.approx(expected["task"].item())
         for one, two in zip(gradients(model, found), gradients(model, expected), strict=True):
             assert by_definition.relative_error(one, two, 1e-3) < 1e-5

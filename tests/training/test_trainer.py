@@ -232,7 +232,7 @@ def test_the_callers_arguments_and_the_models_cache_setting_stay(tmp_path: Path)
     trainer = ContinualTrainer(
         model,
         arguments,
-        method=ToyMethod(),
+        losses=ToyMethod(),
         train_samples=toy_rows(3, seed=0),
         task_name="toy",
         task_index=0,

@@ -19,7 +19,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from seekr.modeling.batches import MicroBatch, StepKind
+from seekr.methods import Objective, Sequential
+from seekr.modeling.batches import MicroBatch
 from seekr.training.trainer import ContinualTrainer
 
 
@@ -87,24 +88,16 @@ def toy_experts() -> MixtralForCausalLM:
     return MixtralForCausalLM(config)
 
 
-class ToyMethod:
+class ToyMethod(Objective):
     """Cross-entropy over the step's answer tokens, and for replay a part that is a mean over the step's rows."""
 
     def __init__(self) -> None:
+        super().__init__(Sequential())
         self.seen: list[MicroBatch] = []
 
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         self.seen.append(batch)
         return {"task": self._cross_entropy(model(**batch.inputs).logits, batch)}
-
-    def step_losses(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        return self.task_loss(model, batch)
-
-    def after_backward(self, model: nn.Module, step: int) -> None:
-        """Nothing: the gradients stay as they are."""
-
-    def step_facts(self, kind: StepKind) -> dict[str, float]:
-        return {}
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         self.seen.append(batch)
@@ -169,12 +162,13 @@ def toy_trainer(
         "use_cpu": True,
         "seed": 3,
     }
+    losses: Any = method or ToyMethod()
+    losses.memories = [ToyMemory(toy_rows(size, seed=10 + i)) for i, size in enumerate(kept)]
     return ContinualTrainer(
         model if model is not None else toy_model(),
         TrainingArguments(**(defaults | settings)),
-        method=method or ToyMethod(),
+        losses=losses,
         train_samples=toy_rows(samples, seed=1),
-        memories=[ToyMemory(toy_rows(size, seed=10 + i)) for i, size in enumerate(kept)],
         task_name="toy",
         task_index=1,
         log_path=folder / "log.jsonl",

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from seekr import InputError, Run, RunError
 from seekr.cli.main import main
 from seekr.methods import Sequential
+from seekr.methods.form import ModelForm
 from seekr.modeling.fingerprints import fingerprint_tokenizer
 from seekr.modeling.loading import load_stage, load_tokenizer
 from seekr.use.export import export
@@ -203,11 +204,13 @@ def test_the_base_of_a_hub_cache_has_the_name_of_the_hub() -> None:
 
 
 def test_what_a_method_loads_by_itself_is_refused(run_of: RunOf) -> None:
-    class Own(Sequential):
-        name: ClassVar[str] = "own"
-
+    class OwnForm(ModelForm):
         def load(self, base: str, weights: Path | None, *, dtype: str) -> Any:
             return super().load(base, weights, dtype=dtype)
+
+    class Own(Sequential):
+        name = "own"
+        form = property(OwnForm)
 
     with pytest.raises(InputError, match="own loads its model by code of its own, which transformers has not"):
         form_of(run_of("whole").stages[-1].model or Path(), Own(), merge=False)
