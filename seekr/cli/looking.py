@@ -136,8 +136,10 @@ def status(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    from seekr.report.comparison import compare
+    from seekr.report.comparison import compare, sorted_by
     from seekr.report.tables import print_comparison
 
-    files = {"csv": arguments.csv, "json": arguments.json, "markdown": arguments.markdown}
-    print_comparison(compare(arguments.runs), **files)
+    found = compare(arguments.runs)
+    if arguments.sort is not None:
+        found = sorted_by(found, arguments.sort)
+    print_comparison(found, **{name: getattr(arguments, name) for name in ("csv", "json", "latex", "markdown")})

@@ -95,6 +95,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("runs", nargs="+", type=path, metavar="RUN", help="a run, the folder of its seeds, or of several")
     sub.add_argument("--csv", type=path, metavar="FILE", help="write unrounded numbers; - is stdout, without the table")
     sub.add_argument("--markdown", type=path, metavar="FILE", help="write a table to paste; - is stdout")
+    sub.add_argument("--latex", type=path, metavar="FILE", help="write a table for a paper (booktabs); - is stdout")
+    sub.add_argument("--sort", metavar="COLUMN", help="best first: op, bwt, forgetting, or a task")
     _add_json(sub)
 
     sub = command(

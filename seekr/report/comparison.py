@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from seekr.config.identity import beside_seed
+from seekr.errors import InputError, nearest
 from seekr.report.summary import Spread, summarize
 from seekr.runs.run import Run, read_runs
 
@@ -55,6 +57,21 @@ class Comparison:
         """Fields of scores.json that have a column; forward transfer where a run has measured it."""
         found = any(row.measure("forward_transfer") for row in self.rows)
         return tuple(field for field in HEADINGS if field != "forward_transfer" or found)
+
+
+def sorted_by(comparison: Comparison, name: str) -> Comparison:
+    """The same, best first by a number's heading, or by a task. Raises InputError for a name that has no column."""
+    fields = {HEADINGS[field].lower(): field for field in comparison.measures}
+    field = fields.get(name.lower(), name if name in comparison.measures else None)
+    if field is None and name not in comparison.tasks:
+        raise InputError(f"--sort {name}: no such column; {nearest(name, [*fields, *comparison.tasks])}")
+    sign = -1 if field == "forgetting" else 1
+
+    def key(row: Row) -> float:
+        spread = row.task(name) if field is None else row.measure(field)
+        return -math.inf if spread is None else sign * spread.mean
+
+    return replace(comparison, rows=tuple(sorted(comparison.rows, key=key, reverse=True)))
 
 
 def compare(paths: Sequence[Path]) -> Comparison:

@@ -1,4 +1,4 @@
-"""A comparison of runs for other programs and for papers: CSV, JSON and Markdown."""
+"""A comparison of runs for other programs and for papers: CSV, JSON, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -56,6 +56,43 @@ def markdown_text(comparison: Comparison) -> str:
         [row.name, row.method, str(len(row.runs)), *map(cell, _spreads(comparison, row))] for row in comparison.rows
     ]
     return markdown_table(head, rows, words=2)
+
+
+def latex_text(comparison: Comparison) -> str:
+    """A `tabular` for the package booktabs, rounded as on the terminal; the best mean of a column is bold."""
+    fields, tasks = comparison.measures, comparison.tasks
+    head = ["run", "method", "seeds", *(HEADINGS[field] for field in fields), *tasks]
+    columns = list(zip(*(_spreads(comparison, row) for row in comparison.rows), strict=True))
+    lowest = [field == "forgetting" for field in fields] + [False] * len(tasks)
+    best = [_best(column, low=low) for column, low in zip(columns, lowest, strict=True)]
+    lines = [[_latex(text) for text in head]]
+    for row in comparison.rows:
+        words = [_latex(row.name), _latex(row.method), str(len(row.runs))]
+        pairs = zip(_spreads(comparison, row), best, strict=True)
+        lines.append(
+            words + [_latex_number(spread, best=spread is not None and spread.mean == top) for spread, top in pairs]
+        )
+    top, *rows = (f"{' & '.join(line)} \\\\\n" for line in lines)
+    begin = f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}\n\\toprule\n"
+    return f"{begin}{top}\\midrule\n{''.join(rows)}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def _best(column: Sequence[Spread | None], *, low: bool) -> float | None:
+    means = [spread.mean for spread in column if spread is not None]
+    return (min if low else max)(means) if len(means) > 1 else None
+
+
+def _latex_number(spread: Spread | None, *, best: float | None) -> str:
+    if spread is None:
+        return "--"
+    mean, _, deviation = str(spread).replace("−", "-").partition(" ± ")
+    bold = f"\\mathbf{{{mean}}}" if spread.mean == best else mean
+    return f"${bold} \\pm {deviation}$" if deviation else f"${bold}$"
+
+
+def _latex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in text)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:

@@ -17,7 +17,7 @@ from seekr.report.as_json import kept_of_tasks, stages_with_heads
 from seekr.report.check_run import kept_and_lost
 from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
-from seekr.report.exports import as_json_text, csv_text, markdown_text
+from seekr.report.exports import as_json_text, csv_text, latex_text, markdown_text
 from seekr.report.forgotten import changes
 from seekr.report.grafting import grafted_table, verdicts
 from seekr.report.side_by_side import comparison_table, seeds_table, status_table
@@ -77,11 +77,11 @@ def print_seeds(runs: Sequence[Run]) -> None:
 
 
 def print_comparison(comparison: Comparison, **files: Path | None) -> None:
-    """Runs in one table, on the terminal and in files by their form: csv, json, markdown.
+    """Runs in one table, on the terminal and in files by their form: csv, json, latex, markdown.
 
     A file named - is stdout, and takes the table's place.
     """
-    forms = {"csv": csv_text, "json": as_json_text, "markdown": markdown_text}
+    forms = {"csv": csv_text, "json": as_json_text, "latex": latex_text, "markdown": markdown_text}
     texts = [(path, forms[name](comparison)) for name, path in files.items() if path]
     piped = any(path == STDOUT for path, _ in texts)
     for name, path in files.items():

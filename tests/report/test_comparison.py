@@ -17,8 +17,8 @@ from rich.console import Console, RenderableType
 
 from seekr.cli.main import main
 from seekr.errors import InputError
-from seekr.report.comparison import HEADINGS, common_name, compare
-from seekr.report.exports import csv_text, markdown_text
+from seekr.report.comparison import HEADINGS, common_name, compare, sorted_by
+from seekr.report.exports import csv_text, latex_text, markdown_text
 from seekr.report.side_by_side import comparison_table, seeds_table
 from seekr.runs.run import Run
 
@@ -217,6 +217,41 @@ def test_markdown_is_aligned_and_escaped(tmp_path: Path) -> None:
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
     assert {len(line) for line in cells} == {3 + 3 + 2}
     assert [cell.strip()[-1] == ":" for cell in cells[1]] == [False] * 2 + [True] * 6
+
+
+def test_latex_is_escaped_and_the_best_of_a_column_is_bold(tmp_path: Path) -> None:
+    run(tmp_path / "a_b&c", tasks=("copy", "x_1"), seed=1)
+    run(tmp_path / "other", tasks=("copy", "x_1"), method="sequential")
+    comparison = compare([tmp_path])
+    text = latex_text(comparison)
+    lines = text.splitlines()
+    assert lines[:2] == [r"\begin{tabular}{llrrrrrr}", r"\toprule"]
+    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    assert r"x\_1 \\" in lines[2]
+    assert r"a\_b\&c" in text
+    rows = [line.removesuffix(r" \\").split(" & ") for line in lines[4:-2]]
+    assert {len(row) for row in rows} == {len(lines[2].split(" & "))}
+    for place, field in enumerate(comparison.measures, start=3):
+        means = [row.measure(field).mean for row in comparison.rows]  # type: ignore[union-attr]
+        top = min(means) if field == "forgetting" else max(means)
+        assert [r"\mathbf" in row[place] for row in rows] == [mean == top for mean in means]
+
+
+def test_rows_are_sorted_by_a_column_best_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, method in enumerate(("replay", "sequential", "seekr")):
+        run(tmp_path / method, method=method, seed=seed)
+    comparison = compare([tmp_path])
+    for name in ("op", "OP", "overall_performance", "bwt", "forgetting", comparison.tasks[0]):
+        found = sorted_by(comparison, name)
+        assert set(found.rows) == set(comparison.rows)
+        field = {"op": "overall_performance", "bwt": "backward_transfer"}.get(name.lower(), name)
+        values = [row.task(name) if name in comparison.tasks else row.measure(field) for row in found.rows]
+        means = [spread.mean for spread in values if spread is not None]
+        assert means == sorted(means, reverse=field != "forgetting")
+    assert main(["compare", str(tmp_path), "--sort", "opp"]) == 2
+    assert "did you mean 'op'?" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path), "--sort", "bwt", "--latex", "-"]) == 0
+    assert capsys.readouterr().out == latex_text(sorted_by(comparison, "bwt"))
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
