@@ -69,9 +69,7 @@ def latex_text(comparison: Comparison) -> str:
     for row in comparison.rows:
         words = [_latex(row.name), _latex(row.method), str(len(row.runs))]
         pairs = zip(_spreads(comparison, row), best, strict=True)
-        lines.append(
-            words + [_latex_number(spread, best=spread is not None and spread.mean == top) for spread, top in pairs]
-        )
+        lines.append(words + [_latex_number(spread, best=top) for spread, top in pairs])
     top, *rows = (f"{' & '.join(line)} \\\\\n" for line in lines)
     begin = f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}\n\\toprule\n"
     return f"{begin}{top}\\midrule\n{''.join(rows)}\\bottomrule\n\\end{{tabular}}\n"
