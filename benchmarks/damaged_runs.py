@@ -104,7 +104,7 @@ def kinds_of_files(run: Path) -> list[Path]:
 
 
 def make_run(folder: Path) -> Path:
-    """Two tasks that are learned, and a third that was stopped behind a checkpoint."""
+    """Two tasks that are learned, and a third that was stopped after a checkpoint."""
     write_random_model(folder / "model", hidden_size=16, intermediate_size=32, num_hidden_layers=2,
                        num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
     tasks = []
@@ -131,7 +131,7 @@ def make_run(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def stopping_in_the_third_task() -> Any:
-    """As Ctrl-C behind the third step of the third task."""
+    """As Ctrl-C after the third step of the third task."""
     asked, tasks = Interruption.on_step_end, []
 
     def on_step_end(self: Interruption, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

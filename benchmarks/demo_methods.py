@@ -94,7 +94,7 @@ def is_there(known: dict[str, Any], file: Path) -> bool:
 
 
 def add(row: dict[str, Any], file: Path) -> None:
-    """Prints a row and puts it behind those of the JSON."""
+    """Prints a row and appends it to those of the JSON."""
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
     file.write_text(json.dumps({"machine": describe_machine(), "rows": [*rows, row]}, indent=1) + "\n")
     print(json.dumps(row), flush=True)

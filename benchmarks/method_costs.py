@@ -1,4 +1,4 @@
-"""What each method costs beside plain fine-tuning, and where it runs: the measured cells of the method table.
+"""What each method costs compared with plain fine-tuning, and where it runs: the measured cells of the method table.
 
     python benchmarks/method_costs.py OUTPUT_DIR --json benchmarks/results/methods.json [--methods NAME ...]
 

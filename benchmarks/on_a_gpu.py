@@ -175,17 +175,17 @@ def long(given: Given) -> bool:
 
 
 def layers(given: Given, sizes: list[tuple[int, int, int, int]]) -> list[Case]:
-    """The divergence of a layer beside flash attention; sizes are the fields of the bench's `Case`."""
+    """The divergence of a layer compared with flash attention; sizes are the fields of the bench's `Case`."""
     from seekr.bench.divergence import Case as Layer
     from seekr.bench.divergence import divergence_rows
 
     def measure(layer: Layer) -> list[Found]:
-        return beside(divergence_rows(layer, given.device))
+        return compared(divergence_rows(layer, given.device))
 
     return [(layer.name, partial(measure, layer)) for layer in (Layer(*size) for size in sizes)]
 
 
-def beside(rows: list[Found]) -> list[Found]:
+def compared(rows: list[Found]) -> list[Found]:
     """With what each row is of the first, of the same run: seconds, and bytes where they are known."""
     keys = [key for key in ("seconds", "peak_bytes") if all(row[key] for row in rows)]
     return [row | {f"times_{key}": row[key] / rows[0][key] for key in keys} for row in rows]
@@ -213,7 +213,7 @@ def step_that_fits(given: Given, length: int) -> list[Found]:
         except torch.OutOfMemoryError:
             rows = [{"seconds": None}]
         if all(row["seconds"] for row in rows):
-            return [row | {"layers": count} for row in beside(rows)]
+            return [row | {"layers": count} for row in compared(rows)]
         gc.collect()
         torch.cuda.empty_cache()
     raise RuntimeError("not even the fewest layers fit")
@@ -292,7 +292,7 @@ TINY_STUDY = [
 PARTS: dict[str, tuple[Callable[[Given], bool], str]] = {
     "kernels": (kernels, "8 min: the kernels' errors in 50 cases, each of which compiles two; then their tests"),
     "bench": (bench, "6 min: `seekr bench`, case by case; steps that do not fit have no seconds"),
-    "flash": (flash, "3 min: a layer's divergence beside flash attention, both passes, at 1024 to 32,768 tokens"),
+    "flash": (flash, "3 min: a layer's divergence over flash attention, both passes, at 1024 to 32,768 tokens"),
     "long": (long, "3 min: 128 heads at 32,768 tokens, both passes, seconds and peak memory; 20 GB"),
     "step7b": (step7b, "3 min: replay steps of as many layers of a 7B shape as fit, at 2048 and 4096 tokens"),
     "launch": (launch, "7 min: `seekr learn` by DDP and FSDP2 on one GPU in three precisions; tests of precisions"),

@@ -4,8 +4,8 @@
 
 Each run is `seekr.learn` in a process of its own on one thread. Memory: the process's high-water mark above what a
 process holds after a run of the built-in model on two rows, which has imported all that a run imports; the allocator is
-told to hand freed blocks back at once. Time: processor seconds of the optimizer steps, so that other work on the
-machine does not count, beside the plan's at the tokens per second of another, shorter run of the same model and
+set to hand freed blocks back at once. Time: processor seconds of the optimizer steps, so that other work on the
+machine does not count, next to the plan's at the tokens per second of another, shorter run of the same model and
 settings: one task, a third of its rows, so that nothing is replayed, without its first step.
 """
 

@@ -1,4 +1,4 @@
-"""Methods beside each other on a base model and a suite of tasks: one run, and one line of JSON, a method and seed.
+"""Methods compared on a base model and a suite of tasks: one run, and one line of JSON, a method and seed.
 
     python benchmarks/study.py --base MODEL_FOLDER --suite smol6 --data DATA --output DIR --json results.jsonl \\
         --methods sequential derpp seekr --seeds 0 1 2 --split eval --threads 1 --set method.replay_ratio=0.05

@@ -1,4 +1,4 @@
-"""What `study.py` measures of a run beside its scores: general ability, seconds, bytes, steps."""
+"""What `study.py` measures of a run in addition to its scores: general ability, seconds, bytes, steps."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def steps_and_weights(run: Run) -> dict[str, Any]:
 
 
 def kept_bytes(run: Run) -> int:
-    """Bytes of everything that stands in the stages beside weights, log and record: rows, teachers, tables."""
+    """Bytes of everything that stands in the stages in addition to weights, log and record: rows, teachers, tables."""
     return sum(
         path.stat().st_size
         for stage in run.stages
@@ -141,7 +141,7 @@ def kept_bytes(run: Run) -> int:
 
 
 def reset_peak_memory() -> None:
-    """The peak is of one run, not of the process; only Linux can begin it anew."""
+    """The peak is of one run, not of the process; only Linux can reset it."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):

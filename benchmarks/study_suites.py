@@ -150,7 +150,7 @@ def task_fields(suite: Suite, name: str) -> dict[str, Any]:
 
 
 def general_rows(suite: Suite, data: Path, tokenizer: PreTrainedTokenizerBase) -> Rows:
-    """Rows that no task contains, the same for every seed: what the model can do beside the tasks.
+    """Rows that no task contains, the same for every seed: what the model can do apart from the tasks.
 
     For a model with a chat template they are chat rows; for the demo, ends of texts as it was pre-trained on.
     """

@@ -92,7 +92,7 @@ def interval(values: Sequence[float | None], *, signed: bool = False) -> str:
 
 
 def paired_table(rows: Sequence[Row], base: str, naming: Callable[[Row], str] = label) -> str:
-    """Overall performance seed by seed beside that of `base`: the mean difference and its 95% interval."""
+    """Overall performance seed by seed against that of `base`: the mean difference and its 95% interval."""
     reference = {row["seed"]: row["overall_performance"] for row in rows if naming(row) == base}
     names = [name for name in dict.fromkeys(map(naming, rows)) if name != base]
     lines = []

@@ -211,15 +211,15 @@ def method_table(rows: Rows) -> str:
         ratios = [f"{row[key] / plain[key]:.2f}" for key in ("step_seconds", "task_seconds", "peak_bytes")]
         kept = f"{100 * row['kept_bytes'] / row['model_bytes']:.1f}%"
         runs = [_where(row[check]) for check in ("gradient_checkpointing", "ddp", "fsdp")]
-        told = "yes" if row["told_task"] else "no"
-        found.append([f"`{row['method']}`", trains[row["adapter"]], row["old_data"], told, kept, *ratios, *runs])
+        needs_task = "yes" if row["told_task"] else "no"
+        found.append([f"`{row['method']}`", trains[row["adapter"]], row["old_data"], needs_task, kept, *ratios, *runs])
     costs = ["kept a task", "× step", "× task", "× peak"]
-    head = ["method", "trains", "old data", "told the task", *costs, "checkpointing", "DDP", "FSDP2"]
+    head = ["method", "trains", "old data", "given the task", *costs, "checkpointing", "DDP", "FSDP2"]
     return _markdown(head, found)
 
 
 def plan_table(rows: Rows) -> str:
-    """What was planned beside what was measured."""
+    """What was planned next to what was measured."""
     found = []
     for row in rows:
         trains = {"full": "all weights", "lora": "LoRA"}[row["trains"]]

@@ -1,4 +1,4 @@
-"""Tokens of the new task a second: seekr's plain fine-tuning beside TRL's SFTTrainer.
+"""Tokens of the new task a second: seekr's plain fine-tuning compared with TRL's SFTTrainer.
 
     pip install -e '.[bench]' -c constraints.txt
     python benchmarks/throughput.py --json benchmarks/results/throughput.json [--rounds 5]
@@ -91,7 +91,7 @@ _THREADS = {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
 
 @contextmanager
 def workers(micro_batch: int, answers: float, rounds: int) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """A process for each trainer, which trains an epoch whenever it is told to."""
+    """A process for each trainer, which trains an epoch whenever it is asked to."""
     started: dict[str, subprocess.Popen[str]] = {}
     try:
         for name in TRAINERS:

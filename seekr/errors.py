@@ -55,7 +55,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def reason(error: ValidationError) -> str:
-    """What the first finding of a pydantic error says is wrong, to stand behind the name of a key."""
+    """What the first finding of a pydantic error says is wrong, to stand after the name of a key."""
     message = error.errors()[0]["msg"]
     return f"{message[0].lower()}{message[1:]}"
 

@@ -25,11 +25,11 @@ from rich.progress import (
 from seekr.distributed.processes import is_main
 
 LINE_EVERY = 30.0  # seconds between plain lines
-WORTH_A_LINE = 10.0  # a part that took so many seconds leaves a line behind when it is done
+WORTH_A_LINE = 10.0  # a part that took so many seconds leaves a line when it is done
 
 
 class Advance(Protocol):
-    """Tells a bar that `n` more units are done, with numbers to show beside it, such as the losses."""
+    """Tells a bar that `n` more units are done, with numbers to show next to it, such as the losses."""
 
     def __call__(self, n: int = 1, **numbers: float) -> None: ...
 

@@ -85,18 +85,18 @@ def answer_ids(row: Encoded, family: str) -> list[int]:
 
 def one_question() -> str:
     lines = [
-        "| template as of | asked with, behind the question | learned, and generated | compared |",
+        "| template as of | asked with, after the question | learned, and generated | compared |",
         "| --- " * 4 + "|",
     ]
     for family in FAMILIES:
         (row,), key, asked = encoded(family, "one")
         tokenizer = tokenizer_of(family)
-        behind = _code(tokenizer.decode(asked).rpartition("cold?")[2])
+        after = _code(tokenizer.decode(asked).rpartition("cold?")[2])
         unasked = "".join(re.findall("asked without '(.*?)'", " ".join(row.notes)))
         if unasked:
-            behind += f", without `{unasked}`".replace("\\n", "↵")
+            after += f", without `{unasked}`".replace("\\n", "↵")
         learned = tokenizer.decode([label for label in row.labels.tolist() if label != -100])
-        lines.append(f"| {family} | {behind} | {_code(learned)} | {_code(*key.references)} |")
+        lines.append(f"| {family} | {after} | {_code(learned)} | {_code(*key.references)} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""What processes do together: shares, sums, measures of parameters that lie in parts; one process against two."""
+"""What processes do together: shares, sums, measures of sharded parameters; one process against two."""
 
 from __future__ import annotations
 

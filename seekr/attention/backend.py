@@ -1,4 +1,4 @@
-"""Which code computes the divergence on a device: chosen once, and told where it is the slow one."""
+"""Which code computes the divergence on a device: chosen once, and reported where it is the slow one."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def bits_of_flags(visible: Tensor) -> Tensor:
 
 
 def _rank(logs: Tensor, there: Tensor, sink: bool) -> Tensor:
-    """Place of each entry among its row's, the largest first; the sink before all, what is not there behind all."""
+    """Place of each entry among its row's, the largest first; the sink before all, what is not there after all."""
     order = logs.masked_fill(~there, -float("inf"))
     if sink:
         order[..., -1] = float("inf")

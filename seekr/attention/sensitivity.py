@@ -77,7 +77,7 @@ def unnormalized_sensitivity(
         labels = _own_labels(batch["labels"], spans)
         # Logits have no name, and go once the loss is known: its backward needs their log-probabilities alone.
         loss = sample_losses(logits_at(model, model_inputs(batch), *answer_positions(labels)), labels).sum()
-        with no_autocast():  # as in training, where the backward is behind it
+        with no_autocast():  # as in training, where the backward runs outside of it
             torch.autograd.grad(loss, first_output)
     return result / len(spans)
 

@@ -128,7 +128,7 @@ def _check_window(kind: str, layer: int, call: AttentionCall, config: Any, max_l
 
 
 def _check_rotary(model: nn.Module, max_length: int | None) -> None:
-    """A kept sample is read alone and replayed beside others: its rotary embedding must not depend on them."""
+    """A kept sample is read alone and replayed with others: its rotary embedding must not depend on them."""
     config = model.config.get_text_config()  # type: ignore[union-attr, operator]
     parameters = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [rotary for rotary in parameters.values() if isinstance(rotary, dict)]

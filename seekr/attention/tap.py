@@ -143,7 +143,7 @@ class Tap(StandIn):
             softcap=kwargs.get("softcap"),
         )
         query, key = _as_attended(query), _as_attended(key)
-        # The one weight among them: where weights lie in parts, it is let go of behind its layer.
+        # The one weight among them: where weights are sharded, it is freed after its layer.
         sink = None if kwargs.get("s_aux") is None else kwargs["s_aux"].clone()
         self._record(module, AttentionCall(query, key, value, output, geometry, sink, mask))
         return output, weights

@@ -1,4 +1,4 @@
-"""What the attention work costs on this machine: time, memory and bytes, each beside what it replaces."""
+"""What the attention work costs on this machine: time, memory and bytes, each next to what it replaces."""
 
 from __future__ import annotations
 

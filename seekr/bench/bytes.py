@@ -1,4 +1,4 @@
-"""What one replay sample takes on disk, beside the released code's form, and what the saving costs in accuracy."""
+"""What one replay sample takes on disk, next to the released code's form, and what the saving costs in accuracy."""
 
 from __future__ import annotations
 

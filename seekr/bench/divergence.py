@@ -1,4 +1,4 @@
-"""The attention divergence beside the attention that it reads: forward and backward of both, of the same heads."""
+"""The attention divergence and the attention that it reads: forward and backward of both, of the same heads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def divergence_rows(case: Case, device: str) -> list[dict[str, Any]]:
     """The "divergence" rows: medians of ROUNDS rounds in turn, after one that is not counted.
 
     `operations` counts products of two length × length halves and head vectors, 2 a multiply-add, recomputation
-    included: attention's backward computes its scores anew; the kernels compute the scores of both maps three times.
+    included: attention's backward computes its scores again; the kernels compute the scores of both maps three times.
     `built_bytes` is what both maps of these heads take in the dtype of the queries.
     """
     import torch

@@ -34,7 +34,7 @@ def reset_peak(device: str) -> None:
 
 
 def timed(work: Callable[[], object], device: str) -> float:
-    """Seconds that `work` takes, a GPU having come to rest before and behind it."""
+    """Seconds that `work` takes, a GPU being idle before and after it."""
     import torch
 
     if device != "cpu":

@@ -91,7 +91,7 @@ def _in_turn(folder: Path, shape: Shape, ways: Sequence[Way], apart: bool) -> It
 
 
 class _Process:
-    """A process that takes a step whenever it is told to."""
+    """A process that takes a step whenever it is asked to."""
 
     def __init__(self, folder: Path, shape: Shape, way: Way) -> None:
         given = [str(folder), json.dumps(asdict(shape)), json.dumps(way)]

@@ -21,7 +21,7 @@ class Cells:
 
 
 def bench_cells(rows: Rows) -> Cells:
-    """A line a row; × is over the row that the measurement is beside, in the same run."""
+    """A line a row; × is over the row that the measurement is compared with, in the same run."""
     lines = {
         "step": _step_lines,
         "divergence": _divergence_lines,

@@ -24,7 +24,7 @@ def _letters(rng: random.Random, count: int) -> str:
 
 
 def _lookup(rng: random.Random) -> tuple[str, str]:
-    """The number that stands behind a letter."""
+    """The number that follows a letter."""
     keys = rng.sample(string.ascii_lowercase, 4)
     numbers = [f"{number:02d}" for number in rng.sample(range(100), 4)]
     asked = rng.randrange(4)

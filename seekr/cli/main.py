@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         disconnect()
         return status
     except InputError as error:
-        return _give_up(str(error), WRONG_INPUT, silently=_told_by_another(error))
+        return _give_up(str(error), WRONG_INPUT, silently=_reported_by_another(error))
     except RunError as error:
-        return _give_up(str(error), FAILED, silently=_told_by_another(error))
+        return _give_up(str(error), FAILED, silently=_reported_by_another(error))
     except KeyboardInterrupt as interrupt:
         return _give_up(str(interrupt) or "interrupted", FAILED)
     except BrokenPipeError:  # the reader of `seekr heads RUN | head` has seen enough
@@ -80,7 +80,7 @@ def _give_up(message: str, status: int, *, silently: bool = False) -> int:
     return status
 
 
-def _told_by_another(error: InputError | RunError) -> bool:
+def _reported_by_another(error: InputError | RunError) -> bool:
     from seekr.distributed.agreement import CommonInputError, CommonRunError
     from seekr.distributed.processes import is_main
 

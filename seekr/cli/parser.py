@@ -28,10 +28,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line, or sys.argv, as a namespace. Raises InputError."""
     parser = make_parser()
     parsed, rest = parser.parse_known_args(arguments)
-    # Beside a recipe there is no CONFIG.yaml, and the first key=value word stands where it would.
+    # With a recipe there is no CONFIG.yaml, and the first key=value word stands where it would.
     if getattr(parsed, "recipes", None) and parsed.config is not None and "=" in parsed.config:
         parsed.overrides, parsed.config = [parsed.config, *parsed.overrides], None
-    # argparse takes no more positional words behind an option, as in `learn CONFIG.yaml --dry-run seed=1`.
+    # argparse takes no more positional words after an option, as in `learn CONFIG.yaml --dry-run seed=1`.
     if rest and hasattr(parsed, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
         parsed.overrides += rest
     elif rest:

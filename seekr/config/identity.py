@@ -16,7 +16,7 @@ _SHOWN = 60
 _SAID = {"step_rows": "training.per_device_train_batch_size × gradient_accumulation_steps × processes"}
 
 
-def beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
+def without_seed(record: Mapping[str, Any]) -> dict[str, Any]:
     """What two runs share that differ only in their seed: the identity in run.json and the settings of the tasks.
 
     A folder "seed-N" in the path of rows drawn by the run's own seed N counts as the same in all of them. Where the

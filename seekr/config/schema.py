@@ -118,7 +118,7 @@ def make_config(raw: Mapping[str, Any], where: str) -> Config:
 
 
 def check_seeds(seeds: Sequence[int], seed: int, where: str) -> None:
-    """Raises InputError where `seeds` is empty or names one twice, or another `seed` is given beside it."""
+    """Raises InputError where `seeds` is empty or names one twice, or another `seed` is given with it."""
     if not seeds:
         raise InputError(f"{where}: seeds is empty; name at least one, such as seeds: [0, 1, 2]")
     for value in seeds:
@@ -185,7 +185,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
 def drop_keys_of_other_method(settings: dict[str, Any], new: str) -> dict[str, Any]:
     """What is left of the file's method settings after `method.name=NEW`: the keys that only the old method knows go.
 
-    Without this, `method.name=derpp` could never be said beside a file that sets SEEKR's budgets. Keys that neither
+    Without this, `method.name=derpp` could never be said with a file that sets SEEKR's budgets. Keys that neither
     method knows stay, and are refused later.
     """
     from seekr.methods import find_method

@@ -1,4 +1,4 @@
-"""How many tokens right answers take, beside how many may be generated."""
+"""How many tokens right answers take, and how many may be generated."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def long_answers(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
 
 
 def _least(row: Example, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens with which an answer is right, were a model to stop behind them: without what is taken off behind it."""
+    """Tokens with which an answer is right, were a model to stop after them: without what is taken off after it."""
     key = key_of(row, tokenizer)
     (right,), form = key.references, key.form
     if not right.strip():
         return 0
     ids = _generated(encode(row, tokenizer, None), tokenizer)
-    behind = len(tokenizer(form.trail + form.mark, add_special_tokens=False).input_ids)
-    shorter = range(max(len(ids) - behind - _JOINED, 0), len(ids))
+    trailing = len(tokenizer(form.trail + form.mark, add_special_tokens=False).input_ids)
+    shorter = range(max(len(ids) - trailing - _JOINED, 0), len(ids))
     return next((count for count in shorter if key.read(ids[:count], tokenizer).strip() == right.strip()), len(ids))
 
 
-_JOINED = 2  # tokens by which what is behind an answer may be longer than by itself
+_JOINED = 2  # tokens by which what follows an answer may be longer than by itself
 
 
 def enough_tokens(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> int:

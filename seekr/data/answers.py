@@ -1,7 +1,7 @@
 """How an answer is read and what it is compared with: one definition for all that is generated and scored.
 
 A model generates more than an answer: what its chat template writes in front of one, such as an empty reasoning or a
-header, and behind it. That is taken off what is generated and off what is right alike, wherever the template puts it;
+header, and after it. That is taken off what is generated and off what is right alike, wherever the template puts it;
 what is left is what `decode` gives. So is a right answer: a tokenizer that lower-cases, composes or drops letters
 could give no other.
 """
@@ -37,7 +37,7 @@ class AnswerForm:
     lead: str = ""  # what begins an answer; where it has a line break a reasoning may stand
     closings: tuple[str, ...] = ()  # what ends a reasoning
     trail: str = ""  # plain text that follows an answer
-    mark: str = ""  # the token behind that, such as an end of turn; it may end what is generated, and is then not there
+    mark: str = ""  # the token after that, such as an end of turn; it may end what is generated, and is then not there
     held: int = 0  # how often a right answer itself has what ends a reasoning
 
     @property
@@ -45,10 +45,10 @@ class AnswerForm:
         return not (self.lead or self.closings or self.trail or self.mark)
 
     def cut(self, text: str, *, ended: bool = True) -> str:
-        """The answer of a text: what stands behind the end of a reasoning, or else behind the lead.
+        """The answer of a text: what follows the end of a reasoning, or else the lead.
 
         A reasoning may name what ends it, so that is where it comes last, before those that a right answer has. What is
-        not `ended` was stopped at its longest, maybe within the plain text behind the answer.
+        not `ended` was stopped at its longest, maybe within the plain text after the answer.
         """
         ends = self.ends_of_reasoning(text)
         if len(ends) > self.held:
@@ -88,7 +88,7 @@ class AnswerForm:
 
     @cached_property
     def _end(self) -> re.Pattern[str] | None:
-        """Plain text may stand within an answer too, so it ends one only where nothing or the mark is behind it."""
+        """Plain text may stand within an answer too, so it ends one only where nothing or the mark follows it."""
         mark = re.escape(self.mark)
         if self.trail.strip():
             return re.compile(
@@ -128,23 +128,23 @@ def ask_all(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> 
     """Questions and keys of examples, uncut. Raises InputError as `rendering.render`."""
     questions, reasonings = [], []
     for example in examples:
-        talk = Conversation(example, tokenizer) if example.messages else None  # its texts are let go of at once
+        talk = Conversation(example, tokenizer) if example.messages else None  # its texts are freed at once
         questions.append(render_question(example, talk))
         reasonings.append(_reasoning(talk) if talk else _Reasoning())
     is_chat = [bool(example.messages) for example in examples]
     tokenized = tokenize([prompt_of(question) for question in questions], is_chat, tokenizer)
-    taught = tokenize([question.told for question in questions], is_chat, tokenizer)
+    taught = tokenize([question.answered for question in questions], is_chat, tokenizer)
     marks = [token for token in tokenizer.get_added_vocab() if token != tokenizer.unk_token]
     asked = []
     rows = zip(examples, questions, reasonings, tokenized, taught, strict=True)
-    for example, question, reasoning, tokens, told in rows:
+    for example, question, reasoning, tokens, answered in rows:
         ids = tokens.ids[: first(tokens.ends > question.end)]
         stop = int(tokens.ends[: len(ids)].max(initial=0))
-        before = told.ids[: first(told.ends > question.end)]
+        before = answered.ids[: first(answered.ends > question.end)]
         found = [*question.notes]
         if not np.array_equal(ids, before):
             found.append(_JOINED)
-        if tokenizer.eos_token_id in _generated(told.ids[len(before) :].tolist(), tokenizer):
+        if tokenizer.eos_token_id in _generated(answered.ids[len(before) :].tolist(), tokenizer):
             found.append(_ENDED)
         asked.append(Asked(ids, _key(example, question, reasoning, stop, marks, tokenizer), tuple(found)))
     return asked
@@ -183,10 +183,10 @@ def first(mask: np.ndarray) -> int:
 
 @dataclass(frozen=True)
 class _Reasoning:
-    """What a template writes between a reasoning and an answer, and behind the one that this row has."""
+    """What a template writes between a reasoning and an answer, and after the one that this row has."""
 
     closings: tuple[str, ...] = ()
-    behind: str = ""
+    after: str = ""
 
 
 def _key(
@@ -203,9 +203,9 @@ def _key(
         trail=_as_decoded(trail[:place], tokenizer),
         mark=mark,
     )
-    written = question.told[stop:] if example.messages else example.answer
+    written = question.answered[stop:] if example.messages else example.answer
     if reasoning.closings:
-        ends = form.ends_of_reasoning(_as_decoded(reasoning.behind or written, tokenizer))
+        ends = form.ends_of_reasoning(_as_decoded(reasoning.after or written, tokenizer))
         form = replace(form, held=max(len(ends) - 1, 0))
     texts = [written if text == example.answer else text for text in example.references]
     pairs = zip(example.references, texts, strict=True)
@@ -218,29 +218,29 @@ def _reasoning(talk: Conversation) -> _Reasoning:
         return _Reasoning()
     found = []
     mark = talk.unsaid(MARK)
-    behind = _behind_thought(talk, saying(mark))
-    if mark in behind:
-        found.append(behind[: behind.index(mark)])
+    after = _after_thought(talk, saying(mark))
+    if mark in after:
+        found.append(after[: after.index(mark)])
     last = talk.example.messages[-1]
     scored = {key: value for key, value in last.items() if key not in REASONING}
-    behind = _behind_thought(talk, scored) if "tool_calls" in scored or len(scored) < len(last) else ""
+    after = _after_thought(talk, scored) if "tool_calls" in scored or len(scored) < len(last) else ""
     if "tool_calls" in scored:
         asked = talk.asked(talk.example.trained[-1])
         unthought = talk.write((*talk.example.messages[:-1], scored)).removeprefix(asked)
-        shared = shared_start(behind[::-1], unthought[::-1])
-        if not any(behind.startswith(closing) for closing in found if closing.strip()):
-            found.insert(0, behind[: len(behind) - shared])
-    return _Reasoning(tuple(text for text in found if text.strip()), behind if len(scored) < len(last) else "")
+        shared = shared_start(after[::-1], unthought[::-1])
+        if not any(after.startswith(closing) for closing in found if closing.strip()):
+            found.insert(0, after[: len(after) - shared])
+    return _Reasoning(tuple(text for text in found if text.strip()), after if len(scored) < len(last) else "")
 
 
-def _behind_thought(talk: Conversation, message: Message) -> str:
-    """What the template writes behind a reasoning of this message; nothing where it leaves that out or refuses it."""
+def _after_thought(talk: Conversation, message: Message) -> str:
+    """What the template writes after a reasoning of this message; nothing where it leaves that out or refuses it."""
     thought = talk.unsaid(THOUGHT)
     try:
-        found, _, behind = talk.write((*talk.example.messages[:-1], thinking(message, thought))).rpartition(thought)
+        found, _, after = talk.write((*talk.example.messages[:-1], thinking(message, thought))).rpartition(thought)
     except InputError:
         return ""
-    return behind if found else ""
+    return after if found else ""
 
 
 def _compared(raw: str, text: str, form: AnswerForm, tokenizer: Any) -> str:

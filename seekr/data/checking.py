@@ -123,9 +123,9 @@ class FolderCheck:
         splits = [(f"{task.name}/{name}", split.broken) for task in self.tasks for name, split in task.splits.items()]
         broken = [f"{len(reasons)} of {where}" for where, reasons in splits if reasons]
         lacking = [name for name in self.missing if self.preset and not name.endswith("/eval")]
-        told = [f"rows or files that cannot be read ({listed(broken)})"] if broken else []
-        told += [f"what the preset lacks here ({listed(lacking)})"] if lacking else []
-        return f"{self.folder}: `seekr learn` would refuse {' and '.join(told)}; see above" if told else None
+        refused = [f"rows or files that cannot be read ({listed(broken)})"] if broken else []
+        refused += [f"what the preset lacks here ({listed(lacking)})"] if lacking else []
+        return f"{self.folder}: `seekr learn` would refuse {' and '.join(refused)}; see above" if refused else None
 
 
 def check_folder(
@@ -222,7 +222,7 @@ def _check_task(
 
 
 def _read(folder: Path, split: str, root: Path, separator: str) -> tuple[list[Example], list[str]]:
-    """The rows that can be read, and why the others cannot be: of JSON Lines those behind a broken one can still be."""
+    """The rows that can be read, and why the others cannot be: of JSON Lines those after a broken one still can."""
     examples: list[Example] = []
     broken: list[InputError] = []
     try:

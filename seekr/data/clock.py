@@ -13,7 +13,7 @@ from seekr.errors import InputError
 
 @contextmanager
 def fixed_clock(moment: datetime) -> Iterator[None]:
-    """Templates that ask for the time (`strftime_now`) are told this moment.
+    """Templates that ask for the time (`strftime_now`) are given this moment.
 
     transformers hands templates a function that asks `datetime` of its own module, and takes no other one.
     """

@@ -62,7 +62,7 @@ class Conversation:
         """What the model reads when it is asked for the answer at the place `turn`."""
         return self._once(turn, ask=True)
 
-    def told(self, turn: int) -> str:
+    def answered(self, turn: int) -> str:
         """The text up to and with the answer at the place `turn`."""
         return self._once(turn + 1, ask=False)
 
@@ -86,7 +86,7 @@ class Conversation:
     @cached_property
     def left_out(self) -> list[str]:
         """The roles of turns that the template writes nothing of. Raises InputError where a question is one of them."""
-        lacking = list(self._lacking(self.told(len(self.example.messages) - 1)))
+        lacking = list(self._lacking(self.answered(len(self.example.messages) - 1)))
         for place in lacking:
             if self.example.messages[place]["role"] == "user":
                 raise InputError(

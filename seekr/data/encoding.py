@@ -32,7 +32,7 @@ class Encoded:
 
     input_ids: np.ndarray  # int32 [tokens]
     labels: np.ndarray  # int32 [tokens]: the token's own id, or -100 where it is no answer token
-    prompt_cut: bool  # tokens of the prompt were left out, behind its first one
+    prompt_cut: bool  # tokens of the prompt were left out, after its first one
     answer_cut: bool  # tokens of the answer, its end token among them, were left out at the end
     example: Example  # that it is of: the row of the file, or of a conversation the part up to one answer
     notes: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Traced:
 
     example: Example
     text: Rendered
-    tokens: Tokens  # of the text: its tokens behind the end are no part of the row, nor is an end that it lacks of them
+    tokens: Tokens  # of the text: its tokens after the end are no part of the row, nor is an end that it lacks of them
     ids: np.ndarray
     labels: np.ndarray
     kept: np.ndarray
@@ -95,7 +95,7 @@ class EncodingSummary:
     def warnings(self) -> list[str]:
         """One line for each thing that a person should know of; empty if there is nothing."""
         lines = {
-            "prompts were cut from the left, behind their first token, to fit max_length": self.cut_prompts,
+            "prompts were cut from the left, after their first token, to fit max_length": self.cut_prompts,
             "answers were longer than max_length and lost their end": self.cut_answers,
             "answers are empty: the model learns to say nothing there": self.empty_answers,
             "answers hold nothing that the tokenizer knows: the model learns to say nothing there": self.unread_answers,
@@ -150,10 +150,10 @@ def encode_all(
 
     The tokenizer adds its own special tokens to a prompt and its answer; a chat template has written them
     already. A row ends with the tokenizer's end token, labelled: where the text or the tokenizer brings none,
-    it is appended; where a chat template writes more behind it, that is left out. The end of turn that a
+    it is appended; where a chat template writes more after it, that is left out. The end of turn that a
     template writes is labelled in every turn.
 
-    A row longer than `max_length` (None = no limit) loses tokens from the left, behind its first one, up to
+    A row longer than `max_length` (None = no limit) loses tokens from the left, after its first one, up to
     its last answer; if that alone is too long, it loses its end.
 
     Raises:
@@ -192,8 +192,8 @@ def encode_prompts(
 ) -> list[Asked]:
     """Token ids to generate from: what stands before the (last) answer in training; and the keys to the answers.
 
-    They are the same ids as in training as far as that can be told without the answer (see `prompt_of`).
-    A prompt longer than `max_length - max_new_tokens` is cut from the left, behind its first token.
+    They are the same ids as in training as far as that can be known without the answer (see `prompt_of`).
+    A prompt longer than `max_length - max_new_tokens` is cut from the left, after its first token.
 
     Raises:
         InputError: as `encode_all`, and if `max_new_tokens` leaves no room for a prompt.
@@ -217,7 +217,7 @@ def encode_prompts(
 def _kept(count: int, answer_start: int, max_length: int | None) -> np.ndarray:
     """The places, of `count` tokens, that a row of `max_length` keeps."""
     limit = count if max_length is None else max_length
-    room = limit - min(answer_start, 1)  # for the answer, beside the prompt's first token
+    room = limit - min(answer_start, 1)  # for the answer, next to the prompt's first token
     return _cut_left(np.arange(count if count <= limit else min(count, answer_start + room)), limit)
 
 
@@ -230,7 +230,7 @@ def _labelled(row: Rendered, tokens: Tokens, end_token: int) -> tuple[np.ndarray
         inside = (tokens.ends > start) & ((tokens.starts < end) | (tokens.ends <= end))
         ends = np.flatnonzero(inside & (ids == end_token))
         if row.is_chat and len(ends):
-            inside[ends[-1] + 1 :] = False  # nothing is generated behind the end token
+            inside[ends[-1] + 1 :] = False  # nothing is generated after the end token
         is_answer |= inside
     answer_start = first(tokens.ends > row.spans[-1][0])
     stop = int(np.flatnonzero(is_answer)[-1]) + 1 if is_answer.any() else 0

@@ -52,8 +52,8 @@ def _is_read(example: Example, key: str, tokenizer: Any) -> bool:
     """Whether a conversation up to a turn that has a key is another text without it."""
     for part in _parts(example, key):
         try:
-            without = Conversation(_without(part, key), tokenizer).told(len(part.messages) - 1)
-            if Conversation(part, tokenizer).told(len(part.messages) - 1) != without:
+            without = Conversation(_without(part, key), tokenizer).answered(len(part.messages) - 1)
+            if Conversation(part, tokenizer).answered(len(part.messages) - 1) != without:
                 return True
         except InputError:  # without it the template refuses the messages
             return True

@@ -50,7 +50,7 @@ def rows_of_bytes(data: bytes, name: str, *, either_json: bool = False) -> Itera
     """
     suffix = format_of(name)
     if suffix is None:
-        raise InputError(f"{name}: rows are read from {', '.join(FORMATS)}, each also with .gz behind it; save it so")
+        raise InputError(f"{name}: rows are read from {', '.join(FORMATS)}, each also with .gz after it; save it so")
     if name.lower().endswith(".gz"):
         data = _unpacked(data, name)
     if either_json and suffix == ".json" and not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
@@ -116,7 +116,7 @@ def _trailing_comma(line: str, name: str, number: int) -> InputError | None:
     bare = line.rstrip()
     if not bare.endswith(",") or isinstance(_parsed(bare[:-1], name), InputError):
         return None
-    return InputError(f"{name}, line {number}: a comma stands behind the row; one row a line needs none, remove it")
+    return InputError(f"{name}, line {number}: a comma follows the row; one row a line needs none, remove it")
 
 
 def _parsed(text: str, name: str, line: int = 1) -> Any:

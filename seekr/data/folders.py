@@ -185,8 +185,8 @@ def _shards(folder: Path) -> list[Path]:
     shards = [path for path in files if format_of(path)]
     if shards and (other := next((path for path in files if path.suffix.lower() in _PACKED), None)):
         raise InputError(
-            f"{folder}: {other.relative_to(folder)} cannot be read beside the other files; rows are read from "
-            f"{', '.join(FORMATS)}, each also with .gz behind it"
+            f"{folder}: {other.relative_to(folder)} cannot be read with the other files; rows are read from "
+            f"{', '.join(FORMATS)}, each also with .gz after it"
         )
     return shards
 
@@ -215,7 +215,7 @@ def _says_its_files(folder: Path) -> bool:
 
 
 def _splits_of_shards(folder: Path) -> dict[Path, str | None]:
-    """Shard → its split. Beside a file with the name of a split alone, only what is numbered is a shard."""
+    """Shard → its split. Next to a file with the name of a split alone, only what is numbered is a shard."""
     shards = _shards(folder)
     if any(_named(folder, split) for split in NAMES):
         shards = [shard for shard in shards if _NUMBERED.fullmatch(stem_of(shard))]

@@ -26,9 +26,9 @@ _SHARE_GPT = {
 def known_form(row: Mapping[str, Any], source: str) -> tuple[Mapping[str, Any], frozenset[str]]:
     """A row in seekr's own keys, and which of its keys were read for that.
 
-    - ShareGPT: `conversations` of `from` and `value`, beside `system` and `tools`, becomes `messages`.
+    - ShareGPT: `conversations` of `from` and `value`, with `system` and `tools`, becomes `messages`.
     - TRL: `prompt` and `completion` that are lists become `messages`, of which those of the prompt are not trained.
-    - Alpaca: `instruction`, `input` and `output`, beside `system`, become a prompt of these lines and its answer.
+    - Alpaca: `instruction`, `input` and `output`, with `system`, become a prompt of these lines and its answer.
 
     Raises:
         InputError: naming `source`, for a row that begins like one of these and goes on otherwise.
@@ -93,21 +93,21 @@ def _prompted(row: Mapping[str, Any], source: str) -> list[Any]:
     """The messages of a prompt, as context alone, and those of its completion."""
     asked = _turns(row["prompt"], "prompt", source)
     key = "answer" if row.get("completion") is None else "completion"
-    told = row.get(key)
-    if isinstance(told, str):
-        told = [{"role": "assistant", "content": told}]
-    if told is None:
-        raise InputError(f"{source}: 'completion' is missing beside a 'prompt' of messages")
+    answer = row.get(key)
+    if isinstance(answer, str):
+        answer = [{"role": "assistant", "content": answer}]
+    if answer is None:
+        raise InputError(f"{source}: 'completion' is missing next to a 'prompt' of messages")
     context = [
         {**turn, "train": False} if isinstance(turn, Mapping) and turn.get("role") == "assistant" else turn
         for turn in asked
     ]
-    return [*context, *_turns(told, key, source)]
+    return [*context, *_turns(answer, key, source)]
 
 
 def _alpaca(row: Mapping[str, Any], source: str) -> dict[str, Any]:
     if row.get("output") is None:
-        raise InputError(f"{source}: 'output' is missing beside 'instruction'; the row has {listed(row)}")
+        raise InputError(f"{source}: 'output' is missing next to 'instruction'; the row has {listed(row)}")
     if row.get("history"):
         raise InputError(f"{source}: 'history' is not read; give the conversation as 'messages'")
     lines = [row.get(key) for key in ("system", "instruction", "input")]

@@ -1,7 +1,7 @@
 """The field's benchmarks as lists of tasks: `tasks: {preset: trace-order-1, data: FOLDER}`.
 
 The rows are the user's: FOLDER/<task>/{train,eval,test}.json. What is fixed here is what a published number depends
-on beside the rows: the tasks and their order, how each is scored, epochs, and the length of a generated answer.
+on in addition to the rows: the tasks and their order, how each is scored, epochs, and the length of a generated answer.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def preset_tasks(settings: Mapping[str, Any], folder: Path, *, joint: bool = Fal
     for key in common:
         if key not in valid:
             raise InputError(
-                f"tasks: unknown key {str(key)[:60]!r} beside a preset; "
+                f"tasks: unknown key {str(key)[:60]!r} with a preset; "
                 f"{meant(str(key), {*valid, *_OWN_KEYS}, 'tasks.N')}"
             )
     if settings.get("preset") is None:

@@ -54,7 +54,7 @@ def read_split(task: Task, split: Split, *, seed: int, base_folder: str | Path |
 
 
 def read_rows(task: Task, split: Split, *, base_folder: str | Path | None = None) -> list[tuple[Any, Example]]:
-    """Every row of a split as its source has it, beside what is read from it; no limit is looked at.
+    """Every row of a split as its source has it, with what is read from it; no limit is looked at.
 
     Raises InputError as `read_split`.
     """

@@ -2,11 +2,11 @@
 
 A row with a prompt and an answer becomes `prompt + " " + answer`; the space is left out where the prompt ends
 or the answer begins with white space, or where the task says `separator: ""` (the text is then exactly what
-the file holds, as in TRACE's code). The space belongs to the answer: tokenizers join it to the word behind
+the file holds, as in TRACE's code). The space belongs to the answer: tokenizers join it to the word after
 it, so the model must produce it. (lm-evaluation-harness, whose delimiter is the same space, moves it in the
 same way.)
 
-A chat row becomes what its template writes. An answer is all that stands there behind the text that a model is asked
+A chat row becomes what its template writes. An answer is all that stands there after the text that a model is asked
 with: what the template puts in front of it, such as an empty reasoning or a header, is the model's to produce too.
 """
 
@@ -47,16 +47,16 @@ class Question:
     text: str  # up to `end`, then a stand-in for the answer and what follows it
     end: int
     answer: tuple[int, int]  # the characters of the stand-in
-    told: str  # the text with the answer itself
+    answered: str  # the text with the answer itself
     notes: tuple[str, ...] = ()
     thought: bool = False  # a stand-in for a reasoning is in front of that for the answer
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of a conversation: `told` is the text up to and with it, of which `told[start:]` is generated."""
+    """An answer of a conversation: the text up to and with it, of which `answered[start:]` is generated."""
 
-    told: str
+    answered: str
     start: int
     unasked: str = ""  # what the template adds to a question, but writes before no answer
 
@@ -79,7 +79,7 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[tuple[E
     open_turns = list(example.trained)
     while open_turns:
         last = open_turns[-1]
-        text = answers[last].told
+        text = answers[last].answered
         ends = {turn: _end_in(text, answers[turn], example.messages[turn], tokenizer) for turn in open_turns[:-1]}
         taught = [turn for turn in open_turns if turn == last or ends[turn]]
         spans = tuple((answers[turn].start, ends.get(turn) or len(text)) for turn in taught)
@@ -112,21 +112,21 @@ def render_question(example: Example, conversation: Conversation | None) -> Ques
     for message in (saying(mark), thinking(saying(mark), thought)):  # some ask otherwise where nothing is thought
         text = conversation.write((*example.messages[:turn], message))
         place = text.find(mark, answer.start)
-        if text.startswith(answer.told[: answer.start]) and place >= 0:
+        if text.startswith(answer.answered[: answer.start]) and place >= 0:
             break
     else:
         raise _asked_otherwise(conversation)
     thinks = thought in text[answer.start : place]
     text = text[:place] + PROBE + text[place + len(mark) :]
     notes = [*_of_left_out(conversation), *([_UNASKED.format(answer.unasked)] if answer.unasked else [])]
-    return Question(text, answer.start, (place, place + len(PROBE)), answer.told, tuple(notes), thinks)
+    return Question(text, answer.start, (place, place + len(PROBE)), answer.answered, tuple(notes), thinks)
 
 
 def prompt_of(question: Question) -> str:
     """The text to tokenize for a prompt, of whose tokens those are it that lie wholly before `question.end`.
 
     In training a prompt's last tokens depend on what follows: of "Output:\\n\\n" GPT-2's tokenizer makes one
-    token, but two with a word behind it. What follows is not known here, but where the answer is set off by
+    token, but two with a word after it. What follows is not known here, but where the answer is set off by
     white space it matters little which word it is: a stand-in is put there, and its tokens are dropped.
     Elsewhere (`separator: ""`, or a template that sets nothing off) a stand-in could split the prompt's last
     word, so the prompt is taken by itself.
@@ -149,16 +149,16 @@ def render_pair(example: Example, answer: str) -> Rendered:
 def answer_of(conversation: Conversation, turn: int) -> Answer:
     """An answer as the template writes it. Raises InputError where it is left out, or asked otherwise than taught."""
     message = conversation.example.messages[turn]
-    asked, told = conversation.asked(turn), conversation.told(turn)
-    start = len(asked) if told.startswith(asked) else _seam(conversation, turn, asked, told)
-    if not stands_in(_unopened(message, asked), told[start:]):
+    asked, answered = conversation.asked(turn), conversation.answered(turn)
+    start = len(asked) if answered.startswith(asked) else _seam(conversation, turn, asked, answered)
+    if not stands_in(_unopened(message, asked), answered[start:]):
         mend = "" if "tool_calls" in message else "give what was thought as 'reasoning_content', or "
         raise InputError(
             f"{conversation.example.source}: the chat template leaves out some or all of the answer in "
             f"messages[{turn}], {turn_text(message)[:40]!r}, so it would not be learned; {mend}use a template that "
             "writes it (chat_template: FILE)"
         )
-    return Answer(told, start, asked[start:])
+    return Answer(answered, start, asked[start:])
 
 
 def _unopened(message: Message, asked: str) -> Message:
@@ -178,8 +178,8 @@ def thinking(message: Message, thought: str) -> Message:
     return {**message, "reasoning_content": thought, "thinking": thought}
 
 
-def _seam(conversation: Conversation, turn: int, asked: str, told: str) -> int:
-    """Where an answer begins in `told` if a template ends a question otherwise than it begins an answer.
+def _seam(conversation: Conversation, turn: int, asked: str, answered: str) -> int:
+    """Where an answer begins in `answered` if a template ends a question otherwise than it begins an answer.
 
     The model is then asked with what both have in common, so that it is asked as it was taught. That has to hold the
     question and what ends it.
@@ -188,7 +188,7 @@ def _seam(conversation: Conversation, turn: int, asked: str, told: str) -> int:
     mark = conversation.unsaid(MARK)
     probed = conversation.write((*before, saying(mark)))
     place = probed.rfind(mark)
-    start = shared_start(asked, told, probed[: place if place >= 0 else None])
+    start = shared_start(asked, answered, probed[: place if place >= 0 else None])
     question = before[-1].get("content", "").strip()
     marked = conversation.write((*before[:-1], {**before[-1], "content": mark}), ask=True)
     began = marked.find(mark) if question else 0
@@ -215,15 +215,15 @@ def _end_in(text: str, answer: Answer, message: Message, tokenizer: Any) -> int 
     """Where an answer ends in a text that goes on with later turns; None where it stands there otherwise.
 
     It has to be followed by what ends a turn, though not by the tokenizer's end token, which some templates write
-    behind the last turn alone.
+    after the last turn alone.
     """
-    whole = answer.told.rstrip()
-    if whole.endswith(tokenizer.eos_token) and text.startswith(answer.told):
-        return len(answer.told)
+    whole = answer.answered.rstrip()
+    if whole.endswith(tokenizer.eos_token) and text.startswith(answer.answered):
+        return len(answer.answered)
     ended = whole.removesuffix(tokenizer.eos_token)
     if not (text.startswith(ended) and _is_marked(ended[answer.start :].rstrip(), message, tokenizer)):
         return None
-    return len(answer.told) if text.startswith(answer.told) else len(ended)
+    return len(answer.answered) if text.startswith(answer.answered) else len(ended)
 
 
 def _is_marked(written: str, message: Message, tokenizer: Any) -> bool:

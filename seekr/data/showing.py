@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Kind = Literal["prompt", "trained", "end", "cut", "unread"]
-"""Read; learned; learned as the end; left out for its length; behind the end, or nothing to the tokenizer."""
+"""Read; learned; learned as the end; left out for its length; after the end, or nothing to the tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _pieces(row: Traced, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
     found: list[Piece] = []
     for index, (token, label) in enumerate(zip(row.ids.tolist(), row.labels.tolist(), strict=True)):
         stop = int(row.tokens.ends[index]) if index < len(row.tokens.ids) else 0
-        if index == len(row.tokens.ids):  # an end token that is appended comes behind all of the text
+        if index == len(row.tokens.ids):  # an end token that is appended comes after all of the text
             found.append(Piece(text[place:], "unread"))
             place = len(text)
         written = text[place:stop] if stop else str(tokenizer.convert_ids_to_tokens(token))

@@ -115,6 +115,6 @@ def check_tasks(tasks: Sequence[Task]) -> None:
     for task in tasks:
         folded = task.name.casefold()
         if folded in seen:
-            both = repr(task.name) if seen[folded] == task.name else f"{task.name!r} (beside {seen[folded]!r})"
+            both = repr(task.name) if seen[folded] == task.name else f"{task.name!r} (next to {seen[folded]!r})"
             raise InputError(f"tasks: the name {both} comes twice; give every task a name of its own")
         seen[folded] = task.name

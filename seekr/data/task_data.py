@@ -88,7 +88,7 @@ class TaskData:
 
         found = EncodingSummary.of(self.test_rows)
         return {
-            "test prompts were cut from the left, behind their first token, to fit max_length": found.cut_prompts,
+            "test prompts were cut from the left, after their first token, to fit max_length": found.cut_prompts,
             "test answers were longer than max_length and are scored without their end": found.cut_answers,
             "test answers are empty: their end token alone is scored": found.empty_answers,
             "test answers hold nothing that the tokenizer knows: their end token alone is scored": found.unread_answers,
@@ -197,7 +197,7 @@ def read_task(
     train = read_split(task, "train", seed=seed) if finished is None else []
     test, compared, gone = _read_test(task, seed, finished)
     if task.eval is not None and finished is None:
-        read_split(task, "eval", seed=seed)  # a broken file is told now, not by the first thing that uses it
+        read_split(task, "eval", seed=seed)  # a broken file is reported now, not by the first thing that uses it
     samples = encode_all(train, tokenizer, max_length)
     data = TaskData(
         task=replace(task, max_new_tokens=_settled(task, test or train, tokenizer, finished)),

@@ -21,7 +21,7 @@ class Tokens:
 
     ids: np.ndarray  # int32 [tokens]
     starts: np.ndarray  # [tokens] first character
-    ends: np.ndarray  # [tokens] one behind the last character; 0 for what the tokenizer added itself
+    ends: np.ndarray  # [tokens] one past the last character; 0 for what the tokenizer added itself
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -36,7 +36,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def tokenize(texts: Sequence[str], is_chat: Sequence[bool], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
-    """Tokenize whole texts, without what the tokenizer adds behind them, and with one begin token at most.
+    """Tokenize whole texts, without what the tokenizer adds after them, and with one begin token at most.
 
     Args:
         is_chat: per text, whether a chat template has written its special tokens, so that the tokenizer adds none.
@@ -91,7 +91,7 @@ def _tokenize(texts: list[str], tokenizer: Any, tracing: Any, *, add_special: bo
 
 
 def _with_marks(tokens: Tokens, text: str, tokenizer: Any) -> Tokens:
-    """Tokens of a letter that was composed with the marks behind it stand for these too; the library counts none."""
+    """Tokens of a letter that was composed with the marks after it stand for these too; the library counts none."""
     normalizer = tokenizer.backend_tokenizer.normalizer
     if normalizer is None or unicodedata.is_normalized("NFC", text) or normalizer.normalize_str("e\u0301") != "\xe9":
         return tokens
@@ -113,7 +113,7 @@ def _tracing(tokenizer: Any) -> Any:
     """A tokenizer of the same tokens with right offsets, None where those of `tokenizer` itself are right.
 
     A BPE vocabulary without an unknown token makes nothing of signs that it does not hold, and counts every offset
-    behind one, up to the end of its word, too low. Taking them out just before that, behind the splitting into words,
+    after one, up to the end of its word, too low. Taking them out just before that, after the splitting into words,
     changes no token, and the library keeps account of it.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers

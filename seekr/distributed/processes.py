@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-PATIENCE = timedelta(hours=2)
+TIMEOUT = timedelta(hours=2)
 """How long processes wait for each other: while the main one saves a large model, or one reads it from slow disks."""
 
 
@@ -57,7 +57,7 @@ def connect() -> None:
     backend = "gloo"
     if device is not None:
         backend = f"cpu:gloo,{device.type}:{distributed.get_default_backend_for_device(device)}"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    distributed.init_process_group(backend, timeout=TIMEOUT)
 
 
 def disconnect() -> None:
@@ -91,7 +91,7 @@ def own_share(count: int) -> range:
 def in_step(count: int, together: int = 1) -> Iterator[tuple[range, bool]]:
     """The places of this process's share of `count`, `together` at a time, and whether they count.
 
-    All processes get equally many, as a model in parts is called by all of them at once: where a share has ended,
+    All processes get equally many, as a sharded model is called by all of them at once: where a share has ended,
     its process runs along with the first place, which then does not count.
     """
     own = own_share(count)

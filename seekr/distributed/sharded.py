@@ -1,6 +1,6 @@
-"""A frozen model in parts: each process holds a slice of every weight (PyTorch's `fully_shard`, FSDP2).
+"""A frozen, sharded model: each process holds a slice of every weight (PyTorch's `fully_shard`, FSDP2).
 
-A layer is gathered while it computes and let go of behind it, so that every forward and every backward is one of all
+A layer is gathered while it computes and freed after it, so that every forward and every backward is one of all
 processes together: they take as many of them each, see `processes.in_step`. Numbers are those of the whole model.
 """
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def load_in_parts(load: Callable[[], Any], device: torch.device) -> Any:
-    """The frozen model that `load` reads into CPU memory, as parts on the devices of all processes.
+def load_sharded(load: Callable[[], Any], device: torch.device) -> Any:
+    """The frozen model that `load` reads into CPU memory, sharded over the devices of all processes.
 
     The processes of a machine read it one after another, so that one of them at a time holds it whole; a device never
-    holds more of it than a layer, or what stands outside of its layers, beside its own part.
+    holds more of it than a layer, or what stands outside of its layers, as well as its own shard.
     """
     from torch.distributed.device_mesh import init_device_mesh
 
-    gc.collect()  # models in parts refer to themselves, and an earlier one may still take up the device
+    gc.collect()  # sharded models refer to themselves, and an earlier one may still take up the device
     mesh = init_device_mesh(device.type, (process_count(),))
     place = int(os.environ.get("LOCAL_RANK", process_index()))
     model = None
     for turn in range(max(gathered(place)) + 1):
         if turn == place:
-            model = _cut_up(load(), mesh).to(device)
+            model = _shard(load(), mesh).to(device)
         wait_for_all()
     return model
 
 
-def is_in_parts(model: nn.Module) -> bool:
+def is_sharded(model: nn.Module) -> bool:
     """Whether processes have to call the model in step."""
     if process_count() == 1:
         return False
@@ -46,7 +46,7 @@ def is_in_parts(model: nn.Module) -> bool:
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
-def _cut_up(model: Any, mesh: Any) -> Any:
+def _shard(model: Any, mesh: Any) -> Any:
     from torch.distributed.fsdp import fully_shard
     from transformers import PreTrainedModel
     from transformers.modeling_layers import GradientCheckpointingLayer

@@ -48,7 +48,7 @@ _TOGETHER = 1024
 _LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 """How variables begin that tell a process its place in a launch; an engine is none of its processes."""
 
-_PATIENCE, _IMPATIENCE = 120.0, 10.0
+_TIMEOUT, _TIMEOUT_AFTER_FAILURE = 120.0, 10.0
 """Seconds that an engine may take to end, and one whose work was broken off."""
 
 Generate = Callable[[Sequence[np.ndarray], int, Callable[[int], None]], list[Generated]]
@@ -116,7 +116,7 @@ def answering(
     Args:
         base: folder or hub name of the base model.
         weights: a stage's `model` folder, whole or an adapter; None = `base` itself.
-        tokenizer: whose end token ends an answer, beside those that the model's generation settings name.
+        tokenizer: whose end token ends an answer, as well as those that the model's generation settings name.
         settings: arguments of vLLM's engine.
         dtype: of the weights, unless `settings` says otherwise.
         length: tokens of the longest prompt with its answer, unless `settings` gives a `max_model_len`.
@@ -138,7 +138,7 @@ def answering(
         torch.accelerator.empty_cache()
     with _worker(stderr=None) as ask:
 
-        def told(request: dict[str, Any]) -> dict[str, Any]:
+        def answered(request: dict[str, Any]) -> dict[str, Any]:
             try:
                 return ask(request)
             except RunError as error:
@@ -148,7 +148,7 @@ def answering(
                 ) from None
 
         first = {"check": False, "arguments": arguments, "adapter": None if adapter is None else str(adapter)}
-        agreed(lambda: told(first))
+        agreed(lambda: answered(first))
 
         def generate(
             prompts: Sequence[np.ndarray], max_new_tokens: int, advance: Callable[[int], None]
@@ -159,7 +159,7 @@ def answering(
                 found = []
                 for start in range(0, len(own), _TOGETHER):
                     asked = [prompts[place].tolist() for place in own[start : start + _TOGETHER]]
-                    reply = told({"prompts": asked, "max_new_tokens": max_new_tokens, "ends": ends})
+                    reply = answered({"prompts": asked, "max_new_tokens": max_new_tokens, "ends": ends})
                     found += [until_end(ids, ends) for ids in reply["answers"]]
                     advance(len(prompts[start * process_count() : (start + _TOGETHER) * process_count()]))
                 return found
@@ -209,15 +209,15 @@ def _worker(stderr: int | None) -> Iterator[Callable[[dict[str, Any]], dict[str,
             raise RunError(reply["error"])
         return reply
 
-    patience = _IMPATIENCE
+    timeout = _TIMEOUT_AFTER_FAILURE
     try:
         yield ask
-        patience = _PATIENCE
+        timeout = _TIMEOUT
     finally:
         with suppress(BrokenPipeError):
             questions.close()
         try:
-            process.wait(timeout=patience)
+            process.wait(timeout=timeout)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # the engine's own processes too
             process.wait()

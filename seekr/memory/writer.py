@@ -83,7 +83,7 @@ class MemoryWriter:
         positions: Tensor | None = None,
         logits: TopLogits | None = None,
     ) -> None:
-        """Adds what the teacher says of sample `index`, behind those before it in this process's stretch.
+        """Adds what the teacher says of sample `index`, after those before it in this process's stretch.
 
         `positions` are the queries of `attention`, None = all.
         """

@@ -134,7 +134,7 @@ class Balancer:
 
 @contextmanager
 def _routers(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Filled, behind the first forward, with what the router of each layer gave, [tokens, experts]."""
+    """Filled, after the first forward, with what the router of each layer gave, [tokens, experts]."""
     inner = _transformer(model)
     assert inner is not None
     found: list[Tensor] = []

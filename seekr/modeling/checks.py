@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NO_WEIGHTS = (
     "inv_freq", "cos_cached", "sin_cached", "position_ids", "masked_bias", "causal_mask", "attn.bias", "attention.bias",
 )  # fmt: skip
-"""How names end of what older libraries wrote beside the weights, positions and masks: it follows from the
+"""How names end of what older libraries wrote next to the weights, positions and masks: it follows from the
 configuration."""
 
 _WRAPPERS = {
@@ -53,7 +53,7 @@ def check_no_adapter(model: str) -> None:
     if base is not None:
         join = (
             f"; or join them, peft.AutoPeftModelForCausalLM.from_pretrained({model!r}).merge_and_unload()"
-            ".save_pretrained(FOLDER), put the tokenizer beside it, and give that folder"
+            ".save_pretrained(FOLDER), put the tokenizer next to it, and give that folder"
         )
         raise InputError(
             f"model: {model} is an adapter of {base}, no model. Give model: {base} to begin without it"
@@ -97,17 +97,17 @@ def check_weights(model: str, found: Mapping[str, Any]) -> None:
     missing = sorted(found["missing_keys"])
     unexpected = sorted(name for name in found["unexpected_keys"] if not name.endswith(_NO_WEIGHTS))
     mismatched = sorted(found["mismatched_keys"])
-    told = []
+    faults = []
     if missing:
-        told.append(f"lack {_some(missing)}, which would be random")
+        faults.append(f"lack {_some(missing)}, which would be random")
     if mismatched:
         shapes = [f"{name} {tuple(there)} in place of {tuple(here)}" for name, there, here in mismatched]
-        told.append(f"hold {_some(shapes)}")
+        faults.append(f"hold {_some(shapes)}")
     if unexpected:
-        told.append(f"hold {_some(unexpected)}, which the model has no place for")
-    if told:
+        faults.append(f"hold {_some(unexpected)}, which the model has no place for")
+    if faults:
         raise InputError(
-            f"model: the weights of {model} {'; they '.join(told)}: {_mend(missing, unexpected, mismatched)}"
+            f"model: the weights of {model} {'; they '.join(faults)}: {_mend(missing, unexpected, mismatched)}"
         )
 
 

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.processes import process_count, spread
-from seekr.distributed.sharded import is_in_parts
+from seekr.distributed.sharded import is_sharded
 from seekr.modeling.balancing import without_balance
 from seekr.modeling.batches import collate
 from seekr.modeling.inputs import model_inputs
@@ -71,7 +71,7 @@ def generate_tokens(
 
     Penalties and whatever else the model's generation settings hold are left aside, apart from their end tokens.
     Random state, training flags and generation settings of the model stay as they were.
-    Of several processes each answers a part of the batches, and all of them get all answers. With a model in parts
+    Of several processes each answers a part of the batches, and all of them get all answers. With a sharded model
     each answers equally many, the first batch again where there are not enough.
 
     Args:
@@ -97,7 +97,7 @@ def generate_tokens(
     if temperature is not None:
         settings.update(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
     ends, pad = settings.eos_token_id, settings.pad_token_id
-    in_step = is_in_parts(model)
+    in_step = is_sharded(model)
 
     def answer(place: int, rows: list[int]) -> list[Generated]:
         if temperature is not None:
@@ -123,7 +123,7 @@ def answer_likelihoods(
 ) -> list[RowLikelihood]:
     """How likely the answer of each row is, by its own tokens in one forward: those that training counts.
 
-    Random state, training flags, processes and models in parts are as of `generate_tokens`.
+    Random state, training flags, processes and sharded models are as of `generate_tokens`.
 
     Args:
         rows: token ids, prompt and answer, and labels.
@@ -154,16 +154,16 @@ def _in_batches(
     """What `work(place, rows)` gives for the rows of each batch, the longest first, in the order of the rows."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
-    def told(place: int, rows: list[int]) -> list[R]:
+    def counted(place: int, rows: list[int]) -> list[R]:
         found = work(place, rows)
-        if advance is not None:  # the other processes are at work on the batches behind this one
+        if advance is not None:  # the other processes are at work on the batches after this one
             advance(len(order[place * batch_size : (place + process_count()) * batch_size]))
         return found
 
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    filling = batches[:1] * (-len(batches) % process_count() if is_in_parts(model) else 0)
+    filling = batches[:1] * (-len(batches) % process_count() if is_sharded(model) else 0)
     with only_asked(model):
-        found = chain.from_iterable(spread([*batches, *filling], told)[: len(batches)])
+        found = chain.from_iterable(spread([*batches, *filling], counted)[: len(batches)])
     results = dict(zip(order, found, strict=True))
     return [results[i] for i in range(len(lengths))]
 
@@ -185,7 +185,7 @@ def answering_settings(
 
 
 def end_tokens(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokenizer's end token, then those that a model's generation settings name beside it (end of turn)."""
+    """The tokenizer's end token, then those that a model's generation settings name as well (end of turn)."""
     named = settings.eos_token_id if settings is not None else None
     others = named if isinstance(named, list) else [named]
     return list(dict.fromkeys(int(token) for token in (tokenizer.eos_token_id, *others) if token is not None))

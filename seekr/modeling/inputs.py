@@ -38,5 +38,5 @@ def model_inputs(batch: dict[str, Tensor], device: torch.device | None = None) -
 
 def position_ids(attention_mask: Tensor) -> Tensor:
     """[samples, length]: positions counted from each sample's first token, so that padding on either side changes
-    none. Models with learned positions (GPT-2) give other logits for a padded sample unless they are told."""
+    none. Models with learned positions (GPT-2) give other logits for a padded sample unless they get them."""
     return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)

@@ -40,7 +40,7 @@ def load_config_of(model: str) -> PretrainedConfig:
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside a model. Raises InputError."""
+    """The tokenizer that lies next to a model. Raises InputError."""
     from transformers import AutoTokenizer
 
     try:
@@ -211,8 +211,8 @@ def measuring(model: nn.Module) -> Iterator[None]:
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Writes a model, or its adapter, with its tokenizer: loads with plain transformers, or peft.
 
-    The generation settings beside it are those that its answers were scored by. With an adapter transformers takes
-    those of the base, unless it is told: the README.md beside it has the words.
+    The generation settings next to it are those that its answers were scored by. With an adapter transformers takes
+    those of the base, unless it is given them: the README.md next to it has the words.
     """
     from seekr.modeling.generation import answering_settings
 
@@ -239,8 +239,8 @@ def _write_how_to_load(folder: Path, *, balanced: bool) -> None:
     else:
         model = load.format("folder")
     lines += ["settings = GenerationConfig.from_pretrained(folder)  # not the base's: greedy, and its end tokens"]
-    told = ["", "## To answer as it was scored", "", "`folder` is where this file lies.", ""]
-    text = "\n".join([*told, "```python", *lines, f"model = {model}", "```", ""])
+    heading = ["", "## To answer as it was scored", "", "`folder` is where this file lies.", ""]
+    text = "\n".join([*heading, "```python", *lines, f"model = {model}", "```", ""])
     with (folder / "README.md").open("a", encoding="utf-8") as file:
         file.write(text)
 

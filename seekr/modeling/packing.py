@@ -1,6 +1,6 @@
 """Rows of a micro-batch side by side in fewer, longer ones, so that little of a forward is spent on padding.
 
-Positions begin anew with every row; from that transformers tells which tokens may see each other: by lengths in flash
+Positions begin again with every row; from that transformers tells which tokens may see each other: by lengths in flash
 attention, by a mask of blocks elsewhere.
 """
 
@@ -53,7 +53,7 @@ def packed(inputs: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     rows, places = mask.nonzero(as_tuple=True)
     to_rows, to_places = moved(layout, rows, places)
     ids = inputs["input_ids"].new_zeros(max(layout.rows) + 1, layout.width)
-    # Padding behind the last row is a row of its own.
+    # Padding after the last row is a row of its own.
     filled = torch.zeros_like(ids, dtype=torch.bool)
     filled[to_rows, to_places] = True
     positions = torch.arange(layout.width, device=ids.device) - filled.sum(dim=1, keepdim=True)
@@ -106,7 +106,7 @@ def _packs(model: nn.Module, device: torch.device, vocabulary: int) -> bool:
     first, second = 5, 7
     ids = torch.arange(first + second, device=device)[None] * 7 % max(vocabulary - 3, 1)
     through = torch.arange(first + second, device=device)[None]
-    anew = torch.cat([through[:, :first], through[:, :second]], dim=1)
+    restarted = torch.cat([through[:, :first], through[:, :second]], dim=1)
 
     def logits(ids: Tensor, positions: Tensor) -> Tensor:
         found: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False).logits
@@ -115,4 +115,4 @@ def _packs(model: nn.Module, device: torch.device, vocabulary: int) -> bool:
     alone = logits(ids[:, first:], through[:, :second])
     seen_by_it = (logits(ids, through) - alone).abs().max()
     # Far below what the row before it would do, if it were seen: rounding, in any precision.
-    return bool((logits(ids, anew) - alone).abs().max() < 0.1 * seen_by_it)
+    return bool((logits(ids, restarted) - alone).abs().max() < 0.1 * seen_by_it)

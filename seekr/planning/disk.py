@@ -36,8 +36,8 @@ def disk(
 ) -> Disk:  # fmt: skip
     """Disk of a run whose stages hold `stored` parameters, of which `trained` are trained.
 
-    A checkpoint holds the weights and the optimizer's state (`optimizer` bytes; None: AdamW's two numbers beside each
-    trained weight). Every `save_steps` steps one is written, and one behind the last; one more of them is there than
+    A checkpoint holds the weights and the optimizer's state (`optimizer` bytes; None: AdamW's two numbers with each
+    trained weight). Every `save_steps` steps one is written, and one after the last; one more of them is there than
     `save_total_limit` while the next is written, and all are where that is null.
     """
     learned = [stage for stage in stages if stage.rows.learn]

@@ -66,7 +66,7 @@ def step(
 
 
 def measuring(paper: Paper, shape: Shape, *, checkpointing: bool) -> Bytes:
-    """Bytes at the peak of measuring kept rows after a task, the model before the task beside the new one."""
+    """Bytes at the peak of measuring kept rows after a task, the model before the task as well as the new one."""
     with paper.counting(shape.length, checkpointing=checkpointing) as live, paper.precision(), widest_block_alone():
         rows = _rows(shape)
         paper.method.measure(rows, _context(paper, rows, Path()))
@@ -237,7 +237,7 @@ def _gradients_seen(paper: Paper, live: Live) -> Iterator[None]:
 
 @dataclass
 class _PaperContext(TaskContext):
-    """Of a task behind one of which `kept` is there."""
+    """Of a task after one of which `kept` is there."""
 
     kept: Memory | None
 

@@ -39,7 +39,7 @@ class Phase:
 class Plan:
     """What `seekr plan` shows. `ways` is empty where no device is given.
 
-    `activations`: what a task step holds beside weights and gradients, by (checkpointing, attention).
+    `activations`: what a task step holds in addition to weights and gradients, by (checkpointing, attention).
     """
 
     run: RunOnPaper
@@ -187,7 +187,7 @@ def _paper(run: RunOnPaper, lora: Any) -> Paper:
 
 
 def _phases(paper: Paper, stages: Sequence[StageSteps], checkpointing: bool, optimizer: int | None) -> list[Phase]:
-    """The moments of a run that may need most: a step of either kind, and what a method computes beside them."""
+    """The moments of a run that may need most: a step of either kind, and what a method computes on top."""
     method, rows = paper.method, paper.arguments.per_device_train_batch_size
     state = {OPTIMIZER: optimizer} if optimizer else {}
     kept = drawn_shape(stages, rows) if method.corrects_by else None
@@ -246,7 +246,7 @@ def _notes(run: RunOnPaper, paper: Paper, optimizer: int | None, saved: Disk, le
     if method.unplanned:
         yield f"method {method.name}: not counted is {method.unplanned}"
     if method.average is not None:
-        yield "average: once a task is trained, the model before it lies in CPU memory beside, not counted"
+        yield "average: once a task is trained, the model before it lies in CPU memory too, not counted"
     if paper.attention not in ("sdpa", "eager"):
         yield f"attention {paper.attention} is taken to hold queries, keys, values and output, and no map"
     if method.reads_attention:

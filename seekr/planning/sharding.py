@@ -1,4 +1,4 @@
-"""What a step needs on each of several devices: whole copies (DDP), or parameters in parts (FSDP2)."""
+"""What a step needs on each of several devices: whole copies (DDP), or sharded parameters (FSDP2)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def ways(paper: Paper, phases: Mapping[str, Bytes], *, trains: str, checkpointin
 
 
 def _sharded(paper: Paper, parts: Bytes, devices: int) -> Bytes:
-    """Parameters, gradients and optimizer state in parts; two layers and what stands outside of them whole for a while.
+    """Parameters, gradients and optimizer state sharded; two layers and what stands outside of them whole for a while.
 
     While a step is taken FSDP2 gathers in the dtype of the computation, so that autocast's casts of all weights fall
     away. Models that are measured are gathered as they were loaded, and of what computes there is a cast.

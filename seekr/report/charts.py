@@ -1,7 +1,7 @@
 """Drawings as inline SVG: head maps, curves over the optimizer steps, one dot for every seed.
 
 Colours are CSS classes, so that one drawing serves light and dark. Every drawing has a text for those who
-cannot see it, and nothing is told by colour alone.
+cannot see it, and nothing is shown by colour alone.
 """
 
 import math
@@ -84,7 +84,7 @@ def curves_of(run: Run, numbers: Callable[[LogEntry], dict[str, float]]) -> list
 def curve_chart(run: Run, curves: Sequence[Curve], label: str, *, share: bool = False) -> Markup:
     """Curves over the steps of a run, with the borders of its tasks.
 
-    Long curves are means over a few steps, with the span of the values behind. `share`: values 0..1 as per
+    Long curves are means over a few steps, with the span of the values in the background. `share`: values 0..1 as per
     cent. Otherwise the axis is logarithmic where nearly all values are positive and span more than a factor
     of 20; values below its lowest mark lie on it.
     """
@@ -276,7 +276,7 @@ def legend_key(number: int) -> Markup:
 
 
 def _mark(number: int, x: float, y: float) -> Markup:
-    """A small disc, square, triangle or diamond, so that curves are told apart without their colour."""
+    """A small disc, square, triangle or diamond, so that curves can be distinguished without their colour."""
     outline = ("m-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0z", "m-3-3h6v6h-6z", "m0-4l4 7h-8z", "m0-4l4 4l-4 4l-4-4z")[number % 4]
     return Markup('<path class="mark{}" d="M{:.1f} {:.1f}{}"/>').format(number % 4, x, y, outline)
 

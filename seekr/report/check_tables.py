@@ -92,7 +92,7 @@ def _faults(task: TaskCheck) -> bool:
 
 
 def _splits(check: FolderCheck) -> Iterator[tuple[str, str, SplitCheck]]:
-    """Task (beside its first split only), split, what was found."""
+    """Task (next to its first split only), split, what was found."""
     for task in check.tasks:
         for position, (name, split) in enumerate(task.splits.items()):
             yield "" if position else task.name, name, split

@@ -1,4 +1,4 @@
-"""Runs beside each other in one table: those that differ only in their seed are one row."""
+"""Runs side by side in one table: those that differ only in their seed are one row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seekr.config.identity import beside_seed
+from seekr.config.identity import without_seed
 from seekr.errors import InputError, nearest
 from seekr.report.summary import Spread, summarize
 from seekr.runs.run import Run, read_runs
@@ -158,16 +158,16 @@ def _differences(runs: Sequence[Run]) -> list[str]:
         )
     elif len(orders) > 1:
         notes.append("the runs are of the same tasks in different orders")
-    told = [name for name in shared if len({_scored_how(run, name) for run in runs}) > 1]
-    if told:
+    unlike = [name for name in shared if len({_scored_how(run, name) for run in runs}) > 1]
+    if unlike:
         notes.append(
-            f"not scored alike in all runs (test rows, test_limit, metric or max_new_tokens): {', '.join(told)}"
+            f"not scored alike in all runs (test rows, test_limit, metric or max_new_tokens): {', '.join(unlike)}"
         )
     return notes
 
 
 def _scored_how(run: Run, task: str) -> str:
-    given: dict[str, Any] = beside_seed(run.record)["tasks"].get(task, {})
+    given: dict[str, Any] = without_seed(run.record)["tasks"].get(task, {})
     return repr([given.get(key) for key in ("test", "test_limit", "metric", "max_new_tokens")])
 
 

@@ -94,7 +94,7 @@ def _latex(text: str) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
-    """A Markdown table; the first `words` columns stand to the left, the numbers behind them to the right."""
+    """A Markdown table; the first `words` columns stand to the left, the numbers after them to the right."""
     lines = [[text.replace("\\", "\\\\").replace("|", "\\|") for text in line] for line in (head, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     sides = ["<" if number < words else ">" for number in range(len(head))]

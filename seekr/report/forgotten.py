@@ -1,4 +1,4 @@
-"""What a run forgot: each task's score when it was learned beside its score now, and the answers that were lost."""
+"""What a run forgot: each task's score when it was learned and its score now, and the answers that were lost."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from seekr.report.summary import MEASURES, Measure, MethodSummary, Spread, best,
 from seekr.runs.run import Run, Stage, read_runs
 
 _OPEN_RUNS = 6
-_DARKEST_CELL = 55  # per cent of the heat colour behind a score of 100, so that the ink on it stays readable
+_DARKEST_CELL = 55  # per cent of the heat colour under a score of 100, so that the ink on it stays readable
 _DIVISORS = {"backward_transfer": "(T − 1)", "backward_transfer_over_all_tasks": "T"}
 _TABLES = {
     "sensitivity": "Sensitivity: how strongly the answer loss depends on each head's attention map",

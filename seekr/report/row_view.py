@@ -66,15 +66,15 @@ def _written(text: ShownText, *, plain: bool) -> Text:
 
 
 def _mark(text: str, kind: Kind) -> Text:
-    before, behind = _BRACKETS[kind]
-    return Text(f"{before}{text}{behind}")
+    before, after = _BRACKETS[kind]
+    return Text(f"{before}{text}{after}")
 
 
 def _facts(row: ShownRow) -> Iterator[tuple[str, str]]:
     yield "learned", " · ".join(repr(answer) for text in row.texts for answer in text.learned)
     yield "compared with", " or ".join(map(repr, row.key.references))
     form = row.key.form
-    around = {"in front": [form.lead], "after a reasoning": form.closings, "behind": [form.trail, form.mark]}
+    around = {"in front": [form.lead], "after a reasoning": form.closings, "after": [form.trail, form.mark]}
     taken = [f"{text!r} {where}" for where, texts in around.items() for text in texts if text.strip()]
     if taken:
         yield "taken off what is generated", ", ".join(taken)

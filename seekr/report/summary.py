@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seekr.config.identity import beside_seed
+from seekr.config.identity import without_seed
 from seekr.runs.run import Run
 
 
@@ -137,7 +137,7 @@ def _spread(values: Iterable[float | None]) -> Spread | None:
 
 def _identity(run: Run) -> dict[str, Any]:
     """What is the same in runs of one method: all but the seed; `settings` are those that a label may tell."""
-    shared = beside_seed(run.record)
+    shared = without_seed(run.record)
     tasks = shared.pop("tasks")
     return {"method": run.method, "tasks": list(tasks.items()), "settings": flatten(shared)}
 
@@ -164,8 +164,8 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         own = _identity(run)["settings"]
         keys = sorted({key for peer in peers for key in peer.keys() | own.keys() if peer.get(key) != own.get(key)})
         keys.sort(key=lambda key: not key.startswith("method."))
-        told = [f"{key.removeprefix('method.')}={own.get(key)}" for key in keys[:3]] + ["…"] * (len(keys) > 3)
-        labels.append(f"{run.method} ({', '.join(told)})" if told else run.method)
+        shown = [f"{key.removeprefix('method.')}={own.get(key)}" for key in keys[:3]] + ["…"] * (len(keys) > 3)
+        labels.append(f"{run.method} ({', '.join(shown)})" if shown else run.method)
     homes = [run.folder.parent if run.folder.name == f"seed-{run.seed}" else run.folder for run in runs]
     return [
         f"{label} ({home.name})" if labels.count(label) > 1 else label

@@ -39,7 +39,7 @@ def print_table(table: RenderableType) -> None:
 
 
 def print_fact(name: str, text: str) -> None:
-    """A name and what there is to say of it, wrapped beside the name on a terminal; one line in a file or a script."""
+    """A name and what there is to say of it, wrapped next to the name on a terminal; one line in a file or a script."""
     out = console()
     if not out.is_terminal:
         out.print(f"{name:<12}{text}")

@@ -65,7 +65,7 @@ def run_request(request: Request) -> Run:
 
 
 def warn(prepared: RunSpec) -> None:
-    """Says on stderr what happened to the rows of tasks that are still to be learned: cut, empty, shared out anew."""
+    """Says on stderr what happened to the rows of tasks that are still to be learned: cut, empty, shared out again."""
     micro_batches = prepared.arguments.gradient_accumulation_steps
     if micro_batches != int(prepared.config.training.get("gradient_accumulation_steps", 1)):
         print(
@@ -154,7 +154,7 @@ def copy_run(source: Path, run: Path) -> None:
 
 
 def finish_stage(prepared: RunSpec, book: ScoreBook) -> None:
-    """Scores what can be scored by now, and only then lets go of older weights. All processes call it."""
+    """Scores what can be scored by now, and only then drops older weights. All processes call it."""
     if is_main():
         point_to_newest_model(prepared.run)
     book.fill(book.measurable(book.missing(prepared.config.cells)))

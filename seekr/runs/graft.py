@@ -79,7 +79,7 @@ def graft(
         check_heads(heads)
     try:
         run = Run(folder)
-        read_grafted(folder)  # what is torn is told before anything is answered
+        read_grafted(folder)  # what is torn is reported before anything is answered
         later, questions = _plan(run, task, heads, donor, model)
         prepared = _prepare(run)
         questions = [question for question in questions if _askable(prepared, question, named=task is not None)]

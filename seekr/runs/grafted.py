@@ -76,7 +76,7 @@ def read_grafted(run: Path) -> tuple[Grafted, ...]:
 
 
 def add_grafted(run: Path, found: Sequence[Grafted], stages: Sequence[str]) -> None:
-    """Puts what was found beside what a run has already; sorted by the order of its `stages`."""
+    """Adds what was found to what a run has already; sorted by the order of its `stages`."""
     rows = {one.question: one for one in (*read_grafted(run), *found)}
 
     def place(one: Grafted) -> tuple[Any, ...]:

@@ -77,7 +77,7 @@ def faults(
 
 
 def file_faults(stage: Path, *, hashed: bool, weights: bool) -> Iterator[str]:
-    """The same of the files of one stage. Weights that `keep_stages` let go of, all of them, are no fault."""
+    """The same of the files of one stage. Weights that `keep_stages` dropped, all of them, are no fault."""
     try:
         files = read_manifest(stage)["files"] if (stage / MANIFEST).is_file() else {}
     except InputError as error:

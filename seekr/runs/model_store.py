@@ -12,7 +12,7 @@ import torch
 from transformers import set_seed
 
 from seekr.distributed.processes import is_main, process_count, wait_for_all
-from seekr.distributed.sharded import load_in_parts
+from seekr.distributed.sharded import load_sharded
 from seekr.methods.averaging import average_weights
 from seekr.modeling.loading import load_stage, save_model
 from seekr.runs.folder import has_weights
@@ -51,9 +51,9 @@ class ModelStore:
         return self.arguments.device
 
     @property
-    def in_parts(self) -> bool:
-        """Whether frozen models are spread too. Methods with prompts of their own ask a model for its embeddings alone,
-        which one in parts does not gather.
+    def shards_frozen(self) -> bool:
+        """Whether frozen models are sharded too. Methods with prompts of their own ask a model for its embeddings
+        alone, which a sharded one does not gather.
         """
         return self.sharded and process_count() > 1 and self.method.form.adapter != "own"
 
@@ -75,7 +75,7 @@ class ModelStore:
         return self._on_device(lambda: load_stage(self.base, None, dtype=self.dtype))
 
     def _on_device(self, load: Callable[[], Any]) -> Any:
-        return load_in_parts(load, self.device) if self.in_parts else load().to(self.device)
+        return load_sharded(load, self.device) if self.shards_frozen else load().to(self.device)
 
     def settled(self, model: Any, start: Path | None, *, seed: int) -> Any:
         """What stays of a model that was trained from `start` on, in evaluation mode: averaged with it where asked.
@@ -96,10 +96,10 @@ class ModelStore:
     def read_back(self, start: Path | None, working: Path, *, seed: int) -> Any:
         """The trained model that `save_whole` wrote to `working`, settled.
 
-        One that is measured in parts is frozen and cannot be saved: its `model` folder is written before, in `working`.
+        A sharded one is frozen and cannot be saved: its `model` folder is written before, in `working`.
         """
         whole, written = working / "whole", working / "model"
-        if not self.in_parts:
+        if not self.shards_frozen:
             return self.settled(self.trainable(whole), start, seed=seed).to(self.device)
         if is_main():
             shutil.rmtree(written, ignore_errors=True)  # of an attempt that was stopped
@@ -110,14 +110,14 @@ class ModelStore:
 
     def save(self, model: Any, working: Path, folder: Path) -> None:
         """Puts the `model` folder of a task that is learned into the `folder` of its stage."""
-        if self.in_parts:
+        if self.shards_frozen:
             (working / "model").replace(folder / "model")
         else:
             save_model(model, self.tokenizer, folder / "model")
 
 
 def save_whole(model: Any, state: dict[str, Any], folder: Path) -> None:
-    """Writes a model whose parameters lie in parts on several processes, `state` being all of them, gathered."""
+    """Writes a model whose parameters are sharded over several processes, `state` being all of them, gathered."""
     if is_main():
         model.save_pretrained(folder, state_dict=state)
     wait_for_all()

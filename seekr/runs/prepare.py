@@ -77,7 +77,7 @@ class RunSpec:
     step_rows: int
     """Rows of an optimizer step, over all processes."""
     clock: datetime
-    """When the run began: the time that chat templates are told."""
+    """When the run began: the time that chat templates are given."""
     notes: Sequence[str] = ()
     """What a person should know of the model before it is trained."""
     vllm_version: str | None = None

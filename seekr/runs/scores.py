@@ -72,7 +72,7 @@ class ScoreBook:
         for row in sorted({row for row, _ in cells}):
             columns = [column for r, column in cells if r == row]
             columns = [column for column in columns if not self._copy_from_same_model(row, column)]
-            for engine in (False, True):  # one behind the other: an engine takes what memory it finds
+            for engine in (False, True):  # one after the other: an engine takes what memory it finds
                 own = [column for column in columns if self._by_vllm(column) == engine]
                 if own:
                     self._fill_row(row, own, engine=engine)

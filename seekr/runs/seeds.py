@@ -92,10 +92,10 @@ def check_other_seeds(root: Path, requests: Sequence[Request], prepared: RunSpec
     Tasks may have come to the end of the list since. Raises InputError naming the first difference.
     """
     config = prepared.config.model_dump(mode="json")
-    here = identity.beside_seed({"identity": prepared.identity, "config": config})
+    here = identity.without_seed({"identity": prepared.identity, "config": config})
     for folder in seed_folders(root):
         if str(folder) not in {request.config.output_dir for request in requests}:
-            there = identity.beside_seed(read_json(folder / "run.json"))
+            there = identity.without_seed(read_json(folder / "run.json"))
             count = min(len(there["tasks"]), len(here["tasks"]))
             identity.compare(folder, *(_with_first_tasks(it, count) for it in (there, here)))
 

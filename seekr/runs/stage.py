@@ -81,20 +81,20 @@ def build_stage(prepared: RunSpec, stage: PlannedStage) -> None:
 
 
 def check_loss(prepared: RunSpec, context: TaskContext) -> None:
-    """No step comes behind the last one to see what it did to the loss. Raises RunError where that is not finite."""
+    """No step follows the last one to see what it did to the loss. Raises RunError where that is not finite."""
     batch = batch_of([context.samples[0]], context)
     with torch.no_grad(), prepared.models.precision():
         logits = logits_at(context.model, model_inputs(batch), *answer_positions(batch["labels"]))
     loss = answer_cross_entropy(logits, batch["labels"], torch.ones(1, device=logits.device))
     if not loss.isfinite():
         raise RunError(
-            f"task {context.task!r}, behind its last step: the loss of row 0 (counted from 0) is not finite: {loss:g}; "
+            f"task {context.task!r}, after its last step: the loss of row 0 (counted from 0) is not finite: {loss:g}; "
             "the stage was not kept. A lower learning rate may mend it, or dtype float32 where it is float16"
         )
 
 
 def make_context(prepared: RunSpec, stage: PlannedStage, earlier: list[Path], start: Path | None) -> TaskContext:
-    """What the method is told about a task; the model and the folder to write into come later."""
+    """What the method is given of a task; the model and the folder to write into come later."""
     task = stage.data[0].task
     context = TaskContext(
         task=stage.name,

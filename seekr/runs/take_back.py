@@ -107,7 +107,7 @@ def settle(run: Run) -> bool:
 
 
 def copies(run: Run) -> Iterator[Path]:
-    """Other runs that hold the same rows: the one that this run went on from, and those beside it that did from it."""
+    """Other runs that hold the same rows: the one that this run went on from, and those next to it that did from it."""
     source = run.record.get("from")
     if source and (Path(source) / "run.json").is_file():
         yield Path(source)

@@ -81,7 +81,7 @@ class ScoreMatrix:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str = "scores.json") -> ScoreMatrix:
-        """Back from `to_json`, the numbers drawn anew. Raises InputError, naming `where`, if the shapes do not fit."""
+        """Back from `to_json`, the numbers drawn again. Raises InputError, naming `where`, if the shapes do not fit."""
         try:
             tasks, metrics = list(content["tasks"]), list(content["metrics"])
             base, matrix = list(content["base"]), [list(row) for row in content["matrix"]]

@@ -2,7 +2,7 @@
 
 TRACE (Wang et al. 2023, arXiv 2310.06762) publishes code for the plain data (BeyonderXX/TRACE: metrics.py and
 evaluations/); SEEKR's repository (jinghan1he/SEEKR: re_eval.py, evaluations/ and utils/metrics.py) has the same
-numbers behind an extraction of the answer that fits both data versions, reasoning and plain. That is what is
+numbers after an extraction of the answer that fits both data versions, reasoning and plain. That is what is
 computed here. Which number is a task's score, and that the others are times 100, is show_results.py's there, and
 agrees with the metrics that TRACE's paper names for its data sets.
 """
@@ -64,7 +64,7 @@ def trace_metrics(
 def extract_answer(task: str, prediction: str) -> str:
     """The answer in a generated text of a TRACE task.
 
-    It is what stands before a line that begins with "Reasoning:", else behind the first one that begins with "Answer:"
+    It is what stands before a line that begins with "Reasoning:", else after the first one that begins with "Answer:"
     (or the same in Chinese) and before a second, else everything; trimmed, of a letter task the first character, and
     " " where nothing is left. Full-width colons become plain ones, also inside of the answer.
     """
@@ -153,7 +153,7 @@ def _letter(text: str) -> str:
 
 
 def _explanation(text: str) -> str:
-    """What stands behind the letter of a ScienceQA answer and the line break after it."""
+    """What follows the letter of a ScienceQA answer and the line break after it."""
     return text[2:] if text else " "
 
 

@@ -13,7 +13,7 @@ from seekr.progress import Advance, bar
 
 
 class TrainingBar(TrainerCallback):
-    """One bar over the optimizer steps of both kinds; `losses` gives what to show beside it after each."""
+    """One bar over the optimizer steps of both kinds; `losses` gives what to show next to it after each."""
 
     def __init__(self, label: str, losses: Callable[[], dict[str, float]]) -> None:
         self.label = label

@@ -79,9 +79,9 @@ def check_processes(checkpoint: Path, processes: int) -> None:
 
 
 def load_trained_adapter(model: nn.Module, checkpoint: Path) -> None:
-    """Loads the adapter that is trained, where others lie beside it in folders of their own.
+    """Loads the adapter that is trained, where others lie next to it in folders of their own.
 
-    transformers 5.17 loads those alone, so that a resumed task would begin anew without a word.
+    transformers 5.17 loads those alone, so that a resumed task would begin again without a word.
     """
     if isinstance(model, PeftModel) and any(checkpoint.glob("*/adapter_model.safetensors")):
         model.load_adapter(str(checkpoint), "default", is_trainable=True)

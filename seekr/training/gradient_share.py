@@ -1,4 +1,4 @@
-"""Which part of a loss moves the weights: each part's gradient norm beside the others'."""
+"""Which part of a loss moves the weights: each part's gradient norm compared with the others'."""
 
 from __future__ import annotations
 

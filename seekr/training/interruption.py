@@ -26,7 +26,7 @@ class Interruption(TrainerCallback):
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # All processes stop behind the same step, whichever of them has heard of it.
+        # All processes stop after the same step, whichever of them has heard of it.
         self.asked = bool(summed(torch.tensor(float(self.signalled)), args.device))
         if self.asked:
             control.should_save = True
@@ -35,7 +35,7 @@ class Interruption(TrainerCallback):
 
 @contextmanager
 def stopping_politely() -> Iterator[Interruption]:
-    """Yields the callback; raises KeyboardInterrupt behind the block if a signal came inside it."""
+    """Yields the callback; raises KeyboardInterrupt after the block if a signal came inside it."""
     interruption = Interruption()
 
     def ask(_number: int, _frame: FrameType | None) -> None:

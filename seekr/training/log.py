@@ -13,7 +13,7 @@ from typing_extensions import override
 
 
 class StepLog(TrainerCallback):
-    """Appends lines to `path`; when a run begins or resumes, lines behind its step are dropped."""
+    """Appends lines to `path`; when a run begins or resumes, lines after its step are dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

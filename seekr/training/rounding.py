@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 STEPS = 10  # that are looked at
-TOLD_FROM = 0.25  # of the weights
+REPORTED_FROM = 0.25  # of the weights
 _SAMPLED = 1024  # weights of each parameter
 
 
@@ -57,7 +57,7 @@ class RoundingWatch(TrainerCallback):
         count = sum(int(asked.sum()) for asked in self._asked)
         self.share = sum(int(one.sum()) for one in still) / max(count, 1)
         self._before, self._asked = [], []
-        if self.share >= TOLD_FROM and state.is_world_process_zero:
+        if self.share >= REPORTED_FROM and state.is_world_process_zero:
             name = str(next(_halves(model)).dtype).removeprefix("torch.")
             print(
                 f"seekr: task {self.task}: {self.share:.0%} of the weights did not move in the first {self._steps} "

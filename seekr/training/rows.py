@@ -81,7 +81,7 @@ class RankSlots(Sampler[list[Slot]]):
     """The slots of one rank, one epoch at a time, each in a list as a batch sampler hands them out.
 
     `epoch` is asked when an iteration begins: it follows from the optimizer steps taken, so nothing has to be
-    told to a loader that was rebuilt to skip what an interrupted run has already seen.
+    passed to a loader that was rebuilt to skip what an interrupted run has already seen.
     """
 
     def __init__(

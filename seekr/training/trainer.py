@@ -179,7 +179,7 @@ class ContinualTrainer(Trainer):
     def training_step(  # type: ignore[override]
         self, model: nn.Module, inputs: MicroBatch, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Forward and backward of one micro-batch; behind the last of a step the losses are checked."""
+        """Forward and backward of one micro-batch; after the last of a step the losses are checked."""
         # A micro-batch's loss already is its share of the step's, so nothing is left to divide by.
         self.current_gradient_accumulation_steps = 1
         loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]

@@ -75,9 +75,9 @@ def short_keys(settings: Settings) -> list[str]:
 def folder_name(settings: Settings) -> str:
     """A name for a candidate that reads as its settings, with no character that a file system could dislike."""
     texts = [text_of(value) for value in settings.values()]
-    told = [re.sub(r"[^\w.+-]+", "-", text) for text in texts]
-    name = ",".join(f"{key}={value}" for key, value in zip(short_keys(settings), told, strict=True))
-    if told == texts and len(name) <= _LONGEST_NAME:
+    safe = [re.sub(r"[^\w.+-]+", "-", text) for text in texts]
+    name = ",".join(f"{key}={value}" for key, value in zip(short_keys(settings), safe, strict=True))
+    if safe == texts and len(name) <= _LONGEST_NAME:
         return name
     return f"{name[:_LONGEST_NAME]}~{zlib.crc32(json.dumps(settings).encode()):08x}"
 

@@ -52,7 +52,7 @@ def tune(
         load: makes the configuration; it is asked once for each candidate.
         words: `key=[v1,v2]` are the grid, `key=value` holds for all candidates.
         output_dir: of the candidates' folders, table.json and the rows they are scored on; None = that of the
-            configuration with -tune behind it.
+            configuration with -tune after it.
         holdout: a share (float) or number (int) of each task's train rows to score on, instead of its eval split.
         dry_run: prints the candidates and the first one's plan, and touches nothing.
 

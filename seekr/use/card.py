@@ -46,8 +46,8 @@ def card(run: Run, stage: Stage, method: Method, form: Form, *, name: str, comma
         learned=_learned(run, len(tasks), len(stages)),
         tasks=tasks,
         method=method.name,
-        settings=_told(record["config"]["method"]),
-        training=_told({**_training(record), "lora": record["config"].get("lora") or None}),
+        settings=_listed(record["config"]["method"]),
+        training=_listed({**_training(record), "lora": record["config"].get("lora") or None}),
         scores=_matrix(run, stage),
         measures="" if stage.index + 1 < run.planned else _measures(run),
         license=f"license {about['license']}" if about else "whose license is not known here",
@@ -130,9 +130,9 @@ def _served(form: Form, method: Method, *, name: str, base: str) -> str:
     if form.kind == WHOLE:
         return f"By vLLM: `vllm serve {name}`"
     if form.kind == PROMPTS:
-        told = type(method.form).tell_task is not ModelForm.tell_task
+        needs_task = type(method.form).tell_task is not ModelForm.tell_task
         each = "Each score above is by the prompts that its task was learned with, this folder answers with all."
-        return f"vLLM takes no learned prompts; peft does. {each if told else ''}".strip()
+        return f"vLLM takes no learned prompts; peft does. {each if needs_task else ''}".strip()
     if form.odd:
         return f"vLLM takes no adapter with {form.odd}; `seekr export --merge` writes a whole model."
     rank = next((rank for rank in _RANKS if rank >= form.rank), form.rank)
@@ -186,12 +186,12 @@ def _kept(stages: Sequence[Stage], method: Method) -> str:
     if not counts and not gone:
         return f"`{method.name}` keeps no rows of a task once it is learned."
     whose = "rows that the model made up" if method.generates else "rows of its tasks"
-    told = ", ".join(f"{count} of `{name}`" for name, count in counts.items())
-    kept = f"The run keeps {whose}, with what its method needs of them: {told}." if counts else ""
+    kept_rows = ", ".join(f"{count} of `{name}`" for name, count in counts.items())
+    kept = f"The run keeps {whose}, with what its method needs of them: {kept_rows}." if counts else ""
     return " ".join([kept, *([f"What it kept of {', '.join(gone)} is not there any more."] if gone else [])]).strip()
 
 
-def _told(settings: Mapping[str, Any]) -> str:
+def _listed(settings: Mapping[str, Any]) -> str:
     """Settings in a line, without a name and what is not set; of a path its last name alone."""
     flat = {key: value for key, value in flatten(settings).items() if key != "name" and value is not None}
     pairs = ", ".join(f"{key} {_plain(value)}" for key, value in flat.items())

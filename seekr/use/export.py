@@ -30,7 +30,7 @@ _COPIED = (
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
     "model.safetensors.index.json", "adapter_model.safetensors",
 )  # fmt: skip
-"""What goes along of a `model` folder. A method may keep things of its own beside it, which do not."""
+"""What goes along of a `model` folder. A method may keep things of its own next to it, which do not."""
 
 
 @dataclass(frozen=True)

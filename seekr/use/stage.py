@@ -69,7 +69,7 @@ def is_adapter(weights: Path) -> bool:
 
 
 def best_device(*, use_cpu: bool) -> torch.device:
-    """Where a model answers: this machine's accelerator, unless there is none or the run was told to use the CPU."""
+    """Where a model answers: this machine's accelerator, unless there is none or the run was set to use the CPU."""
     found = None if use_cpu else torch.accelerator.current_accelerator(check_available=True)
     return found or torch.device("cpu")
 

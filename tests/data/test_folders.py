@@ -117,7 +117,7 @@ def test_files_of_the_hub_are_fetched_and_read_here(tmp_path: Path, monkeypatch:
         (["train.json", "train.jsonl.gz"], "holds train.json and train.jsonl.gz, and only one"),
         (["part-0.jsonl", "part-0.csv"], "holds part-0.csv and part-0.jsonl, which may be the same rows twice"),
         (["train-0.jsonl", "extra.jsonl"], "extra.jsonl is not named for a split, and other files here are"),
-        (["part-0.jsonl", "part-1.jsonl.zst"], "part-1.jsonl.zst cannot be read beside the other files"),
+        (["part-0.jsonl", "part-1.jsonl.zst"], "part-1.jsonl.zst cannot be read with the other files"),
         (["test.json"], "no train.json, train.jsonl or other train rows here, only test"),
         (["a/train.json", "b/train.json"], "its rows lie deeper, such as a/train.json; give the file, or the folder"),
     ],

@@ -89,7 +89,7 @@ def test_prompts_of_messages_are_context_alone() -> None:
     example = read({"prompt": [ASK, TELL, ASK], "completion": [{"role": "assistant", "content": "b"}]})
     assert (len(example.messages), example.trained, example.answer) == (4, (3,), "b")
     assert read({"prompt": [ASK], "completion": "b"}).messages == (ASK, {"role": "assistant", "content": "b"})
-    assert "'completion' is missing beside a 'prompt' of messages" in refused({"prompt": [ASK]})
+    assert "'completion' is missing next to a 'prompt' of messages" in refused({"prompt": [ASK]})
 
 
 def test_a_row_of_messages_ignores_a_prompt_beside_them_by_name() -> None:
@@ -216,7 +216,7 @@ def test_a_call_is_an_answer_in_words() -> None:
 
 
 def test_an_instruction_without_an_output_is_told_so() -> None:
-    told = "'output' is missing beside 'instruction'; the row has instruction, outputs"
+    told = "'output' is missing next to 'instruction'; the row has instruction, outputs"
     assert told in refused({"instruction": "Count.", "outputs": "3"})
 
 

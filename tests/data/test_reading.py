@@ -309,7 +309,7 @@ def test_values_out_of_range(fields: dict[str, object], message: str) -> None:
 def test_names_come_once() -> None:
     first, second = Task("one", train=ROWS), Task("One", train=ROWS)
     check_tasks([first, Task("two", train=ROWS)])
-    with pytest.raises(InputError, match="'One' \\(beside 'one'\\) comes twice"):
+    with pytest.raises(InputError, match="'One' \\(next to 'one'\\) comes twice"):
         check_tasks([first, second])
     with pytest.raises(InputError, match="'one' comes twice"):
         check_tasks([first, first])

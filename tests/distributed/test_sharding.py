@@ -1,4 +1,4 @@
-"""Models in parts on two processes: what is measured, kept and answered is that of one whole model on one process."""
+"""Sharded models on two processes: what is measured, kept and answered is that of one whole model on one process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import unnormalized_sensitivity
 from seekr.attention.tap import Tap
 from seekr.distributed.processes import connect, in_step
-from seekr.distributed.sharded import is_in_parts, load_in_parts
+from seekr.distributed.sharded import is_sharded, load_sharded
 from seekr.memory.reader import Memory
 from seekr.methods import Derpp, Seekr
 from seekr.modeling.batches import collate
@@ -77,7 +77,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
 
 
 def states(make: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
-    """A model before a task and behind it, frozen as loaded ones are."""
+    """A model before a task and after it, frozen as loaded ones are."""
     torch.manual_seed(0)
     before = make()
     after = by_definition.moved(before, 0.05).eval()
@@ -88,8 +88,8 @@ def whole(model: nn.Module) -> nn.Module:
     return model
 
 
-def in_parts(model: nn.Module) -> nn.Module:
-    return load_in_parts(lambda: copy.deepcopy(model), CPU)
+def sharded(model: nn.Module) -> nn.Module:
+    return load_sharded(lambda: copy.deepcopy(model), CPU)
 
 
 def keep(folder: Path, place: Loaded) -> None:
@@ -149,12 +149,12 @@ def reading(folder: Path) -> list[str]:
         (folder / f"has-read-{os.environ['RANK']}").touch()
         return model
 
-    load_in_parts(load, CPU)
+    load_sharded(load, CPU)
     return seen
 
 
 def sink_gradients(trained: nn.Module) -> dict[str, Tensor]:
-    """Of the sinks, through logits and attention that is distilled; `trained` is whole, or cut up as the Trainer's."""
+    """Of the sinks, through logits and attention that is distilled; `trained` is whole, or sharded as the Trainer's."""
     teacher = states(with_sinks)[0]
     batch = collate(toy_samples(3), 0)
     inputs, spans = model_inputs(batch), sample_spans(batch["attention_mask"])
@@ -182,7 +182,7 @@ def work(folder: Path) -> None:
     from torch.distributed.fsdp import fully_shard
 
     connect()
-    model: Any = in_parts(states(llama)[1])
+    model: Any = sharded(states(llama)[1])
     forwards: list[int] = []
     model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: forwards.append(1))
     wide: list[int] = []
@@ -196,12 +196,12 @@ def work(folder: Path) -> None:
         "parts": {name: (p.to_local().numel(), p.numel()) for name, p in model.named_parameters()},
         "storage": sum(p.to_local().untyped_storage().nbytes() for p in model.parameters()),
         "frozen": not any(p.requires_grad for p in model.parameters()),
-        "in parts": is_in_parts(model),
-        "measures": {kind: measures(kind, in_parts) for kind in KINDS},
-        "answers": {kind: answers(kind, in_parts) for kind in ("llama", "lora")},
+        "sharded": is_sharded(model),
+        "measures": {kind: measures(kind, sharded) for kind in KINDS},
+        "answers": {kind: answers(kind, sharded) for kind in ("llama", "lora")},
         "reading": reading(folder),
     }
-    keep(folder, in_parts)
+    keep(folder, sharded)
     trained: Any = trainable_with_sinks()
     mesh = init_device_mesh("cpu", (2,))
     for module in (*trained.model.layers, trained):
@@ -235,11 +235,11 @@ def test_a_process_holds_its_part_of_the_weights(two: Two) -> None:
         assert {name: count for name, (_, count) in rank["parts"].items()} == expected
         assert rank["storage"] == 4 * sum(own for own, _ in rank["parts"].values())
         assert rank["frozen"]
-        assert rank["in parts"]
+        assert rank["sharded"]
     for name, count in expected.items():
         own = [rank["parts"][name][0] for rank in ranks]
         assert own == [count // 2, count // 2]  # every weight here has an even number of rows
-    assert not is_in_parts(model)
+    assert not is_sharded(model)
 
 
 def test_one_process_of_a_machine_reads_at_a_time(two: Two) -> None:

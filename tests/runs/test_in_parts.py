@@ -1,7 +1,7 @@
-"""A run whose models lie in parts once a task is trained is the run that it is where every device holds them whole.
+"""A run whose models are sharded once a task is trained is the run that it is where every device holds them whole.
 
 Accelerate sets FSDP up on accelerators only: here the steps are those of plain data parallelism, and all that comes
-behind the last one, up to the scores, is as with FSDP.
+after the last one, up to the scores, is as with FSDP.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from seekr import Run
 from seekr.cli.main import main
-from seekr.distributed.sharded import load_in_parts
+from seekr.distributed.sharded import load_sharded
 from seekr.runs import model_store, prepare
 
 pytestmark = pytest.mark.thorough
@@ -89,13 +89,13 @@ def test_the_same_run(kind: str, tiny_model_folder: Path, data_folder: Path, tmp
 
 
 def counted(*asked: Any) -> Any:
-    """As `load_in_parts`, counted in a file beside the configuration."""
+    """As `load_sharded`, counted in a file next to the configuration."""
     with (Path(sys.argv[2]).parent / f"loads-{os.environ['RANK']}").open("a") as file:
         file.write(".")
-    return load_in_parts(*asked)
+    return load_sharded(*asked)
 
 
 if __name__ == "__main__":
     prepare.sharding = lambda training: ["FSDP"]  # type: ignore[attr-defined]
-    model_store.load_in_parts = counted  # type: ignore[attr-defined]
+    model_store.load_sharded = counted  # type: ignore[attr-defined]
     sys.exit(main())

@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite_behind_the_last_step_leaves_no_stage(
     learn: Learn, tmp_path: Path, method: str
 ) -> None:
     training = {**TRAINING, "learning_rate": 1e30, "max_steps": 1}
-    with pytest.raises(RunError, match="task 'a', behind its last step: the loss"):
+    with pytest.raises(RunError, match="task 'a', after its last step: the loss"):
         learn(tmp_path / "run", method=method, training=training)
     assert Run(tmp_path / "run").stages == []
 

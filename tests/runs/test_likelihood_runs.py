@@ -101,7 +101,7 @@ def test_rows_are_cut_as_in_training_and_named(tiny_model_folder: Path) -> None:
     ]
     assert data.test_prompts == []
     assert [line for line in data.warnings() if "test" in line] == [
-        "3 of 6 test prompts were cut from the left, behind their first token, to fit max_length",
+        "3 of 6 test prompts were cut from the left, after their first token, to fit max_length",
         "1 of 6 test answers were longer than max_length and are scored without their end",
         "1 of 6 test answers are empty: their end token alone is scored",
     ]

@@ -61,7 +61,7 @@ def check_fp16(training: dict[str, Any]) -> None:
 
 
 def check_sharding(method: Method, training: dict[str, Any]) -> None:
-    """A method that needs parameters and gradients whole is not trained in parts. Raises InputError."""
+    """A method that needs parameters and gradients whole is not trained sharded. Raises InputError."""
     for name in () if method.shards else sharding(training):
         raise InputError(
             f"method {method.name}: it needs parameters and gradients whole, and {name} cuts them up; "
