@@ -345,7 +345,7 @@ def test_learn_then_look_at_it(seekr: Any, tmp_path: Path, capsys: pytest.Captur
 def test_method_name_on_the_command_line_drops_what_only_the_other_knows(seekr: Any) -> None:
     status, out, _ = seekr("--dry-run", "method.name=replay")
     assert status == 0
-    assert "method      replay: replay_ratio 0.2, replay_passes 4, replay_choice random\n" in out
+    assert "method      replay: replay_passes 4, replay_ratio 0.2, replay_choice random\n" in out
     assert seekr("--dry-run", "method.query_budget=3", "method.name=replay")[0] == 2
 
 
