@@ -48,6 +48,8 @@ def run_request(request: Request) -> Run:
             agreed(lambda: start(prepared, stack))
             agreed(lambda: check_shared(prepared.run))
             book = ScoreBook(prepared)
+            if prepared.redone:
+                book.write()  # without the scores of stages that are gone
             for stage in prepared.stages:
                 if not stage_folder(prepared.run, stage.index, stage.name).is_dir():
                     build_stage(prepared, stage)

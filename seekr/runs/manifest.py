@@ -17,6 +17,7 @@ from seekr.runs.folder import has_weights, stage_name
 
 MANIFEST = "manifest.json"
 _VERSION = 1
+_FOR_PEOPLE = "model/README.md"  # anybody may add to it
 _OF_A_RUN = ("seed", "clock", "model_fingerprint", "tokenizer_fingerprint")
 _READ_BY_LOADERS = {".json", ".safetensors", ".bin", ".jinja", ".model", ".py"}
 
@@ -26,7 +27,8 @@ def write_manifest(folder: Path, name: str, previous: str | None) -> None:
 
     `previous`: what `link_of` gives of the stages before.
     """
-    content = {"version": _VERSION, "stage": name, "previous": previous, "files": list_files(folder)}
+    files = {path: about for path, about in list_files(folder).items() if path != _FOR_PEOPLE}
+    content = {"version": _VERSION, "stage": name, "previous": previous, "files": files}
     write_json(folder / MANIFEST, content | {"sha256": _own_hash(content)})
 
 

@@ -15,6 +15,7 @@ from seekr.cli.main import main
 from seekr.runs.execute import run_request
 from seekr.runs.extend import extend
 from seekr.runs.manifest import MANIFEST
+from seekr.runs.prepare import Request
 from seekr.runs.verify import verify
 
 
@@ -115,6 +116,23 @@ def test_redone_stages_are_those_of_a_run_that_was_never_damaged(
     scores, expected = Run(run).scores.matrix, whole.scores.matrix
     assert [scores[0][0], scores[1][1], scores[2]] == [expected[0][0], expected[1][1], expected[2]]
     assert verify(Run(run)) == []
+
+
+def test_scores_of_redone_stages_are_gone_with_them(run: Path, learn: Callable[..., Run], tmp_path: Path) -> None:
+    config = Run(run).config
+    request = Request(config, redo="b", callbacks=[StopAt(0, 1)])
+    with pytest.raises(Stop):
+        run_request(request)
+    scores = Run(run).scores
+    assert scores.matrix[0][0] is not None
+    assert scores.matrix[1] == [None, None]
+
+
+def test_notes_in_the_readme_of_a_model_are_no_damage(run: Path, learn: Callable[..., Run], tmp_path: Path) -> None:
+    made = learn(tmp_path / "lora", "a", lora={"r": 2, "target_modules": ["q_proj"]}, method="sequential")
+    with (made.folder / "stages/00-a/model/README.md").open("a") as file:
+        file.write("mine")
+    assert verify(made) == []
 
 
 def test_stages_that_were_swapped_renamed_or_are_of_another_run_are_found(
