@@ -16,6 +16,10 @@ STDOUT = Path("-")
 """What a file is called that is stdout."""
 
 
+PRIVATE = 0o700
+"""The mode of a folder that holds people's texts, before the umask takes from it: its owner's alone."""
+
+
 def user_path(name: str | Path) -> Path:
     """A path as a person wrote it, with its `~` expanded. Raises InputError where no file can be called so."""
     shown = f"{str(name)[:60]!r}{'…' if len(str(name)) > 60 else ''}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from seekr.disk import file_digest, write_json
+from seekr.disk import PRIVATE, file_digest, write_json
 from seekr.memory.reader import Memory
 from seekr.memory.writer import write_samples
 
@@ -18,7 +18,7 @@ def write_without(memory: Memory, gone: Collection[int], folder: Path) -> None:
 
     Those that stay keep their order and are counted from 0 again. Measured facts stay as they were measured.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(PRIVATE, parents=True)
     places = {old: new for new, old in enumerate(i for i in range(len(memory)) if i not in gone)}
     shards = []
     for shard in memory.about["shards"]:

@@ -18,7 +18,7 @@ from seekr.attention.rows import QueryKeyRows
 from seekr.attention.stored import Form, TeacherForm, automatic_form, encode
 from seekr.attention.tap import Tap
 from seekr.data.token_rows import TokenizedRow, answer_tokens
-from seekr.disk import file_digest
+from seekr.disk import PRIVATE, file_digest
 from seekr.distributed.processes import gathered, in_step, is_main, wait_for_all
 from seekr.memory.reader import VERSION
 from seekr.modeling.batches import collate
@@ -56,7 +56,7 @@ class MemoryWriter:
         form: TeacherForm = "auto",
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(PRIVATE, parents=True, exist_ok=True)
         self._folder = folder
         self._samples = samples
         self._form = form

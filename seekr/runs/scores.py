@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr.data.finished import read_predictions
 from seekr.data.token_rows import answer_tokens
-from seekr.disk import file_digest, write_atomically, write_json
+from seekr.disk import PRIVATE, file_digest, write_atomically, write_json
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main
 from seekr.modeling.generation import Generated, answer_text
@@ -156,6 +156,7 @@ class ScoreBook:
         lines = [line | by for line in lines_of(data, given, self.prepared.tokenizer)]
         if is_main():
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            self._path(row, column).parent.mkdir(PRIVATE, exist_ok=True)
             write_atomically(self._path(row, column), text)
         self._keep_score(row, column, found_in(lines, data))
         self.write()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from seekr.data import Example, Task, read_rows
-from seekr.disk import write_json
+from seekr.disk import PRIVATE, write_json
 from seekr.errors import InputError
 
 Rows = list[Any]
@@ -109,6 +109,7 @@ def write_files(rows: dict[str, TuningRows], folder: Path) -> None:
     """Puts the rows where people, and `seekr evaluate`, find them."""
     for path, content in _files(rows, folder):
         if not path.is_file():
+            path.parent.mkdir(PRIVATE, parents=True, exist_ok=True)
             write_json(path, content)
 
 

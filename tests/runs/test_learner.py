@@ -41,6 +41,8 @@ def test_files_of_a_run(finished: Run, tiny_model_folder: Path) -> None:
         "1-0.jsonl",
         "1-1.jsonl",
     ]
+    texts = [finished.folder / "predictions", *finished.folder.glob("stages/*/memory")]
+    assert {path.stat().st_mode & 0o777 for path in texts} == {0o700}
     answers = [json.loads(line) for line in (finished.folder / "predictions" / "1-0.jsonl").read_text().splitlines()]
     assert len(answers) == 3
     assert all({"prompt", "prediction", "references"} <= answer.keys() for answer in answers)
