@@ -22,7 +22,7 @@ class AGem(Replay):
     """Keeps rows as `Replay` does, and where a step's gradient g is against theirs, takes that part out of it:
     g ← g − (g·g_ref / g_ref·g_ref) g_ref if g·g_ref < 0 (eq. 11 of the paper).
 
-    g_ref is the gradient of the answer loss of rows drawn anew for every step out of all kept ones.
+    g_ref is the gradient of the answer loss of rows drawn again for every step out of all kept ones.
 
     Args:
         replay_passes: null, as there are no replay steps here.

@@ -59,7 +59,7 @@ class TaskContext:
         micro_batch_rows: rows of one forward in training.
         device: where the model is trained.
         stages: folders of the finished stages before this one, in order.
-        working: a folder that is there while the task is trained, and gone behind it.
+        working: a folder that is there while the task is trained, and gone after it.
         folder: the stage under construction.
         track: opens a progress bar: `with track("measuring", 20) as advance: advance(1)`.
     """
@@ -110,7 +110,7 @@ class Objective:
         signals: what micro-batches carry of teachers; what is not named is not read.
         penalties: part of the loss → what the weights alone add to it, Tensor[] of the whole step given the model. It
             is counted once a step, into however many micro-batches and processes that is cut.
-        facts: what the log says of a step of a kind beside its losses; the same on all processes.
+        facts: what the log says of a step of a kind in addition to its losses; the same on all processes.
     """
 
     def __init__(self, method: Method, memories: Sequence[Memory] = ()) -> None:

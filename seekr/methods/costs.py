@@ -20,7 +20,7 @@ class Costs:
 
     Class attributes:
         corrects_by: what `after_backward` computes of rows that are kept; "" = nothing.
-        bytes_a_weight: on the disk, beside each trained weight of a stage.
+        bytes_a_weight: on the disk, with each trained weight of a stage.
         unplanned: what the method holds or does that `seekr plan` does not count.
     """
 

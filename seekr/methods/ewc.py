@@ -37,7 +37,7 @@ class Ewc(Method):
     Fisher): the exact one would have the model write answers of its own.
 
     The quadratics of all tasks are one quadratic, so that what is kept, two float32 numbers a trained weight, does not
-    grow. It lies on the disk beside the stage's weights and comes to the device one parameter at a time.
+    grow. It lies on the disk with the stage's weights and comes to the device one parameter at a time.
 
     A skill is held on to as well. A run that trains an adapter cannot have one: when the skill is measured, the adapter
     has no weights yet.
@@ -125,7 +125,7 @@ def measure_fisher(
             batch = batch_of([rows[place]], context)
             logits = logits_at(context.model, model_inputs(batch), *answer_positions(batch["labels"]))
             loss = answer_cross_entropy(logits, batch["labels"], torch.ones(1, device=logits.device))
-            with no_autocast():  # as in training, where the backward is behind it
+            with no_autocast():  # as in training, where the backward comes after it
                 loss.backward()
             advance(1)
     return {name: summed(total, context.device).div_(len(rows)) for name, total in sums.items()}

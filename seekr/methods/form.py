@@ -51,7 +51,7 @@ class ModelForm:
         return None if lora is False else lora
 
     def virtual_tokens(self, tasks: int) -> int:
-        """Positions of the model that are taken beside a row's own tokens once `tasks` tasks are learned."""
+        """Positions of the model that are taken in addition to a row's own tokens once `tasks` tasks are learned."""
         return 0
 
     def check_model(self, model: nn.Module, max_length: int | None, tasks: int) -> None:

@@ -23,11 +23,11 @@ class KlAnchor(Recorded):
     `lwf` differs in that: it holds answer tokens alone, softened by a temperature, and trains the first task plainly.
 
     Args:
-        kl_weight: what the divergence weighs beside the cross-entropy.
+        kl_weight: what the divergence weighs against the cross-entropy.
         logit_top_k: recorded entries of each distribution; the rest is one bucket. null = all entries.
 
     Source: Shenfeld et al., RL's Razor, arXiv 2509.04259: this divergence from the model before, on the new task, tells
-        how much is forgotten, whatever the training. As a term of the loss of fine-tuning, beside a cross-entropy that
+        how much is forgotten, whatever the training. As a term of the loss of fine-tuning, next to a cross-entropy that
         is weighted: Zhu et al., Anchored Supervised Fine-Tuning, arXiv 2509.23753.
     """
 

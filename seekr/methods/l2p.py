@@ -49,8 +49,8 @@ class L2p(Method):
     Σ cross-entropy / answer tokens + key_weight · Σ over rows of Σ over their chosen keys of γ / rows,
     which reaches only chosen prompts and keys. While a task is learned, γ is multiplied by how often a prompt was
     chosen in the tasks before (equation 4), so that another task gets other prompts. At test time γ alone counts, and
-    the task need not be told. The query is the mean of the frozen input embeddings of the prompt's tokens, where the
-    paper takes a feature of a vision model: it needs no forward of its own, and is the same whatever stands beside the
+    the task need not be given. The query is the mean of the frozen input embeddings of the prompt's tokens, where the
+    paper takes a feature of a vision model: it needs no forward of its own, and is the same whatever stands next to the
     prompt, so that the choice in training is the choice in generation. Chosen prompts stand in the pool's order.
 
     A stage's `model` folder needs this class; peft's own has no pool and refuses it.
@@ -101,7 +101,7 @@ class L2p(Method):
 
 
 class AnswersAndKeys(Objective):
-    """The answers behind the chosen prompts, and the distances of their keys."""
+    """The answers after the chosen prompts, and the distances of their keys."""
 
     method: L2p
 
@@ -154,7 +154,7 @@ class PromptPoolModel(SoftPromptModel):
         return chosen, distances.gather(1, chosen)
 
     def prompts(self, chosen: Tensor) -> Tensor:
-        """[rows, per_input · tokens, width]: the chosen prompts, one behind the other."""
+        """[rows, per_input · tokens, width]: the chosen prompts, one after the other."""
         pool = self.encoder.embedding.weight.unflatten(0, (len(self.encoder.keys), -1))
         return pool[chosen].flatten(1, 2)
 

@@ -47,7 +47,7 @@ class Lfpt5(LogitRehearsal):
     first token at all, that is in no prompt of the task. When the task is learned, pseudo-samples are drawn: x from
     [P, g] up to the next g, then y from [P, g, x, g] up to its end token. They are kept with the model's distributions
     at their answers and replayed in the tasks that follow, with the loss of `derpp`; no row of the data is kept.
-    The paper draws from all earlier tasks anew before each task, with a generation token for each; here a task's rows
+    The paper draws from all earlier tasks again before each task, with a generation token for each; here a task's rows
     are drawn once, while the model knows it best.
 
     What is drawn is dropped if it does not end within the longest prompt or answer of the task's rows, if prompt or
@@ -179,7 +179,7 @@ class RowDrawing:
         return bool(str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip())
 
     def _continue(self, starts: list[list[int]], most: int, end: int) -> list[list[int]]:
-        """What is drawn behind each start, up to the token `end`; nothing where that does not come."""
+        """What is drawn after each start, up to the token `end`; nothing where that does not come."""
         settings = GenerationConfig(
             do_sample=True, top_k=self.top_k, max_new_tokens=most, eos_token_id=end, pad_token_id=end
         )

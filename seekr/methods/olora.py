@@ -92,7 +92,7 @@ class Olora(Method):
     """
 
     name = "olora"
-    unplanned = "the adapters of earlier tasks beside the new one, in memory and in each forward"
+    unplanned = "the adapters of earlier tasks next to the new one, in memory and in each forward"
     form = property(LoraOfEachTask)
     shards = False
 

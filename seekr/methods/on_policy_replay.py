@@ -25,7 +25,7 @@ class OnPolicyReplay(Seekr):
 
     An answer that scores below `correct_from` by the task's metric, or that does not end within `max_new_tokens`,
     leaves the stored one in place; so does a prompt that leaves no room for `max_new_tokens`, and a row with
-    more than one answer, or words behind it. Nothing is generated where the task's metric is likelihood, which says
+    more than one answer, or words after it. Nothing is generated where the task's metric is likelihood, which says
     nothing of an answer of the model's own. An own answer is kept as the very tokens that were generated.
 
     Heads are measured and attention is kept only with an `attention_weight`, logits only with that or a
@@ -39,7 +39,7 @@ class OnPolicyReplay(Seekr):
     All other settings are those of `Seekr`; the two weights are 0 unless they are given.
 
     Source: Chen et al., arXiv 2605.29495: answers of the newest model to past prompts, filtered by the task's reward,
-        are trained on as any other row. There they are made anew before each task, here once, when the task has just
+        are trained on as any other row. There they are made again before each task, here once, when the task has just
         been learned; there the prompts with the best answers are replayed, here those kept by `replay_choice`, and
         a wrong answer costs no prompt. Why own answers forget less: Chen et al., arXiv 2510.18874.
     """

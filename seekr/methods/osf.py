@@ -54,7 +54,7 @@ class LowDirections(ModelForm):
         return self.adapt(load_stage(base, weights, dtype=dtype, trainable=True), lora)
 
     def stored_parameters(self, model: nn.Module, trained: int, tasks: int = 1) -> int:
-        """Parameters of the whole model, whose weights peft keeps beside their factors."""
+        """Parameters of the whole model, whose weights peft keeps with their factors."""
         return sum(parameter.numel() for parameter in model.parameters()) - trained
 
     @full_precision()
@@ -71,7 +71,7 @@ class Osf(Method):
     W = U_high S_high V_high + U_low S_low V_low, where the high part holds the `kept_rank` largest singular values.
     U_low, S_low and V_low are trained, U_low orthogonal to U_high and V_low to V_high: what a weight does to and
     from its kept directions does not change at all. A stage's model is a whole one, and the next task decomposes
-    it anew. Embeddings, norms and the output layer are not trained.
+    it again. Embeddings, norms and the output layer are not trained.
 
     Args:
         kept_rank: the kept share of the singular directions, 0 < share < 1: one for every task, or a list with one
@@ -81,7 +81,7 @@ class Osf(Method):
 
     Source: Nayak et al., arXiv 2504.07097; the layers are peft's. Those project gradients, and AdamW, which rescales
         each entry, leads out of the subspace again (a tenth of the change on small models), so the factors are
-        projected too, behind each step. The paper's kept share per layer by importance is left out, as in peft.
+        projected too, after each step. The paper's kept share per layer by importance is left out, as in peft.
     """
 
     name = "osf"
@@ -110,7 +110,7 @@ class Osf(Method):
 
 
 class InSubspace(Objective):
-    """The factors are put back into their subspace before the first forward behind each step."""
+    """The factors are put back into their subspace before the first forward after each step."""
 
     moved = True
 

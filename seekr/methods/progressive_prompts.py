@@ -40,7 +40,7 @@ class PromptOfEachTask(SoftPromptForm):
 class ProgressivePrompts(Method):
     """Task k is learned by a prompt P_k, on inputs [P_k, ..., P_1, x]; the model and P_{k-1}, ..., P_1 are frozen.
 
-    It needs to be told the task at test time: task j is answered with [P_j, ..., P_1, x], as on the day it was learned,
+    It needs to know the task at test time: task j is answered with [P_j, ..., P_1, x], as on the day it was learned,
     so its score stays what it was and backward transfer is exactly 0. A task that is not learned yet is answered with
     all prompts so far, a skill (which has no prompt) by the base model alone. Each task costs `prompt_tokens` positions
     of the model, for good. A stage's `model` folder loads with plain peft, with all prompts.
@@ -88,7 +88,7 @@ class ProgressivePromptModel(SoftPromptModel):
         return prompts.expand(len(input_ids), -1, -1)
 
     def freeze_earlier(self, tensors: Mapping[str, Tensor]) -> None:
-        """Puts the prompts of a finished stage behind the new one."""
+        """Puts the prompts of a finished stage after the new one."""
         encoder = self.encoder
         encoder.earlier = tensors["prompt_embeddings"].to(encoder.earlier)
         encoder.places = torch.cat([encoder.places[:1], tensors["places"].to(encoder.places)])

@@ -91,7 +91,7 @@ class Seekr(Derpp):
 
     def check_kept(self, stages: Sequence[Path]) -> None:
         if self.reads_attention:
-            for stage in stages:  # needed once the task is learned, and a loss is better told before
+            for stage in stages:  # needed once the task is learned, and a loss is better reported before
                 importance_of(stage)
 
     def start(self, context: TaskContext) -> Objective:
@@ -125,7 +125,7 @@ class Seekr(Derpp):
         writer.note(attention_floor=attention_floor(context.model, memory, context))
 
     def _choose(self, samples: Sequence[TokenizedRow], context: TaskContext) -> dict[int, Tensor]:
-        """The heads whose attention is kept, layer by layer, and why: written beside them."""
+        """The heads whose attention is kept, layer by layer, and why: written with them."""
         measured = self.measure(samples, context)
         tasks = [*(importance_of(stage) for stage in context.stages), measured]
         importance = head_importance(

@@ -70,10 +70,10 @@ class SoftPromptModel(PeftModelForCausalLM):
     def forward_behind(
         self, prefix: Tensor, input_ids: Tensor, attention_mask: Tensor, *, position_ids: Any = None, **options: Any
     ) -> Any:
-        """The model's output at the real tokens, given what stands before them; `position_ids` are counted anew."""
+        """The model's output at the real tokens, given what stands before them; `position_ids` are counted again."""
         inputs = self._inputs_behind(prefix, input_ids, attention_mask)
         kept = options.get("logits_to_keep")
-        if isinstance(kept, Tensor):  # real tokens, which stand behind the prefix: a mask or positions
+        if isinstance(kept, Tensor):  # real tokens, which follow the prefix: a mask or positions
             width = prefix.shape[1]
             kept = nn.functional.pad(kept, (width, 0)) if kept.dtype == torch.bool else kept + width
             return self.base_model(**inputs, **options | {"logits_to_keep": kept})
@@ -84,7 +84,7 @@ class SoftPromptModel(PeftModelForCausalLM):
     @override
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
-        """`input_ids` [rows, length], padded on the left, and the new tokens behind them, as transformers' own."""
+        """`input_ids` [rows, length], padded on the left, and the new tokens after them, as transformers' own."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         inputs = self._inputs_behind(self.prefix(input_ids, mask), input_ids, mask)
         del inputs["position_ids"]  # generate() counts the same ones, and those of the new tokens
@@ -96,11 +96,11 @@ class SoftPromptModel(PeftModelForCausalLM):
         with no_autocast():  # it joins no weights in 16 bits of another kind than its own
             embeddings = torch.cat([prefix.to(tokens.dtype), tokens], dim=1)
         mask = torch.cat([attention_mask.new_ones(len(prefix), prefix.shape[1]), attention_mask], dim=1)
-        # Padding on the left goes before the prefix: in a hole behind it, a sliding window would count it.
+        # Padding on the left goes before the prefix: in a hole after it, a sliding window would count it.
         padding = (attention_mask.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
         place, width = torch.arange(mask.shape[1], device=mask.device), prefix.shape[1]
-        behind = torch.where(place < padding + width, place - padding, place)
-        source = torch.where(place < padding, place + width, behind)
+        after = torch.where(place < padding + width, place - padding, place)
+        source = torch.where(place < padding, place + width, after)
         mask = mask.gather(1, source)
         rows = torch.arange(len(mask), device=mask.device)[:, None]
         return {
