@@ -127,8 +127,9 @@ def fsdp(method: str, folder: Path) -> float:
 
     Accelerate sets FSDP up on accelerators only, so this is `fully_shard` around the losses, without the Trainer.
     """
-    prepared = prepare(Request(Run(folder / method).config))
-    asked, stage, earlier = prepared.method, prepared.stages[-1], prepared.finished[:-1]
+    run = Run(folder / method)
+    prepared = prepare(Request(run.config, redo=run.stages[-1].name))  # the rows of a finished task are not read
+    asked, stage, earlier = prepared.method, prepared.stages[-1], prepared.finished
     if not asked.shards:
         raise InputError(f"{asked.name} needs its parameters whole")
     start = newest_weights(earlier)
