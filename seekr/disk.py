@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from seekr.errors import InputError, RunError
 
@@ -121,8 +121,22 @@ def list_files(folder: Path) -> Listing:
     return {name: {"bytes": size, "sha256": digest} for name, size, digest in each}
 
 
-def faults_of_files(folder: Path, listing: Mapping[str, Mapping[str, Any]], *, hashed: bool) -> Iterable[str]:
-    """One line for each listed file that is not as it was: missing, of another size, or of other content.
+class Fault(NamedTuple):
+    """A file or folder that is not as it was written; as a text, the line that says so."""
+
+    path: Path
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+    def lies_in(self, *places: Path) -> bool:
+        """Whether it is one of these files or folders, or in one of them."""
+        return any(self.path.is_relative_to(place) for place in places)
+
+
+def faults_of_files(folder: Path, listing: Mapping[str, Mapping[str, Any]], *, hashed: bool) -> Iterable[Fault]:
+    """Each listed file that is not as it was: missing, of another size, or of other content.
 
     `hashed`: all are read for it, else those up to 1 MiB alone.
     """
@@ -130,13 +144,13 @@ def faults_of_files(folder: Path, listing: Mapping[str, Mapping[str, Any]], *, h
     for name, about in listing.items():
         path = folder / name
         if not path.is_file():
-            yield f"{path}: {'is no file' if path.exists() else 'missing'}"
+            yield Fault(path, "is no file" if path.exists() else "missing")
         elif path.stat().st_size != about["bytes"]:
-            yield f"{path}: it has {path.stat().st_size} bytes, and had {about['bytes']} when it was written"
+            yield Fault(path, f"it has {path.stat().st_size} bytes, and had {about['bytes']} when it was written")
         else:
             whole.append(name)
     with ThreadPoolExecutor() as pool:
         read = [name for name in whole if hashed or listing[name]["bytes"] <= _SMALL]
         for name, digest in zip(read, pool.map(lambda name: file_digest(folder / name), read), strict=True):
             if digest != listing[name]["sha256"]:
-                yield f"{folder / name}: its checksum differs from that of the file that was written"
+                yield Fault(folder / name, "its checksum differs from that of the file that was written")

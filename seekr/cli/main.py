@@ -71,7 +71,7 @@ def _name_faults(folders: Sequence[Path]) -> None:
             continue  # the command itself says so
         for run in found:
             for fault in quick_faults(run):
-                print(f"seekr: {one_line(fault)}", file=sys.stderr)
+                print(f"seekr: {one_line(str(fault))}", file=sys.stderr)
 
 
 def _give_up(message: str, status: int, *, silently: bool = False) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import faults_of_files, file_digest, list_files, parse_json, write_json
+from seekr.disk import Fault, faults_of_files, file_digest, list_files, parse_json, write_json
 from seekr.errors import InputError
 from seekr.runs.folder import has_weights, stage_name
 
@@ -65,8 +65,8 @@ def unverified(stages: Sequence[Path]) -> list[Path]:
 
 def faults(
     stages: Sequence[Path], record: Mapping[str, Any], *, hashed: bool, weights: Sequence[Path]
-) -> Iterator[str]:
-    """One line for each way in which the stages of a run are not as they were written, in their order.
+) -> Iterator[Fault]:
+    """Each way in which the stages of a run are not as they were written, in their order.
 
     Args:
         record: run.json.
@@ -78,13 +78,17 @@ def faults(
         yield from file_faults(stage, hashed=hashed, weights=stage in weights)
 
 
-def file_faults(stage: Path, *, hashed: bool, weights: bool) -> Iterator[str]:
-    """The same of the files of one stage. Weights that `keep_stages` dropped, all of them, are no fault."""
+def file_faults(stage: Path, *, hashed: bool, weights: bool, only: str = "") -> Iterator[Fault]:
+    """The same of the files of one stage, its manifest and those whose names begin with `only`.
+
+    Weights that `keep_stages` dropped, all of them, are no fault.
+    """
     try:
-        files = read_manifest(stage)["files"] if (stage / MANIFEST).is_file() else {}
-    except InputError as error:
-        yield str(error)
+        listed = _read(stage)["files"] if (stage / MANIFEST).is_file() else {}
+    except ValueError as error:
+        yield Fault(stage / MANIFEST, str(error))
         return
+    files = {name: about for name, about in listed.items() if name.startswith(only)}
     model = {name: about for name, about in files.items() if name.startswith("model/")}
     others = {name: about for name, about in files.items() if name not in model}
     yield from faults_of_files(stage, others, hashed=hashed)
@@ -92,40 +96,46 @@ def file_faults(stage: Path, *, hashed: bool, weights: bool) -> Iterator[str]:
         yield from faults_of_files(stage, model, hashed=hashed and weights)
     for path in sorted(path for part in ("model", "memory") for path in (stage / part).rglob("*") if files):
         name = path.relative_to(stage).as_posix()
-        if path.suffix in _READ_BY_LOADERS and path.is_file() and name not in files:
-            yield f"{path}: not a file of this stage, and whoever loads it may read it; move it away"
+        added = path.suffix in _READ_BY_LOADERS and path.is_file() and name not in listed
+        if added and name.startswith(only):
+            yield Fault(path, "not a file of this stage, and whoever loads it may read it; move it away")
 
 
 def read_manifest(stage: Path) -> dict[str, Any]:
     """The manifest of a stage. Raises InputError where it is damaged, or of a version to come."""
-    path = stage / MANIFEST
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        return _read(stage)
+    except ValueError as error:
+        raise InputError(f"{stage / MANIFEST}: {error}") from None
+
+
+def _read(stage: Path) -> dict[str, Any]:
+    """The same. Raises ValueError with what is wrong alone."""
+    try:
+        content = parse_json((stage / MANIFEST).read_text(encoding="utf-8"))
         version, own = content["version"], content.pop("sha256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({error})") from None
+        raise ValueError(f"damaged ({error})") from None
     if version != _VERSION:
-        raise InputError(
-            f"{path}: of version {version!r}, and this seekr reads {_VERSION}; use the seekr that wrote it"
-        )
+        raise ValueError(f"of version {version!r}, and this seekr reads {_VERSION}; use the seekr that wrote it")
     if own != _own_hash(content):
-        raise InputError(f"{path}: damaged, it is not what was written")
+        raise ValueError("damaged, it is not what was written")
     return dict(content)
 
 
-def _chain_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[str]:
+def _chain_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[Fault]:
     stage = stages[-1]
     if not (stage / MANIFEST).is_file():
         return
     try:
-        about = read_manifest(stage)
-    except InputError:
+        about = _read(stage)
+    except ValueError:
         return  # said with its files
     if about["stage"] != stage.name:
-        yield f"{stage}: this is stage {about['stage']}, under another name"
+        yield Fault(stage, f"this is stage {about['stage']}, under another name")
     if about["previous"] != link_of(stages[:-1], record):
         before = stages[-2].name if len(stages) > 1 else "the beginning of this run"
-        yield f"{stage}: not learned after {before} as it is here; one was changed, swapped or is of another run"
+        yield Fault(stage, f"not learned after {before} as it is here; one was changed, swapped or is of another run")
 
 
 def _own_hash(content: Mapping[str, Any]) -> str:

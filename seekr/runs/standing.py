@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr.config import identity
-from seekr.disk import read_json
+from seekr.disk import Fault, read_json
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, nearest
 from seekr.runs.folder import has_weights, stage_name
@@ -50,9 +50,8 @@ def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) 
         missing = next(name for name in names if name not in planned or len(planned) == 0)
         raise InputError(f"{run} has finished task {missing!r} too, which is not among the tasks here; put it back")
     for index, folder in enumerate(finished):
-        for fault in file_faults(folder, hashed=False, weights=False):
-            if fault.startswith(str(folder / "stage.json")):
-                raise InputError(f"{fault}; {_mend(folder)}")
+        for fault in file_faults(folder, hashed=False, weights=False, only="stage.json"):
+            raise InputError(f"{fault}; {_mend(folder)}")
         there = read_json(folder / "stage.json")["identity"]
         if there["name"] != planned[index]:
             place = f"task {index} (counted from 0, skills first)"
@@ -122,7 +121,7 @@ def without_redone(finished: list[Path], redo: str | None) -> tuple[list[Path], 
 
 def check_whole(
     finished: list[Path], stages: list[PlannedStage], record: Mapping[str, Any], *, hashed: bool
-) -> list[str]:
+) -> list[Fault]:
     """The next task starts from the newest weights, and from all that is kept, as they were written: or not at all.
 
     Args:
@@ -142,21 +141,20 @@ def check_whole(
                 f"{newest / 'model'}: missing, and the next task starts from these weights; {_mend(newest)}"
             )
     found = list(faults(finished, record, hashed=hashed, weights=learned[-1:]))
-    spare = [str(stage / "log.jsonl") for stage in finished]
-    spare += [str(stage / "model") for stage in finished if stage not in learned[-1:]]
-    needed = [fault for fault in found if not fault.startswith(tuple(spare))]
+    spare = [stage / "log.jsonl" for stage in finished]
+    spare += [stage / "model" for stage in finished if stage not in learned[-1:]]
+    needed = [fault for fault in found if not fault.lies_in(*spare)]
     if needed:
         more = f" (and {len(needed) - 1} more: `seekr verify` lists them)" if len(needed) > 1 else ""
-        stage = next(folder for folder in finished if needed[0].startswith(str(folder)))
+        stage = next(folder for folder in finished if needed[0].lies_in(folder))
         raise InputError(f"{needed[0]}{more}; {_mend(stage)}")
     return found
 
 
 def check_weights(stage: Path) -> None:
     """The weights of a stage that are to answer are those that were written. Raises InputError."""
-    for fault in file_faults(stage, hashed=True, weights=True):
-        if fault.startswith(str(stage / "model")):
-            raise InputError(f"{fault}; {_mend(stage)}")
+    for fault in file_faults(stage, hashed=True, weights=True, only="model/"):
+        raise InputError(f"{fault}; {_mend(stage)}")
 
 
 def _mend(stage: Path) -> str:

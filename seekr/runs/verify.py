@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seekr.data.finished import read_predictions
-from seekr.disk import file_digest
+from seekr.disk import Fault, file_digest
 from seekr.errors import InputError, RunError
 from seekr.runs.folder import finished_stages, stage_name
 from seekr.runs.manifest import faults, unverified
@@ -35,17 +35,17 @@ def verify(run: Run) -> list[Finding]:
         stages = finished_stages(run.folder)
     except RunError as error:
         return [Finding(str(error), "the order of the stages decides what each was learned from")]
-    found = [Finding(text, _mend(text, stages)) for text in faults(stages, record, hashed=True, weights=stages)]
+    found = [Finding(str(fault), _mend(fault, stages)) for fault in faults(stages, record, hashed=True, weights=stages)]
     for stage in unverified(stages):
         found.append(Finding(f"{stage}: of a version that kept no hashes", "nothing can be said of its files", False))
-    found += [Finding(text, "it is passed over, and the one before it is gone on with") for text in _torn(run)]
+    found += [Finding(str(it), "it is passed over, and the one before it is gone on with") for it in _torn(run)]
     evaluate = f"`seekr evaluate {run.folder}` mends it as far as the weights are there"
     found += [one if isinstance(one, Finding) else Finding(one, evaluate) for one in _scores(run)]
     return found
 
 
-def quick_faults(folder: Path) -> Iterator[str]:
-    """What is seen to be wrong in the folder of a run without reading large files, one line each."""
+def quick_faults(folder: Path) -> Iterator[Fault]:
+    """What is seen to be wrong in the folder of a run without reading large files."""
     try:
         run = Run(folder)
         stages, record = finished_stages(run.folder), run.record
@@ -56,24 +56,23 @@ def quick_faults(folder: Path) -> Iterator[str]:
         for checkpoint in checkpoints_of(folder):
             yield from checkpoint_faults(checkpoint, hashed=False)
             if not is_marked(checkpoint):
-                yield f"{checkpoint}: not written to its end; it is passed over"
+                yield Fault(checkpoint, "not written to its end; it is passed over")
     if not (run.folder / "scores.json").is_file() and any((run.folder / "predictions").glob("*.jsonl")):
-        yield f"{run.folder / 'scores.json'}: missing, though answers are there; `seekr evaluate {run.folder}` makes it"
+        made = f"missing, though answers are there; `seekr evaluate {run.folder}` makes it"
+        yield Fault(run.folder / "scores.json", made)
 
 
-def _mend(text: str, stages: list[Path]) -> str:
-    stage = next((stage for stage in stages if str(stage) in text), None)
-    if stage is None:
-        return "bring it back from a copy"
+def _mend(fault: Fault, stages: list[Path]) -> str:
+    stage = next(stage for stage in stages if fault.lies_in(stage))
     again = f"or learn {stage_name(stage)} and what comes after it again (--redo {stage_name(stage)})"
-    if str(stage / "model") in text and stage != stages[-1]:
+    if fault.lies_in(stage / "model") and stage != stages[-1]:
         return f"no later task needs it, only its scores and exports do: bring it back from a copy, {again}"
-    if str(stage / "log.jsonl") in text:
+    if fault.lies_in(stage / "log.jsonl"):
         return f"tables and pages alone need it: bring it back from a copy, {again}"
     return f"bring it back from a copy, {again}"
 
 
-def _torn(run: Run) -> Iterator[str]:
+def _torn(run: Run) -> Iterator[Fault]:
     for folder in sorted((run.folder / "working").glob("*")):
         for checkpoint in checkpoints_of(folder):
             yield from checkpoint_faults(checkpoint, hashed=True)

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-from seekr.disk import faults_of_files, flush, list_files, parse_json, sync, write_json
+from seekr.disk import Fault, faults_of_files, flush, list_files, parse_json, sync, write_json
 from seekr.distributed.processes import process_count, wait_for_all
 from seekr.errors import RunError
 
@@ -33,7 +33,7 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
     One that is damaged, or was not written to its end, is passed over, and that is said on stderr.
     """
     for checkpoint in reversed(checkpoints_of(folder)):
-        fault: str | None = f"{checkpoint}: not written to its end"
+        fault: Fault | None = Fault(checkpoint, "not written to its end")
         if is_marked(checkpoint):
             fault = next(iter(checkpoint_faults(checkpoint, hashed=True)), None)
         if fault is None:
@@ -42,8 +42,8 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def checkpoint_faults(checkpoint: Path, *, hashed: bool) -> Iterable[str]:
-    """One line for each file of a marked checkpoint that is not as it was written; `hashed`: large files are read too.
+def checkpoint_faults(checkpoint: Path, *, hashed: bool) -> Iterable[Fault]:
+    """Each file of a marked checkpoint that is not as it was written; `hashed`: large files are read too.
 
     Versions of before listed no files.
     """

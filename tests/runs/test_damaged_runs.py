@@ -338,3 +338,11 @@ def test_a_torn_task_json_is_named_before_its_checkpoints_are_deleted(
     cut(tmp_path / "run/working/01-b/task.json")
     assert learn(tmp_path / "run", "ab", method=SEEKR).finished
     assert "working/01-b/task.json is missing or damaged; it is deleted" in capsys.readouterr().err
+
+
+def test_weights_whose_manifest_is_damaged_do_not_answer(run: Path) -> None:
+    """Nothing said then what they should be, and they were used."""
+    flip_a_bit(run / "stages/01-b" / MANIFEST)
+    (run / "predictions/1-1.jsonl").unlink()
+    (run / "scores.json").unlink()
+    assert main(["evaluate", str(run)]) == 2
