@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rapidfuzz import fuzz, process, utils
@@ -52,6 +53,14 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     shown = [name for place, name in enumerate(names) if len(", ".join(names[: place + 1])) <= 240]
     more = len(names) - len(shown)
     return f"valid are {', '.join(shown)}" + (f" and {more} more" if more else "")
+
+
+def imported(module: str, name: str, *, what: str, form: str) -> Any:
+    """What a user names by its module and its name there. Raises InputError: `what` it is, and the `form` it reads."""
+    try:
+        return getattr(import_module(module), name)
+    except Exception as error:  # whatever a module of the user's raises
+        raise InputError(f"{what} cannot be imported ({type(error).__name__}: {error}); it reads {form}") from None
 
 
 def reason(error: ValidationError) -> str:

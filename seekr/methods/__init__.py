@@ -9,7 +9,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from seekr.errors import InputError, nearest
+from seekr.errors import InputError, imported, nearest
 from seekr.methods.agem import AGem as AGem
 from seekr.methods.averaging import Averaging as Averaging
 from seekr.methods.base import Method as Method
@@ -54,13 +54,8 @@ def find_method(name: Any) -> type[Method]:
     if not isinstance(name, str) or "." not in name:
         raise InputError(f"method.name: {name!r} is no method; {nearest(str(name), METHODS)}")
     module, _, kind = name.rpartition(".")
-    try:
-        found = getattr(import_module(module), kind)
-    except Exception as error:  # whatever a module of the user's raises
-        raise InputError(
-            f"method.name: {name!r} cannot be imported ({type(error).__name__}: {error}); it reads "
-            "package.module.Class, of a package that is installed or on PYTHONPATH"
-        ) from None
+    form = "package.module.Class, of a package that is installed or on PYTHONPATH"
+    found = imported(module, kind, what=f"method.name: {name!r}", form=form)
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise InputError(f"method.name: {name!r} is no subclass of seekr.methods.Method; see docs/extending.md")
     return found

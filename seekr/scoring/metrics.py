@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
-from seekr.errors import InputError, nearest
+from seekr.errors import InputError, imported, nearest
 from seekr.scoring.likelihood import LIKELIHOOD
 from seekr.scoring.rows import Metric, check_rows, mean_of_best
 from seekr.scoring.sari import sari
@@ -91,13 +90,8 @@ def find_metric(name: Any) -> Metric:
     module, colon, function = str(name).partition(":")
     if not (isinstance(name, str) and colon and module and function):
         raise InputError(f"unknown metric {name!r}; {nearest(str(name), (*METRICS, LIKELIHOOD))}")
-    try:
-        found = getattr(import_module(module), function)
-    except Exception as error:  # whatever a module of the user's raises
-        raise InputError(
-            f"metric {name!r} cannot be imported ({type(error).__name__}: {error}); it reads module:function, of a "
-            "module that is installed or on PYTHONPATH"
-        ) from None
+    form = "module:function, of a module that is installed or on PYTHONPATH"
+    found = imported(module, function, what=f"metric {name!r}", form=form)
     if not callable(found):
         raise InputError(f"metric {name!r} is no function of (predictions, references, prompts)")
 
