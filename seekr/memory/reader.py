@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from seekr.attention.rows import MapRows
@@ -223,7 +223,12 @@ class Memory:
 
     def _file(self, name: str) -> Any:
         if name not in self._files:
-            self._files[name] = safe_open(self.folder / name, framework="pt")
+            try:
+                self._files[name] = safe_open(self.folder / name, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise InputError(
+                    f"{self.folder / name}: cannot be read ({error}); restore it or learn the task again"
+                ) from None
         return self._files[name]
 
 

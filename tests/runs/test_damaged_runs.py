@@ -346,3 +346,35 @@ def test_weights_whose_manifest_is_damaged_do_not_answer(run: Path) -> None:
     (run / "predictions/1-1.jsonl").unlink()
     (run / "scores.json").unlink()
     assert main(["evaluate", str(run)]) == 2
+
+
+@pytest.mark.parametrize("claimed", [10**6, 10**8 - 1, 1 << 40, (1 << 64) - 1])
+def test_a_header_that_claims_more_than_the_file_has_ends_in_a_line(
+    claimed: int,
+    two_tasks: Path,
+    tmp_path: Path,
+    tiny_model_folder: Path,
+    data_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As data of somebody else's: no manifest says that the file is another one."""
+    run = Path(shutil.copytree(two_tasks, tmp_path / "run"))
+    model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    for manifest in run.glob("stages/*/manifest.json"):
+        manifest.unlink()
+    stage = run / "stages/01-b"
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model": str(model), "tasks": [{"name": "a", "train": str(data_folder / "a")}]}))
+    for file, command in (
+        (stage / "memory/samples.safetensors", ["memory", str(run)]),
+        (stage / "memory/teacher-00000.safetensors", ["memory", str(run)]),
+        (stage / "importance.safetensors", ["heads", str(run)]),
+        (model / "model.safetensors", ["learn", str(config), f"output_dir={tmp_path / 'new'}"]),
+    ):
+        whole = file.read_bytes()
+        file.write_bytes(claimed.to_bytes(8, "little") + whole[8:])
+        assert main(command) in (1, 2), command
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1, said
+        assert str(file) in said or str(model) in said, said
+        file.write_bytes(whole)
