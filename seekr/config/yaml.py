@@ -10,7 +10,6 @@ import yaml
 
 from seekr.errors import InputError
 
-
 MOST_VALUES, DEEPEST, LARGEST = 100_000, 40, 1 << 20
 """How many values a text may hold and how deep they may be nested, its aliases written out; bytes of a file."""
 
