@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -136,12 +136,25 @@ def _pointed_at(place: Path) -> str | None:
 
 
 def copy_stage(source: Path, final: Path, *, weights: bool) -> None:
-    """Copies a finished stage, whole or not at all, with or without its model."""
+    """Copies a finished stage, whole or not at all, with or without its model; its tensors are shared, see `_share`."""
     if links := [path for path in (source, *source.rglob("*")) if path.is_symlink()]:
         raise InputError(f"{links[0]}: is a link, and copying would take what it leads to; put the file itself there")
     with stage_under_construction(final) as partial:
         ignore = None if weights else shutil.ignore_patterns("model")
-        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=ignore)
+        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=ignore, copy_function=_share)
+
+
+def _share(source: str, place: str) -> None:
+    """A second name for a file of tensors, where the file system has such; a copy of any other file.
+
+    Nobody edits tensors by hand, and seekr replaces such a file and never writes into it: what becomes of one run does
+    not change the other.
+    """
+    if source.endswith(".safetensors"):
+        with suppress(OSError):
+            os.link(source, place)
+            return
+    shutil.copy2(source, place)
 
 
 @contextmanager

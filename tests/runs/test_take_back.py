@@ -15,7 +15,10 @@ from seekr import Run
 from seekr.cli.main import main
 from seekr.memory.reader import Memory
 from seekr.memory.removal import write_without
+from seekr.runs import folder as folders
 from seekr.runs import take_back as taking
+from seekr.runs.execute import run_request
+from seekr.runs.extend import extend
 from seekr.runs.verify import verify
 
 
@@ -131,3 +134,48 @@ def test_copies_of_what_is_taken_back_are_named(
     assert f"{run.parent / 'next'}: holds the same rows" in capsys.readouterr().out
     assert main(["memory", str(run.parent / "next"), "--remove", "a/0"]) == 0
     assert f"{run}: holds the same rows" in capsys.readouterr().out
+
+
+def digests_of(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("changed", ["source", "next"])
+def test_runs_that_share_files_are_changed_each_by_itself(
+    changed: str, run: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """What `--from` does not copy is one file under two names: what becomes of one run leaves the other as it was."""
+    next_run = run_request(extend(run, f"d={data_folder / 'c'}", tmp_path / "next")).folder
+    tensors = [path.relative_to(run) for path in run.glob("stages/*/**/*.safetensors")]
+    shared = [path for path in tensors if (next_run / path).exists()]
+    assert {path.parts[1:3] for path in shared} >= {("00-a", "memory"), ("01-b", "memory"), ("01-b", "model")}
+    assert all((next_run / path).samefile(run / path) for path in shared)
+    others = [path.relative_to(run) for path in run.glob("stages/*/**/*.json")]
+    assert not any((next_run / path).samefile(run / path) for path in others if (next_run / path).exists())
+    here, there = (run, next_run) if changed == "source" else (next_run, run)
+    before = digests_of(there)
+    assert main(["memory", str(here), "--remove", "a/3"]) == 0
+    if changed == "source":
+        folders.remove_stage(here / "stages/01-b")
+    assert digests_of(there) == before
+    assert (len(memory_of(here, "00-a")), len(memory_of(there, "00-a"))) == (6, 7)
+    assert [finding for finding in verify(Run(there)) if finding.fault] == []
+
+
+def test_where_no_second_name_can_be_made_files_are_copied(
+    run: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linked = run_request(extend(run, f"d={data_folder / 'c'}", tmp_path / "linked")).folder
+
+    def refused(*names: object) -> None:
+        raise OSError("of another device")
+
+    monkeypatch.setattr(folders.os, "link", refused)
+    copied = run_request(extend(run, f"d={data_folder / 'c'}", tmp_path / "copied")).folder
+    one, other = (
+        {name: text for name, text in digests_of(it).items() if "safetensors" in name} for it in (linked, copied)
+    )
+    assert one == other
+    assert not (copied / "stages/00-a/memory/samples.safetensors").samefile(
+        run / "stages/00-a/memory/samples.safetensors"
+    )
