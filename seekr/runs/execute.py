@@ -21,12 +21,12 @@ from seekr.runs.folder import (
     copy_stage,
     drop_older_weights,
     finished_stages,
-    locked,
     point_to_newest_model,
     remove_stage,
     stage_folder,
 )
 from seekr.runs.grafted import FILE as GRAFTED
+from seekr.runs.lock import locked
 from seekr.runs.manifest import unverified
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_run, versions

@@ -1,4 +1,4 @@
-"""The folder of a run on disk: stages that appear whole or not at all, and one writer."""
+"""The folder of a run on disk: stages that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from seekr.disk import flush, sync, write_atomically
 from seekr.errors import InputError, RunError
@@ -155,19 +153,3 @@ def _share(source: str, place: str) -> None:
             os.link(source, place)
             return
     shutil.copy2(source, place)
-
-
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Keeps a second process out of the folder of a run. Raises InputError where one is at work already."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        if (run / ".lock").is_symlink():  # it would be emptied, wherever it lies
-            raise InputError(f"{run / '.lock'}: is a link, and locking writes to it; remove it")
-        lock = FileLock(run / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{run}: another process is at work in this folder; wait for it or stop it") from None
-    except OSError as error:
-        raise InputError(f"output_dir: {run} cannot be written to: {error.strerror}; give another folder") from None
-    with lock:
-        yield

@@ -13,7 +13,7 @@ from seekr.distributed.processes import is_main
 from seekr.errors import InputError, RunError
 from seekr.modeling.loading import one_kind_of_bar
 from seekr.runs.execute import facts, run_request
-from seekr.runs.folder import locked
+from seekr.runs.lock import locked
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_task
 from seekr.runs.run import Run

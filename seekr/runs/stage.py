@@ -21,6 +21,7 @@ from seekr.data import AnswerKey, key_of
 from seekr.data.clock import fixed_clock
 from seekr.data.task_data import PlannedStage
 from seekr.disk import read_json, write_json
+from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, wait_for_all
 from seekr.errors import RunError
 from seekr.methods import TaskContext
@@ -35,6 +36,7 @@ from seekr.runs.folder import (
     stage_under_construction,
     working_folder,
 )
+from seekr.runs.lock import keep_lock
 from seekr.runs.manifest import link_of, write_manifest
 from seekr.runs.model_store import newest_weights, save_whole
 from seekr.runs.prepare import RunSpec
@@ -50,6 +52,7 @@ def build_stage(prepared: RunSpec, stage: PlannedStage) -> None:
 
     Raises RunError where training fails, KeyboardInterrupt where the user stops it: nothing of the stage stands then.
     """
+    agreed(lambda: keep_lock(prepared.run) if is_main() else None)
     earlier = finished_stages(prepared.run)
     models, start = prepared.models, newest_weights(earlier)
     working = working_folder(prepared.run, stage.index, stage.name)
@@ -67,7 +70,7 @@ def build_stage(prepared: RunSpec, stage: PlannedStage) -> None:
         set_seed(task_seed(prepared.config.seed, stage.index))
         with models.precision():
             prepared.method.remember(context)
-        wait_for_all()  # every process has written its part
+        agreed(lambda: keep_lock(prepared.run) if is_main() else None)  # every process has written its part
         if is_main():
             if stage.learn:
                 models.save(context.model, working, folder)

@@ -16,7 +16,8 @@ from typing import Any
 from seekr.disk import file_digest, flush, read_json, write_atomically, write_json
 from seekr.errors import InputError, nearest
 from seekr.memory.removal import write_without
-from seekr.runs.folder import finished_stages, locked
+from seekr.runs.folder import finished_stages
+from seekr.runs.lock import locked
 from seekr.runs.manifest import rechain
 from seekr.runs.run import Run, Stage
 

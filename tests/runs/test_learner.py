@@ -18,7 +18,7 @@ from seekr import Run, Task
 from seekr.attention.backend import divergence_on
 from seekr.errors import InputError, RunError
 from seekr.methods import Seekr, TaskContext
-from seekr.runs.folder import locked
+from seekr.runs.lock import locked
 
 Learn = Callable[..., Run]
 MakeTask = Callable[..., Task]
