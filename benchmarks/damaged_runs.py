@@ -27,9 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from random_model import write_random_model
+from small_run import write_configuration
 
-from seekr.builtin.tasks import builtin_rows
 from seekr.cli.main import main as seekr
 from seekr.disk import write_json
 from seekr.training.interruption import Interruption
@@ -105,25 +104,10 @@ def kinds_of_files(run: Path) -> list[Path]:
 
 def make_run(folder: Path) -> Path:
     """Two tasks that are learned, and a third that was stopped after a checkpoint."""
-    write_random_model(folder / "model", hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-                       num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
-    tasks = []
-    for name in ("sort", "upper", "add"):
-        task: dict[str, Any] = {"name": name, "separator": "", "max_new_tokens": 3}
-        for split, count in (("train", 16), ("test", 3)):
-            place = folder / "data" / name / f"{split}.json"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(json.dumps(builtin_rows(name, split, seed=0, count=count)))
-            task[split] = str(place)
-        tasks.append(task)
-    training = {"learning_rate": 0.01, "per_device_train_batch_size": 4, "num_train_epochs": 1, "save_steps": 1}
-    config = {"model": str(folder / "model"), "tasks": tasks, "output_dir": str(folder / "run"),
-              "method": {"name": "seekr", "replay_ratio": 0.2, "query_budget": 4, "layer_budget": 2, "head_budget": 2},
-              "training": training | {"use_cpu": True}}  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
+    config = write_configuration(folder)
     stop_at = stopping_in_the_third_task()
     with stop_at, contextlib.redirect_stderr(io.StringIO()):
-        seekr(["learn", str(folder / "config.json")])
+        seekr(["learn", str(config)])
     assert sorted(path.name for path in (folder / "run/stages").iterdir()) == ["00-sort", "01-upper"]
     assert list((folder / "run").glob("working/*/checkpoint-*"))
     return folder / "run"

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, SafetensorError) as error:  # a full disk, a folder that cannot be written to
         return _give_up(f"{type(error).__name__}: {error}", FAILED)
     except RuntimeError as error:  # torch.save has no class of its own for a full disk
-        if "PytorchStreamWriter" not in str(error):
+        if not _by_saving(error):
             raise
         return _give_up(f"a file could not be written to its end (is the disk full?): {error}", FAILED)
+
+
+def _by_saving(error: RuntimeError) -> bool:
+    called = traceback.extract_tb(error.__traceback__)
+    return any(one.name == "save" and Path(one.filename).match("torch/serialization.py") for one in called)
 
 
 def _end_politely() -> None:

@@ -1,0 +1,32 @@
+"""The command's last words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from seekr.cli import main as command
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no device that is always full")
+@pytest.mark.parametrize("size", [10, 10_000_000])
+def test_whatever_torch_says_of_a_full_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    """Found by full disks: "basic_ios::clear" of a small checkpoint, "unexpected pos" of a large one."""
+    monkeypatch.setitem(command._COMMANDS, "status", lambda parsed: torch.save(torch.zeros(size), "/dev/full"))
+    assert command.main(["status"]) == 1
+    assert "is the disk full?" in capsys.readouterr().err
+
+
+def test_an_error_of_the_program_is_no_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def load(parsed: object) -> None:
+        (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 and no more")
+        torch.load(tmp_path / "broken.pt")
+
+    monkeypatch.setitem(command._COMMANDS, "status", load)
+    with pytest.raises(RuntimeError):
+        command.main(["status"])
