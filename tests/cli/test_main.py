@@ -17,8 +17,8 @@ def test_whatever_torch_says_of_a_full_disk_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], size: int
 ) -> None:
     """Found by full disks: "basic_ios::clear" of a small checkpoint, "unexpected pos" of a large one."""
-    monkeypatch.setitem(command._COMMANDS, "status", lambda parsed: torch.save(torch.zeros(size), "/dev/full"))
-    assert command.main(["status"]) == 1
+    monkeypatch.setitem(command._COMMANDS, "demo", lambda parsed: torch.save(torch.zeros(size), "/dev/full"))
+    assert command.main(["demo"]) == 1
     assert "is the disk full?" in capsys.readouterr().err
 
 
@@ -27,6 +27,6 @@ def test_an_error_of_the_program_is_no_full_disk(monkeypatch: pytest.MonkeyPatch
         (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 and no more")
         torch.load(tmp_path / "broken.pt")
 
-    monkeypatch.setitem(command._COMMANDS, "status", load)
+    monkeypatch.setitem(command._COMMANDS, "demo", load)
     with pytest.raises(RuntimeError):
-        command.main(["status"])
+        command.main(["demo"])
