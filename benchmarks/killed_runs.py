@@ -80,7 +80,7 @@ class Round:
             sys.stdout.flush()
             sys.stderr.flush()
             self.modules.write_text("\n".join(sys.modules))
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             os.write(2, f"TRACEBACK {type(error).__name__}: {error}\n".encode())
         finally:
             os._exit(status or 0)
@@ -200,7 +200,9 @@ def full_disks(
             os.posix_fallocate(file.fileno(), 0, max(4096, used(place, free=True) - (room - used(place))))
         for name, words in here.commands().items():
             while status := here.finish(words):
-                lines = [line for line in here.said().replace("\r", "\n").splitlines() if line.startswith("seekr: error:")]
+                lines = [
+                    line for line in here.said().replace("\r", "\n").splitlines() if line.startswith("seekr: error:")
+                ]
                 if full or len(lines) != 1 or not any(word in lines[0] for word in FULL):
                     raise SystemExit(f"{name}: exit status {status}\n{here.said()}")
                 full = {"command": name, "status": status, "lines": lines}

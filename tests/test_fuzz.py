@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import gzip
 import io
 import json
-import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from fuzzing import EDIT, KEYS, TEXT, VALUE, edited, few, many, one_line_or_an_answer
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -30,43 +28,6 @@ from seekr.methods import make_method
 from seekr.modeling.loading import load_config_of
 from seekr.runs.prepare import check_settings
 
-FEW, MANY = 100, 5000
-_PATIENCE = 60
-"""Seconds of this process's own, however busy the machine is, where most take a few thousandths."""
-
-
-@contextlib.contextmanager
-def one_line_or_an_answer() -> Iterator[None]:
-    """Lets an InputError by whose message is a line of at most 600 characters; ends what hangs."""
-
-    def hang(*_: object) -> None:
-        raise TimeoutError(f"no answer after {_PATIENCE} seconds")
-
-    before = signal.signal(signal.SIGVTALRM, hang)
-    signal.setitimer(signal.ITIMER_VIRTUAL, _PATIENCE)
-    try:
-        yield
-    except InputError as error:
-        message = str(error)
-        assert message
-        assert message.isprintable()
-        assert len(f"seekr: error: {message}") <= 600
-        message.encode()
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-
-
-TEXT = st.text(max_size=12) | st.sampled_from(
-    ["", " ", "\n", "\ud83d", "\0", "a" * 3000, "{{", "%", "</s>", "\u2028", "🙂"]
-)
-SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
-KEYS = st.sampled_from(
-    ["prompt", "answer", "completion", "references", "messages", "role", "content", "tool_calls", "tools", "weight"]
-)
-VALUE = st.recursive(
-    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | TEXT, inner, max_size=3), max_leaves=8
-)
 TURN = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "system", "tool"]) | VALUE, "content": VALUE | TEXT}
 )
@@ -100,14 +61,6 @@ ROWS = {
 }
 
 
-def few(test: Callable[..., None]) -> Callable[..., None]:
-    return settings(max_examples=FEW, deadline=None, suppress_health_check=list(HealthCheck))(test)
-
-
-def many(test: Callable[..., None]) -> Callable[..., None]:
-    return pytest.mark.slow(settings(max_examples=MANY, deadline=None, suppress_health_check=list(HealthCheck))(test))
-
-
 @few
 @given(**ROWS)
 def test_rows(tokenizer: Any, rows: Any, answers: Any, separator: Any, new_tokens: Any) -> None:
@@ -135,25 +88,6 @@ CONTENT = {
     ".parquet": _parquet(GOOD),
     ".txt": b"a",
 }
-PIECES = st.binary(max_size=6) | st.sampled_from(
-    [
-        b"",
-        b"\xff",
-        b"\0",
-        b"\n",
-        b'"',
-        b"[",
-        b"]",
-        b"{",
-        b",",
-        b"\\ud800",
-        b"\xef\xbb\xbf",
-        b"[[" * 3000,
-        b"1" * 5000,
-        b"NaN",
-    ]
-)
-EDIT = st.tuples(st.floats(0, 1), st.integers(0, 9), PIECES)
 NAME = st.sampled_from(
     ["train", "test", "part-0", "part-1", "dev", "x/y", "data/train-0", "train/a", "data/test/b", "README", "a b", ".t"]
 )
@@ -169,13 +103,10 @@ FILES = {
 def put_files(folder: Path, files: list[Any]) -> list[Path]:
     paths = []
     for name, suffix, packed, edits in files:
-        data = bytearray(CONTENT[suffix])
-        for place, length, piece in edits:
-            at = int(place * len(data))
-            data[at : at + length] = piece
+        data = edited(CONTENT[suffix], edits)
         path = folder / f"{name}{suffix}{'.gz' if packed else ''}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress(bytes(data), 1, mtime=0) if packed and len(edits) % 2 == 0 else bytes(data))
+        path.write_bytes(gzip.compress(data, 1, mtime=0) if packed and len(edits) % 2 == 0 else data)
         paths.append(path)
     return paths
 
@@ -256,14 +187,11 @@ def changed(changes: list[Any]) -> Any:
 
 def fuzz_configuration(folder: Path, changes: list[Any], edits: list[Any], override: str | None) -> None:
     try:
-        data = bytearray(yaml.safe_dump(changed(changes), allow_unicode=True).encode())
+        data = yaml.safe_dump(changed(changes), allow_unicode=True).encode()
     except (UnicodeEncodeError, yaml.YAMLError):
         return
-    for place, length, piece in edits:
-        at = int(place * len(data))
-        data[at : at + length] = piece
     path = folder / "c.yaml"
-    path.write_bytes(bytes(data))
+    path.write_bytes(edited(data, edits))
     (folder / "a.json").write_text('[{"prompt": "a", "answer": "b"}]')
     with one_line_or_an_answer():
         config = load_config(path, [] if override is None else [override])
