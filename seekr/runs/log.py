@@ -69,7 +69,10 @@ def read_answers(path: Path, mend: str) -> list[Answer]:
         try:
             references = row.get("compared") or (row["references"] if "references" in row else row["reference"])
             texts = (references,) if isinstance(references, str) else tuple(references)
-            answers.append(Answer(row["prompt"], row["prediction"], texts))
+            answer = Answer(row["prompt"], row["prediction"], texts)
+            if not all(isinstance(text, str) for text in (answer.prompt, answer.prediction, *texts)):
+                raise TypeError("not a text")
+            answers.append(answer)
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}, line {line}: no prompt, prediction and reference; {mend}") from error
     return answers
