@@ -102,7 +102,7 @@ def test_import_seekr_is_light() -> None:
 
 
 def test_the_memory_format_that_the_page_names_is_the_one_that_is_written() -> None:
-    from seekr.memory.reader import VERSION
+    from seekr.memory.about import VERSION
 
     page = (ROOT / "docs" / "compatibility.md").read_text()
     assert f"| `memory/memory.json` | `version`, now {VERSION} |" in page

@@ -5,7 +5,6 @@ Everything is safetensors and JSON, read by memory map: only the part that a bat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,13 +19,12 @@ from torch import Tensor
 from seekr.attention.rows import MapRows
 from seekr.attention.stored import decode
 from seekr.attention.tap import Geometry
-from seekr.disk import file_digest, parse_json
+from seekr.disk import file_digest
 from seekr.errors import InputError
+from seekr.memory.about import check_owner, read_about
 from seekr.modeling.batches import MicroBatch
 from seekr.modeling.flat_tensors import FlatTensors
 from seekr.modeling.losses import TopLogits
-
-VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +126,9 @@ class Memory:
         Raises:
             InputError: for a memory that is missing, damaged, or belongs to another tokenizer or model.
         """
-        about = _read_about(folder)
-        _check_owner(folder, "tokenizer", about["tokenizer"], tokenizer_fingerprint)
-        _check_owner(folder, "model", about["model"], model_fingerprint)
+        about = read_about(folder)
+        check_owner(folder, "tokenizer", about["tokenizer"], tokenizer_fingerprint)
+        check_owner(folder, "model", about["model"], model_fingerprint)
         digests = {"samples.safetensors": about["samples_sha256"]}
         digests |= {shard["file"]: shard["sha256"] for shard in about["shards"]}
         for name, digest in digests.items():
@@ -230,32 +228,3 @@ class Memory:
                     f"{self.folder / name}: cannot be read ({error}); restore it or learn the task again"
                 ) from None
         return self._files[name]
-
-
-def _read_about(folder: Path) -> dict[str, Any]:
-    path = folder / "memory.json"
-    if not path.is_file():
-        raise InputError(f"{path}: not found; the folder holds no memory")
-    try:
-        about = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"{path}{where}: broken JSON ({error}); restore it or learn the task again") from None
-    version = about.get("version") if isinstance(about, dict) else None
-    if version != VERSION:
-        raise InputError(
-            f"{path}: version {version!r} of the memory format, and this seekr reads {VERSION}; "
-            "use the seekr that wrote it, or learn the task again"
-        )
-    missing = {"tokenizer", "model", "heads", "samples", "samples_sha256", "shards", "layers", "forms"} - about.keys()
-    if missing:
-        raise InputError(f"{path}: {', '.join(sorted(missing))} missing; restore it or learn the task again")
-    return dict(about)
-
-
-def _check_owner(folder: Path, kind: str, kept: str, expected: str | None) -> None:
-    if expected is not None and kept != expected:
-        raise InputError(
-            f"{folder}: this memory belongs to another {kind} ({kept}, not {expected}); "
-            f"use the {kind} that it was made with"
-        )

@@ -20,7 +20,7 @@ from seekr.attention.tap import Tap
 from seekr.data.token_rows import TokenizedRow, answer_tokens
 from seekr.disk import PRIVATE, file_digest
 from seekr.distributed.processes import gathered, in_step, is_main, wait_for_all
-from seekr.memory.reader import VERSION
+from seekr.memory.about import VERSION
 from seekr.modeling.batches import collate
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.losses import TopLogits, answer_positions, logits_at

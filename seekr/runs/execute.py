@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from seekr.data.clock import now
-from seekr.disk import read_json, write_atomically, write_json
+from seekr.disk import read_json, sync, write_atomically, write_json
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, of_main, process_count, wait_for_all
 from seekr.errors import InputError, RunError
@@ -121,7 +121,7 @@ def check_shared(run: Path) -> None:
 
 def begin(prepared: RunSpec) -> None:
     """Writes run.json, and copies the stages of the run that this one goes on from, as far as they are not there."""
-    imports = prepared.source is not None and not finished_stages(prepared.run)
+    imports = prepared.source is not None and not (prepared.run / "stages").is_dir()
     known = [path.name for path in (*prepared.finished, *prepared.redone)]
     if not imports and [path.name for path in finished_stages(prepared.run)] != known:
         raise InputError(f"{prepared.run}: another process has changed this run meanwhile; give the command again")
@@ -130,7 +130,7 @@ def begin(prepared: RunSpec) -> None:
     for stage in reversed(prepared.redone):
         remove_stage(stage)
     write_json(prepared.run / "run.json", describe_run(prepared))
-    if prepared.source is not None:
+    if prepared.source is not None and imports:
         copy_run(prepared.source, prepared.run)
     for stage in prepared.finished:  # where a run was stopped between putting a stage in place and clearing up
         shutil.rmtree(prepared.run / "working" / stage.name, ignore_errors=True)
@@ -138,12 +138,10 @@ def begin(prepared: RunSpec) -> None:
 
 
 def copy_run(source: Path, run: Path) -> None:
-    """Copies stages and answers of a finished run, and of the weights those that the next task starts from."""
-    stages = finished_stages(source)
-    for stage in stages:
-        final = run / "stages" / stage.name
-        if not final.is_dir():
-            copy_stage(stage, final, weights=stage == stages[-1])
+    """Copies answers and stages of a finished run, and of the weights those that the next task starts from.
+
+    The stages come last and all at once: of a part of them the newest would have no weights.
+    """
     if links := [path for path in (source / "predictions").glob("*") if path.is_symlink()]:
         raise InputError(f"{links[0]}: is a link, and copying would take what it leads to; put the file itself there")
     if (source / "predictions").is_dir() and not (run / "predictions").is_dir():
@@ -153,6 +151,12 @@ def copy_run(source: Path, run: Path) -> None:
         partial.rename(run / "predictions")
     if (source / "scores.json").is_file() and not (run / "scores.json").is_file():
         write_atomically(run / "scores.json", (source / "scores.json").read_text(encoding="utf-8"))
+    stages, partial = finished_stages(source), run / ".stages.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    for stage in stages:
+        copy_stage(stage, partial / stage.name, weights=stage == stages[-1])
+    partial.rename(run / "stages")
+    sync(run)
 
 
 def finish_stage(prepared: RunSpec, book: ScoreBook) -> None:

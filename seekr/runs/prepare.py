@@ -172,7 +172,7 @@ def _prepare(request: Request) -> RunSpec:
     tokenizer = use_template(load_tokenizer(config.model), config.chat_template)
     learned = sum(task.learn for task in tasks)
     max_length = max_length_of(model_config, tokenizer, config.max_length, method.form.virtual_tokens(learned))
-    home = request.source if request.source is not None and not (run / "run.json").exists() else run
+    home = request.source if request.source is not None and not (run / "stages").is_dir() else run
     record = read_json(home / "run.json") if (home / "run.json").exists() else None
     clock = clock_of(record, home / "run.json") if record is not None else request.began or now()
     finished, redone = without_redone(finished_stages(home), request.redo)

@@ -7,18 +7,34 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from peft import PeftModel
+from pydantic import ConfigDict, TypeAdapter, with_config
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from typing_extensions import override
+from typing_extensions import TypedDict, override
 
 from seekr.disk import Fault, faults_of_files, flush, list_files, parse_json, sync, write_json
 from seekr.distributed.processes import process_count, wait_for_all
 from seekr.errors import RunError
 
 MARKER = "complete.json"
+
+
+class _File(TypedDict):
+    bytes: int
+    sha256: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Marker(TypedDict):
+    step: int
+    processes: NotRequired[int]
+    files: NotRequired[dict[str, _File]]
+
+
+_MARKER = TypeAdapter(_Marker)
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:
@@ -60,12 +76,12 @@ def is_marked(checkpoint: Path) -> bool:
     """Whether the checkpoint carries the marker that is written last."""
     try:
         return bool(_marker(checkpoint)["step"] == checkpoint_step(checkpoint))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return False
 
 
-def _marker(checkpoint: Path) -> dict[str, Any]:
-    return dict(parse_json((checkpoint / MARKER).read_text(encoding="utf-8")))
+def _marker(checkpoint: Path) -> _Marker:
+    return _MARKER.validate_python(parse_json((checkpoint / MARKER).read_text(encoding="utf-8")))
 
 
 def check_processes(checkpoint: Path, processes: int) -> None:

@@ -200,7 +200,7 @@ def test_an_index_that_is_none(tmp_path: Path) -> None:
         ("{\n\n nothing", "line 3: broken JSON"),
         ("[]", "version None"),
         (json.dumps(about | {"version": 99}), "version 99"),
-        (json.dumps({key: value for key, value in about.items() if key != "shards"}), "shards missing"),
+        (json.dumps({key: value for key, value in about.items() if key != "shards"}), "shards: field required"),
     ):
         index.write_text(text)
         with pytest.raises(InputError, match=said):

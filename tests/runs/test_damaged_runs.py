@@ -6,12 +6,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import SEEKR, Stop, StopAt, digests
 
 from seekr import InputError, Run
 from seekr.cli.main import main
+from seekr.runs import execute
 from seekr.runs.execute import run_request
 from seekr.runs.extend import extend
 from seekr.runs.manifest import MANIFEST
@@ -275,6 +277,30 @@ def test_links_in_a_run_are_not_followed(
             run_request(extend(run, f"d={data_folder / 'c'}", tmp_path / "next"))
         (run / link).unlink()
     assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("copied", [0, 1])
+def test_a_run_that_was_killed_while_it_took_over_stages_takes_them_over(
+    copied: int, run: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by kills: of a part of the stages the newest had no weights, and the run could not be gone on with."""
+    request = extend(run, f"c={data_folder / 'c'},max_new_tokens=3", tmp_path / "next")
+    copy, done = execute.copy_stage, 0
+
+    def stop(*args: Any, **options: Any) -> None:
+        nonlocal done
+        if done == copied:
+            raise Stop
+        done += 1
+        copy(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "copy_stage", stop)
+        with pytest.raises(Stop):
+            run_request(request)
+    whole = run_request(extend(run, f"c={data_folder / 'c'},max_new_tokens=3", tmp_path / "whole"))
+    assert digests(run_request(request).folder) == digests(whole.folder)
+    assert {path.name for path in (tmp_path / "next").iterdir()} == {path.name for path in whole.folder.iterdir()}
 
 
 @pytest.mark.parametrize(
