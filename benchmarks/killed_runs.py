@@ -5,8 +5,8 @@
 
 A round learns three tasks with a checkpoint every step, scores every model on every task, goes on from that run with a
 fourth task, exports its model and writes a page. `--kills`: every command is killed (SIGKILL) at random moments and
-given again until it ends, in as many rounds as the kills need. `--full-disks`: a round is on a file system with room
-for a random part of what it writes; once that has ended a command, there is room again and the round goes on. What
+given again until it ends, in as many rounds as the kills need. `--full-disks`: one command of a round finds room for a
+random part of what it leaves; once that has ended it, there is room again and the round goes on. What
 then stands is compared with a round that nothing happened to, file by file, times left out.
 """
 
@@ -53,6 +53,8 @@ class Round:
     log: Path
     took: dict[str, float] = field(default_factory=dict)
     """Seconds of each command, when nothing happened to it."""
+    wrote: dict[str, int] = field(default_factory=dict)
+    """Bytes that it left."""
 
     def commands(self) -> dict[str, list[str]]:
         run, more = self.folder / "run", self.folder / "more"
@@ -112,9 +114,9 @@ class Round:
             self.load()
         fresh(self.folder, self.log)
         for name, words in self.commands().items():
-            before = time.monotonic()
+            before, room = time.monotonic(), free(self.folder)
             status = self.finish(words)
-            self.took[name] = time.monotonic() - before
+            self.took[name], self.wrote[name] = time.monotonic() - before, room - free(self.folder)
             if status:
                 raise SystemExit(f"{name}: exit status {status}\n{self.said()}")
         return self.left()
@@ -190,27 +192,28 @@ def kills(count: int, place: Path, reference: Round, expected: dict[str, str], d
 def full_disks(
     count: int, place: Path, reference: Round, expected: dict[str, str], draw: random.Random
 ) -> dict[str, Any]:
-    written = used(place)
     rounds: list[dict[str, Any]] = []
     filler = place / "filler"
-    while len(rounds) < count:
-        here, full = fresh(place, reference.log), {}
-        room = draw.randrange(used(place) + 50_000, written)
-        with filler.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(4096, used(place, free=True) - (room - used(place))))
+    while sum("line" in one for one in rounds) < count:
+        here = fresh(place, reference.log)
+        chosen = draw.choice(list(here.commands()))
+        room = draw.randrange(4096, max(8192, reference.wrote[chosen]))
+        about: dict[str, Any] = {"command": chosen, "room": room}
         for name, words in here.commands().items():
+            if name == chosen:
+                with filler.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, max(4096, free(place) - room))
             while status := here.finish(words):
-                lines = [
-                    line for line in here.said().replace("\r", "\n").splitlines() if line.startswith("seekr: error:")
-                ]
-                if full or len(lines) != 1 or not any(word in lines[0] for word in FULL):
+                said = here.said().replace("\r", "\n").splitlines()
+                lines = [line for line in said if line.startswith("seekr: error:")]
+                if not filler.exists() or len(lines) != 1 or not any(word in lines[0] for word in FULL):
                     raise SystemExit(f"{name}: exit status {status}\n{here.said()}")
-                full = {"command": name, "status": status, "lines": lines}
+                about |= {"status": status, "line": lines[0]}
                 filler.unlink()
-        filler.unlink(missing_ok=True)
-        rounds.append({"room": room, **full, "differs": differing(expected, here.left())})
+            filler.unlink(missing_ok=True)
+        rounds.append({**about, "differs": differing(expected, here.left())})
         print(rounds[-1], file=sys.stderr)
-    ended = Counter(one.get("command", "nothing") for one in rounds)
+    ended = Counter(one["command"] for one in rounds if "line" in one)
     return {"full": dict(ended), "differs": sum(bool(one["differs"]) for one in rounds), "rounds": rounds}
 
 
@@ -220,9 +223,9 @@ def mount(place: Path, size: int = 64 << 20) -> None:
         raise SystemExit("--full-disks: no right to mount; unshare -rm gives it")
 
 
-def used(place: Path, free: bool = False) -> int:
+def free(place: Path) -> int:
     at = os.statvfs(place)
-    return at.f_bavail * at.f_frsize if free else (at.f_blocks - at.f_bfree) * at.f_frsize
+    return at.f_bavail * at.f_frsize
 
 
 def differing(expected: dict[str, str], found: dict[str, str]) -> list[str]:
