@@ -42,7 +42,7 @@ def context(folder: Path, model: nn.Module, samples: Sequence[KeptSample], **cha
         "tokenizer_fingerprint": "tokenizer", "model_fingerprint": "model", "tokenizer": None, "pad_token_id": 0,
         "samples": samples, "prompts": [], "key_of": lambda place: AnswerKey([""]), "metric": "accuracy",
         "max_new_tokens": 8, "max_length": 64, "micro_batch_rows": 4, "device": torch.device("cpu"), "stages": [],
-        "working": folder / "working", "folder": folder, "track": no_progress,
+        "working": folder / "working", "folder": folder, "encrypt": False, "track": no_progress,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     return TaskContext(**settings | changes)  # type: ignore[arg-type]

@@ -44,6 +44,7 @@ class Config(BaseModel):
     cells: Literal["paper", "seen", "all"] = "paper"
     vllm: dict[str, Any] | None = None
     keep_stages: Literal["all", "last"] | PositiveInt = "all"
+    encrypt: bool = False
     seed: Seed = 0
     seeds: list[Seed] | None = None
     output_dir: str = Field(min_length=1)

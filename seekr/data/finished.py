@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr.disk import parse_json, read_json
+from seekr.disk import parse_json, read_json, read_text
 
 if TYPE_CHECKING:
     from seekr.data import EncodingSummary, Example, Task
@@ -65,9 +65,16 @@ def finished_tasks(run: Path, stages: Sequence[Path], order: Sequence[str]) -> d
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]] | None:
-    """The lines of a file of answers or likelihoods; None where there is none, or it was torn from outside."""
+    """The lines of a file of answers or likelihoods; None where there is none, or it was torn from outside.
+
+    Raises InputError where they are encrypted and cannot be decrypted.
+    """
     try:
-        rows = [parse_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        text = read_text(path)
+    except (OSError, UnicodeDecodeError):
+        return None
+    try:
+        rows = [parse_json(line) for line in text.split("\n") if line]
         whole = all(
             isinstance(row["prompt"], str)
             and ("log_likelihood" in row or isinstance(row["prediction"], str))
@@ -75,7 +82,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]] | None:
             and _are_texts(row.get("compared", row["references"]))
             for row in rows
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
     return rows if whole else None
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from seekr.attention.rows import MapRows
 from seekr.attention.stored import decode
 from seekr.attention.tap import Geometry
-from seekr.disk import file_digest
+from seekr.disk import Tensors, file_digest
 from seekr.errors import InputError
 from seekr.memory.about import check_owner, read_about
 from seekr.modeling.batches import MicroBatch
@@ -219,10 +219,15 @@ class Memory:
                 names.setdefault(int(sample), []).append(name)
         return names
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether its rows and signals are encrypted."""
+        return bool(self._file("samples.safetensors").encrypted)
+
     def _file(self, name: str) -> Any:
         if name not in self._files:
             try:
-                self._files[name] = safe_open(self.folder / name, framework="pt")
+                self._files[name] = Tensors(self.folder / name)
             except (OSError, SafetensorError) as error:
                 raise InputError(
                     f"{self.folder / name}: cannot be read ({error}); restore it or learn the task again"

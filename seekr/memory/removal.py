@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import save_file
-
-from seekr.disk import PRIVATE, file_digest, write_json
+from seekr.disk import PRIVATE, Tensors, file_digest, save_tensors, write_json
 from seekr.memory.reader import Memory
 from seekr.memory.writer import write_samples
 
@@ -25,19 +22,19 @@ def write_without(memory: Memory, gone: Collection[int], folder: Path) -> None:
         own = [sample for sample in range(*shard["samples"]) if sample in places]
         if not own:
             continue
-        with safe_open(memory.folder / shard["file"], framework="pt") as file:
-            split = [(key, *key.split("/", 1)) for key in file.keys()]  # noqa: SIM118 - not a dict
-            tensors = {
-                f"{places[int(sample)]}/{name}": file.get_tensor(key)
-                for key, sample, name in split
-                if int(sample) in places
-            }
+        file = Tensors(memory.folder / shard["file"])
+        split = [(key, *key.split("/", 1)) for key in file.keys()]  # noqa: SIM118 - not a dict
+        tensors = {
+            f"{places[int(sample)]}/{name}": file.get_tensor(key)
+            for key, sample, name in split
+            if int(sample) in places
+        }
         first, end = places[own[0]], places[own[-1]] + 1
         name = f"teacher-{first:05d}.safetensors"
-        save_file(tensors, folder / name)
+        save_tensors(tensors, folder / name, encrypted=memory.encrypted)
         shards.append({"file": name, "samples": [first, end], "sha256": file_digest(folder / name)})
     rows = [memory.encoded(sample) for sample in places]
-    digest = write_samples(folder, [(row.input_ids, row.labels) for row in rows])
+    digest = write_samples(folder, [(row.input_ids, row.labels) for row in rows], encrypt=memory.encrypted)
     left = {key: [memory.about[key][old] for old in places] for key in ("answer_tokens", "forms")}
     about = memory.about | left | {"shards": shards, "samples": len(places), "samples_sha256": digest}
     write_json(folder / "memory.json", about)

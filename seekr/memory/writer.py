@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.stored import Form, TeacherForm, automatic_form, encode
 from seekr.attention.tap import Tap
 from seekr.data.token_rows import TokenizedRow, answer_tokens
-from seekr.disk import PRIVATE, file_digest
+from seekr.disk import PRIVATE, file_digest, save_tensors
 from seekr.distributed.processes import gathered, in_step, is_main, wait_for_all
 from seekr.memory.about import VERSION
 from seekr.modeling.batches import collate
@@ -42,6 +41,7 @@ class MemoryWriter:
         heads: layer → chosen heads; None where no attention is kept.
         form: how attention is kept.
         facts: what is known of the memory from the beginning, as for `note`.
+        encrypt: whether rows and signals are encrypted, see `seekr.disk.sealed`.
     """
 
     def __init__(
@@ -55,11 +55,13 @@ class MemoryWriter:
         heads: Mapping[int, Tensor] | None = None,
         form: TeacherForm = "auto",
         facts: Mapping[str, Any] | None = None,
+        encrypt: bool = False,
     ) -> None:
         folder.mkdir(PRIVATE, parents=True, exist_ok=True)
         self._folder = folder
         self._samples = samples
         self._form = form
+        self._encrypt = encrypt
         self._heads = dict(heads or {})
         self._pending: dict[str, Tensor] = {}
         self._pending_samples: list[int] = []
@@ -150,7 +152,7 @@ class MemoryWriter:
         }
         if is_main():
             rows = [(sample.input_ids, sample.labels) for sample in self._samples]
-            self._about["samples_sha256"] = write_samples(self._folder, rows)
+            self._about["samples_sha256"] = write_samples(self._folder, rows, encrypt=self._encrypt)
         self.note()
         wait_for_all()
 
@@ -165,12 +167,12 @@ class MemoryWriter:
             return
         first, end = self._pending_samples[0], self._pending_samples[-1] + 1
         name = f"teacher-{first:05d}.safetensors"
-        save_file(self._pending, self._folder / name)
+        save_tensors(self._pending, self._folder / name, encrypted=self._encrypt)
         self._shards.append({"file": name, "samples": [first, end], "sha256": file_digest(self._folder / name)})
         self._pending, self._pending_samples = {}, []
 
 
-def write_samples(folder: Path, rows: Sequence[tuple[Any, Any]]) -> str:
+def write_samples(folder: Path, rows: Sequence[tuple[Any, Any]], *, encrypt: bool) -> str:
     """Writes the kept rows, ids and labels of each, into the folder of a memory. Returns the hash of their file."""
     lengths = [len(ids) for ids, _ in rows]
     samples = {
@@ -178,7 +180,7 @@ def write_samples(folder: Path, rows: Sequence[tuple[Any, Any]]) -> str:
         "labels": torch.from_numpy(_join([labels for _, labels in rows])),
         "ends": torch.tensor(lengths, dtype=torch.long).cumsum(0),
     }
-    save_file(samples, folder / "samples.safetensors")
+    save_tensors(samples, folder / "samples.safetensors", encrypted=encrypt)
     return file_digest(folder / "samples.safetensors")
 
 

@@ -61,6 +61,7 @@ class TaskContext:
         stages: folders of the finished stages before this one, in order.
         working: a folder that is there while the task is trained, and gone after it.
         folder: the stage under construction.
+        encrypt: whether what it keeps of people's rows is encrypted.
         track: opens a progress bar: `with track("measuring", 20) as advance: advance(1)`.
     """
 
@@ -85,6 +86,7 @@ class TaskContext:
     stages: Sequence[Path]
     working: Path
     folder: Path
+    encrypt: bool
     track: Track
 
     @property
@@ -97,7 +99,7 @@ class TaskContext:
 
     def writer(self, folder: Path, samples: Sequence[TokenizedRow], **options: Any) -> MemoryWriter:
         """Writes `samples`, and what a model says of them, into a folder that is a memory then; all processes do so."""
-        return MemoryWriter(folder, samples, task=self.task, **self._owner, **options)
+        return MemoryWriter(folder, samples, task=self.task, encrypt=self.encrypt, **self._owner, **options)
 
 
 class Objective:

@@ -252,5 +252,5 @@ def _context(paper: Paper, rows: list[KeptSample], folder: Path, kept: Memory | 
         model_fingerprint="", tokenizer=anything, pad_token_id=0, samples=rows, prompts=[], key_of=anything, metric="",
         max_new_tokens=1, max_length=len(rows[0].input_ids), device=torch.device("cpu"), stages=[], working=folder,
         micro_batch_rows=paper.arguments.per_device_train_batch_size, folder=folder,
-        track=lambda *_: nullcontext(lambda _: None), kept=kept,
+        encrypt=False, track=lambda *_: nullcontext(lambda _: None), kept=kept,
     )  # fmt: skip

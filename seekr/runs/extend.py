@@ -15,7 +15,7 @@ from seekr.runs.record import describe_task
 from seekr.runs.run import Run, seed_folders
 from seekr.scoring.cells import JOINT
 
-FREE = ("cells", "keep_stages", "vllm")
+FREE = ("cells", "encrypt", "keep_stages", "vllm")
 
 
 def extend(source: Path, text: str, output_dir: Path | None, overrides: Sequence[str] = ()) -> Request:

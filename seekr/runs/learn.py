@@ -42,6 +42,7 @@ def learn(
     cells: str = ...,
     vllm: Mapping[str, Any] | None = ...,
     keep_stages: str | int = ...,
+    encrypt: bool = ...,
     seed: int = ...,
     seeds: None = ...,
     callbacks: Sequence[TrainerCallback] = ...,
@@ -64,6 +65,7 @@ def learn(
     cells: str = ...,
     vllm: Mapping[str, Any] | None = ...,
     keep_stages: str | int = ...,
+    encrypt: bool = ...,
     seeds: Sequence[int],
     callbacks: Sequence[TrainerCallback] = ...,
 ) -> list[Run]: ...
@@ -84,6 +86,7 @@ def learn(
     cells: str = "paper",
     vllm: Mapping[str, Any] | None = None,
     keep_stages: str | int = "all",
+    encrypt: bool = False,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -107,6 +110,7 @@ def learn(
         cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all".
         vllm: arguments of vLLM's engine, which then answers test rows; None = transformers answers them.
         keep_stages: whose weights stay on disk: "all", "last", or a number of stages.
+        encrypt: whether kept rows, what is said of them, and answers are encrypted, see `seekr.disk.sealed`.
         seed: of everything that is drawn.
         seeds: instead of `seed`: a run of each, in output_dir/seed-N.
         callbacks: for transformers' Trainer, task after task.
@@ -140,6 +144,7 @@ def learn(
         "cells": cells,
         "vllm": plain(vllm),
         "keep_stages": keep_stages,
+        "encrypt": encrypt,
         "seed": seed,
         "seeds": list(seeds) if isinstance(seeds, Sequence) else seeds,
         "output_dir": str(output_dir),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import parse_json
+from seekr.disk import parse_json, read_text
 from seekr.errors import InputError
 
 EVALUATE = "delete it and run `seekr evaluate {run}`"
@@ -106,7 +106,7 @@ def read_whole(path: Path, mend: str) -> Any:
 def _read_lines(path: Path, mend: str) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a JSON Lines file with their line numbers, counted from 1."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {mend}") from error
     rows = []

@@ -16,6 +16,7 @@ from seekr.config.training_arguments import check_lora, check_training, training
 from seekr.data.finished import finished_tasks
 from seekr.data.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
 from seekr.disk import read_json
+from seekr.disk.sealed import cipher
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError
 from seekr.progress import bar
@@ -161,6 +162,8 @@ def _prepare(request: Request) -> RunSpec:
     config = request.config
     run = Path(config.output_dir)
     check_folder(run)
+    if config.encrypt:
+        cipher("encrypt")
     tasks = list(request.tasks) if request.tasks is not None else make_tasks(config)
     check_tasks(tasks)
     method = request.method or make_method(config.method)

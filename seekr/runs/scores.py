@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr.data.finished import read_predictions
 from seekr.data.token_rows import answer_tokens
-from seekr.disk import PRIVATE, file_digest, write_atomically, write_json
+from seekr.disk import PRIVATE, file_digest, read_text, write_json, write_text
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main
 from seekr.modeling.generation import Generated, answer_text
@@ -157,7 +157,7 @@ class ScoreBook:
         if is_main():
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             self._path(row, column).parent.mkdir(PRIVATE, exist_ok=True)
-            write_atomically(self._path(row, column), text)
+            write_text(self._path(row, column), text, encrypted=self.prepared.config.encrypt)
         self._keep_score(row, column, found_in(lines, data))
         self.write()
 
@@ -170,7 +170,8 @@ class ScoreBook:
         for other in range(BASE, len(self.tasks)):
             if (other, column) in self.scores and self._source(other) == self._source(row):
                 if is_main():
-                    write_atomically(self._path(row, column), self._path(other, column).read_text(encoding="utf-8"))
+                    text = read_text(self._path(other, column))
+                    write_text(self._path(row, column), text, encrypted=self.prepared.config.encrypt)
                 self.scores[row, column] = self.scores[other, column]
                 return True
         return False

@@ -121,6 +121,7 @@ def make_context(prepared: RunSpec, stage: PlannedStage, earlier: list[Path], st
         stages=earlier,
         working=working_folder(prepared.run, stage.index, stage.name),
         folder=Path(),
+        encrypt=prepared.config.encrypt,
         track=bar,
     )
     if stage.learn:

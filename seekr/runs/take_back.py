@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import file_digest, flush, read_json, write_atomically, write_json
+from seekr.disk import file_digest, flush, is_encrypted, read_json, read_text, write_json, write_text
 from seekr.errors import InputError, nearest
 from seekr.memory.removal import write_without
 from seekr.runs.folder import finished_stages
@@ -71,7 +71,7 @@ def answers_with(run: Run, text: str) -> dict[Path, int]:
     """Files of answers → how many of their lines hold a text, in any case of its letters."""
     found: dict[Path, int] = {}
     for path in sorted((run.folder / "predictions").glob("*.jsonl")):
-        count = sum(_holds(line, text) for line in path.read_text(encoding="utf-8").split("\n"))
+        count = sum(_holds(line, text) for line in read_text(path).split("\n"))
         found |= {path: count} if count else {}
     return found
 
@@ -151,11 +151,11 @@ def _remove_answers(run: Path, text: str) -> None:
     path = run / "scores.json"
     content = read_json(path) if path.is_file() else {}
     for file in sorted((run / "predictions").glob("*.jsonl")):
-        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+        lines = [line for line in read_text(file).split("\n") if line.strip()]
         left = [line for line in lines if not _holds(line, text)]
         if len(left) == len(lines):
             continue
-        write_atomically(file, "".join(f"{line}\n" for line in left))
+        write_text(file, "".join(f"{line}\n" for line in left), encrypted=is_encrypted(file))
         content.setdefault("answers", {})[file.stem] = file_digest(file)
         removed = content.setdefault("removed_answers", {})
         removed[file.stem] = removed.get(file.stem, 0) + len(lines) - len(left)

@@ -62,6 +62,8 @@ def tune(
     """
     grid, fixed = parse_grid(words)
     config = load([*fixed, *words_of(next(points(grid)))])
+    if config.encrypt:
+        raise InputError("encrypt: candidates are scored on rows that tune writes as they are; give encrypt=false")
     folder = Path(config.output_dir + "-tune") if output_dir is None else output_dir.absolute()
     check_folder(folder, config)
     rows = tuning_rows(make_tasks(config), holdout)

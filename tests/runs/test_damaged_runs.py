@@ -244,7 +244,7 @@ def test_scores_that_were_changed_by_hand_are_mended_from_their_answers(
 def test_without_verifying_sizes_are_looked_at_and_hashes_of_large_files_are_not(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seekr.disk._SMALL", 100)
+    monkeypatch.setattr("seekr.disk.files._SMALL", 100)
     path = run / "stages/01-b/model/model.safetensors"
     flip_a_bit(path)
     config = run.parent / "c.json"
