@@ -14,7 +14,7 @@ from typing import Any
 
 from study_tables import Row, interval, paired_table, read_study, rules_table, study_table, tasks_table
 
-from seekr.bench.tables import Rows, bench_cells
+from seekr.bench.tables import HEADINGS, Rows, bench_cells
 from seekr.builtin.demo import METHODS as DEMO_METHODS
 from seekr.report.terminal import readable_bytes
 
@@ -198,8 +198,8 @@ def teacher_bytes_table(rows: Rows) -> str:
 def bench_table(rows: Rows) -> str:
     """As `seekr bench` prints it."""
     cells = bench_cells(rows)
-    used = [i for i, heading in enumerate(cells.headings) if heading or any(row[i] for row in cells.rows)]
-    return _markdown([cells.headings[i] for i in used], [[row[i] for i in used] for row in cells.rows])
+    used = [i for i, heading in enumerate(HEADINGS) if heading or any(row[i] for row in cells)]
+    return _markdown([HEADINGS[i] for i in used], [[row[i] for i in used] for row in cells])
 
 
 def method_table(rows: Rows) -> str:

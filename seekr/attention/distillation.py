@@ -7,9 +7,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from seekr.attention.backend import attention_divergence
-from seekr.attention.divergence import SampleTeacher
+from seekr.attention.divergence import PROFILED, SampleTeacher
 from seekr.attention.rows import MapRows, QueryKeyRows
 from seekr.attention.tap import AttentionCall, Tap, layers_and_heads
 from seekr.errors import InputError
@@ -91,6 +92,7 @@ def attention_distillation_loss(
     return total / len(heads)
 
 
+@record_function(PROFILED)
 def weighted_attention_divergence(
     calls: Mapping[int, AttentionCall],
     teachers: Mapping[int, StoredAttention],

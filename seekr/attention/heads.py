@@ -96,6 +96,11 @@ def resolve_budgets(layers: int, heads: int, layer_budget: Budget, head_budget: 
     return chosen_layers, chosen_heads
 
 
+def spread_heads(heads: int, layers: int) -> list[int]:
+    """How many of `heads` each of `layers` has where they are spread over them as evenly as it goes."""
+    return [heads * (place + 1) // layers - heads * place // layers for place in range(layers)]
+
+
 def _number(budget: Budget, *, every: int, share: int) -> int:
     if budget == "all":
         return every

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +19,7 @@ from seekr.bench.divergence import CASES, divergence_rows
 from seekr.bench.sensitivity import sensitivity_rows
 from seekr.bench.shapes import shapes_here
 from seekr.bench.step import step_rows
-from seekr.bench.tables import bench_cells
+from seekr.bench.tables import HEADINGS, bench_cells
 from seekr.bench.task_step import task_step_rows
 from seekr.disk import write_json
 from seekr.report.terminal import FirstThatFits, plain_table
@@ -47,8 +49,6 @@ def run_bench(json_file: Path | None = None) -> dict[str, Any]:
 
 def measurements() -> list[tuple[str, Measure]]:
     """What there is to measure on this machine's device: a name, and what gives its rows."""
-    import torch
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shapes = shapes_here()
     found: list[tuple[str, Measure]] = []
@@ -63,9 +63,6 @@ def measurements() -> list[tuple[str, Measure]]:
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores, memory and versions: what a figure is worth nothing without."""
-    import torch
-    import transformers
-
     processor = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.is_file():
@@ -87,12 +84,11 @@ def describe_machine() -> dict[str, Any]:
 
 def bench_table(rows: list[dict[str, Any]], *, wide: bool = True) -> Table:
     """All rows; × is over the first row of its case. The narrow form leaves the remarks out."""
-    cells = bench_cells(rows)
-    shown = len(cells.headings) if wide else len(cells.headings) - 1
+    shown = len(HEADINGS) if wide else len(HEADINGS) - 1
     table = plain_table("")
-    for heading in cells.headings[:shown]:
+    for heading in HEADINGS[:shown]:
         number = heading.startswith(("×", "time", "bytes"))
         table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number)
-    for row in cells.rows:
-        table.add_row(*row[:shown])
+    for cells in bench_cells(rows):
+        table.add_row(*cells[:shown])
     return table

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from seekr.attention.divergence import SampleTeacher, attention_divergence
+from seekr.attention.heads import spread_heads
+from seekr.attention.rows import QueryKeyRows
+from seekr.attention.tap import AttentionCall, Geometry
+from seekr.memory.reader import KeptSample, Memory
+from seekr.memory.writer import MemoryWriter
+from seekr.methods import Seekr
+from seekr.modeling.losses import TopLogits
 
 LENGTH, VOCABULARY, HEAD_SIZE = 1024, 32000, 128
 LAYERS, CHOSEN_HEADS = 24, 128
@@ -24,50 +38,43 @@ def bytes_rows() -> list[dict[str, Any]]:
 
 
 def _rows(queries: int | None) -> list[dict[str, Any]]:
-    import torch
-
     torch.manual_seed(0)
-    heads = {layer: torch.arange(_heads_of(layer)) for layer in range(LAYERS)}
+    heads = {layer: torch.arange(count) for layer, count in enumerate(spread_heads(CHOSEN_HEADS, LAYERS))}
     positions = None if queries is None else torch.randperm(LENGTH)[:queries].sort().values
     calls = {layer: _call(len(chosen)) for layer, chosen in heads.items()}
     students = {layer: _moved(call) for layer, call in calls.items()}
-    teachers = {layer: _teacher(calls[layer], chosen, positions) for layer, chosen in heads.items()}
-    exact = [_gradient(students[layer], heads[layer], positions, teachers[layer]) for layer in heads]
-    rows = []
+    teachers = {
+        layer: QueryKeyRows.of_call(calls[layer], 0, (0, LENGTH), chosen, positions) for layer, chosen in heads.items()
+    }
+
+    def against(rows: Callable[[int], Any]) -> tuple[float, Any]:
+        """Mean loss, and its gradient to the student's queries and keys of all layers as one vector."""
+        found = [_gradient(students[layer], heads[layer], positions, rows(layer)) for layer in heads]
+        return float(torch.stack([loss for loss, _ in found]).mean()), torch.cat([part for _, part in found]).double()
+
+    exact_loss, exact = against(teachers.__getitem__)
+    found = []
     for form in ("exact", "query_key", "rows", "top"):
         with tempfile.TemporaryDirectory(prefix="seekr-bench-") as folder:
             memory = _remember(Path(folder), form, heads, teachers, positions)
-            found = [
-                _gradient(
-                    students[layer], heads[layer], positions, memory.attention(0).rows(layer, heads[layer].device)
-                )
-                for layer in heads
-            ]
+            loss, gradient = against(partial(memory.attention(0).rows, device=torch.device("cpu")))
             kept = sum(path.stat().st_size for path in Path(folder).iterdir())
-        losses = [float(torch.stack([loss for loss, _ in some]).mean()) for some in (exact, found)]
-        rows.append(
+        found.append(
             {
                 "what": "bytes",
                 "form": form,
                 "queries": queries,
                 "bytes": kept,
                 "released_bytes": 2 * CHOSEN_HEADS * (queries or LENGTH) * LENGTH + 2 * LENGTH * VOCABULARY,
-                "loss_error": abs(losses[1] - losses[0]) / losses[0],
-                "gradient_cosine": _dot(exact, found) / math.sqrt(_dot(exact, exact) * _dot(found, found)),
+                "loss_error": abs(loss - exact_loss) / exact_loss,
+                "gradient_cosine": float(exact @ gradient / (exact.norm() * gradient.norm())),
             }
         )
-    return rows
+    return found
 
 
 def _remember(folder: Path, form: Any, heads: dict[int, Any], teachers: dict[int, Any], positions: Any) -> Any:
     """A memory of the one sample, with the logits that a run keeps by default."""
-    import torch
-
-    from seekr.memory.reader import KeptSample, Memory
-    from seekr.memory.writer import MemoryWriter
-    from seekr.methods import Seekr
-    from seekr.modeling.losses import TopLogits
-
     ids = torch.randint(3, VOCABULARY, (LENGTH,), dtype=torch.int32).numpy()
     labels = ids.copy()
     labels[:-ANSWER_TOKENS] = -100
@@ -88,31 +95,13 @@ def _remember(folder: Path, form: Any, heads: dict[int, Any], teachers: dict[int
     return Memory.open(folder, verify=False)
 
 
-def _dot(left: list[Any], right: list[Any]) -> float:
-    return sum(float((a.double() * b.double()).sum()) for (_, a), (_, b) in zip(left, right, strict=True))
-
-
-def _heads_of(layer: int) -> int:
-    """128 heads over 24 layers, as evenly as it goes."""
-    return CHOSEN_HEADS * (layer + 1) // LAYERS - CHOSEN_HEADS * layer // LAYERS
-
-
 def _call(heads: int) -> Any:
-    import torch
-
-    from seekr.attention.tap import AttentionCall, Geometry
-
-    query, key = (torch.randn(1, heads, LENGTH, HEAD_SIZE) * math.sqrt(SCORE_SPREAD) for _ in range(2))
-    key = key.to(torch.bfloat16)
-    query = query.to(torch.bfloat16)
+    drawn = (torch.randn(1, heads, LENGTH, HEAD_SIZE) * math.sqrt(SCORE_SPREAD) for _ in range(2))
+    query, key = (tensor.to(torch.bfloat16) for tensor in drawn)
     return AttentionCall(query, key, key, key, Geometry(HEAD_SIZE**-0.5), None, None)
 
 
 def _moved(call: Any) -> Any:
-    from dataclasses import replace
-
-    import torch
-
     query, key = (
         (tensor + DRIFT * math.sqrt(SCORE_SPREAD) * torch.randn_like(tensor)).float()
         for tensor in (call.query, call.key)
@@ -120,18 +109,8 @@ def _moved(call: Any) -> Any:
     return replace(call, query=query, key=key)
 
 
-def _teacher(call: Any, heads: Any, positions: Any) -> Any:
-    from seekr.attention.rows import QueryKeyRows
-
-    return QueryKeyRows.of_call(call, 0, (0, LENGTH), heads, positions)
-
-
 def _gradient(student: Any, heads: Any, positions: Any, rows: Any) -> tuple[Any, Any]:
     """Loss, and its gradient to the student's queries and keys as one vector."""
-    import torch
-
-    from seekr.attention.divergence import SampleTeacher, attention_divergence
-
     student.query.requires_grad_()
     student.key.requires_grad_()
     loss = attention_divergence(student, [SampleTeacher(0, (0, LENGTH), heads, positions, rows)])[0]

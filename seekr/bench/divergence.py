@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
-from seekr.bench.meters import held_bytes, peak_bytes, reset_peak, timed
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
-ROUNDS = 5
+from seekr.attention.backend import divergence_on
+from seekr.attention.divergence import SampleTeacher
+from seekr.attention.rows import QueryKeyRows
+from seekr.attention.tap import AttentionCall, Geometry
+from seekr.bench.meters import TURNS, held_bytes, in_turn, peak_bytes, reset_peak, timed
 
 
 @dataclass(frozen=True)
@@ -34,21 +42,12 @@ CASES = {
 
 
 def divergence_rows(case: Case, device: str) -> list[dict[str, Any]]:
-    """The "divergence" rows: medians of ROUNDS rounds in turn, after one that is not counted.
+    """The "divergence" rows: medians of TURNS turns.
 
     `operations` counts products of two length × length halves and head vectors, 2 a multiply-add, recomputation
     included: attention's backward computes its scores again; the kernels compute the scores of both maps three times.
     `built_bytes` is what both maps of these heads take in the dtype of the queries.
     """
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.nn.functional import scaled_dot_product_attention
-
-    from seekr.attention.backend import divergence_on
-    from seekr.attention.divergence import SampleTeacher
-    from seekr.attention.rows import QueryKeyRows
-    from seekr.attention.tap import AttentionCall, Geometry
-
     torch.manual_seed(0)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     counts = (case.heads, case.key_heads, case.key_heads)
@@ -79,16 +78,14 @@ def divergence_rows(case: Case, device: str) -> list[dict[str, Any]]:
     by_kernels = divergence.__module__.endswith("triton")
     # Of length × length / 2 entries; attention: 2 forward, 5 backward; PyTorch: both scores once, two gradients.
     products = {"attention": 7, "divergence": 8 if by_kernels else 4}
-    work = {"attention": attend, "divergence": compare}
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    peaks = dict.fromkeys(work, 0)
     before = held_bytes(device)
-    for turn in range(1 + ROUNDS):
-        for name, one in work.items():
-            reset_peak(device)
-            taken = timed(one, device) / calls_a_turn
-            peaks[name] = max(peaks[name], peak_bytes(device) - before)
-            seconds[name] += [taken] * bool(turn)
+
+    def measured(work: Callable[[], None]) -> tuple[float, int]:
+        reset_peak(device)
+        seconds = timed(work, device) / calls_a_turn
+        return seconds, peak_bytes(device) - before
+
+    found = in_turn({"attention": partial(measured, attend), "divergence": partial(measured, compare)}, TURNS)
     product = 2 * case.heads * case.length * case.length / 2 * case.size
     common = {"what": "divergence", "device": device, "length": case.length, "heads": case.heads}
     common |= {"key_heads": case.key_heads, "head_size": case.size, "dtype": str(dtype).removeprefix("torch.")}
@@ -96,10 +93,12 @@ def divergence_rows(case: Case, device: str) -> list[dict[str, Any]]:
         common
         | {
             "path": name if name == "attention" else "kernels" if by_kernels else "pytorch",
-            "seconds": median(seconds[name]),
+            "seconds": median(seconds for seconds, _ in taken),
+            "all_seconds": [seconds for seconds, _ in taken],
             "operations": product * products[name],
-            "peak_bytes": peaks[name] if device != "cpu" else None,  # of a process that has memory to spare
+            # None on a CPU, where the process has memory to spare.
+            "peak_bytes": None if device == "cpu" else max(peak for _, peak in taken),
             "built_bytes": 2 * case.heads * case.length**2 * dtype.itemsize,
         }
-        for name in work
+        for name, taken in found.items()
     ]

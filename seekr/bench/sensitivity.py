@@ -6,6 +6,9 @@ import statistics
 from functools import partial
 from typing import Any
 
+import torch
+
+from seekr.attention.sensitivity import squared_norm
 from seekr.bench.meters import timed
 
 LENGTHS = (512, 1024, 2048, 4096, 8192)
@@ -17,10 +20,6 @@ def sensitivity_rows() -> list[dict[str, Any]]:
 
     The work is the same in every layer, so one layer's time is the model's divided by its layers.
     """
-    import torch
-
-    from seekr.attention.sensitivity import squared_norm
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
     for length in LENGTHS:

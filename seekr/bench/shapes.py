@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from seekr.attention.heads import spread_heads
+from seekr.memory.reader import KeptSample
+
 Way = tuple[str, int | None]
 """How a step is taken: "plain", "seekr" or "eager" (by built maps), and the query budget."""
 
@@ -36,17 +43,13 @@ class Shape:
     def chosen_heads(self) -> dict[int, tuple[int, ...]]:
         """Layer → its chosen heads, spread over the layers, and over the heads of a layer, as evenly as it goes."""
         layers, heads = self.chosen
-        found = {}
-        for i in range(layers):
-            count = heads * (i + 1) // layers - heads * i // layers
-            found[self.layers - layers + i] = tuple(self.heads * j // count for j in range(count))
-        return found
+        return {
+            self.layers - layers + i: tuple(self.heads * j // count for j in range(count))
+            for i, count in enumerate(spread_heads(heads, layers))
+        }
 
     def model(self, seed: int) -> Any:
         """The model, its weights drawn from `seed`."""
-        import torch
-        from transformers import AutoModelForCausalLM, LlamaConfig
-
         config = LlamaConfig(
             vocab_size=self.vocabulary,
             hidden_size=self.heads * self.head_size,
@@ -60,18 +63,15 @@ class Shape:
         with torch.device(self.device):
             return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype))
 
-    def rows(self, length: int) -> list[Any]:
+    def rows(self, length: int) -> list[KeptSample]:
         """The kept samples: half of a row is answer."""
-        import numpy as np
-
-        from seekr.memory.reader import KeptSample
-
         draw = np.random.default_rng(0)
-        found = []
-        for _ in range(self.samples):
-            ids = draw.integers(3, self.vocabulary, length).astype(np.int32)
-            found.append(KeptSample(ids, np.where(np.arange(length) < length // 2, -100, ids).astype(np.int32)))
-        return found
+        return [self.row(draw, length, length // 2) for _ in range(self.samples)]
+
+    def row(self, draw: np.random.Generator, length: int, prompt: int) -> KeptSample:
+        """A drawn row of which the first `prompt` tokens are the prompt."""
+        ids = draw.integers(3, self.vocabulary, length).astype(np.int32)
+        return KeptSample(ids, np.where(np.arange(length) < prompt, -100, ids).astype(np.int32))
 
 
 SMALL = Shape("27M", 8, 8, 8, 64, 1376, 8192, (6, 24), 2, (512, 1024, 2048), "cpu", "float32")
@@ -81,6 +81,4 @@ GROUPED_7B = Shape("7B, 8 key heads", 32, 32, 8, 128, 11008, 32000, (24, 128), 1
 
 def shapes_here() -> tuple[Shape, ...]:
     """Those that suit this machine's device."""
-    import torch
-
     return (LLAMA_2_7B, GROUPED_7B) if torch.cuda.is_available() else (SMALL,)

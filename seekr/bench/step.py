@@ -1,121 +1,191 @@
 """One optimizer step on a replay batch: without attention distillation, with it, and by built maps.
 
 On a CPU each way lives in a process of its own, so that its memory high-water mark is its own; on a GPU, which tells
-how much of it was given out, one model takes them all. Either way steps are taken in turn, so that a machine whose
-speed drifts slows all of them alike.
+how much of it was given out, one model takes them all.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, suppress
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from seekr.attention.divergence import PROFILED
+from seekr.bench.meters import TURNS, held_bytes, in_turn, peak_bytes, reset_peak, timed
 from seekr.bench.shapes import Shape, Way
+from seekr.memory.reader import Memory
+from seekr.memory.writer import MemoryWriter
+from seekr.methods import Derpp, Seekr
+from seekr.methods.derpp import LogitReplay
+from seekr.methods.seekr import AttentionReplay
+from seekr.modeling.batches import MicroBatch
+from seekr.training.order import Slot, Step
+from seekr.training.rows import Rows
 
-STEPS = 5
+SLOW_TURNS = 4
 WAYS: tuple[Way, ...] = (("plain", None), ("seekr", None), ("seekr", 100), ("eager", None))
-
-Step = Callable[[], dict[str, Any]]
 
 
 def step_rows(
     shape: Shape, length: int, ways: Sequence[Way] = WAYS, *, apart: bool | None = None
 ) -> list[dict[str, Any]]:
-    """The "step" rows: medians of STEPS steps (2 of built maps at 2048 on a CPU), after one that is not counted.
+    """The "step" rows: medians of TURNS steps (SLOW_TURNS of built maps from 2048 tokens on a CPU).
 
-    `own_seconds` is what a CPU spent on attention distillation: reading teachers, its forward and backward. A way that
-    does not fit the device has no seconds.
+    `own_share` is the part of one more step that a CPU spends on attention distillation: reading teachers, its forward
+    and backward. A way that does not fit the device has no seconds.
 
     Args:
         shape, length: the model, and tokens of a row.
         ways: a row for each.
         apart: whether each way has a process of its own; None = on a CPU.
     """
-    from seekr.bench.worker import remember
-
-    if apart is None:
-        apart = shape.device == "cpu"
-    with tempfile.TemporaryDirectory(prefix="seekr-bench-") as name:
+    on_cpu = shape.device == "cpu"
+    with tempfile.TemporaryDirectory(prefix="seekr-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         for queries in dict.fromkeys(queries for _, queries in ways):
             remember(folder / str(queries), shape, length, queries)
-        with _in_turn(folder, shape, ways, apart) as steps:
-            found: dict[Way, list[dict[str, Any]]] = {way: [] for way in ways}
-            for turn in range(1 + STEPS):
-                for way, step in steps.items():
-                    slow = shape.device == "cpu" and way[0] == "eager" and length >= 2048
-                    if turn <= (2 if slow else STEPS):
-                        found[way].append(step())
-    return [_row(shape, length, way, taken[1:]) for way, taken in found.items()]
+        if on_cpu if apart is None else apart:
+            pools = {way: ProcessPoolExecutor(1, get_context("spawn"), _begin, (folder, shape, [way])) for way in ways}
+            for pool in pools.values():
+                stack.enter_context(pool)
+
+            def ask(method: Callable[[Steps, Way], Any], way: Way) -> Any:
+                return pools[way].submit(_apart, method, way).result()
+
+        else:
+            steps = Steps(folder, shape, ways)
+
+            def ask(method: Callable[[Steps, Way], Any], way: Way) -> Any:
+                return method(steps, way)
+
+        slow = {way: SLOW_TURNS for way in ways if on_cpu and way[0] == "eager" and length >= 2048}
+        found = in_turn({way: partial(ask, Steps.step, way) for way in ways}, TURNS, slow)
+        shares = {way: ask(Steps.own_share, way) if on_cpu and way[0] == "seekr" else None for way in ways}
+    common = {"what": "step", "model": shape.name, "device": shape.device, "length": length}
+    return [common | {"path": way[0], "queries": way[1]} | _row(found[way], shares[way]) for way in ways]
 
 
-def _row(shape: Shape, length: int, way: Way, taken: list[dict[str, Any]]) -> dict[str, Any]:
-    row = {"what": "step", "model": shape.name, "device": shape.device, "length": length}
-    row |= {"path": way[0], "queries": way[1], "seconds": None, "peak_bytes": None}
+def _row(taken: list[dict[str, Any]], own_share: float | None) -> dict[str, Any]:
     if any(step["seconds"] is None for step in taken):
-        return row
-    own = [step["own_seconds"] for step in taken]
-    return row | {
+        return {"seconds": None, "peak_bytes": None}
+    return {
         "seconds": median(step["seconds"] for step in taken),
-        "own_seconds": None if None in own else median(own),
-        "own_share": None if None in own else median(step["own_seconds"] / step["seconds"] for step in taken),
+        "own_share": own_share,
         "peak_bytes": max(step["peak_bytes"] for step in taken),
         "all_seconds": [round(step["seconds"], 4) for step in taken],
     }
 
 
-@contextmanager
-def _in_turn(folder: Path, shape: Shape, ways: Sequence[Way], apart: bool) -> Iterator[dict[Way, Step]]:
-    """What takes a step of each way."""
-    if apart:
-        processes = {way: _Process(folder, shape, way) for way in ways}
+def remember(folder: Path, shape: Shape, length: int, queries: int | None) -> None:
+    """What an earlier model left of the batch, in the form that a run would keep."""
+    method = Seekr(query_budget=queries)
+    heads = {layer: torch.tensor(chosen) for layer, chosen in shape.chosen_heads().items()}
+    samples = shape.rows(length)
+    writer = MemoryWriter(folder, samples, task="bench", tokenizer_fingerprint="", model_fingerprint="", heads=heads)
+    draw = np.random.default_rng(0)
+    writer.ask(shape.model(1), method.stored_logits, queries=[method.drawn_queries(length, draw) for _ in samples])
+    writer.close()
+
+
+class Steps:
+    """A model that takes an optimizer step on one replay batch by any of the ways that it is made for.
+
+    Args:
+        folder: what `remember` wrote, one folder a query budget.
+        shape: the model, and how many rows.
+        ways: those that will be asked for.
+    """
+
+    def __init__(self, folder: Path, shape: Shape, ways: Sequence[Way]) -> None:
+        self._device = shape.device
+        self._model = shape.model(0).train()
+        rows = tuple((0, sample) for sample in range(shape.samples))
+        self._slot = Slot(Step("replay", rows), rows, filler=False)
+        self._objectives: dict[Way, LogitReplay] = {}
+        self._rows: dict[Way, Rows] = {}
+        for way in ways:
+            kept = [Memory.open(folder / str(way[1]), verify=False)]
+            objective = AttentionReplay(Seekr(), kept) if way[0] == "seekr" else LogitReplay(Derpp(), kept)
+            self._objectives[way] = objective
+            self._rows[way] = Rows([], kept, 0, objective.signals)
+        self._heads = shape.chosen_heads()
+        self._maps: dict[int, Any] = {}
+        if any(name == "eager" for name, _ in ways):
+            with suppress(torch.OutOfMemoryError):
+                self._maps = self._built_maps(shape)
+        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-5, betas=(0.9, 0.95))
+        self._before = held_bytes(self._device)
+        reset_peak(self._device)
+
+    def step(self, way: Way) -> dict[str, Any]:
+        """Seconds and peak bytes (over what is held before the first step) of a step; None where memory does not
+        suffice."""
+        eager = way[0] == "eager"
+        if eager and not self._maps:
+            return {"seconds": None}
+        if self._device != "cpu":
+            reset_peak(self._device)
+        self._model.set_attn_implementation("eager" if eager else "sdpa")
         try:
-            yield {way: process.step for way, process in processes.items()}
-        finally:
-            for process in processes.values():
-                process.close()
-        return
-    from seekr.bench.worker import Steps
+            seconds = timed(partial(self._take, way), self._device)
+        except torch.OutOfMemoryError:
+            self._optimizer.zero_grad(set_to_none=True)
+            return {"seconds": None}
+        return {"seconds": seconds, "peak_bytes": peak_bytes(self._device) - self._before}
 
-    steps = Steps(folder, shape, list(ways))
-    yield {way: partial(steps.step, way) for way in ways}
+    def own_share(self, way: Way) -> float:
+        """The part of a step on a CPU that the profiler finds under the name of attention distillation."""
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            seconds = timed(partial(self._take, way), self._device)
+        return sum(event.cpu_time_total for event in found.key_averages() if event.key == PROFILED) / 1e6 / seconds
+
+    def _take(self, way: Way) -> None:
+        objective = self._objectives[way]
+        batch = self._rows[way][self._slot].to(self._device)  # read and moved in the step, by no worker
+        by_maps = way[0] == "eager"
+        parts = self._eager_parts(objective, batch) if by_maps else objective.replay_loss(self._model, batch)
+        torch.stack(list(parts.values())).sum().backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _built_maps(self, shape: Shape) -> dict[int, Any]:
+        """The teacher's maps of the chosen heads in bfloat16, [samples, heads, length, length], as the released code
+        keeps them."""
+        model = shape.model(1).eval()
+        model.set_attn_implementation("eager")
+        with torch.no_grad():
+            inputs = next(iter(self._rows.values()))[self._slot].to(shape.device).inputs
+            maps = model(**inputs, use_cache=False, output_attentions=True).attentions
+        return {layer: maps[layer][:, list(chosen)].to(torch.bfloat16) for layer, chosen in self._heads.items()}
+
+    def _eager_parts(self, objective: LogitReplay, batch: MicroBatch) -> dict[str, Any]:
+        output = self._model(**batch.inputs, use_cache=False, output_attentions=True)
+        parts = objective.logit_parts(output.logits[objective.asked(batch.labels)], batch)
+        losses = []
+        for layer, kept in self._maps.items():
+            teacher, student = kept.float(), output.attentions[layer][:, list(self._heads[layer])]
+            losses.append((teacher * ((teacher + 1e-8).log() - (student + 1e-8).log())).sum(dim=-1).mean())
+        return dict(parts) | {"attention": 1000 * torch.stack(losses).mean()}
 
 
-class _Process:
-    """A process that takes a step whenever it is asked to."""
+_steps: Steps
+"""In a process that takes the steps of one way."""
 
-    def __init__(self, folder: Path, shape: Shape, way: Way) -> None:
-        given = [str(folder), json.dumps(asdict(shape)), json.dumps(way)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "seekr.bench.worker", *given],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._answer()
 
-    def step(self) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
-        return self._answer()
+def _begin(*given: Any) -> None:
+    global _steps
+    _steps = Steps(*given)
 
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a bench process ended early with status {self._process.wait()}")
-        return dict(json.loads(line))
+def _apart(method: Callable[[Steps, Way], Any], way: Way) -> Any:
+    return method(_steps, way)

@@ -100,10 +100,12 @@ def _launch_config(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from seekr.bench import run_bench
     from seekr.disk import check_writable
 
     check_writable(arguments.json, "--json")
+    os.environ.setdefault("OMP_PROC_BIND", "true")  # a thread stays on its core; read when torch is imported
+    from seekr.bench import run_bench
+
     run_bench(arguments.json)
 
 

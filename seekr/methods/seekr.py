@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from seekr.attention.backend import divergence_on
 from seekr.attention.change import measure_change_and_drift
 from seekr.attention.distillation import attention_distillation_loss, weighted_attention_divergence
-from seekr.attention.heads import Budget, ImportanceForm, head_importance, resolve_budgets, select_heads
+from seekr.attention.heads import Budget, ImportanceForm, head_importance, resolve_budgets, select_heads, spread_heads
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import Entries, Norm, normalize_layers, unnormalized_sensitivity
 from seekr.attention.stored import TeacherForm, stored_bytes
@@ -174,8 +174,8 @@ class Seekr(Derpp):
         budgets = resolve_budgets(len(layers), calls[layers[0]].query.shape[1], self.layer_budget, self.head_budget)
         drawn = self.drawn_queries(tokens, np.random.default_rng(0))
         positions, found = torch.arange(tokens) if drawn is None else drawn, {}
-        for place, layer in enumerate(layers[: budgets[0]]):
-            if heads := budgets[1] * (place + 1) // budgets[0] - budgets[1] * place // budgets[0]:
+        for layer, heads in zip(layers[: budgets[0]], spread_heads(budgets[1], budgets[0]), strict=True):
+            if heads:
                 call, key_heads = calls[layer], min(heads, calls[layer].key.shape[1])
                 query = call.query.new_empty((heads, len(positions), call.query.shape[-1]))
                 key = call.key.new_empty((key_heads, tokens, call.key.shape[-1]))
