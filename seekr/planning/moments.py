@@ -34,7 +34,6 @@ def step(
     shape: Shape,
     *,
     checkpointing: bool,
-    attention: str | None = None,
     kept: Shape | None = None,
 ) -> tuple[Bytes, Bytes]:
     """Bytes at the peak of a step, and of what the method does once its gradients are whole; no optimizer's state.
@@ -47,7 +46,7 @@ def step(
     """
     calls = paper.calls if paper.method.reads_attention and kind == "replay" else {}
     more = paper.arguments.gradient_accumulation_steps > 1
-    with paper.counting(shape.length, checkpointing=checkpointing, attention=attention) as live:
+    with paper.counting(shape.length, checkpointing=checkpointing) as live:
         rows, model, method = _rows(shape), _Prepared(paper), paper.method
         with live.part(TEACHER), TemporaryDirectory() as working:
             memory = _PaperMemory(method, _rows(kept) if kept else rows, calls, paper.vocabulary)
@@ -98,7 +97,7 @@ class Kept:
 def kept_of(paper: Paper, stage: StageSteps) -> Kept:
     """What is kept of a task, in memory and on disk."""
     method, calls = paper.method, paper.calls if paper.method.reads_attention else {}
-    sizes = Counter((stage.rows.tokens[place], stage.rows.answers[place]) for place in stage.kept)
+    sizes = Counter(stage.rows.sizes[place] for place in stage.kept)
     found = {}
     for tokens, answers in sizes:
         (row,) = _rows(Shape(1, tokens, answers, False))

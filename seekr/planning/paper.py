@@ -115,9 +115,9 @@ class Paper:
         return tap.calls
 
     @contextmanager
-    def counting(self, length: int, *, checkpointing: bool = False, attention: str | None = None) -> Iterator[Live]:
+    def counting(self, length: int, *, checkpointing: bool = False) -> Iterator[Live]:
         """A block in which the model takes forwards and backwards of rows of `length`, and what is alive is counted."""
-        kind = "eager" if "eager" in (attention or self.attention) else "sdpa"
+        kind = "eager" if "eager" in self.attention else "sdpa"
         base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         configs = self._configs()
         before = [config._attn_implementation_internal for config in configs]

@@ -10,7 +10,7 @@ from seekr.config.schema import Config
 from seekr.errors import InputError
 from seekr.methods.costs import MEASURED_TOGETHER
 from seekr.planning.disk import Disk, disk
-from seekr.planning.live import ACTIVATIONS, CASTS, LOGITS, MAPS, Bytes
+from seekr.planning.live import Bytes
 from seekr.planning.moments import Kept, kept_of, measuring, step
 from seekr.planning.paper import OPTIMIZER, Paper
 from seekr.planning.reading import RunOnPaper, read_run
@@ -37,15 +37,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `seekr plan` shows. `ways` is empty where no device is given.
-
-    `activations`: what a task step holds in addition to weights and gradients, by (checkpointing, attention).
-    """
+    """What `seekr plan` shows. `ways` is empty where no device is given."""
 
     run: RunOnPaper
     paper: Paper
     phases: list[Phase]
-    activations: dict[tuple[bool, str], int]
     stages: list[StageSteps]
     kept: list[Kept]
     disk: Disk
@@ -83,15 +79,11 @@ class Plan:
                 {"phase": phase.name, **asdict(phase.shape), "bytes": phase.total, "parts": phase.parts}
                 for phase in self.phases
             ],
-            "activations": [
-                {"gradient_checkpointing": checkpointing, "attention": attention, "bytes": count}
-                for (checkpointing, attention), count in self.activations.items()
-            ],
             "tasks": [
                 {
                     "task": stage.rows.name,
                     "learn": stage.rows.learn,
-                    "rows": len(stage.rows.tokens),
+                    "rows": len(stage.rows.sizes),
                     "counted": stage.rows.known,
                     "task_steps": stage.task_steps,
                     "replay_steps": stage.replay_steps,
@@ -170,7 +162,6 @@ def make_plan(
         run=run,
         paper=paper,
         phases=phases,
-        activations=_activations(paper, phases),
         stages=stages,
         kept=[kept_of(paper, stage) for stage in stages],
         disk=saved,
@@ -203,20 +194,6 @@ def _phases(paper: Paper, stages: Sequence[StageSteps], checkpointing: bool, opt
     if measured is not None:
         parts = measuring(paper, measured, checkpointing=checkpointing)
         found.append(Phase(f"measuring {method.measures}", measured, parts))
-    return found
-
-
-def _activations(paper: Paper, phases: Sequence[Phase]) -> dict[tuple[bool, str], int]:
-    """What a task step holds for its micro-batch, with and without checkpointing, as the model attends and eagerly."""
-    found = {}
-    for phase in (phase for phase in phases if phase.name == "task step"):
-        for attention in dict.fromkeys((paper.attention, "eager")):
-            for checkpointing in (False, True):
-                as_it_is = attention == paper.attention and checkpointing == checkpoints(paper.arguments)
-                parts = phase.parts
-                if not as_it_is:
-                    parts, _ = step(paper, "task", phase.shape, checkpointing=checkpointing, attention=attention)
-                found[checkpointing, attention] = sum(parts.get(name, 0) for name in (ACTIVATIONS, MAPS, CASTS, LOGITS))
     return found
 
 

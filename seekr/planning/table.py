@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -14,7 +13,7 @@ from seekr.planning.moments import Kept
 from seekr.planning.paper import OPTIMIZER
 from seekr.planning.plan import Phase, Plan, checkpoints, optimizer_name
 from seekr.planning.rows import Shape, StageSteps
-from seekr.report.terminal import FirstThatFits, plain_table, readable_bytes
+from seekr.report.terminal import plain_table, readable_bytes
 
 
 def renderables(plan: Plan) -> Iterator[RenderableType]:
@@ -22,11 +21,9 @@ def renderables(plan: Plan) -> Iterator[RenderableType]:
     yield Text("\n".join(headline(plan)))
     if plan.phases:
         yield memory_table(plan)
-    if plan.activations:
-        yield Text(f"activations and logits of a task step's micro-batch: {activations_line(plan)}")
     if plan.ways:
         yield ways_table(plan)
-    yield FirstThatFits(partial(stages_table, plan, wide=True), partial(stages_table, plan, wide=False))
+    yield stages_table(plan)
     yield Text("\n".join(totals(plan)))
     yield Text("\n".join(f"note: {note}" for note in plan.notes))
 
@@ -76,15 +73,6 @@ def shape_text(shape: Shape) -> str:
     return f"{shape.rows} row{'s' * (shape.rows > 1)} × {shape.length:,}"
 
 
-def activations_line(plan: Plan) -> str:
-    """With and without checkpointing, by attention implementation."""
-    return "; ".join(
-        f"{attention} {readable_bytes(plan.activations[False, attention])}, with gradient checkpointing "
-        f"{readable_bytes(plan.activations[True, attention])}"
-        for attention in dict.fromkeys(attention for _, attention in plan.activations)
-    )
-
-
 def ways_table(plan: Plan) -> Table:
     """Which ways of training fit the devices."""
     memory = plan.device_memory or 0
@@ -109,18 +97,17 @@ def ways_table(plan: Plan) -> Table:
     return table
 
 
-def stages_table(plan: Plan, *, wide: bool) -> Table:
+def stages_table(plan: Plan) -> Table:
     """A line a task: its rows, its steps, and what is kept of it."""
     table = plain_table(
         "Tasks", "* rows assumed, see the notes" if any(not it.rows.known for it in plan.stages) else None
     )
-    columns = [column for column in _COLUMNS if wide or column[1]]
     table.add_column("task", overflow="fold")
-    for heading, _, _ in columns:
+    for heading in _COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)
     for stage, kept in zip(plan.stages, plan.kept, strict=True):
         name = stage.rows.name + ("" if stage.rows.learn else " (skill)") + ("" if stage.rows.known else " *")
-        table.add_row(Text(name), *(cell(stage, kept) for _, _, cell in columns))
+        table.add_row(Text(name), *(cell(stage, kept) for cell in _COLUMNS.values()))
     return table
 
 
@@ -153,20 +140,15 @@ def readable_tokens(count: int) -> str:
     return str(count)
 
 
-_COLUMNS: list[tuple[str, bool, Callable[[StageSteps, Kept], str]]] = [
-    ("rows", True, lambda stage, _: f"{len(stage.rows.tokens):,}"),
-    ("longest\nrow", False, lambda stage, _: f"{max(stage.rows.tokens):,}"),
-    ("task\nsteps", True, lambda stage, _: f"{stage.task_steps:,}" if stage.rows.learn else "–"),
-    ("replay\nsteps", True, lambda stage, _: f"{stage.replay_steps:,}" if stage.rows.learn else "–"),
-    ("tokens", True, lambda stage, _: readable_tokens(stage.task_tokens + stage.replay_tokens)),
-    ("kept\nrows", True, lambda _, kept: f"{kept.rows:,}"),
-    ("tokens of\nthe longest", False, lambda _, kept: _size(kept.longest.tokens)),
-    ("its\nlogits", False, lambda _, kept: _size(kept.longest.logits)),
-    ("its\nattention", False, lambda _, kept: _size(kept.longest.attention)),
-    ("longest\nkept", True, lambda _, kept: _size(kept.longest.total)),
-    ("all\nkept", True, lambda _, kept: _size(kept.total)),
-]
-"""Heading, whether narrow terminals have it too, and the cell."""
+_COLUMNS: dict[str, Callable[[StageSteps, Kept], str]] = {
+    "rows": lambda stage, _: f"{len(stage.rows.sizes):,}",
+    "task\nsteps": lambda stage, _: f"{stage.task_steps:,}" if stage.rows.learn else "–",
+    "replay\nsteps": lambda stage, _: f"{stage.replay_steps:,}" if stage.rows.learn else "–",
+    "tokens": lambda stage, _: readable_tokens(stage.task_tokens + stage.replay_tokens),
+    "kept\nrows": lambda _, kept: f"{kept.rows:,}",
+    "longest\nkept": lambda _, kept: _size(kept.longest.total),
+    "all\nkept": lambda _, kept: _size(kept.total),
+}
 
 
 def _size(count: int) -> str:

@@ -60,7 +60,7 @@ def test_steps_kept_bytes_and_disk_are_those_of_the_run(raw: dict[str, Any], tmp
         assert (kinds.count("task"), kinds.count("replay")) == (planned.task_steps, planned.replay_steps)
         assert stage.memory is not None
         assert stage.memory.summary()["samples"] == kept.rows
-        assert stage.memory.summary()["tokens"] == sum(planned.rows.tokens[i] for i in planned.kept)
+        assert stage.memory.summary()["tokens"] == sum(planned.rows.sizes[i][0] for i in planned.kept)
         stored = sum(_tensor_bytes(path) for path in (stage.folder / "memory").glob("*.safetensors"))
         assert kept.total == pytest.approx(stored, rel=0.15)  # heads are spread evenly only on paper
         weights = (stage.folder / "model" / "model.safetensors").stat().st_size
@@ -170,7 +170,7 @@ def test_hours_are_tokens_by_tokens_a_second(raw: dict[str, Any]) -> None:
     plan = plan_of(raw, tokens_per_second=10.0)
     assert plan.hours == plan.tokens / 36000
     assert plan_of(raw).hours is None
-    both = [sum(stage.rows.tokens) for stage in plan.stages]
+    both = [sum(tokens for tokens, _ in stage.rows.sizes) for stage in plan.stages]
     whole = plan_of(raw | {"method": "sequential", "training": {**TRAINING, "num_train_epochs": 2}})
     assert whole.tokens == 2 * sum(both)
 
@@ -218,5 +218,5 @@ def test_rows_that_are_not_here_are_assumed_and_said_to_be(raw: dict[str, Any]) 
     raw["tasks"][1] |= {"train": "/nowhere/b.json", "train_limit": 9}
     plan = plan_of(raw)
     assert [stage.rows.known for stage in plan.stages] == [True, False]
-    assert list(plan.stages[1].rows.tokens) == [64] * 9
+    assert list(plan.stages[1].rows.sizes) == [(64, 63)] * 9
     assert "1 of 2 tasks" in plan.notes[0]
