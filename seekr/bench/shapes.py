@@ -70,8 +70,8 @@ class Shape:
 
     def row(self, draw: np.random.Generator, length: int, prompt: int) -> KeptSample:
         """A drawn row of which the first `prompt` tokens are the prompt."""
-        ids = draw.integers(3, self.vocabulary, length).astype(np.int32)
-        return KeptSample(ids, np.where(np.arange(length) < prompt, -100, ids).astype(np.int32))
+        ids = draw.integers(3, self.vocabulary, length)
+        return KeptSample.of(ids[:prompt], ids[prompt:])
 
 
 SMALL = Shape("27M", 8, 8, 8, 64, 1376, 8192, (6, 24), 2, (512, 1024, 2048), "cpu", "float32")

@@ -170,7 +170,7 @@ class Steps:
 
     def _eager_parts(self, objective: LogitReplay, batch: MicroBatch) -> dict[str, Any]:
         output = self._model(**batch.inputs, use_cache=False, output_attentions=True)
-        parts = objective.logit_parts(output.logits[objective.asked(batch.labels)], batch)
+        parts = objective.logit_parts(output.logits[objective.asked(batch)], batch)
         losses = []
         for layer, kept in self._maps.items():
             teacher, student = kept.float(), output.attentions[layer][:, list(self._heads[layer])]

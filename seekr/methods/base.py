@@ -21,7 +21,6 @@ from seekr.methods.costs import Costs
 from seekr.methods.form import ModelForm
 from seekr.modeling.batches import MicroBatch, Signals, StepKind, collate
 from seekr.modeling.fused_loss import computes_loss, fused_task_loss
-from seekr.modeling.losses import answer_cross_entropy
 from seekr.modeling.packing import task_logits
 
 if TYPE_CHECKING:
@@ -127,8 +126,7 @@ class Objective:
         """This micro-batch's share of the loss of a task step: Σ cross-entropy / answer tokens of the step."""
         if computes_loss(model):
             return {"task": fused_task_loss(model, batch)}
-        logits = task_logits(model, batch)
-        return {"task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
+        return {"task": batch.answer_loss(task_logits(model, batch))}
 
     def step_losses(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         """This micro-batch's share of each part of the loss of a task step: of its rows, and of the penalties."""

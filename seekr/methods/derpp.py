@@ -17,7 +17,7 @@ from seekr.memory.writer import MemoryWriter
 from seekr.methods.base import Objective, TaskContext
 from seekr.methods.replay import AnswerReplay, Rehearsal, Replay
 from seekr.modeling.batches import MicroBatch
-from seekr.modeling.losses import TopLogits, answer_cross_entropy, answer_positions, logits_at
+from seekr.modeling.losses import TopLogits, logits_at
 
 
 class LogitRehearsal(Rehearsal):
@@ -89,12 +89,12 @@ class LogitReplay(AnswerReplay):
         self.signals = {m: partial(memory.tensors, **wanted) for m, memory in enumerate(memories)}
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        return self.logit_parts(logits_at(model, batch.unmasked, *self.asked(batch.labels)), batch)
+        return self.logit_parts(logits_at(model, batch.unmasked, *self.asked(batch)), batch)
 
-    def asked(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def asked(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """(rows, positions) of the logits of a replay step: where its answers are predicted, then, where these are
         others, those that are compared to the stored ones."""
-        rows, positions = answer_positions(labels)
+        rows, positions = batch.answers_at
         if self.method.logit_shift or not self.method.logit_weight:
             return rows, positions
         return rows.repeat(2), torch.cat([positions, positions + 1])
@@ -102,7 +102,7 @@ class LogitReplay(AnswerReplay):
     def logit_parts(self, logits: Tensor, batch: MicroBatch) -> dict[str, Tensor]:
         """The parts of a replay step's loss that logits give; `logits` are those that are `asked` for."""
         weight, count = self.method.logit_weight, sum(batch.answers)
-        answers = answer_cross_entropy(logits[:count], batch.labels, batch.weights) / batch.step_tokens
+        answers = batch.answer_loss(logits[:count])
         if not weight:
             return {"replay": answers}
         distilled = compared(logits[len(logits) - count :], batch.answers, batch, TopLogits.cross_entropy)

@@ -16,7 +16,6 @@ from seekr.errors import InputError
 from seekr.methods.base import Method, Objective, TaskContext, batch_of
 from seekr.methods.soft_prompts import SoftPromptForm, SoftPromptModel, prompt_mask
 from seekr.modeling.batches import MicroBatch
-from seekr.modeling.losses import answer_cross_entropy, answer_positions
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -108,9 +107,8 @@ class AnswersAndKeys(Objective):
     def task_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
         prompts = prompt_mask(batch.inputs["attention_mask"], batch.labels)
         output = model(**batch.inputs, use_cache=False, query_mask=prompts, penalized=self.method.frequency_penalty)
-        logits = output.logits[answer_positions(batch.labels)]
         return {
-            "task": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens,
+            "task": batch.answer_loss(output.logits[batch.answers_at]),
             "key": self.method.key_weight * (output.key_distances * batch.weights).sum() / len(batch.step_rows),
         }
 

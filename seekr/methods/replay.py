@@ -14,7 +14,7 @@ from seekr.data.token_rows import TokenizedRow
 from seekr.memory.writer import MemoryWriter
 from seekr.methods.base import Method, Objective, TaskContext
 from seekr.modeling.batches import MicroBatch
-from seekr.modeling.losses import answer_cross_entropy, answer_positions, logits_at
+from seekr.modeling.losses import logits_at
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
@@ -88,5 +88,4 @@ class AnswerReplay(Objective):
     """The kept rows' answers are trained on again."""
 
     def replay_loss(self, model: nn.Module, batch: MicroBatch) -> dict[str, Tensor]:
-        logits = logits_at(model, batch.unmasked, *answer_positions(batch.labels))
-        return {"replay": answer_cross_entropy(logits, batch.labels, batch.weights) / batch.step_tokens}
+        return {"replay": batch.answer_loss(logits_at(model, batch.unmasked, *batch.answers_at))}

@@ -19,7 +19,7 @@ from seekr.memory.writer import MemoryWriter
 from seekr.methods.base import Method, Objective, TaskContext, batch_of
 from seekr.modeling.batches import MicroBatch
 from seekr.modeling.inputs import model_inputs
-from seekr.modeling.losses import TopLogits, answer_cross_entropy, answer_positions, logits_at
+from seekr.modeling.losses import TopLogits, answer_positions, logits_at
 from seekr.modeling.packing import task_logits
 
 
@@ -111,14 +111,15 @@ class HeldToRecord(Objective):
         if not batch.signals[0]:
             return super().task_loss(model, batch)
         held = self.method.held(batch.inputs, batch.labels)
-        logits = answers = task_logits(model, batch, held)
+        places = batch.answers_at if held is batch.labels else answer_positions(held)
+        logits = answers = task_logits(model, batch, places)
         if held is not batch.labels:
             there = held[:, 1:] != IGNORED
             place = there.flatten().cumsum(0).view_as(there) - 1  # of each token among the logits
-            answers = logits[place[answer_positions(batch.labels)]]
+            answers = logits[place[batch.answers_at]]
         softened, counts = logits.float() / self.method.softening, [self.held[row] for _, row in batch.rows]
         divergence = self.method.weight * compared(softened, counts, batch, TopLogits.divergence)
         return {
-            "task": answer_cross_entropy(answers, batch.labels, batch.weights) / batch.step_tokens,
+            "task": batch.answer_loss(answers),
             self.method.part: divergence / max(1, sum(self.held[row] for _, row in batch.step_rows)),
         }

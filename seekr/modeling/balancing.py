@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from seekr.modeling.packing import moved, task_logits
+from seekr.modeling.losses import transformer_of
+from seekr.modeling.packing import task_logits
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -68,7 +69,7 @@ def experts_of(model: nn.Module, *, compiled: bool = False) -> Experts | str | N
 
     `compiled`: whether the model is trained by torch.compile.
     """
-    inner = _transformer(model)
+    inner = transformer_of(model)
     own_loss = None if inner is None else getattr(sys.modules[type(inner).__module__], "load_balancing_loss_func", None)
     if inner is None or own_loss is None:
         return None
@@ -135,7 +136,7 @@ class Balancer:
 @contextmanager
 def _routers(model: nn.Module) -> Iterator[list[Tensor]]:
     """Filled, after the first forward, with what the router of each layer gave, [tokens, experts]."""
-    inner = _transformer(model)
+    inner = transformer_of(model)
     assert inner is not None
     found: list[Tensor] = []
 
@@ -155,10 +156,9 @@ def _counted(batch: MicroBatch, tokens: int) -> Tensor:
     real = (batch.inputs["attention_mask"] * batch.weights[:, None]) > 0
     if batch.layout is None or real.numel() == tokens:
         return real.flatten()
-    rows, places = real.nonzero(as_tuple=True)
-    packed = torch.zeros(tokens // batch.layout.width, batch.layout.width, dtype=torch.bool, device=real.device)
-    packed[moved(batch.layout, rows, places)] = True
-    return packed.flatten()
+    packed = torch.zeros(tokens, dtype=torch.bool, device=real.device)
+    packed[batch.tensors["packed/places"][real]] = True
+    return packed
 
 
 _NOTE = "seekr_output_router_logits"
@@ -194,7 +194,3 @@ def _text_configs(model: nn.Module) -> list[Any]:
     """The configurations of transformers' modules, each once: a whole model and its parts share one."""
     modules = (module for module in model.modules() if isinstance(module, PreTrainedModel))
     return list({id(config): config for config in (module.config.get_text_config() for module in modules)}.values())
-
-
-def _transformer(model: nn.Module) -> PreTrainedModel | None:
-    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)

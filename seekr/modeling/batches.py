@@ -14,6 +14,7 @@ from torch import Tensor
 from seekr.data.token_rows import IGNORED, TokenizedRow, answer_tokens
 from seekr.modeling.flat_tensors import FlatTensors
 from seekr.modeling.inputs import position_ids
+from seekr.modeling.losses import answer_cross_entropy, answer_positions
 
 StepKind = Literal["task", "replay"]
 Row = tuple[int, int]  # (memory, sample) of a kept sample; (-1, index) of a sample of the task being learned
@@ -48,11 +49,13 @@ class MicroBatch:
     """One forward and backward of one rank, with what it takes to weigh it inside its optimizer step.
 
     A loss over it divides by the totals of the step, so that the sum over all micro-batches and ranks is the
-    step's loss.
+    step's loss. `tensors` are what `collate` makes, `weights`, `answers/rows` and `answers/positions`, of a layout
+    what its `tensors` are, and PLACE/NAME: the teacher signals of the row at a place. What a device would have to be
+    waited for is found before they are moved.
     """
 
     kind: StepKind
-    tensors: FlatTensors  # what `collate` makes, `weights`, and PLACE/NAME: the teacher signals of the row at a place
+    tensors: FlatTensors  # see below
     rows: list[Row]  # where each row comes from, fillers included
     lengths: list[int]  # tokens of each row
     answers: list[int]  # answer tokens of each row that are predicted
@@ -78,6 +81,8 @@ class MicroBatch:
         """The micro-batch of `samples`, which are those of `rows`, on the CPU, with the signals that are to be read."""
         tensors = collate(samples, pad_token_id)
         tensors["weights"] = torch.tensor([1.0] * (len(rows) - fillers) + [0.0] * fillers)
+        tensors["answers/rows"], tensors["answers/positions"] = answer_positions(tensors["labels"])
+        tensors |= {} if layout is None else layout.tensors(tensors)
         for place, (source, sample) in enumerate(rows):
             if signals and source in signals:
                 tensors |= {f"{place}/{name}": tensor for name, tensor in signals[source](sample).items()}
@@ -99,6 +104,16 @@ class MicroBatch:
     def weights(self) -> Tensor:
         """[rows] float32: 1 = counts, 0 = a filler."""
         return self.tensors["weights"]
+
+    @cached_property
+    def answers_at(self) -> tuple[Tensor, Tensor]:
+        """(rows, positions) of the logits that predict the answer tokens, row by row."""
+        return self.tensors["answers/rows"], self.tensors["answers/positions"]
+
+    def answer_loss(self, logits: Tensor) -> Tensor:
+        """This micro-batch's share of the mean cross-entropy of its step; logits [answer tokens, vocabulary] of
+        `answers_at`. Tensor[], float32."""
+        return answer_cross_entropy(logits, self.labels, self.weights, self.answers_at) / self.step_tokens
 
     @cached_property
     def signals(self) -> list[FlatTensors]:
@@ -136,3 +151,18 @@ class Layout:
     width: int
     rows: tuple[int, ...]
     starts: tuple[int, ...]
+
+    def tensors(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of rows [rows, length] on the CPU, padded on the right: `packed/input_ids` and `packed/position_ids` of the
+        longer rows, and `packed/places` [rows, length], where each token stands among theirs."""
+        mask = batch["attention_mask"].bool()
+        first = torch.tensor(self.rows) * self.width + torch.tensor(self.starts)
+        places = first[:, None] + torch.arange(mask.shape[1])
+        ids = torch.zeros(max(self.rows) + 1, self.width, dtype=torch.long)
+        ids.view(-1)[places[mask]] = batch["input_ids"][mask]
+        filled = torch.zeros_like(ids, dtype=torch.bool)
+        filled.view(-1)[places[mask]] = True
+        # Padding after the last row is a row of its own.
+        positions = torch.arange(self.width) - filled.sum(dim=1, keepdim=True)
+        positions.view(-1)[places[mask]] = torch.arange(mask.shape[1]).expand_as(mask)[mask]
+        return {"packed/input_ids": ids, "packed/position_ids": positions, "packed/places": places}

@@ -29,11 +29,11 @@ def fused_task_loss(model: nn.Module, batch: MicroBatch) -> Tensor:
     labels = batch.labels.masked_fill(batch.weights[:, None] == 0, IGNORED)
     inputs = batch.unmasked
     if batch.layout is not None:
-        inputs = packed(batch.inputs, batch.layout)
-        rows, places = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+        inputs = packed(batch)
+        rows, places = batch.answers_at
         side_by_side = torch.full_like(inputs["input_ids"], IGNORED)
         # A row's first token is predicted by none of its own.
-        side_by_side[moved(batch.layout, rows, places + 1)] = labels[rows, places + 1]
+        side_by_side[moved(batch, rows, places + 1)] = labels[rows, places + 1]
         labels = side_by_side
     tokens = torch.tensor(batch.step_tokens, device=labels.device)
     output = model(**inputs, labels=labels, num_items_in_batch=tokens, use_cache=False)

@@ -28,22 +28,6 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-def generate_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[np.ndarray],
-    *,
-    max_new_tokens: int,
-    batch_size: int = 64,
-    advance: Callable[[int], None] | None = None,
-) -> list[str]:
-    """The greedy answer to each prompt, as text without special tokens: `generate_tokens`, decoded."""
-    generated = generate_tokens(
-        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, advance=advance
-    )
-    return [answer_text(answer, tokenizer) for answer in generated]
-
-
 class Generated(NamedTuple):
     """A generated answer: the token ids before its end, and the end token, None where `max_new_tokens` cut it."""
 

@@ -170,9 +170,14 @@ def load_stage(base: str, weights: Path | None, *, dtype: str, trainable: bool =
     """The model of a stage's `model` folder, which holds it whole or as an adapter of `base`; None is `base` itself."""
     if weights is None:
         return load_model(base, dtype=dtype, trainable=trainable)
-    if (weights / "adapter_config.json").is_file():
+    if is_adapter(weights):
         return load_model(base, weights, dtype=dtype, trainable=trainable)
     return load_model(str(weights), dtype=dtype, trainable=trainable)
+
+
+def is_adapter(weights: Path) -> bool:
+    """Whether a `model` folder holds an adapter, or prompts, and no whole model."""
+    return (weights / "adapter_config.json").is_file()
 
 
 def with_adapter(model: PreTrainedModel, lora: LoraConfig) -> Any:
@@ -221,7 +226,7 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     settings.save_pretrained(folder)
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         _write_how_to_load(folder, balanced=balanced)
 
 

@@ -66,7 +66,12 @@ def own_forward(model: nn.Module) -> Callable[..., Any]:
 
     Not the one of its class: Liger puts another in its place.
     """
-    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model).forward
+    return (transformer_of(model) or model).forward
+
+
+def transformer_of(model: nn.Module) -> PreTrainedModel | None:
+    """The outermost model of transformers, whatever wraps it; None where there is none."""
+    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
 
 
 def logits_at(model: nn.Module, inputs: dict[str, Tensor], rows: Tensor, positions: Tensor) -> Tensor:
@@ -96,14 +101,17 @@ def logits_at(model: nn.Module, inputs: dict[str, Tensor], rows: Tensor, positio
 
 
 @full_precision()
-def answer_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def answer_cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor, places: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """Σ over rows of weight · Σ over answer tokens of the cross-entropy, in nats; Tensor[], float32.
 
     Args:
         logits: [answer tokens, vocabulary], at the `answer_positions` of labels.
         labels: [rows, length]; weights: [rows].
+        places: these positions, where they are known; else the device is waited for.
     """
-    rows, positions = answer_positions(labels)
+    rows, positions = answer_positions(labels) if places is None else places
     losses = functional.cross_entropy(logits.float(), labels[rows, positions + 1], reduction="none")
     return (losses * weights[rows]).sum()
 

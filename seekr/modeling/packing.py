@@ -11,10 +11,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from seekr.modeling.batches import Layout, MicroBatch
-from seekr.modeling.losses import answer_positions, logits_at
+from seekr.modeling.losses import logits_at, transformer_of
 
 
 def plan_layout(lengths: Sequence[int], hidden_size: int, *, attention: str) -> Layout | None:
@@ -47,36 +46,27 @@ def plan_layout(lengths: Sequence[int], hidden_size: int, *, attention: str) -> 
     return best
 
 
-def packed(inputs: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """The forward arguments of rows [rows, length], padded on the right, in a layout: ids and positions, no mask."""
-    mask = inputs["attention_mask"].bool()
-    rows, places = mask.nonzero(as_tuple=True)
-    to_rows, to_places = moved(layout, rows, places)
-    ids = inputs["input_ids"].new_zeros(max(layout.rows) + 1, layout.width)
-    # Padding after the last row is a row of its own.
-    filled = torch.zeros_like(ids, dtype=torch.bool)
-    filled[to_rows, to_places] = True
-    positions = torch.arange(layout.width, device=ids.device) - filled.sum(dim=1, keepdim=True)
-    ids[to_rows, to_places] = inputs["input_ids"][mask]
-    positions[to_rows, to_places] = places
-    return {"input_ids": ids, "position_ids": positions}
+def packed(batch: MicroBatch) -> dict[str, Tensor]:
+    """The forward arguments of a micro-batch in its layout: ids and positions, no mask."""
+    return {name: batch.tensors[f"packed/{name}"] for name in ("input_ids", "position_ids")}
 
 
-def task_logits(model: nn.Module, batch: MicroBatch, labels: Tensor | None = None) -> Tensor:
+def moved(batch: MicroBatch, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Where tokens of rows lie in the layout of their micro-batch: (row, position) of each."""
+    assert batch.layout is not None
+    places = batch.tensors["packed/places"][rows, positions]
+    return places // batch.layout.width, places % batch.layout.width
+
+
+def task_logits(model: nn.Module, batch: MicroBatch, places: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Logits where the answer tokens of a micro-batch are predicted, [answer tokens, vocabulary], row by row.
 
-    `labels` [rows, length] say of which tokens else.
+    `places`: (rows, positions) of others.
     """
-    rows, positions = answer_positions(batch.labels if labels is None else labels)
+    rows, positions = batch.answers_at if places is None else places
     if batch.layout is None:
         return logits_at(model, batch.unmasked, rows, positions)
-    return logits_at(model, packed(batch.inputs, batch.layout), *moved(batch.layout, rows, positions))
-
-
-def moved(layout: Layout, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Where tokens of rows lie in a layout: (row, position) of each."""
-    to_rows, starts = (torch.tensor(where, device=rows.device)[rows] for where in (layout.rows, layout.starts))
-    return to_rows, starts + positions
+    return logits_at(model, packed(batch), *moved(batch, rows, positions))
 
 
 def layout_planner(model: nn.Module) -> Callable[[Sequence[int]], Layout | None] | None:
@@ -85,7 +75,7 @@ def layout_planner(model: nn.Module) -> Callable[[Sequence[int]], Layout | None]
     Found out by trying, on a few tokens: a row must be what it is alone when another one stands before it. It is not
     where a state runs on from token to token, or where a family makes its mask without looking at positions.
     """
-    inner = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+    inner = transformer_of(model)
     hidden_size = None if inner is None else getattr(inner.config.get_text_config(), "hidden_size", None)
     if inner is None or hidden_size is None:
         return None

@@ -7,7 +7,8 @@ from dataclasses import replace
 from toy_tasks import toy_samples
 
 from seekr.memory.reader import KeptSample
-from seekr.modeling.batches import MicroBatch
+from seekr.modeling.batches import Layout, MicroBatch
+from seekr.modeling.flat_tensors import FlatTensors
 from seekr.modeling.packing import plan_layout
 
 LENGTHS = (23, 5, 1, 9, 9, 2, 17)
@@ -25,4 +26,10 @@ def with_layout(batch: MicroBatch, attention: str = "sdpa", hidden_size: int = 1
     lengths = batch.inputs["attention_mask"].sum(dim=1).tolist()
     layout = plan_layout(lengths, hidden_size, attention=attention)
     assert layout is not None
-    return replace(batch, layout=layout)
+    return packed_in(batch, layout)
+
+
+def packed_in(batch: MicroBatch, layout: Layout) -> MicroBatch:
+    """A micro-batch on the CPU as it is where it is made with this layout."""
+    tensors = dict(batch.tensors) | layout.tensors(batch.tensors)
+    return replace(batch, tensors=FlatTensors.of(tensors), layout=layout)

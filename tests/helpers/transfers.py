@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -34,6 +35,34 @@ class Crossings(TorchDispatchMode):
         elif any(of_host):
             self.found.append(str(func))
         return result
+
+
+class Waits(TorchDispatchMode):
+    """Names the module of each operation whose result has a size, or is a number, that a device would be waited for.
+
+    The module is the nearest one that is not torch's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aten = torch.ops.aten
+        waits = func in (aten.nonzero.default, aten.masked_select.default, aten._local_scalar_dense.default)
+        masks = func in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default) and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if waits or masks:
+            self.found.append(next(name for name in _callers() if not name.startswith(("torch.", __name__))))
+        return func(*args, **(kwargs or {}))
+
+
+def _callers() -> Iterator[str]:
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        yield frame.f_globals["__name__"]
+        frame = frame.f_back
 
 
 class Moves(TorchFunctionMode):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import attention_definitions as by_definition
 import pytest
 import torch
+from ragged_rows import packed_in
 from torch import Tensor, nn
 from toy_tasks import context, task_batch, toy_samples
 
@@ -68,7 +68,8 @@ def test_the_loss_and_its_gradient_by_definition(tmp_path: Path, packed: bool) -
             batch = task_batch(SAMPLES, cut, len(cut) - len(set(cut)), objective.signals)
             if packed:
                 lengths = [len(SAMPLES[place].input_ids) for place in cut]
-                batch = replace(batch, layout=plan_layout(lengths, hidden_size=32, attention="sdpa"))
+                layout = plan_layout(lengths, hidden_size=32, attention="sdpa")
+                batch = batch if layout is None else packed_in(batch, layout)
             parts = objective.task_loss(new, batch)
             torch.stack(list(parts.values())).sum().backward()
             totals = {name: total + parts[name].item() for name, total in totals.items()}

@@ -9,16 +9,18 @@ from typing import Any
 import attention_definitions as by_definition
 import pytest
 import torch
+from ragged_rows import samples, with_layout
 from test_methods import all_rows, exact, two_tasks
 from torch import Tensor, nn
-from toy_tasks import context, toy_samples
-from transfers import Crossings, Moves
+from toy_tasks import context, task_batch, toy_samples
+from transfers import Crossings, Moves, Waits
 
 from seekr.attention import attention_distillation_loss
 from seekr.attention.stored import FORMS
 from seekr.memory.reader import Memory
-from seekr.methods import Objective, make_method
+from seekr.methods import Lwf, Objective, Sequential, make_method
 from seekr.modeling.batches import MicroBatch
+from seekr.modeling.losses import answer_positions
 from seekr.training.order import Slot, Step, StepPlan
 from seekr.training.rows import RankSlots, Rows, loader
 
@@ -66,6 +68,30 @@ def test_a_replay_step_is_one_transfer_a_micro_batch(
             patched.setattr(Memory, "_file", lambda *_: pytest.fail("the loss reads a file"))
             torch.stack(list(objective.replay_loss(model, batch).values())).sum().backward()
         assert crossings.found == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_loss_waits_for_the_device_where_transformers_does_and_nowhere_else(tmp_path: Path, packed: bool) -> None:
+    """Where answers are predicted was looked for on the device in every loss."""
+    model, rows = by_definition.tiny_llama(), samples()
+    lwf = Lwf().start(context(tmp_path / "lwf", model, rows, index=1, stages=[tmp_path / "00"]))
+    for objective in (Objective(Sequential()), lwf):
+        batch = task_batch(rows, signals=objective.signals)
+        batch = with_layout(batch) if packed else batch
+        with Waits() as waits:
+            objective.task_loss(model, batch)
+        assert all(module.startswith("transformers.") for module in waits.found)
+    for settings in (DERPP, exact()) if not packed else ():
+        objective, model = learned(settings, tmp_path / settings["name"])
+        batch = replayed(objective)
+        with Waits() as waits:
+            objective.replay_loss(model, batch)
+        # The blocks of rows are those of a CPU; on a GPU the kernels have none.
+        assert all(module.startswith(("transformers.", "seekr.attention.rows")) for module in waits.found)
+    with Waits() as waits:
+        answer_positions(batch.labels)
+        batch.labels[batch.labels > 0].sum().item()
+    assert waits.found == ["seekr.modeling.losses", __name__, __name__]
 
 
 def test_a_transfer_in_the_loss_would_be_seen(tmp_path: Path) -> None:

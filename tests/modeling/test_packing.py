@@ -18,7 +18,7 @@ from seekr.methods.responses import HeldToRecord
 from seekr.methods.soft_prompts import SoftPromptModel
 from seekr.modeling.batches import Layout
 from seekr.modeling.losses import TopLogits
-from seekr.modeling.packing import layout_planner, packed, plan_layout
+from seekr.modeling.packing import layout_planner, plan_layout
 
 
 def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
@@ -100,11 +100,13 @@ def test_every_token_has_one_place(lengths: list[int], attention: str, hidden_si
     if attention == "flash_attention_2":
         assert (count, layout.width) == (1, sum(lengths))
     mask = torch.tensor([[int(i < n) for i in range(max(lengths))] for n in lengths])
-    inputs = packed({"input_ids": mask * torch.arange(1, len(lengths) + 1)[:, None], "attention_mask": mask}, layout)
+    batch = {"input_ids": mask * torch.arange(1, len(lengths) + 1)[:, None], "attention_mask": mask}
+    inputs = {name.removeprefix("packed/"): tensor for name, tensor in layout.tensors(batch).items()}
     for row, (to, start, length) in enumerate(zip(layout.rows, layout.starts, lengths, strict=True)):
         assert inputs["input_ids"][to, start : start + length].tolist() == [row + 1] * length
         assert inputs["position_ids"][to, start : start + length].tolist() == list(range(length))
     assert int((inputs["input_ids"] > 0).sum()) == sum(lengths)
+    assert inputs["places"][mask.bool()].tolist() == [row * layout.width + place for row, place in places]
 
 
 def test_layouts_of_known_costs() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import attention_definitions as by_definition
 import pytest
 import torch
+from ragged_rows import packed_in
 from torch import Tensor, nn
 from toy_tasks import learn_stages, replay_batch, task_batch, toy_samples
 
@@ -38,7 +38,7 @@ def test_compiled_steps_are_the_plain_ones(tmp_path: Path) -> None:
     samples = toy_samples(6)
     lengths = [len(sample.input_ids) for sample in samples]
     for layout in (None, plan_layout(lengths, 10**6, attention="sdpa")):
-        batch = replace(task_batch(samples), layout=layout)
+        batch = task_batch(samples) if layout is None else packed_in(task_batch(samples), layout)
         expected, found = (objective.task_loss(one, batch) for one in (model, compiled))
         assert found["task"].item() == pytest.approx(expected["task"].item())
         for one, two in zip(gradients(model, found), gradients(model, expected), strict=True):
