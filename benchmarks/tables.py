@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 from study_tables import Row, interval, paired_table, read_study, rules_table, study_table, tasks_table
 
@@ -241,7 +240,7 @@ def example_table(rows: Rows) -> str:
         kept = sum(task["kept_bytes"] for task in row["tasks"])
         disk = row["disk"]
         devices = f"{row['devices']} × {row['device_memory'] / 1e9:.0f} GB"
-        needs = "; ".join(f"{_way(way)}: {readable_bytes(way['bytes'])} ({way['fits']})" for way in row["ways"])
+        needs = "; ".join(f"{way['sharding']}: {readable_bytes(way['bytes'])} ({way['fits']})" for way in row["ways"])
         weights = f"{readable_bytes(disk['stages'])} (`{disk['keep_stages']}`)"
         tokens = f"{row['tokens'] / 1e6:.0f} M"
         found.append([f"`{row['example']}`", devices, needs, f"{steps:,}", tokens, readable_bytes(kept), weights])
@@ -257,11 +256,6 @@ def example_parts_table(rows: Rows) -> str:
     found += [[part, *(_size(peak["parts"].get(part, 0)) for peak in peaks.values())] for part in parts]
     found.append(["together", *(readable_bytes(peak["bytes"]) for peak in peaks.values())])
     return _markdown(["part", *(f"`{name}`" for name in peaks)], found)
-
-
-def _way(way: dict[str, Any]) -> str:
-    checkpointing = "" if way["gradient_checkpointing"] else ", no checkpointing"
-    return f"{way['trains']}, {way['sharding']}{checkpointing}"
 
 
 def _size(count: int) -> str:

@@ -28,14 +28,7 @@ from seekr.planning.rows import Shape, StageSteps
 from seekr.training.gradient_share import gradient_shares
 
 
-def step(
-    paper: Paper,
-    kind: StepKind,
-    shape: Shape,
-    *,
-    checkpointing: bool,
-    kept: Shape | None = None,
-) -> tuple[Bytes, Bytes]:
+def step(paper: Paper, kind: StepKind, shape: Shape, kept: Shape | None = None) -> tuple[Bytes, Bytes]:
     """Bytes at the peak of a step, and of what the method does once its gradients are whole; no optimizer's state.
 
     Where micro-batches are accumulated, the one that finds gradients in place is counted, which holds the most; else
@@ -46,7 +39,7 @@ def step(
     """
     calls = paper.calls if paper.method.reads_attention and kind == "replay" else {}
     more = paper.arguments.gradient_accumulation_steps > 1
-    with paper.counting(shape.length, checkpointing=checkpointing) as live:
+    with paper.counting(shape.length) as live:
         rows, model, method = _rows(shape), _Prepared(paper), paper.method
         with live.part(TEACHER), TemporaryDirectory() as working:
             memory = _PaperMemory(method, _rows(kept) if kept else rows, calls, paper.vocabulary)
@@ -64,9 +57,9 @@ def step(
     return found, live.peak
 
 
-def measuring(paper: Paper, shape: Shape, *, checkpointing: bool) -> Bytes:
+def measuring(paper: Paper, shape: Shape) -> Bytes:
     """Bytes at the peak of measuring kept rows after a task, the model before the task as well as the new one."""
-    with paper.counting(shape.length, checkpointing=checkpointing) as live, paper.precision(), widest_block_alone():
+    with paper.counting(shape.length) as live, paper.precision(), widest_block_alone():
         rows = _rows(shape)
         paper.method.measure(rows, _context(paper, rows, Path()))
     return live.peak | {BEFORE: paper.weights}

@@ -37,6 +37,7 @@ class Paper:
 
     Attributes:
         attention: "sdpa", "eager", or another implementation, which is taken to hold what sdpa holds.
+        checkpointing: whether activations are computed again in the backward.
         layers: the decoder layers.
         parameters, trained, stored: how many there are, are trained, and are in a stage's folder.
 
@@ -48,6 +49,8 @@ class Paper:
         self, config: PretrainedConfig, method: Method, arguments: TrainingArguments, *, lora: Any, dtype: str
     ) -> None:
         self.method, self.arguments = method, arguments
+        flags = (getattr(arguments, f"{name}_checkpointing", False) for name in ("gradient", "activation"))
+        self.checkpointing = any(flags)  # transformers has renamed the field
         with torch.device("meta"):
             try:
                 model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=getattr(torch, dtype))
@@ -115,14 +118,14 @@ class Paper:
         return tap.calls
 
     @contextmanager
-    def counting(self, length: int, *, checkpointing: bool = False) -> Iterator[Live]:
+    def counting(self, length: int) -> Iterator[Live]:
         """A block in which the model takes forwards and backwards of rows of `length`, and what is alive is counted."""
         kind = "eager" if "eager" in self.attention else "sdpa"
         base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         configs = self._configs()
         before = [config._attn_implementation_internal for config in configs]
         self.model.train()
-        if checkpointing:
+        if self.checkpointing:
             getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)(_NOT_REENTRANT)
         try:
             for config in configs:
@@ -133,7 +136,7 @@ class Paper:
         finally:
             for config, name in zip(configs, before, strict=True):
                 config._attn_implementation_internal = name
-            if checkpointing:
+            if self.checkpointing:
                 getattr(base, "activation_checkpointing_disable", base.gradient_checkpointing_disable)()
             self.model.zero_grad(set_to_none=True)
 

@@ -101,24 +101,10 @@ class Plan:
             "device_memory": self.device_memory,
             "devices": self.devices,
             "ways": [
-                {
-                    "trains": way.trains,
-                    "gradient_checkpointing": way.checkpointing,
-                    "sharding": way.sharding,
-                    "phase": way.phase,
-                    "bytes": way.total,
-                    "parts": way.parts,
-                    "fits": way.verdict(self.device_memory or 0),
-                }
-                for way in self.ways
+                asdict(way) | {"bytes": way.total, "fits": way.verdict(self.device_memory or 0)} for way in self.ways
             ],
             "notes": self.notes,
         }
-
-
-def checkpoints(arguments: TrainingArguments) -> bool:
-    """Whether activations are computed again in the backward; transformers has renamed the field."""
-    return any(getattr(arguments, f"{name}_checkpointing", False) for name in ("gradient", "activation"))
 
 
 def optimizer_name(arguments: TrainingArguments) -> str:
@@ -142,10 +128,10 @@ def make_plan(
     """
     run = read_run(config)
     stages = plan_steps(run.stages, run.method, run.arguments, seed=config.seed, processes=devices)
-    paper = _paper(run, run.lora)
+    paper = Paper(run.model_config, run.method, run.arguments, lora=run.lora, dtype=config.dtype)
     optimizer = paper.optimizer_bytes()
     try:
-        phases = _phases(paper, stages, checkpoints(run.arguments), optimizer)
+        phases = _phases(paper, stages, optimizer)
     except InputError:
         raise
     except Exception as error:  # whatever code of a family or a method raises that looks at numbers
@@ -166,53 +152,30 @@ def make_plan(
         kept=[kept_of(paper, stage) for stage in stages],
         disk=saved,
         throughput=tokens_per_second,
-        ways=[] if device_memory is None else list(_ways(paper, run, stages, phases, devices)),
+        ways=[] if device_memory is None else ways(paper, {it.name: it.parts for it in phases}, devices),
         device_memory=device_memory,
         devices=devices,
         notes=[*run.notes, *_notes(run, paper, optimizer, saved, sum(stage.rows.learn for stage in stages))],
     )
 
 
-def _paper(run: RunOnPaper, lora: Any) -> Paper:
-    return Paper(run.model_config, run.method, run.arguments, lora=lora, dtype=run.config.dtype)
-
-
-def _phases(paper: Paper, stages: Sequence[StageSteps], checkpointing: bool, optimizer: int | None) -> list[Phase]:
+def _phases(paper: Paper, stages: Sequence[StageSteps], optimizer: int | None) -> list[Phase]:
     """The moments of a run that may need most: a step of either kind, and what a method computes on top."""
     method, rows = paper.method, paper.arguments.per_device_train_batch_size
     state = {OPTIMIZER: optimizer} if optimizer else {}
     kept = drawn_shape(stages, rows) if method.corrects_by else None
     found = []
     if (shape := largest_of([stage.task_shape for stage in stages])) is not None:
-        taken, corrected = step(paper, "task", shape, checkpointing=checkpointing, kept=kept)
+        taken, corrected = step(paper, "task", shape, kept)
         found.append(Phase("task step", shape, taken | state))
         if kept is not None:
             found.append(Phase(method.corrects_by, kept, corrected | state))
     if (shape := largest_of([stage.replay_shape for stage in stages])) is not None:
-        found.append(Phase("replay step", shape, step(paper, "replay", shape, checkpointing=checkpointing)[0] | state))
+        found.append(Phase("replay step", shape, step(paper, "replay", shape)[0] | state))
     measured = measured_shape(stages, min(MEASURED_TOGETHER, rows)) if method.measures else None
     if measured is not None:
-        parts = measuring(paper, measured, checkpointing=checkpointing)
-        found.append(Phase(f"measuring {method.measures}", measured, parts))
+        found.append(Phase(f"measuring {method.measures}", measured, measuring(paper, measured)))
     return found
-
-
-def _ways(
-    paper: Paper, run: RunOnPaper, stages: Sequence[StageSteps], phases: Sequence[Phase], devices: int
-) -> Iterator[Way]:
-    """The run as it is configured, with checkpointing, and with LoRA adapters, as far as they are other runs."""
-    configured = checkpoints(run.arguments)
-    trains = "adapter" if hasattr(paper.model, "peft_config") else "all weights"
-    yield from ways(paper, {p.name: p.parts for p in phases}, trains=trains, checkpointing=configured, devices=devices)
-    variants = [] if configured else [(trains, paper)]
-    if run.method.form.adapter == "any" and run.lora is None:
-        from peft import LoraConfig
-
-        lora = LoraConfig(task_type="CAUSAL_LM")
-        variants.append((f"LoRA, r={lora.r}", _paper(run, lora)))
-    for name, model in variants:
-        each = {p.name: p.parts for p in _phases(model, stages, True, model.optimizer_bytes())}
-        yield from ways(model, each, trains=name, checkpointing=True, devices=devices)
 
 
 def _notes(run: RunOnPaper, paper: Paper, optimizer: int | None, saved: Disk, learned: int) -> Iterator[str]:

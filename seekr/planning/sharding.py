@@ -24,13 +24,11 @@ TIGHT = 0.9
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train: what is trained, with or without checkpointing, how it is spread; bytes of its largest phase.
+    """One way to spread a run over devices; bytes of its largest phase.
 
     `phase`: which moment of the run needs most.
     """
 
-    trains: str
-    checkpointing: bool
     sharding: str
     phase: str
     parts: Bytes
@@ -45,7 +43,7 @@ class Way:
         return "no" if share > 1 else "tight" if share > TIGHT else "yes"
 
 
-def ways(paper: Paper, phases: Mapping[str, Bytes], *, trains: str, checkpointing: bool, devices: int) -> list[Way]:
+def ways(paper: Paper, phases: Mapping[str, Bytes], devices: int) -> list[Way]:
     """Whole copies, and on several devices parts too. DDP averages gradients in buckets of its own, as many bytes."""
     spread = {"one device": phases}
     if devices > 1:
@@ -57,7 +55,7 @@ def ways(paper: Paper, phases: Mapping[str, Bytes], *, trains: str, checkpointin
     found = []
     for sharding, each in spread.items():
         phase = max(each, key=lambda name: sum(each[name].values()))
-        found.append(Way(trains, checkpointing, sharding, phase, each[phase]))
+        found.append(Way(sharding, phase, each[phase]))
     return found
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from seekr.planning.live import WEIGHTS
 from seekr.planning.moments import Kept
 from seekr.planning.paper import OPTIMIZER
-from seekr.planning.plan import Phase, Plan, checkpoints, optimizer_name
+from seekr.planning.plan import Phase, Plan, optimizer_name
 from seekr.planning.rows import Shape, StageSteps
 from seekr.report.terminal import plain_table, readable_bytes
 
@@ -34,7 +34,7 @@ def headline(plan: Plan) -> list[str]:
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "full"
     trained = "all trained" if plan.paper.trained == plan.paper.parameters else f"{plan.paper.trained:,} trained"
     base = f"{plan.paper.parameters:,} parameters"
-    checkpointing = "with" if checkpoints(arguments) else "without"
+    checkpointing = "with" if plan.paper.checkpointing else "without"
     return [
         f"model    {config.model}: {base}, {trained}, {config.dtype}, {precision} precision",
         f"method   {plan.run.method.name}; optimizer {optimizer_name(arguments)}; attention {plan.paper.attention}; "
@@ -81,19 +81,14 @@ def ways_table(plan: Plan) -> Table:
         f"What fits {count} of {readable_bytes(memory)}",
         "tight: above 90%, where fragments and the CUDA context may not fit any more; FSDP2 is an estimate",
     )
-    table.add_column("trains", overflow="fold")
-    table.add_column("check-\npointing", no_wrap=True)
     table.add_column("spread by", no_wrap=True)
     table.add_column("a device\nneeds", justify="right", no_wrap=True)
     table.add_column("most in", overflow="fold")
     table.add_column("fits", no_wrap=True)
     for way in plan.ways:
-        checkpointing = "yes" if way.checkpointing else "no"
         verdict = way.verdict(memory)
         style = {"yes": "bold green", "tight": "yellow", "no": ""}[verdict]
-        table.add_row(
-            way.trains, checkpointing, way.sharding, readable_bytes(way.total), way.phase, Text(verdict, style)
-        )
+        table.add_row(way.sharding, readable_bytes(way.total), way.phase, Text(verdict, style))
     return table
 
 

@@ -52,7 +52,8 @@ def paper(
 
 
 def planned(paper: Paper, kind: Any = "task", *, padded: bool = False, checkpointing: bool = False) -> Bytes:
-    return step(paper, kind, Shape(ROWS, LENGTH, ANSWERS, padded), checkpointing=checkpointing)[0]
+    paper.checkpointing = checkpointing
+    return step(paper, kind, Shape(ROWS, LENGTH, ANSWERS, padded))[0]
 
 
 def beside_weights(parts: Bytes) -> int:
@@ -188,7 +189,7 @@ def test_an_operator_that_is_repeated_gives_what_it_gave() -> None:
 def test_a_reference_gradient_lies_beside_that_of_the_step() -> None:
     on_paper = paper(method="agem", gradient_accumulation_steps=2)
     shape = Shape(2, 8, 4, False)
-    whole, corrected = step(on_paper, "task", shape, checkpointing=False)
+    whole, corrected = step(on_paper, "task", shape)
     assert whole[GRADIENTS] >= 4 * on_paper.trained
     assert corrected[GRADIENTS] > 1.5 * 4 * on_paper.trained
 
@@ -216,7 +217,7 @@ def test_gradients_and_optimizer_state_are_those_of_what_is_trained() -> None:
     assert paper(optim="sgd").optimizer_bytes() == 0
     assert adapter.trained < full.trained / 10
     assert adapter.stored == adapter.trained
-    parts, _ = step(full, "task", Shape(1, 8, 4, False), checkpointing=False)
+    parts, _ = step(full, "task", Shape(1, 8, 4, False))
     embedding = VOCABULARY * 64  # its gradient comes last, and is no gradient yet when most is held
     assert parts[GRADIENTS] == 4 * (full.trained - embedding)
 
@@ -251,7 +252,7 @@ def test_a_replay_step_of_seekr_holds_what_the_allocator_hands_out(
 
 def test_a_second_model_is_counted_while_heads_are_measured() -> None:
     kept = paper(method="seekr")
-    parts = measuring(kept, Shape(ROWS, LENGTH, ANSWERS, True), checkpointing=False)
+    parts = measuring(kept, Shape(ROWS, LENGTH, ANSWERS, True))
     assert parts[BEFORE] == kept.weights
 
 
@@ -269,7 +270,7 @@ def test_models_that_are_measured_are_gathered_in_the_dtype_they_were_loaded_in(
     step, measuring = {WEIGHTS: 4 * count, OPTIMIZER: 8 * count}, {WEIGHTS: 4 * count, BEFORE: 4 * count}
     gathered, held = [], []
     for phase in (step, measuring):
-        _, way = ways(found, {"it": phase}, trains="", checkpointing=True, devices=4)
+        _, way = ways(found, {"it": phase}, devices=4)
         gathered.append(way.parts[GATHERED])
         held.append(way.parts[WEIGHTS])
     assert held == [count, count]

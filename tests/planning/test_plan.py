@@ -142,14 +142,13 @@ def _seven_billion(folder: Path) -> dict[str, Any]:
 
 def test_parts_are_divided_by_the_devices_under_fsdp_alone(raw: dict[str, Any]) -> None:
     plan = plan_of(raw | {"method": {"name": "sequential"}}, device_memory=10**9, devices=4)
-    by_way = {(way.trains, way.sharding, way.checkpointing): way for way in plan.ways}
-    whole, parts = by_way["all weights", "DDP", False].parts, by_way["all weights", "FSDP2", False].parts
+    by_way = {way.sharding: way for way in plan.ways}
+    whole, parts = by_way["DDP"].parts, by_way["FSDP2"].parts
     for name in ("weights", "optimizer state"):
         assert parts[name] == -(-whole[name] // 4)
     assert whole["DDP's gradient buckets"] == 4 * plan.paper.trained
     assert {way.verdict(10**9) for way in plan.ways} == {"yes"}
-    assert by_way["all weights", "DDP", False].verdict(1000) == "no"
-    assert {trains for trains, _, _ in by_way} == {"all weights", "LoRA, r=8"}
+    assert by_way["DDP"].verdict(1000) == "no"
     steps = plan.stages[0].task_steps
     assert steps == 2  # 14 rows in steps of 16, an epoch and a half
 
@@ -180,7 +179,7 @@ def test_the_command_shows_and_writes_the_plan(raw: dict[str, Any], tmp_path: Pa
     words = ["plan", str(tmp_path / "config.yaml"), "method.name=derpp", "--device-memory", "1GB", "--devices", "2"]
     assert main([*words, "--tokens-per-second", "100", "--json", str(tmp_path / "plan.json")]) == 0
     shown, written = capsys.readouterr().out, json.loads((tmp_path / "plan.json").read_text())
-    assert shown.count(" FSDP2  ") == shown.count(" DDP  ") == 3
+    assert shown.count(" FSDP2  ") == shown.count(" DDP  ") == 1
     assert cells(shown, "optimizer", "state")[2:] == ["257", "kB", "257", "kB"]
     for task in written["tasks"]:
         counts = (task["rows"], task["task_steps"], task["replay_steps"])
