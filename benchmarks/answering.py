@@ -67,7 +67,7 @@ def measure(way: str, model: str, dtype: str) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     from seekr.evaluation.vllm_engine import answering, check_vllm
-    from seekr.modeling.generation import generate_answers
+    from seekr.modeling.generation import generate_tokens
     from seekr.modeling.loading import load_model
 
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -78,7 +78,7 @@ def measure(way: str, model: str, dtype: str) -> dict[str, Any]:
     if way == "transformers":
         loaded = load_model(model, dtype=dtype).to(device)
         return _timed(
-            lambda asked: generate_answers(loaded, tokenizer, asked, max_new_tokens=NEW_TOKENS), prompts, start
+            lambda asked: generate_tokens(loaded, tokenizer, asked, max_new_tokens=NEW_TOKENS), prompts, start
         )
     length = 400 + NEW_TOKENS
     with answering(model, None, tokenizer, settings={}, dtype=dtype, length=length, device=device) as generate:

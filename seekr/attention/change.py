@@ -42,24 +42,14 @@ def measure_change(
     return _over_samples(before, after, batch, _change(norm))[0]
 
 
-def measure_drift(before: nn.Module, after: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """What the attention loss says of each head between `before` and `after`, had `before` been remembered.
-
-    Args: as `measure_change`.
-
-    Returns:
-        Tensor[layers, heads], float32: mean over samples and their queries of KL(row before || row after), in nats.
-
-    Raises:
-        InputError: if the two models differ in layers or heads.
-    """
-    return _over_samples(before, after, batch, _divergence)[0]
-
-
 def measure_change_and_drift(
     before: nn.Module, after: nn.Module, batch: dict[str, Tensor], *, norm: Norm = "frobenius"
 ) -> tuple[Tensor, Tensor]:
-    """`measure_change` and `measure_drift` by one forward of each model."""
+    """`measure_change`, and what the attention loss says of each head, had `before` been remembered.
+
+    The drift is the mean over samples and their queries of KL(row before || row after), in nats: [layers, heads],
+    float32. Each model takes one forward. Raises as `measure_change`.
+    """
     change, drift = _over_samples(before, after, batch, _change(norm), _divergence)
     return change, drift
 

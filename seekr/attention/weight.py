@@ -19,7 +19,7 @@ def mean_drift(tasks: Iterable[tuple[Any, Mapping[int, Sequence[int] | Tensor]]]
     Nothing held the maps on these rows, so it is the drift that the next task would cause where nothing is distilled.
 
     Args:
-        tasks: `measure_drift`'s table [layers, heads] of each task, zeros where nothing was trained, and its heads.
+        tasks: the table of drift [layers, heads] of each task, zeros where nothing was trained, and its heads.
 
     Returns:
         The mean over tasks of the mean over layers of the mean over heads, as the attention loss takes it; None where

@@ -6,7 +6,6 @@ from seekr.data.encoding import (
     EncodingSummary,
     encode,
     encode_all,
-    encode_prompt,
     encode_prompts,
     max_length_of,
 )
@@ -33,7 +32,6 @@ __all__ = [
     "check_tokenizer",
     "encode",
     "encode_all",
-    "encode_prompt",
     "encode_prompts",
     "field_notes",
     "key_of",

@@ -16,13 +16,13 @@ import numpy as np
 from seekr.data.answers import Asked, ask_all, first
 from seekr.data.example import Example
 from seekr.data.rendering import Rendered, render
+from seekr.data.token_rows import IGNORED
 from seekr.data.tokenizing import Tokens, check_tokenizer, tokenize
 from seekr.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-IGNORED = -100  # the label of a token that is no answer token
 _NO_LIMIT = 10**9  # tokenizers that know no limit give a huge number instead
 
 
@@ -175,13 +175,6 @@ def trace_all(
     for (example, text), tokens in zip(rendered, tokenized, strict=True):
         ids, labels, answer_start = _labelled(text, tokens, end_token)
         yield Traced(example, text, tokens, ids, labels, _kept(len(ids), answer_start, max_length))
-
-
-def encode_prompt(
-    example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int | None, max_new_tokens: int
-) -> np.ndarray:
-    """`encode_prompts` of one row, its ids alone."""
-    return encode_prompts([example], tokenizer, max_length, max_new_tokens)[0].ids
 
 
 def encode_prompts(

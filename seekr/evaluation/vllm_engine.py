@@ -21,6 +21,7 @@ from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import gathered, own_share, process_count
 from seekr.errors import InputError, RunError
 from seekr.modeling.generation import Generated, end_tokens, until_end
+from seekr.modeling.loading import is_adapter
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -39,9 +40,6 @@ _OWN = {
 """Arguments of the engine that follow from the run."""
 
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes for `max_lora_rank`."""
-
 _TOGETHER = 1024
 """Prompts that an engine is given at once; how they are batched is its own affair."""
 
@@ -125,7 +123,7 @@ def answering(
     Raises:
         RunError: where the engine does not start, or breaks down; on all processes.
     """
-    adapter = weights if weights is not None and (weights / "adapter_config.json").is_file() else None
+    adapter = weights if weights is not None and is_adapter(weights) else None
     source = base if weights in (None, adapter) else str(weights)
     rank = None if adapter is None else _rank_of(adapter)
     arguments = _arguments(source, settings, dtype=dtype, length=length, rank=rank)
@@ -174,8 +172,13 @@ def _arguments(model: str, settings: Mapping[str, Any], *, dtype: str, length: i
     found = {"dtype": dtype, "max_model_len": length, "disable_log_stats": True, **settings}
     found |= {"model": model, "skip_tokenizer_init": True, "generation_config": "vllm", "seed": 0}
     if rank is not None:
-        found |= {"enable_lora": True, "max_lora_rank": next((one for one in _RANKS if one >= rank), rank)}
+        found |= {"enable_lora": True, "max_lora_rank": lora_rank(rank)}
     return found
+
+
+def lora_rank(rank: int) -> int:
+    """The least that vLLM takes as `max_lora_rank` for adapters of a rank."""
+    return next((one for one in (1, 8, 16, 32, 64, 128, 256, 320, 512) if one >= rank), rank)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from seekr.attention.rows import MapRows
 from seekr.attention.stored import decode
 from seekr.attention.tap import Geometry
+from seekr.data.token_rows import IGNORED
 from seekr.disk import Tensors, file_digest
 from seekr.errors import InputError
 from seekr.memory.about import check_owner, read_about
@@ -33,6 +34,12 @@ class KeptSample:
 
     input_ids: np.ndarray
     labels: np.ndarray
+
+    @classmethod
+    def of(cls, prompt: Sequence[int] | np.ndarray, answer: Sequence[int] | np.ndarray) -> Self:
+        """A row of these token ids, the answer's labelled."""
+        ids = np.concatenate([prompt, answer]).astype(np.int32)
+        return cls(ids, np.where(np.arange(len(ids)) < len(prompt), IGNORED, ids).astype(np.int32))
 
 
 @dataclass(frozen=True)

@@ -126,11 +126,11 @@ class SolverAndGenerator(LogitReplay):
             for name in ("input_ids", "attention_mask")
         }
         solved, generated = model(**inputs, use_cache=False).logits.chunk(2)
-        solved, generated = solved[answer_positions(batch.labels)], generated[answer_positions(form["labels"])]
         tokens = sum(len(self.rows[i].input_ids) - 1 for _, i in batch.step_rows)
+        written = answer_cross_entropy(generated[answer_positions(form["labels"])], form["labels"], batch.weights)
         return {
-            "task": answer_cross_entropy(solved, batch.labels, batch.weights) / batch.step_tokens,
-            "lm": self.method.lm_weight * answer_cross_entropy(generated, form["labels"], batch.weights) / tokens,
+            "task": batch.answer_loss(solved[batch.answers_at]),
+            "lm": self.method.lm_weight * written / tokens,
         }
 
 
@@ -167,7 +167,7 @@ class RowDrawing:
         prompts = sorted(filter(self._says_something, drawn), key=len, reverse=True)
         answers = chain.from_iterable(spread(_in_batches(prompts), draw_answers))
         return [
-            pseudo_sample(prompt, [*answer, end])
+            KeptSample.of(prompt, [*answer, end])
             for prompt, answer in zip(prompts, answers, strict=True)
             if self._says_something(answer)
         ]
@@ -206,12 +206,6 @@ def generator_row(sample: TokenizedRow, token: int) -> KeptSample:
     mark = np.array([token], dtype=np.int32)
     ids = np.concatenate([mark, ids[:start], mark, ids[start:]])
     return KeptSample(ids, ids)
-
-
-def pseudo_sample(prompt: list[int], answer: list[int]) -> KeptSample:
-    """A drawn row, its answer labelled."""
-    ids = np.array([*prompt, *answer], dtype=np.int32)
-    return KeptSample(ids, np.where(np.arange(len(ids)) < len(prompt), -100, ids).astype(np.int32))
 
 
 def answer_start(sample: TokenizedRow) -> int:

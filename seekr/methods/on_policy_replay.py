@@ -97,7 +97,7 @@ class OnPolicyReplay(Seekr):
                 )
             for place, answer in zip(open_places, answers, strict=True):
                 if answer.end is not None and self.is_correct(answer, context, place):
-                    found[place] = _row(prompts[place], [*answer.ids, answer.end])
+                    found[place] = OwnAnswer.of(prompts[place], [*answer.ids, answer.end])
             open_places = [place for place in open_places if place not in found]
         return found
 
@@ -122,8 +122,3 @@ def prompt_of(row: TokenizedRow) -> np.ndarray:
     labels = np.asarray(row.labels)
     start = int((labels != IGNORED).argmax())
     return np.asarray(row.input_ids)[: start if (labels[start:] != IGNORED).all() else 0]
-
-
-def _row(prompt: np.ndarray, answer: list[int]) -> OwnAnswer:
-    ids = np.concatenate([prompt, answer]).astype(np.int32)
-    return OwnAnswer(ids, np.where(np.arange(len(ids)) < len(prompt), IGNORED, ids).astype(np.int32))

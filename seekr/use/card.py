@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from seekr.config.identity import as_kept_now
+from seekr.evaluation.vllm_engine import lora_rank
 from seekr.methods import Method
 from seekr.methods.form import ModelForm
 from seekr.nested import flatten
@@ -19,9 +20,6 @@ from seekr.report.summary import decimal
 from seekr.runs.log import RELEARN, read_whole
 from seekr.runs.run import Run, Stage
 from seekr.use.form import ADAPTER, PROMPTS, WHOLE, Form
-
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes for --max-lora-rank."""
 
 
 def card(run: Run, stage: Stage, method: Method, form: Form, *, name: str, command: str) -> str:
@@ -135,8 +133,8 @@ def _served(form: Form, method: Method, *, name: str, base: str) -> str:
         return f"vLLM takes no learned prompts; peft does. {each if needs_task else ''}".strip()
     if form.odd:
         return f"vLLM takes no adapter with {form.odd}; `seekr export --merge` writes a whole model."
-    rank = next((rank for rank in _RANKS if rank >= form.rank), form.rank)
-    serve = f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name.rpartition('/')[2]}={name}"
+    rank = f"--max-lora-rank {lora_rank(form.rank)}"
+    serve = f"vllm serve {base} --enable-lora {rank} --lora-modules {name.rpartition('/')[2]}={name}"
     return f"By vLLM: `{serve}`"
 
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from seekr.errors import InputError, RunError
 from seekr.methods import make_method
 from seekr.modeling.generation import only_asked
-from seekr.modeling.loading import load_model, load_tokenizer, one_kind_of_bar, save_model
+from seekr.modeling.loading import is_adapter, load_model, load_tokenizer, one_kind_of_bar, save_model
 from seekr.runs.folder import partial_folder, stage_under_construction
 from seekr.runs.run import Run
 from seekr.use.card import card, public_name
 from seekr.use.form import WHOLE, Form, form_of
 from seekr.use.hub import check_upload, upload
-from seekr.use.stage import choose, is_adapter, load
+from seekr.use.stage import choose, load
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

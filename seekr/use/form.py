@@ -11,8 +11,7 @@ from safetensors import SafetensorError, safe_open
 from seekr.errors import InputError
 from seekr.methods import Method
 from seekr.methods.form import ModelForm
-from seekr.modeling.loading import load_skeleton, load_tokenizer
-from seekr.use.stage import is_adapter
+from seekr.modeling.loading import is_adapter, load_skeleton, load_tokenizer
 
 WHOLE, ADAPTER, PROMPTS = "model", "adapter", "prompts"
 

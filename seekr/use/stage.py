@@ -10,7 +10,7 @@ import torch
 from seekr.errors import InputError, RunError, nearest
 from seekr.methods import Method, make_method
 from seekr.modeling.fingerprints import fingerprint_model
-from seekr.modeling.loading import load_config_of
+from seekr.modeling.loading import is_adapter, load_config_of
 from seekr.runs.base_model import base_model
 from seekr.runs.run import Run, Stage
 from seekr.runs.standing import check_weights
@@ -61,11 +61,6 @@ def load(run: Run, weights: Path, *, dtype: str | None = None) -> tuple[Any, Met
         if base != run.record["model_fingerprint"]:
             raise InputError(f"model: {config.model} is not what {run.folder} was trained on; put that one back")
     return model, method
-
-
-def is_adapter(weights: Path) -> bool:
-    """Whether a `model` folder holds an adapter, or prompts, and no whole model."""
-    return (weights / "adapter_config.json").is_file()
 
 
 def best_device(*, use_cpu: bool) -> torch.device:

@@ -248,7 +248,7 @@ def test_drift_is_the_attention_loss_of_each_head(side: str, changes: dict[str, 
     before = by_definition.tiny_llama(**changes).eval()
     after = by_definition.moved(before, 0.3).eval()
     batch = by_definition.make_batch([7, 1, 12], side=side)
-    found = change.measure_drift(before, after, batch)
+    found = change.measure_change_and_drift(before, after, batch)[1]
     maps = [by_definition.eager_maps(by_definition.eager(model), batch) for model in (before, after)]
     spans = by_definition.spans_of([7, 1, 12], side)
     for layer, (old, new) in enumerate(zip(*maps, strict=True)):
@@ -260,4 +260,4 @@ def test_drift_is_the_attention_loss_of_each_head(side: str, changes: dict[str, 
             assert float(found[layer, head]) == pytest.approx(float(torch.stack(rows).mean()), rel=1e-4, abs=1e-7)
             one = attention_distillation_loss(after, before, batch, {layer: torch.tensor([head])})
             assert float(found[layer, head]) == pytest.approx(float(one), rel=1e-4, abs=1e-7)
-    assert float(change.measure_drift(after, after, batch).abs().max()) < 1e-7
+    assert float(change.measure_change_and_drift(after, after, batch)[1].abs().max()) < 1e-7

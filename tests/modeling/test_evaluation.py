@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from short_forms import generate_answers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GPT2Config,
@@ -17,7 +18,7 @@ from transformers import (
 )
 
 from seekr.memory.reader import KeptSample
-from seekr.modeling.generation import answer_likelihoods, generate_answers
+from seekr.modeling.generation import answer_likelihoods
 
 SIZE = 40
 

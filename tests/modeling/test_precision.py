@@ -11,7 +11,7 @@ from precisions import AROUND, AUTOCAST, assert_same_bits
 from torch import Tensor
 
 from seekr.attention import stored
-from seekr.attention.change import measure_change, measure_drift
+from seekr.attention.change import measure_change_and_drift
 from seekr.attention.distillation import attention_distillation_loss
 from seekr.attention.divergence import SampleTeacher, attention_divergence
 from seekr.attention.heads import head_importance
@@ -114,7 +114,7 @@ def test_measures_of_the_same_forward_have_the_same_bits(around: str) -> None:
     heads = {0: torch.tensor([0, 3]), 2: torch.tensor([1])}
 
     def numbers() -> list[Tensor]:
-        found = [measure_change(other, model, batch), measure_drift(other, model, batch)]
+        found = measure_change_and_drift(other, model, batch)
         loss = attention_distillation_loss(model, other, batch, heads)
         with full_precision():
             found += [loss.detach(), *by_definition.gradients(model, loss).values()]

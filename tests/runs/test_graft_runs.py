@@ -11,6 +11,7 @@ from typing import Any
 
 import attention_definitions as by_definition
 import pytest
+from short_forms import generate_answers
 from small_runs import SEEKR
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -18,7 +19,6 @@ from seekr import Run, Task
 from seekr.attention.graft import Graft
 from seekr.cli.main import main
 from seekr.errors import InputError
-from seekr.modeling.generation import generate_answers
 from seekr.modeling.loading import load_model, load_tokenizer
 from seekr.report import write_report
 from seekr.runs.execute import run_request

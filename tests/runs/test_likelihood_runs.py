@@ -77,7 +77,7 @@ def test_scores_are_those_of_plain_transformers(
     (run.folder / "scores.json").unlink()
     with monkeypatch.context() as patched:  # nothing is measured again
         patched.setattr(evaluation, "answer_likelihoods", None)
-        patched.setattr(evaluation, "generate_answers", None)
+        patched.setattr(evaluation, "generate_tokens", None)
         learn(run.folder, tasks, **again)
     assert (run.folder / "scores.json").read_bytes() == kept
     for torn in (measured.replace(b": 9}", b": 8}", 1), b'{"prompt": 1}\n', measured.replace(b"log_l", b"l")):

@@ -6,17 +6,24 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import launches
 import numpy as np
 import pytest
 import torch
+from short_forms import generate_answers
+from two_processes import results_of
 
 from seekr import Run
+from seekr.distributed.processes import connect, process_index
 from seekr.errors import InputError, RunError
 from seekr.runs.learn import evaluate
 
@@ -136,7 +143,7 @@ def test_an_answer_ends_at_any_token_that_ends_it(
 
     from seekr.evaluation import vllm_engine
     from seekr.evaluation.vllm_engine import answering
-    from seekr.modeling.generation import answer_text, generate_answers
+    from seekr.modeling.generation import answer_text
     from seekr.modeling.loading import load_model
 
     folder = tmp_path / "model"
@@ -197,6 +204,99 @@ def test_what_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def answered_by_engine(model: Path, **settings: Any) -> Any:
+    """The engine of a model, with the model's own tokenizer."""
+    from transformers import AutoTokenizer
+
+    from seekr.evaluation.vllm_engine import answering
+
+    tokenizer, cpu = AutoTokenizer.from_pretrained(model), torch.device("cpu")
+    return answering(str(model), None, tokenizer, settings=settings, dtype="float32", length=13, device=cpu)
+
+
+def test_an_interrupt_kills_an_engine_that_hangs(
+    tiny_model_folder: Path, engines: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no part in Ctrl-C itself, and would keep its device's memory for good."""
+    monkeypatch.setenv("ENGINE_FAILS", "hang")
+    monkeypatch.setattr("seekr.evaluation.vllm_engine._TIMEOUT_AFTER_FAILURE", 0.5)
+
+    def interrupt() -> None:
+        while not engines() or not isinstance(engines()[-1], int):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt), answered_by_engine(tiny_model_folder) as generate:
+        generate([np.arange(5, 8)], 6, lambda _: None)
+    with pytest.raises(ProcessLookupError):
+        os.kill(engines()[-1], 0)
+
+
+def test_an_engine_that_fails_in_one_process_ends_the_others(
+    tiny_model_folder: Path, engines: Callable[[], list[Any]], tmp_path: Path
+) -> None:
+    """They would wait for its answers. Each has its own engine, and none is left."""
+    (tmp_path / "model").symlink_to(tiny_model_folder)
+    errors = results_of(__file__, tmp_path)
+    assert all("process 1: vllm: the engine failed" in error and "the device is gone" in error for error in errors)
+    assert engines().count("gone") == len(engines()) / 2 == 2
+
+
+def work(folder: Path) -> None:
+    """What each of two processes does, of which the second has an engine that fails."""
+    connect()
+    rank = process_index()
+    if rank:
+        os.environ["ENGINE_FAILS"] = "answer"
+    with pytest.raises(RunError) as caught, answered_by_engine(folder / "model") as generate:
+        generate([np.arange(5, 8)] * 4, 6, lambda _: None)
+    torch.save(str(caught.value), folder / f"{rank}.pt")
+
+
+def test_a_model_that_measured_likelihoods_is_gone_when_an_engine_starts(
+    learn: Callable[..., Run],
+    task: Callable[..., Any],
+    engines: Callable[[], list[Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An engine takes what memory it finds."""
+    from seekr.evaluation import vllm_engine
+    from seekr.runs import answering
+
+    measured: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    answer_by, worker = answering.answer_by, vllm_engine._worker
+
+    def seen(spec: Any, model: Any) -> Any:
+        measured.append(weakref.ref(model))
+        return answer_by(spec, model)
+
+    def counted(**options: Any) -> Any:
+        alive.append(sum(one() is not None for one in measured))
+        return worker(**options)
+
+    monkeypatch.setattr(answering, "answer_by", seen)
+    monkeypatch.setattr(vllm_engine, "_worker", counted)
+    learn(tmp_path / "run", [task("a"), task("b", metric="likelihood")], method="sequential", cells="all", vllm={})
+    assert len(measured) == 3  # before any task, and after each
+    assert alive == [0] * 4  # the check of the settings, and an engine for each of the same models
+
+
+def test_one_process_may_spread_an_engine_over_devices(
+    tiny_model_folder: Path, engines: Callable[[], list[Any]]
+) -> None:
+    """Of several processes each has one device, and it is refused."""
+    from seekr.evaluation.vllm_engine import check_vllm
+
+    settings = {"tensor_parallel_size": 2}
+    assert check_vllm(settings, str(tiny_model_folder), dtype="float32", length=13, lora=None, rank=0) == "0.0"
+    with answered_by_engine(tiny_model_folder, **settings) as generate:
+        assert len(generate([np.arange(5, 8)], 6, lambda _: None)) == 1
+    assert engines()[0]["tensor_parallel_size"] == 2
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 @pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": "all-linear"}], ids=["whole models", "adapters"])
@@ -215,3 +315,7 @@ def test_by_vllm_itself(
     found = learn(tmp_path / "other", "a", cells="all", **settings, vllm={"enforce_eager": True})
     assert len({answer for answers in predictions(expected).values() for answer in answers}) > 2
     assert predictions(found) == predictions(expected)
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from short_forms import generate_answers
 from transformers import AutoModelForCausalLM
 
 from seekr import InputError, Run
 from seekr.cli.main import main
-from seekr.modeling.generation import generate_answers
 from seekr.modeling.loading import load_stage, load_tokenizer
 from seekr.use.chat import Talk, converse, open_talk, typed
 
