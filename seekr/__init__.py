@@ -7,45 +7,26 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seekr import methods
-    from seekr.attention import (
-        attention_distillation_loss,
-        measure_change,
-        measure_sensitivity,
-    )
-    from seekr.attention.heads import select_heads
-    from seekr.config.schema import load_config
-    from seekr.data import Task
-    from seekr.errors import InputError, RunError
-    from seekr.methods import Method
-    from seekr.modeling.losses import logit_distillation_loss
-    from seekr.planning.plan import make_plan as plan
-    from seekr.report.comparison import compare
-    from seekr.runs.learn import evaluate, learn
-    from seekr.runs.run import Run
-    from seekr.scoring import trace_metrics
-    from seekr.tuning import tune
+    from seekr import methods as methods
+    from seekr.attention import attention_distillation_loss as attention_distillation_loss
+    from seekr.attention import measure_change as measure_change
+    from seekr.attention import measure_sensitivity as measure_sensitivity
+    from seekr.attention.heads import select_heads as select_heads
+    from seekr.config.schema import load_config as load_config
+    from seekr.data import Task as Task
+    from seekr.errors import InputError as InputError
+    from seekr.errors import RunError as RunError
+    from seekr.methods import Method as Method
+    from seekr.modeling.losses import logit_distillation_loss as logit_distillation_loss
+    from seekr.planning.plan import make_plan
+    from seekr.report.comparison import compare as compare
+    from seekr.runs.learn import evaluate as evaluate
+    from seekr.runs.learn import learn as learn
+    from seekr.runs.run import Run as Run
+    from seekr.scoring import trace_metrics as trace_metrics
+    from seekr.tuning import tune as tune
 
-__all__ = [
-    "InputError",
-    "Method",
-    "Run",
-    "RunError",
-    "Task",
-    "attention_distillation_loss",
-    "compare",
-    "evaluate",
-    "learn",
-    "load_config",
-    "logit_distillation_loss",
-    "measure_change",
-    "measure_sensitivity",
-    "methods",
-    "plan",
-    "select_heads",
-    "trace_metrics",
-    "tune",
-]
+    plan = make_plan
 
 _HOMES = {
     "InputError": "seekr.errors",
@@ -67,6 +48,7 @@ _HOMES = {
     "tune": "seekr.tuning",
 }
 _NAMES_THERE = {"plan": "make_plan"}
+__all__ = ["methods", *_HOMES]
 
 try:
     __version__ = version("seekr-continual")

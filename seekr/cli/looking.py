@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from seekr.cli.output import give
-from seekr.cli.status import CHECK_FAILED, DONE
+from seekr.cli.output import CHECK_FAILED, DONE, give
 from seekr.errors import InputError
 
 
@@ -117,11 +116,10 @@ def memory(arguments: argparse.Namespace) -> None:
 def status(arguments: argparse.Namespace) -> None:
     from seekr.report.as_json import status_json
     from seekr.report.tables import print_status, print_status_of_runs, print_status_of_seeds
-    from seekr.runs.run import open_runs, read_runs, seed_folders
+    from seekr.runs.run import open_runs, read_runs, runs_below, seed_folders
 
     folder = arguments.run
-    below = not (folder / "run.json").is_file() and not seed_folders(folder)
-    several = below and any((*folder.glob("*/run.json"), *folder.glob("*/*/run.json")))
+    several = not ((folder / "run.json").is_file() or seed_folders(folder)) and bool(runs_below(folder))
     runs = read_runs([folder]) if several else open_runs(folder)
 
     def show() -> None:

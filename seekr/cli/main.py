@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 
 from seekr.cli import learning, looking, tasks, using
 from seekr.cli.library_warnings import leave_out_advice
+from seekr.cli.output import DONE, FAILED, WRONG_INPUT
 from seekr.cli.parser import parse
-from seekr.cli.status import DONE, FAILED, WRONG_INPUT
 from seekr.distributed.processes import disconnect
 from seekr.errors import InputError, RunError, one_line
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from seekr.disk import STDOUT, check_writable, json_text, write_json
 
+DONE, FAILED, WRONG_INPUT, CHECK_FAILED = 0, 1, 2, 3
+"""What the command `seekr` exits with."""
+
 
 def give(file: Path | None, content: Callable[[], Any], show: Callable[[], None]) -> None:
     """Shows what was found, unless its `content` as JSON goes to stdout; writes that where a `file` is named."""

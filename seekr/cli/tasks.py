@@ -53,7 +53,20 @@ def _check_tasks(arguments: argparse.Namespace) -> None:
 def _show_row(arguments: argparse.Namespace) -> None:
     if arguments.tokenizer is None:
         raise InputError("`seekr tasks show` shows tokens; say whose: --tokenizer MODEL")
-    from seekr.cli.show import show
+    from seekr.config.task_words import task_keys
+    from seekr.data import Task
+    from seekr.data.answer_lengths import enough_tokens
+    from seekr.data.reading import one_row, read_split
+    from seekr.data.showing import show_row
+    from seekr.modeling.loading import load_tokenizer
+    from seekr.report.row_view import print_row
+    from seekr.report.tables import console
 
-    wanted = {"model": arguments.tokenizer, "row": arguments.row or 1, "max_length": arguments.max_length}
-    show(arguments.folder, arguments.overrides, **wanted)
+    keys = task_keys(arguments.overrides, without=("train", "test", "eval"))
+    task = Task("shown", train=arguments.folder, **keys)
+    example = one_row(task, "train", arguments.row or 1)
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    new_tokens = task.max_new_tokens
+    if new_tokens is None:
+        new_tokens = enough_tokens(read_split(task, "train", seed=0), tokenizer)
+    print_row(show_row(example, tokenizer, arguments.max_length, new_tokens), console())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from seekr.config.schema import make_config, resolve_paths
 from seekr.distributed.agreement import agreed
@@ -26,26 +26,30 @@ if TYPE_CHECKING:
     from seekr.methods import Method
 
 
+class _Settings(TypedDict, total=False):
+    method: str | Mapping[str, Any] | Method
+    training: Mapping[str, Any] | None
+    lora: Mapping[str, Any] | Literal[False] | None
+    dtype: str
+    max_length: int | None
+    chat_template: str | Path | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    cells: str
+    vllm: Mapping[str, Any] | None
+    keep_stages: str | int
+    encrypt: bool
+    seed: int
+    callbacks: Sequence[TrainerCallback]
+
+
 @overload
 def learn(
     *,
     model: str | Path,
     tasks: Sequence[Task],
     output_dir: str | Path,
-    method: str | Mapping[str, Any] | Method = ...,
-    training: Mapping[str, Any] | None = ...,
-    lora: Mapping[str, Any] | Literal[False] | None = ...,
-    dtype: str = ...,
-    max_length: int | None = ...,
-    chat_template: str | Path | None = ...,
-    chat_template_kwargs: Mapping[str, Any] | None = ...,
-    cells: str = ...,
-    vllm: Mapping[str, Any] | None = ...,
-    keep_stages: str | int = ...,
-    encrypt: bool = ...,
-    seed: int = ...,
     seeds: None = ...,
-    callbacks: Sequence[TrainerCallback] = ...,
+    **settings: Unpack[_Settings],
 ) -> Run: ...
 
 
@@ -55,19 +59,8 @@ def learn(
     model: str | Path,
     tasks: Sequence[Task],
     output_dir: str | Path,
-    method: str | Mapping[str, Any] | Method = ...,
-    training: Mapping[str, Any] | None = ...,
-    lora: Mapping[str, Any] | Literal[False] | None = ...,
-    dtype: str = ...,
-    max_length: int | None = ...,
-    chat_template: str | Path | None = ...,
-    chat_template_kwargs: Mapping[str, Any] | None = ...,
-    cells: str = ...,
-    vllm: Mapping[str, Any] | None = ...,
-    keep_stages: str | int = ...,
-    encrypt: bool = ...,
     seeds: Sequence[int],
-    callbacks: Sequence[TrainerCallback] = ...,
+    **settings: Unpack[_Settings],
 ) -> list[Run]: ...
 
 

@@ -120,13 +120,17 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
-        own = [path / "run.json"] if (path / "run.json").exists() else []
-        records = own or sorted([*path.glob("*/run.json"), *path.glob("*/*/run.json")])
-        if not records:
+        runs = [path] if (path / "run.json").exists() else runs_below(path)
+        if not runs:
             raise InputError(f"{path}: no run.json there or below; give the output_dir of a `seekr learn`")
-        for record in records:
-            found.setdefault(record.parent.resolve(), record.parent)
+        for run in runs:
+            found.setdefault(run.resolve(), run)
     return list(found.values())
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The run folders up to two levels below one, by name."""
+    return [record.parent for record in sorted([*folder.glob("*/run.json"), *folder.glob("*/*/run.json")])]
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:

@@ -239,7 +239,7 @@ def test_an_engine_that_fails_in_one_process_ends_the_others(
     """They would wait for its answers. Each has its own engine, and none is left."""
     (tmp_path / "model").symlink_to(tiny_model_folder)
     errors = results_of(__file__, tmp_path)
-    assert all("process 1: vllm: the engine failed" in error and "the device is gone" in error for error in errors)
+    assert all("process 1 of 2: vllm: the engine failed" in error and "the device is gone" in error for error in errors)
     assert engines().count("gone") == len(engines()) / 2 == 2
 
 
