@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from builtin_text import draw_text
 
 from seekr.builtin.demo import MAX_NEW_TOKENS, ROWS, TRAINING
 from seekr.builtin.tasks import TASKS as BUILTIN
 from seekr.builtin.tasks import builtin_rows
-from seekr.builtin.text import draw_text
 from seekr.data import Task
 from seekr.data.encoding import encode_all
 from seekr.data.presets import PRESETS

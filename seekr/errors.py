@@ -42,6 +42,12 @@ def one_line(message: str) -> str:
     return f"{message[: _LONGEST * 2 // 3]} … {message[-_LONGEST // 3 + 3 :]}"
 
 
+def said_by(error: BaseException) -> str:
+    """What a library's error says, in a line of at most 200 characters; its kind where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of a message about an unknown name: the valid one that was probably meant, or what there is."""
     names = sorted(valid)

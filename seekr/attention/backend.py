@@ -15,7 +15,7 @@ from seekr.attention.divergence import SampleTeacher
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.stored import FORMS, decode, encode
 from seekr.attention.tap import AttentionCall, Geometry
-from seekr.errors import InputError
+from seekr.errors import InputError, said_by
 
 Divergence = Callable[[AttentionCall, Sequence[SampleTeacher]], Tensor]
 
@@ -51,7 +51,7 @@ def divergence_on(device: torch.device, dtype: torch.dtype, size: int) -> Diverg
     try:
         return _kernels(device, dtype, size)
     except Exception as error:  # whatever a compiler or driver may raise
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = f"{type(error).__name__}: {said_by(error)}"
     if asked == "triton":
         raise InputError(f"{VARIABLE}=triton: the kernels do not run on {device} ({why}); set it to torch")
     warnings.warn(

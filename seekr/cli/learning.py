@@ -120,14 +120,17 @@ def tune(arguments: argparse.Namespace) -> None:
 
 def plan(arguments: argparse.Namespace) -> None:
     config = _loader(arguments)(arguments.overrides)
-    from seekr.disk import check_writable
-    from seekr.planning import run_plan
+    from seekr.disk import check_writable, write_json
+    from seekr.modeling.loading import one_kind_of_bar
+    from seekr.planning.plan import make_plan
+    from seekr.planning.table import renderables
+    from seekr.report.tables import print_table
 
     check_writable(arguments.json, "--json")
-    run_plan(
-        config,
-        tokens_per_second=arguments.tokens_per_second,
-        device_memory=arguments.device_memory,
-        devices=arguments.devices,
-        json_file=arguments.json,
-    )
+    options = {name: getattr(arguments, name) for name in ("tokens_per_second", "device_memory", "devices")}
+    with one_kind_of_bar():
+        plan = make_plan(config, **options)
+    for renderable in renderables(plan):
+        print_table(renderable)
+    if arguments.json is not None:
+        write_json(arguments.json, plan.to_json())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from seekr.errors import InputError, reason
+from seekr.errors import InputError, reason, said_by
 from seekr.other_names import meant
 
 if TYPE_CHECKING:
@@ -175,20 +175,17 @@ def _try_out(arguments: TrainingArguments) -> None:
             scheduler_specific_kwargs=cast("dict[str, Any] | None", arguments.lr_scheduler_kwargs),
         )
     except Exception as error:
-        raise InputError(f"training: {' '.join(str(error).split())}") from None
+        raise InputError(f"training: {said_by(error)}") from None
 
 
 def training_arguments(training: dict[str, Any], *, output_dir: Path, seed: int, **more: Any) -> TrainingArguments:
     """Transformers' own object for one task. Raises InputError with what transformers finds wrong."""
     from transformers import TrainingArguments
 
-    if training.get("gradient_checkpointing") or training.get("activation_checkpointing"):
-        training = {"gradient_checkpointing_kwargs": {"use_reentrant": False}} | training
     fixed = {"output_dir": str(output_dir), "seed": seed, "save_strategy": "steps", "remove_unused_columns": False}
     defaults = {
         "report_to": "none",
         "disable_tqdm": True,
-        "logging_nan_inf_filter": False,
         "save_total_limit": 2,
         "ddp_find_unused_parameters": False,  # every loss reaches every weight
     }
@@ -196,7 +193,7 @@ def training_arguments(training: dict[str, Any], *, output_dir: Path, seed: int,
     try:
         return TrainingArguments(**{**defaults, **training, **more, **fixed})
     except Exception as error:  # every field is read in a way of its own, some as files
-        raise InputError(f"training: {' '.join(str(error).split())}") from None
+        raise InputError(f"training: {said_by(error)}") from None
     finally:
         # torch_compile leaves its backend in the environment, which would compile every later run of this process.
         for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):
@@ -233,7 +230,7 @@ def check_lora(lora: dict[str, Any] | None) -> LoraConfig | None:
     try:
         return LoraConfig(task_type="CAUSAL_LM", **checked)
     except Exception as error:  # every field is read in a way of its own, some as files
-        raise InputError(f"lora: {' '.join(str(error).split())}") from None
+        raise InputError(f"lora: {said_by(error)}") from None
 
 
 def _check_fields(where: str, given: dict[str, Any], owner: type, refused: set[str]) -> dict[str, Any]:

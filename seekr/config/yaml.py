@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from seekr.errors import InputError
+from seekr.errors import InputError, said_by
 
 MOST_VALUES, DEEPEST, LARGEST = 100_000, 40, 1 << 20
 """How many values a text may hold and how deep they may be nested, its aliases written out; bytes of a file."""
@@ -68,7 +68,7 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{where}{line}: not valid YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError) as error:  # a date of month 13, a number of thousands of digits
-        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{where}: not valid YAML: {said_by(error)}") from None
     except RecursionError:
         raise InputError(f"{where}: not valid YAML: nested too deeply") from None
 

@@ -34,7 +34,7 @@ class AGem(Replay):
     name = "agem"
     replays = False
     shards = False
-    corrects_by = "reference gradient"
+    unplanned = "the reference gradient: as many bytes as the gradients, and the activations of `reference_rows` rows"
 
     replay_passes: None = None
     reference_rows: Annotated[int, Field(ge=1)] = 16

@@ -19,12 +19,10 @@ class Costs:
     """What a plan cannot see in a method's steps.
 
     Class attributes:
-        corrects_by: what `after_backward` computes of rows that are kept; "" = nothing.
         bytes_a_weight: on the disk, with each trained weight of a stage.
         unplanned: what the method holds or does that `seekr plan` does not count.
     """
 
-    corrects_by: ClassVar[str] = ""
     bytes_a_weight: ClassVar[int] = 0
     unplanned: ClassVar[str] = ""
 

@@ -11,7 +11,7 @@ from peft.tuners.osf import OSFLayer
 from pydantic import Field
 from torch import Tensor, nn
 
-from seekr.errors import InputError
+from seekr.errors import InputError, said_by
 from seekr.methods.base import Method, Objective, TaskContext
 from seekr.methods.form import ModelForm
 from seekr.modeling.batches import MicroBatch
@@ -45,7 +45,7 @@ class LowDirections(ModelForm):
         try:
             adapted = get_peft_model(model, OSFConfig(effective_rank=share, task_type="CAUSAL_LM"))
         except ValueError as error:
-            raise InputError(f"method osf does not fit the model: {' '.join(str(error).split())}") from None
+            raise InputError(f"method osf does not fit the model: {said_by(error)}") from None
         if not _layers(adapted):  # peft passes over what it cannot decompose, such as the Conv1D layers of GPT-2
             raise InputError("method osf does not fit the model: none of its projections is a torch.nn.Linear")
         return adapted

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr.errors import InputError
+from seekr.errors import InputError, said_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,7 +79,7 @@ def check_generation_settings(model: str) -> None:
         right = ends is None or all(type(end) is int for end in (ends if isinstance(ends, list) else [ends]))
         fault = None if right else f"eos_token_id {str(ends)[:60]!r} is no token id, nor a list of them"
     except Exception as error:  # not JSON, not an object, or settings that contradict each other
-        fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        fault = f"{type(error).__name__}: {said_by(error)}"
     if fault:
         raise InputError(
             f"model: {model}: its {GENERATION_CONFIG_NAME}, which names the tokens that end an answer, cannot be read: "

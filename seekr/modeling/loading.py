@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from seekr.disk import user_path
-from seekr.errors import InputError
+from seekr.errors import InputError, said_by
 from seekr.modeling.balancing import ask_for_balance_again, without_balance
 from seekr.modeling.checks import check_generation_settings, check_is_model, check_no_adapter, check_weights
 from seekr.modeling.precision import no_autocast
@@ -36,7 +36,7 @@ def load_config_of(model: str) -> PretrainedConfig:
         _check_code(model, error)
         if "does not appear to have a file named" in str(error):  # the hub was reached
             check_no_adapter(model)
-        raise InputError(f"model: {model!r} is no model folder and no model of the hub: {_line(error)}") from None
+        raise InputError(f"model: {model!r} is no model folder and no model of the hub: {said_by(error)}") from None
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
@@ -47,7 +47,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception as error:
         _check_code(model, error)
-        raise InputError(f"model: {model!r} has no tokenizer that can be loaded: {_line(error)}") from None
+        raise InputError(f"model: {model!r} has no tokenizer that can be loaded: {said_by(error)}") from None
 
 
 def load_model(base: str, adapter: Path | None = None, *, dtype: str, trainable: bool = False) -> Any:
@@ -106,7 +106,7 @@ def _read(base: str, dtype: str, **more: Any) -> Any:
             )
     except Exception as error:
         _check_code(base, error)
-        raise InputError(f"model: {base!r} cannot be loaded as a causal language model: {_line(error)}") from None
+        raise InputError(f"model: {base!r} cannot be loaded as a causal language model: {said_by(error)}") from None
     model, found = loaded
     if getattr(model, "_hf_peft_config_loaded", False):  # a hub name that holds both
         check_no_adapter(base)
@@ -138,7 +138,7 @@ def _with_saved_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
         try:
             return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
         except Exception as error:
-            raise InputError(f"{adapter}: the adapter cannot be loaded: {_line(error)}; restore the folder") from None
+            raise InputError(f"{adapter}: the adapter cannot be loaded: {said_by(error)}; restore the folder") from None
 
 
 def _check_code(model: str, error: BaseException) -> None:
@@ -187,7 +187,7 @@ def with_adapter(model: PreTrainedModel, lora: LoraConfig) -> Any:
     try:
         return get_peft_model(model, lora)
     except (ValueError, KeyError) as error:
-        raise InputError(f"lora: does not fit the model: {_line(error)}") from None
+        raise InputError(f"lora: does not fit the model: {said_by(error)}") from None
 
 
 @contextmanager
@@ -268,8 +268,3 @@ def one_kind_of_bar() -> Iterator[None]:
 def parameter_count(model: nn.Module, *, trainable_only: bool = False) -> int:
     """Parameters of a model, or only those that are trained."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:199] + "…"

@@ -61,11 +61,6 @@ class Live(TorchDispatchMode):
             if tensor is not None:
                 self._count(tensor, part)
 
-    def restart(self) -> None:
-        """From now on another peak is looked for."""
-        self._highest = 0
-        self._look()
-
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """What is made inside belongs to the part `name`."""

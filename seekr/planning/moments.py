@@ -28,21 +28,18 @@ from seekr.planning.rows import Shape, StageSteps
 from seekr.training.gradient_share import gradient_shares
 
 
-def step(paper: Paper, kind: StepKind, shape: Shape, kept: Shape | None = None) -> tuple[Bytes, Bytes]:
-    """Bytes at the peak of a step, and of what the method does once its gradients are whole; no optimizer's state.
+def step(paper: Paper, kind: StepKind, shape: Shape) -> Bytes:
+    """Bytes at the peak of a step; no optimizer's state.
 
     Where micro-batches are accumulated, the one that finds gradients in place is counted, which holds the most; else
     the first one, in which the gradient of each part of the loss is measured too.
-
-    Args:
-        kept: rows of earlier tasks that the method reads by itself; None = as many as the step has.
     """
     calls = paper.calls if paper.method.reads_attention and kind == "replay" else {}
     more = paper.arguments.gradient_accumulation_steps > 1
     with paper.counting(shape.length) as live:
         rows, model, method = _rows(shape), _Prepared(paper), paper.method
         with live.part(TEACHER), TemporaryDirectory() as working:
-            memory = _PaperMemory(method, _rows(kept) if kept else rows, calls, paper.vocabulary)
+            memory = _PaperMemory(method, rows, calls, paper.vocabulary)
             objective = method.pretend(_context(paper, rows, Path(working), memory))
         with live.part(GRADIENTS):
             for parameter in paper.to_train if more else ():
@@ -50,11 +47,7 @@ def step(paper: Paper, kind: StepKind, shape: Shape, kept: Shape | None = None) 
         batch = _batch(objective, kind, rows, live)
         with _gradients_seen(paper, live), widest_block_alone():
             _backward(objective, model, batch, more=more)
-            del batch
-            found = live.peak
-            live.restart()
-            objective.after_backward(model, 0)
-    return found, live.peak
+    return live.peak
 
 
 def measuring(paper: Paper, shape: Shape) -> Bytes:
@@ -66,41 +59,25 @@ def measuring(paper: Paper, shape: Shape) -> Bytes:
 
 
 @dataclass(frozen=True)
-class SampleBytes:
-    """What is kept of one row: its tokens, its teacher's logits, its teacher's attention."""
-
-    tokens: int
-    logits: int
-    attention: int
-
-    @property
-    def total(self) -> int:
-        return self.tokens + self.logits + self.attention
-
-
-@dataclass(frozen=True)
 class Kept:
-    """What is kept of a task: rows, bytes of its longest one, bytes of all."""
+    """What is kept of a task: rows, and the bytes of their tokens, their teacher's logits and its attention."""
 
     rows: int
-    longest: SampleBytes
     total: int
 
 
 def kept_of(paper: Paper, stage: StageSteps) -> Kept:
     """What is kept of a task, in memory and on disk."""
     method, calls = paper.method, paper.calls if paper.method.reads_attention else {}
-    sizes = Counter(stage.rows.sizes[place] for place in stage.kept)
-    found = {}
-    for tokens, answers in sizes:
+    total = 0
+    for (tokens, answers), count in Counter(stage.rows.sizes[place] for place in stage.kept).items():
         (row,) = _rows(Shape(1, tokens, answers, False))
         with paper.blank():
             logits = method.likely_logits(row, paper.vocabulary)
-        attention = method.attention_bytes(method.likely_attention(calls, tokens))
         stored = 0 if logits is None else logits.ids.nbytes + logits.log_probs.nbytes
-        found[tokens, answers] = SampleBytes(8 * tokens, stored, attention)  # ids and labels
-    longest = max(found.values(), key=lambda size: size.total, default=SampleBytes(0, 0, 0))
-    return Kept(len(stage.kept), longest, sum(found[size].total * count for size, count in sizes.items()))
+        attention = method.attention_bytes(method.likely_attention(calls, tokens))
+        total += count * (8 * tokens + stored + attention)  # ids and labels
+    return Kept(len(stage.kept), total)
 
 
 def _backward(objective: Objective, model: nn.Module, batch: MicroBatch, *, more: bool) -> None:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer, Traini
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from seekr.attention.tap import AttentionCall, Tap
-from seekr.errors import InputError
+from seekr.errors import InputError, said_by
 from seekr.methods import Method
 from seekr.modeling.loading import parameter_count
 from seekr.planning.live import WEIGHTS, Live
@@ -55,9 +55,8 @@ class Paper:
             try:
                 model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=getattr(torch, dtype))
             except (ValueError, KeyError, ImportError, RuntimeError) as error:
-                why = " ".join(str(error).split())[:200]
                 raise InputError(
-                    f"model: no causal language model can be built from its configuration: {why}"
+                    f"model: no causal language model can be built from its configuration: {said_by(error)}"
                 ) from None
             try:
                 self.model = method.form.adapt(model.requires_grad_(True), lora)

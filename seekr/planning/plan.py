@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from seekr.config.schema import Config
-from seekr.errors import InputError
+from seekr.errors import InputError, said_by
 from seekr.methods.costs import MEASURED_TOGETHER
+from seekr.modeling.batches import StepKind
 from seekr.planning.disk import Disk, disk
 from seekr.planning.live import Bytes
 from seekr.planning.moments import Kept, kept_of, measuring, step
 from seekr.planning.paper import OPTIMIZER, Paper
 from seekr.planning.reading import RunOnPaper, read_run
-from seekr.planning.rows import Shape, StageSteps, drawn_shape, largest_of, measured_shape, plan_steps
+from seekr.planning.rows import Shape, StageSteps, largest_of, measured_shape, plan_steps
 from seekr.planning.sharding import Way, ways
 from seekr.report.terminal import readable_bytes
 
@@ -91,7 +92,6 @@ class Plan:
                     "replay_tokens": stage.replay_tokens,
                     "kept_rows": kept.rows,
                     "kept_bytes": kept.total,
-                    "longest_kept": asdict(kept.longest),
                 }
                 for stage, kept in zip(self.stages, self.kept, strict=True)
             ],
@@ -135,7 +135,7 @@ def make_plan(
     except InputError:
         raise
     except Exception as error:  # whatever code of a family or a method raises that looks at numbers
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = f"{type(error).__name__}: {said_by(error)}"
         raise InputError(
             f"model: a step of {config.model} with method {run.method.name} cannot be planned without numbers ({why}); "
             "method.name=sequential plans the ordinary part"
@@ -163,15 +163,11 @@ def _phases(paper: Paper, stages: Sequence[StageSteps], optimizer: int | None) -
     """The moments of a run that may need most: a step of either kind, and what a method computes on top."""
     method, rows = paper.method, paper.arguments.per_device_train_batch_size
     state = {OPTIMIZER: optimizer} if optimizer else {}
-    kept = drawn_shape(stages, rows) if method.corrects_by else None
     found = []
-    if (shape := largest_of([stage.task_shape for stage in stages])) is not None:
-        taken, corrected = step(paper, "task", shape, kept)
-        found.append(Phase("task step", shape, taken | state))
-        if kept is not None:
-            found.append(Phase(method.corrects_by, kept, corrected | state))
-    if (shape := largest_of([stage.replay_shape for stage in stages])) is not None:
-        found.append(Phase("replay step", shape, step(paper, "replay", shape)[0] | state))
+    kinds: tuple[StepKind, ...] = ("task", "replay")
+    for kind in kinds:
+        if (shape := largest_of(stage.shapes[kind] for stage in stages if kind in stage.shapes)) is not None:
+            found.append(Phase(f"{kind} step", shape, step(paper, kind, shape) | state))
     measured = measured_shape(stages, min(MEASURED_TOGETHER, rows)) if method.measures else None
     if measured is not None:
         found.append(Phase(f"measuring {method.measures}", measured, measuring(paper, measured)))

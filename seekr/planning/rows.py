@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain, count, islice
@@ -55,7 +55,7 @@ class Shape:
 class StageSteps:
     """Optimizer steps of a stage by kind, the tokens that they read (padding not counted), and the rows kept of it.
 
-    `task_shape`, `replay_shape`: the largest micro-batch of the first epoch, by padded tokens.
+    `shapes`: of each kind the largest micro-batch of the first epoch, by padded tokens.
     """
 
     rows: StageRows
@@ -64,8 +64,7 @@ class StageSteps:
     task_tokens: int
     replay_tokens: int
     kept: Sequence[int]
-    task_shape: Shape | None
-    replay_shape: Shape | None
+    shapes: Mapping[StepKind, Shape]
 
     @property
     def steps(self) -> int:
@@ -89,7 +88,7 @@ def plan_steps(
     for stage in stages:
         kept = method.places_of(len(stage.sizes), seed, stage.index, learn=stage.learn)
         if not stage.learn:
-            plans.append(StageSteps(stage, 0, 0, 0, 0, kept, None, None))
+            plans.append(StageSteps(stage, 0, 0, 0, 0, kept, {}))
             continue
         past = [plan for plan in plans if plan.kept and method.replays]
         kept_rows = tuple(len(one.kept) for one in past)
@@ -118,14 +117,12 @@ def _counted(
     for step in _taken(plan, total):
         steps[step.kind] += 1
         tokens[step.kind] += sum(size(row)[0] for row in step.rows)
-    shapes: dict[StepKind, list[Shape]] = {"task": [], "replay": []}
+    shapes: dict[StepKind, list[Shape]] = defaultdict(list)
     for step in plan.epoch(0)[:total]:
         for slots in split(step, lambda row: size(row)[0], accumulation=accumulation, processes=processes):
             shapes[step.kind] += [shape_of([size(row) for row in slot.rows]) for slot in slots]
-    return StageSteps(
-        stage, steps["task"], steps["replay"], tokens["task"], tokens["replay"],
-        kept, largest_of(shapes["task"]), largest_of(shapes["replay"]),
-    )  # fmt: skip
+    largest = {kind: reduce(_larger, found) for kind, found in shapes.items()}
+    return StageSteps(stage, steps["task"], steps["replay"], tokens["task"], tokens["replay"], kept, largest)
 
 
 def _taken(plan: StepPlan, total: int) -> Iterator[Step]:
@@ -141,25 +138,15 @@ def measured_shape(plans: Sequence[StageSteps], together: int) -> Shape | None:
     return largest_of(shape_of([sizes[place] for place in places]) for sizes, places in each)
 
 
-def drawn_shape(plans: Sequence[StageSteps], rows: int) -> Shape | None:
-    """The largest forward of up to `rows` kept rows that are drawn at random while a later task is learned."""
-    last = max((place for place, plan in enumerate(plans) if plan.rows.learn), default=0)
-    kept = [plan.rows.sizes[i] for plan in plans[:last] for i in plan.kept]
-    if not kept:
-        return None
-    tokens, answers = (sorted(numbers, reverse=True)[:rows] for numbers in zip(*kept, strict=True))
-    return shape_of(list(zip(tokens, answers, strict=True)))
-
-
 def shape_of(sizes: Sequence[Size]) -> Shape:
     """The forward of rows of these sizes: so many answer tokens each that they are as many together."""
     lengths, answers = zip(*sizes, strict=True)
     return Shape(len(lengths), max(lengths), math.ceil(sum(answers) / len(answers)), min(lengths) < max(lengths))
 
 
-def largest_of(shapes: Iterable[Shape | None]) -> Shape | None:
+def largest_of(shapes: Iterable[Shape]) -> Shape | None:
     """The one of the most padded tokens, with the answers of the one that has most; None where there is none."""
-    found = [shape for shape in shapes if shape is not None]
+    found = list(shapes)
     return reduce(_larger, found) if found else None
 
 

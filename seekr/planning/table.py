@@ -141,10 +141,5 @@ _COLUMNS: dict[str, Callable[[StageSteps, Kept], str]] = {
     "replay\nsteps": lambda stage, _: f"{stage.replay_steps:,}" if stage.rows.learn else "–",
     "tokens": lambda stage, _: readable_tokens(stage.task_tokens + stage.replay_tokens),
     "kept\nrows": lambda _, kept: f"{kept.rows:,}",
-    "longest\nkept": lambda _, kept: _size(kept.longest.total),
-    "all\nkept": lambda _, kept: _size(kept.total),
+    "kept": lambda _, kept: readable_bytes(kept.total) if kept.total else "",
 }
-
-
-def _size(count: int) -> str:
-    return readable_bytes(count) if count else ""

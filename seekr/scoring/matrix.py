@@ -26,15 +26,6 @@ class ScoreMatrix:
     base: list[Score] = field(default_factory=list)
     matrix: list[list[Score]] = field(default_factory=list)
 
-    def add_task(self, name: str, metric: str | None) -> None:
-        """One more task at the end of the sequence, nothing of it measured."""
-        self.tasks.append(name)
-        self.metrics.append(metric)
-        self.base.append(None)
-        for row in self.matrix:
-            row.append(None)
-        self.matrix.append([None] * len(self.tasks))
-
     @property
     def overall_performance(self) -> Score:
         """OP = mean over j of a_Tj (Chaudhry et al. 2018)."""

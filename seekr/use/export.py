@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from seekr.errors import InputError, RunError
+from seekr.errors import InputError, RunError, said_by
 from seekr.methods import make_method
 from seekr.modeling.generation import only_asked
 from seekr.modeling.loading import is_adapter, load_model, load_tokenizer, one_kind_of_bar, save_model
@@ -140,7 +140,7 @@ def _merge(run: Run, weights: Path, tokenizer: Any, folder: Path) -> str:
     try:
         save_model(model.merge_and_unload(safe_merge=True), tokenizer, folder)
     except ValueError as error:
-        raise RunError(f"--merge: {' '.join(str(error).split())}; export the adapter instead") from None
+        raise RunError(f"--merge: {said_by(error)}; export the adapter instead") from None
     del model
     moved = (_logits(load_model(str(folder), dtype=dtype), ids[None]) - before).abs().max() / before.abs().max()
     if not moved <= (1e-3 if dtype == "float32" else 0.1):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seekr.errors import InputError, RunError
+from seekr.errors import InputError, RunError, said_by
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -33,7 +33,7 @@ def check_upload(name: str | None, api: Callable[[], HfApi] | None, *, dry_run: 
     try:
         client.whoami()
     except Exception as error:  # a token that is refused, no network
-        raise InputError(f"--push {name}: the hub does not let you in: {_line(error)}") from None
+        raise InputError(f"--push {name}: the hub does not let you in: {said_by(error)}") from None
     return client
 
 
@@ -44,10 +44,6 @@ def upload(client: HfApi, name: str, folder: Path) -> str:
         commit = client.upload_folder(repo_id=name, folder_path=folder, commit_message="A stage of a run of seekr")
     except Exception as error:  # whatever the hub and the network raise
         raise RunError(
-            f"--push {name}: {_line(error)}; {folder} is written, `hf upload --private {name} {folder} .` uploads it"
+            f"--push {name}: {said_by(error)}; {folder} is written, `hf upload --private {name} {folder} .` uploads it"
         ) from None
     return f"uploaded: {getattr(commit, 'commit_url', name)} (a model that is new there is private)"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

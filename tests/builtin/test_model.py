@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from builtin_text import SKILLS, draw_text
+from builtin_tokenizer import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from make_builtin_model import encode, make_config, make_model, pretrain
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from seekr.builtin import TASKS, builtin_model, builtin_rows
-from seekr.builtin.make_model import encode, make_config, make_model, pretrain
-from seekr.builtin.text import SKILLS, draw_text
-from seekr.builtin.tokenizer import make_tokenizer
 
 
 @pytest.fixture(scope="module")

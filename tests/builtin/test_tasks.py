@@ -3,10 +3,10 @@
 import re
 
 import pytest
+from builtin_tokenizer import make_tokenizer
 
 from seekr.builtin import TASKS, builtin_rows
 from seekr.builtin.tasks import Split
-from seekr.builtin.tokenizer import make_tokenizer
 from seekr.errors import InputError
 
 SPLITS: tuple[Split, ...] = ("train", "eval", "test")

@@ -101,11 +101,11 @@ def test_checkpoints_are_as_many_as_a_run_has_at_a_time(raw: dict[str, Any], lim
 def test_methods_are_planned_and_what_is_not_counted_is_said(raw: dict[str, Any], name: str) -> None:
     kept = {"replay_ratio": 0.25} if name in ("agem", "on_policy_replay") else {}
     plan = plan_of(raw | {"method": {"name": name, **kept}})
-    named = {"agem": "reference gradient", "on_policy_replay": "replay step"}.get(name, "task step")
+    named = {"on_policy_replay": "replay step"}.get(name, "task step")
     assert named in {phase.name for phase in plan.phases}
     assert "measuring heads" not in {phase.name for phase in plan.phases}
     assert any(note.startswith(f"method {name}: not counted") for note in plan.notes) is (
-        name not in ("agem", "hft", "averaging")
+        name not in ("hft", "averaging")
     )
     if name == "ewc":
         assert plan.disk.one_stage == 4 * plan.paper.stored + 8 * plan.paper.trained

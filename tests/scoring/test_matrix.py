@@ -12,10 +12,20 @@ from seekr.scoring import ScoreMatrix
 SCORE = st.floats(0, 100)
 
 
+def add_task(scores: ScoreMatrix, name: str, metric: str | None) -> None:
+    """One more task at the end of the sequence, nothing of it measured."""
+    scores.tasks.append(name)
+    scores.metrics.append(metric)
+    scores.base.append(None)
+    for row in scores.matrix:
+        row.append(None)
+    scores.matrix.append([None] * len(scores.tasks))
+
+
 def full(base: list[float], cells: list[list[float | None]]) -> ScoreMatrix:
     matrix = ScoreMatrix()
     for j in range(len(base)):
-        matrix.add_task(f"task{j}", "accuracy")
+        add_task(matrix, f"task{j}", "accuracy")
     matrix.base[:] = base
     matrix.matrix[:] = [list(row) for row in cells]
     return matrix
@@ -93,7 +103,7 @@ def test_a_task_without_test_rows_counts_nowhere() -> None:
     scores = full([10, 20, 30], [[50, 51, 52], [60, 61, 62], [40, 41, 70]])
     mixed = ScoreMatrix()
     for name, metric in (("a", "accuracy"), ("skill", None), ("b", "rouge_l"), ("c", "accuracy")):
-        mixed.add_task(name, metric)
+        add_task(mixed, name, metric)
     for i, k in enumerate((0, 2, 3)):
         mixed.base[k] = scores.base[i]
         for j, m in enumerate((0, 2, 3)):
@@ -107,7 +117,7 @@ def test_a_task_without_test_rows_counts_nowhere() -> None:
 
 def test_a_task_more_keeps_what_was_measured() -> None:
     scores = full([10, 20], [[50, 20], [40, 60]])
-    scores.add_task("late", "rouge_l")
+    add_task(scores, "late", "rouge_l")
     assert scores.base == [10, 20, None]
     assert scores.matrix == [[50, 20, None], [40, 60, None], [None, None, None]]
     assert scores.overall_performance is None

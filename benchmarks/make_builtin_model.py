@@ -1,4 +1,4 @@
-"""Makes the built-in model: `python -m seekr.builtin.make_model --output DIR`, some minutes on one core."""
+"""Makes the built-in model: `python benchmarks/make_builtin_model.py --output DIR`, some minutes on one core."""
 
 import argparse
 import logging
@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from builtin_text import Pieces, draw_text
+from builtin_tokenizer import make_tokenizer
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from seekr.builtin.text import Pieces, draw_text
-from seekr.builtin.tokenizer import make_tokenizer
 
 log = logging.getLogger(__name__)
 
