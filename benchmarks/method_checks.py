@@ -128,16 +128,16 @@ def fsdp(method: str, folder: Path) -> float:
     Accelerate sets FSDP up on accelerators only, so this is `fully_shard` around the losses, without the Trainer.
     """
     run = Run(folder / method)
-    prepared = prepare(Request(run.config, redo=run.stages[-1].name))  # the rows of a finished task are not read
-    asked, stage, earlier = prepared.method, prepared.stages[-1], prepared.finished
+    spec = prepare(Request(run.config, redo=run.stages[-1].name))  # the rows of a finished task are not read
+    asked, stage, earlier = spec.method, spec.stages[-1], spec.finished
     if not asked.shards:
         raise InputError(f"{asked.name} needs its parameters whole")
     start = newest_weights(earlier)
-    context = make_context(prepared, stage, earlier, start)
+    context = make_context(spec, stage, earlier, start)
     context.working = folder / "working" / f"{method}-{torch.distributed.get_rank()}"
     context.working.mkdir(parents=True)
     torch.manual_seed(0)
-    model = prepared.models.trainable(start)
+    model = spec.models.trainable(start)
     context.model = model
     objective = asked.start(context)
     with torch.no_grad():  # at the start of a task many losses are 0

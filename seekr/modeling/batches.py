@@ -55,7 +55,7 @@ class MicroBatch:
     """
 
     kind: StepKind
-    tensors: FlatTensors  # see below
+    tensors: FlatTensors  # see above
     rows: list[Row]  # where each row comes from, fillers included
     lengths: list[int]  # tokens of each row
     answers: list[int]  # answer tokens of each row that are predicted

@@ -15,20 +15,20 @@ from seekr.report.terminal import readable_bytes
 from seekr.runs.prepare import RunSpec
 
 
-def print_plan(prepared: RunSpec, folders: Sequence[str]) -> None:
+def print_plan(spec: RunSpec, folders: Sequence[str]) -> None:
     """Prints what `seekr learn` would do for a checked request. Touches nothing.
 
     `folders`: of all its seeds, which differ in nothing else that is shown.
     """
-    config = prepared.config
-    print_fact("model", f"{config.model}, {config.dtype}, {prepared.max_length} tokens at most")
-    settings = ", ".join(f"{key} {value}" for key, value in prepared.method.settings().items() if key != "name")
-    print_fact("method", f"{prepared.method.name}{': ' + settings if settings else ''}")
-    print_fact("training", _pairs(prepared.training))
+    config = spec.config
+    print_fact("model", f"{config.model}, {config.dtype}, {spec.max_length} tokens at most")
+    settings = ", ".join(f"{key} {value}" for key, value in spec.method.settings().items() if key != "name")
+    print_fact("method", f"{spec.method.name}{': ' + settings if settings else ''}")
+    print_fact("training", _pairs(spec.training))
     if config.lora:
         print_fact("lora", _pairs(config.lora))
-    if prepared.vllm_version is not None:
-        print_fact("answers by", f"vllm {prepared.vllm_version}, {_pairs(config.vllm or {}, 'its')}")
+    if spec.vllm_version is not None:
+        print_fact("answers by", f"vllm {spec.vllm_version}, {_pairs(config.vllm or {}, 'its')}")
     for folder in folders:
         print_fact("output_dir", folder)
     table = Table()
@@ -37,12 +37,12 @@ def print_plan(prepared: RunSpec, folders: Sequence[str]) -> None:
     for heading in ("rows", "test", "task\nsteps", "replay\nsteps", "kept", "prompts\ncut", "answers\ncut"):
         table.add_column(heading, justify="right")
     steps = plan_steps(
-        [StageRows.of(stage) for stage in prepared.stages], prepared.method, prepared.arguments, seed=config.seed,
-        processes=process_count(), step_rows=prepared.step_rows,
+        [StageRows.of(stage) for stage in spec.stages], spec.method, spec.arguments, seed=config.seed,
+        processes=process_count(), step_rows=spec.step_rows,
     )  # fmt: skip
-    for stage, plan in zip(prepared.stages, steps, strict=True):
+    for stage, plan in zip(spec.stages, steps, strict=True):
         summaries = [data.summary for data in stage.data]
-        done = stage.index < len(prepared.finished)
+        done = stage.index < len(spec.finished)
         table.add_row(
             str(stage.index),
             stage.name + (" (done)" if done else "" if stage.learn else " (skill)"),
@@ -55,14 +55,14 @@ def print_plan(prepared: RunSpec, folders: Sequence[str]) -> None:
             str(sum(summary.cut_answers for summary in summaries)),
         )
     print_table(table)
-    for note in prepared.notes:
+    for note in spec.notes:
         print_table(Text(note))
-    for data in prepared.tasks:
+    for data in spec.tasks:
         for warning in data.warnings():
             print_table(Text(f"{data.task.name}: {warning}"))
     saved = disk(
-        prepared.method, prepared.arguments, steps, keep=config.keep_stages, stored=prepared.stored_parameters,
-        trained=prepared.trained_parameters, dtype=config.dtype,
+        spec.method, spec.arguments, steps, keep=config.keep_stages, stored=spec.stored_parameters,
+        trained=spec.trained_parameters, dtype=config.dtype,
     )  # fmt: skip
     each = f"; for each of {len(folders)} folders" if len(folders) > 1 else ""
     stages, working = readable_bytes(saved.stages), readable_bytes(saved.checkpoints)

@@ -32,36 +32,36 @@ task's metric; `advance` is called with how many came."""
 
 
 @contextmanager
-def answering(prepared: RunSpec, weights: Path | None, *, engine: bool) -> Iterator[Answer]:
+def answering(spec: RunSpec, weights: Path | None, *, engine: bool) -> Iterator[Answer]:
     """A stage's `model` folder, None = the base model, made ready to answer. All processes call it and what it gives.
 
     `engine`: by vLLM, else by transformers. Raises RunError where vLLM does not take the model, or a likelihood is no
     number.
     """
-    config, tasks = prepared.config, prepared.tasks
+    config, tasks = spec.config, spec.tasks
     if engine:
         from seekr.evaluation import vllm_engine
 
         with vllm_engine.answering(
             config.model,
             weights,
-            prepared.tokenizer,
+            spec.tokenizer,
             settings=config.vllm or {},
             dtype=answering_dtype(config),
             length=longest(tasks),
-            device=prepared.models.device,
+            device=spec.models.device,
         ) as generate:
             yield lambda column, advance: generate(tasks[column].test_prompts, tasks[column].max_new_tokens, advance)
         return
-    yield answer_by(prepared, prepared.models.frozen(weights, answering_dtype(config)))
+    yield answer_by(spec, spec.models.frozen(weights, answering_dtype(config)))
 
 
-def answer_by(prepared: RunSpec, model: Any) -> Answer:
+def answer_by(spec: RunSpec, model: Any) -> Answer:
     """The answers of a loaded model, by transformers."""
-    together = prepared.training.get("per_device_eval_batch_size", ASKED_TOGETHER)
-    read = prepared.arguments.per_device_train_batch_size  # logits of so many rows fit
+    together = spec.training.get("per_device_eval_batch_size", ASKED_TOGETHER)
+    read = spec.arguments.per_device_train_batch_size  # logits of so many rows fit
     return lambda column, advance: answer_task(
-        model, prepared.method, prepared.tokenizer, prepared.tasks[column], column, advance, asked=together, read=read
+        model, spec.method, spec.tokenizer, spec.tasks[column], column, advance, asked=together, read=read
     )
 
 

@@ -40,77 +40,77 @@ def run_request(request: Request) -> Run:
     from seekr.runs.stage import build_stage
 
     request = replace(request, began=of_main(request.began or now()))
-    prepared = agreed(lambda: prepare(request), facts)
+    spec = agreed(lambda: prepare(request), facts)
     if is_main():
-        warn(prepared)
+        warn(spec)
     try:
         with one_kind_of_bar(), ExitStack() as stack:
-            agreed(lambda: start(prepared, stack))
-            agreed(lambda: check_shared(prepared.run))
-            book = ScoreBook(prepared)
-            if prepared.redone:
+            agreed(lambda: start(spec, stack))
+            agreed(lambda: check_shared(spec.run))
+            book = ScoreBook(spec)
+            if spec.redone:
                 book.write()  # without the scores of stages that are gone
-            for stage in prepared.stages:
-                if not stage_folder(prepared.run, stage.index, stage.name).is_dir():
-                    build_stage(prepared, stage)
-                finish_stage(prepared, book)
+            for stage in spec.stages:
+                if not stage_folder(spec.run, stage.index, stage.name).is_dir():
+                    build_stage(spec, stage)
+                finish_stage(spec, book)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"interrupted; what was learned is kept in {prepared.run}, and the same command goes on from there"
+            f"interrupted; what was learned is kept in {spec.run}, and the same command goes on from there"
         ) from None
     except torch.OutOfMemoryError as error:
         raise RunError(
-            f"out of memory ({str(error).splitlines()[0]}); what was finished is kept in {prepared.run}. A smaller "
+            f"out of memory ({str(error).splitlines()[0]}); what was finished is kept in {spec.run}. A smaller "
             "training.per_device_train_batch_size with a larger gradient_accumulation_steps is the same training"
         ) from None
-    return Run(prepared.run)
+    return Run(spec.run)
 
 
-def warn(prepared: RunSpec) -> None:
+def warn(spec: RunSpec) -> None:
     """Says on stderr what happened to the rows of tasks that are still to be learned: cut, empty, shared out again."""
-    micro_batches = prepared.arguments.gradient_accumulation_steps
-    if micro_batches != int(prepared.config.training.get("gradient_accumulation_steps", 1)):
+    micro_batches = spec.arguments.gradient_accumulation_steps
+    if micro_batches != int(spec.config.training.get("gradient_accumulation_steps", 1)):
         print(
-            f"seekr: a step keeps its {prepared.step_rows} rows: on {process_count()} processes "
+            f"seekr: a step keeps its {spec.step_rows} rows: on {process_count()} processes "
             f"gradient_accumulation_steps is {micro_batches}",
             file=sys.stderr,
         )
-    if len(prepared.finished) < len(prepared.stages) and (old := unverified(prepared.finished)):
+    if len(spec.finished) < len(spec.stages) and (old := unverified(spec.finished)):
         print(
             f"seekr: {', '.join(stage.name for stage in old)}: of a version that kept no hashes of files; unverified",
             file=sys.stderr,
         )
-    for folder in prepared.redone:
+    for folder in spec.redone:
         print(f"seekr: {folder} and its scores are removed, to be learned again (--redo)", file=sys.stderr)
-    for note in prepared.notes if len(prepared.finished) < len(prepared.stages) else ():
+    for note in spec.notes if len(spec.finished) < len(spec.stages) else ():
         print(f"seekr: {note}", file=sys.stderr)
-    for stage in prepared.stages[len(prepared.finished) :]:
+    for stage in spec.stages[len(spec.finished) :]:
         for data in stage.data:
             for warning in data.warnings():
                 print(f"seekr: task {data.task.name}: {warning}", file=sys.stderr)
 
 
-def facts(prepared: RunSpec) -> dict[str, Any]:
+def facts(spec: RunSpec) -> dict[str, Any]:
     """What all processes of a launch must agree on: the configuration, what it is resolved to, and what is done."""
     return {
-        **prepared.config.model_dump(mode="json"),
-        "tasks": {stage.name: stage.identity() for stage in prepared.stages},
-        "identity": prepared.identity,
-        "versions": versions(prepared),
-        "finished stages": len(prepared.finished),
+        **spec.config.model_dump(mode="json"),
+        "tasks": {stage.name: stage.identity() for stage in spec.stages},
+        "identity": spec.identity,
+        "versions": versions(spec),
+        "finished stages": len(spec.finished),
     }
 
 
-def start(prepared: RunSpec, stack: ExitStack) -> None:
+def start(spec: RunSpec, stack: ExitStack) -> None:
     """The main process takes the folder, for as long as the `stack` lasts, and begins the run. Raises InputError."""
     if is_main():
-        stack.enter_context(locked(prepared.run))
-        if prepared.finished and len(prepared.finished) < len(prepared.stages):
-            home = prepared.finished[0].parents[1]
+        stack.enter_context(locked(spec.run))
+        if spec.finished and len(spec.finished) < len(spec.stages):
+            home = spec.finished[0].parents[1]
             record = read_json(home / "run.json")
-            for fault in check_whole(prepared.finished, prepared.stages, record, hashed=prepared.verify):
+            for fault in check_whole(spec.finished, spec.stages, record, hashed=spec.verify):
                 print(f"seekr: {fault}; no later task needs it", file=sys.stderr)
-        begin(prepared)
+        begin(spec)
 
 
 def check_shared(run: Path) -> None:
@@ -119,22 +119,22 @@ def check_shared(run: Path) -> None:
         raise InputError(f"output_dir: {run} is not where process 0 writes; give a folder that all machines share")
 
 
-def begin(prepared: RunSpec) -> None:
+def begin(spec: RunSpec) -> None:
     """Writes run.json, and copies the stages of the run that this one goes on from, as far as they are not there."""
-    imports = prepared.source is not None and not (prepared.run / "stages").is_dir()
-    known = [path.name for path in (*prepared.finished, *prepared.redone)]
-    if not imports and [path.name for path in finished_stages(prepared.run)] != known:
-        raise InputError(f"{prepared.run}: another process has changed this run meanwhile; give the command again")
-    if prepared.redone:  # it names models that are to be others
-        (prepared.run / GRAFTED).unlink(missing_ok=True)
-    for stage in reversed(prepared.redone):
+    imports = spec.source is not None and not (spec.run / "stages").is_dir()
+    known = [path.name for path in (*spec.finished, *spec.redone)]
+    if not imports and [path.name for path in finished_stages(spec.run)] != known:
+        raise InputError(f"{spec.run}: another process has changed this run meanwhile; give the command again")
+    if spec.redone:  # it names models that are to be others
+        (spec.run / GRAFTED).unlink(missing_ok=True)
+    for stage in reversed(spec.redone):
         remove_stage(stage)
-    write_json(prepared.run / "run.json", describe_run(prepared))
-    if prepared.source is not None and imports:
-        copy_run(prepared.source, prepared.run)
-    for stage in prepared.finished:  # where a run was stopped between putting a stage in place and clearing up
-        shutil.rmtree(prepared.run / "working" / stage.name, ignore_errors=True)
-    point_to_newest_model(prepared.run)
+    write_json(spec.run / "run.json", describe_run(spec))
+    if spec.source is not None and imports:
+        copy_run(spec.source, spec.run)
+    for stage in spec.finished:  # where a run was stopped between putting a stage in place and clearing up
+        shutil.rmtree(spec.run / "working" / stage.name, ignore_errors=True)
+    point_to_newest_model(spec.run)
 
 
 def copy_run(source: Path, run: Path) -> None:
@@ -159,12 +159,12 @@ def copy_run(source: Path, run: Path) -> None:
     sync(run)
 
 
-def finish_stage(prepared: RunSpec, book: ScoreBook) -> None:
+def finish_stage(spec: RunSpec, book: ScoreBook) -> None:
     """Scores what can be scored by now, and only then drops older weights. All processes call it."""
     if is_main():
-        point_to_newest_model(prepared.run)
-    book.fill(book.measurable(book.missing(prepared.config.cells)))
+        point_to_newest_model(spec.run)
+    book.fill(book.measurable(book.missing(spec.config.cells)))
     wait_for_all()  # none still reads them
     if is_main():
-        drop_older_weights(finished_stages(prepared.run), prepared.config.keep_stages)
+        drop_older_weights(finished_stages(spec.run), spec.config.keep_stages)
     wait_for_all()

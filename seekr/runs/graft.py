@@ -81,8 +81,8 @@ def graft(
         run = Run(folder)
         read_grafted(folder)  # what is torn is reported before anything is answered
         later, questions = _plan(run, task, heads, donor, model)
-        prepared = _prepare(run)
-        questions = [question for question in questions if _askable(prepared, question, named=task is not None)]
+        spec = _prepare(run)
+        questions = [question for question in questions if _askable(spec, question, named=task is not None)]
     except RunError as error:  # a stage that is missing, a file that is torn
         raise InputError(str(error)) from None
     if not questions:
@@ -90,31 +90,31 @@ def graft(
     for stage in (later, *(question.donor for question in questions)):
         if stage.model is not None:
             check_weights(stage.folder)
-    return _study(run, prepared, later, questions)
+    return _study(run, spec, later, questions)
 
 
-def _study(run: Run, prepared: RunSpec, later: Stage, questions: Sequence[Question]) -> list[Grafted]:
+def _study(run: Run, spec: RunSpec, later: Stage, questions: Sequence[Question]) -> list[Grafted]:
     result = []
     with one_kind_of_bar(), locked(run.folder):
-        model = _loaded(prepared, later)
+        model = _loaded(spec, later)
         for question in questions:
-            found = list(_answered(prepared, question, later.name, model))
+            found = list(_answered(spec, question, later.name, model))
             add_grafted(run.folder, found, [stage.name for stage in run.stages])
             result += found
     return result
 
 
-def _loaded(prepared: RunSpec, stage: Stage) -> Any:
+def _loaded(spec: RunSpec, stage: Stage) -> Any:
     """The model of a stage as it answers; of a skill the base model."""
-    return prepared.models.frozen(stage.model, answering_dtype(prepared.config))
+    return spec.models.frozen(stage.model, answering_dtype(spec.config))
 
 
-def _answered(prepared: RunSpec, question: Question, later: str, model: Any) -> Iterator[Grafted]:
+def _answered(spec: RunSpec, question: Question, later: str, model: Any) -> Iterator[Grafted]:
     """Both models by themselves, then one graft after the other."""
-    donor = _loaded(prepared, question.donor)
+    donor = _loaded(spec, question.donor)
     check_graft(model, donor)
-    column = [data.task.name for data in prepared.tasks].index(question.task)
-    answer = _answering(prepared, column)
+    column = [data.task.name for data in spec.tasks].index(question.task)
+    answer = _answering(spec, column)
     theirs, own = answer(donor, f"after {question.donor.name}"), answer(model, f"after {later}")
     for word, draws in question.sets.items():
         scored = []
@@ -128,7 +128,7 @@ def _answered(prepared: RunSpec, question: Question, later: str, model: Any) -> 
             heads=word,
             count=sum(map(len, draws[0].values())),
             seeds=RANDOM_SEEDS if word == RANDOM else (),
-            rows=len(prepared.tasks[column].test),
+            rows=len(spec.tasks[column].test),
             donor_score=theirs.score,
             own_score=own.score,
             score=mean(one.score for one in scored),
@@ -142,13 +142,13 @@ class _Scored:
     rows: list[float] | None
 
 
-def _answering(prepared: RunSpec, column: int) -> Callable[[Any, str], _Scored]:
-    data = prepared.tasks[column]
+def _answering(spec: RunSpec, column: int) -> Callable[[Any, str], _Scored]:
+    data = spec.tasks[column]
 
     def answer(model: Any, how: str) -> _Scored:
         with bar(f"{data.task.name}, {how}", len(data.test)) as advance:
-            given = answer_by(prepared, model)(column, advance)
-        found = found_in(lines_of(data, given, prepared.tokenizer), data)
+            given = answer_by(spec, model)(column, advance)
+        found = found_in(lines_of(data, given, spec.tokenizer), data)
         return _Scored(score_of(data, found), row_scores_of(data, found))
 
     return answer
@@ -237,18 +237,18 @@ def _heads(word: str, stage: Stage, layers: int, width: int) -> list[Heads]:
 
 
 def _prepare(run: Run) -> RunSpec:
-    prepared = prepare(Request(run.config.model_copy(update={"vllm": None})))  # an engine attends by kernels of its own
-    if prepared.method.form.virtual_tokens(len(prepared.tasks)):
+    spec = prepare(Request(run.config.model_copy(update={"vllm": None})))  # an engine attends by kernels of its own
+    if spec.method.form.virtual_tokens(len(spec.tasks)):
         raise InputError(
             f"{run.folder}: {run.method} learns virtual tokens in front of each row, so that the maps of two of its "
             "models are not of the same tokens; graft a run of another method"
         )
-    return prepared
+    return spec
 
 
-def _askable(prepared: RunSpec, question: Question, *, named: bool) -> bool:
+def _askable(spec: RunSpec, question: Question, *, named: bool) -> bool:
     """Whether a task has test rows. Raises InputError where one that was `named` has none."""
-    data = next(data for data in prepared.tasks if data.task.name == question.task)
+    data = next(data for data in spec.tasks if data.task.name == question.task)
     why = "it has no test rows" if not data.test else data.gone
     if why and named:
         raise InputError(f"--task {question.task}: {why}")

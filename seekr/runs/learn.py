@@ -160,22 +160,22 @@ def evaluate(
     Raises InputError where the folder holds no run, its data has changed, or weights that are needed are gone.
     """
 
-    def prepared_run() -> RunSpec:
+    def spec_of_run() -> RunSpec:
         config = Run(run).config
         engine = {None: config.vllm, "transformers": None, "vllm": config.vllm or {}}[by]
         return prepare(
             Request(config.model_copy(update={"vllm": engine, "cells": cells or config.cells}), verify=verify)
         )
 
-    prepared = agreed(prepared_run, facts)
+    spec = agreed(spec_of_run, facts)
     with one_kind_of_bar(), ExitStack() as stack:
-        agreed(lambda: stack.enter_context(locked(prepared.run)) if is_main() else None)
-        book = ScoreBook(prepared)
-        missing = book.missing(prepared.config.cells)
+        agreed(lambda: stack.enter_context(locked(spec.run)) if is_main() else None)
+        book = ScoreBook(spec)
+        missing = book.missing(spec.config.cells)
         measurable = book.measurable(missing)
         book.fill(measurable)
         left = sorted({row for row, _ in missing} - {row for row, _ in measurable})
     if left:
-        names = ", ".join(prepared.tasks[row].task.name for row in left)
+        names = ", ".join(spec.tasks[row].task.name for row in left)
         raise RunError(f"{run}: not scored after {names}: the weights are not there (not learned yet, or keep_stages)")
     return Run(run)

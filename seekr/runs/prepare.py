@@ -189,7 +189,7 @@ def _prepare(request: Request) -> RunSpec:
     accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
     if accumulation != training.get("gradient_accumulation_steps", 1):
         training = {**training, "gradient_accumulation_steps": accumulation}
-    prepared = RunSpec(
+    spec = RunSpec(
         config=config,
         run=run,
         method=method,
@@ -223,15 +223,15 @@ def _prepare(request: Request) -> RunSpec:
         if there["method"]["name"] == method.name:  # older runs name a user's own method without its module
             there["method"]["name"] = method.full_name
         if home == request.source:
-            there = identity.with_free(there, prepared.identity, method.free)
-        identity.compare(home, there, prepared.identity)
-    check_finished(home, prepared.finished, prepared.stages)
+            there = identity.with_free(there, spec.identity, method.free)
+        identity.compare(home, there, spec.identity)
+    check_finished(home, spec.finished, spec.stages)
     check_answered(config.cells, data, joint=method.joint)
-    if len(finished) < len(prepared.stages):  # what is trained can be scored on any machine
+    if len(finished) < len(spec.stages):  # what is trained can be scored on any machine
         check_fp16(training)
-        check_whole(finished, prepared.stages, record or {}, hashed=False)
-        check_memories(method, finished, model=prepared.model_fingerprint, tokenizer=prepared.tokenizer_fingerprint)
-    return prepared
+        check_whole(finished, spec.stages, record or {}, hashed=False)
+        check_memories(method, finished, model=spec.model_fingerprint, tokenizer=spec.tokenizer_fingerprint)
+    return spec
 
 
 def check_model(

@@ -33,37 +33,37 @@ def describe_task(task: Task) -> dict[str, Any]:
     return given
 
 
-def describe_run(prepared: RunSpec) -> dict[str, Any]:
+def describe_run(spec: RunSpec) -> dict[str, Any]:
     """The content of run.json."""
     return {
-        "config": prepared.config.model_dump(mode="json") | {"method": prepared.method.settings()},
-        "versions": versions(prepared),
-        "model_fingerprint": prepared.model_fingerprint,
-        "tokenizer_fingerprint": prepared.tokenizer_fingerprint,
-        "max_length": prepared.max_length,
-        "seed": prepared.config.seed,
-        "clock": prepared.clock.isoformat(),
-        "from": str(prepared.source) if prepared.source else None,
-        "identity": prepared.identity,
-        "changed": changed_settings(prepared),
+        "config": spec.config.model_dump(mode="json") | {"method": spec.method.settings()},
+        "versions": versions(spec),
+        "model_fingerprint": spec.model_fingerprint,
+        "tokenizer_fingerprint": spec.tokenizer_fingerprint,
+        "max_length": spec.max_length,
+        "seed": spec.config.seed,
+        "clock": spec.clock.isoformat(),
+        "from": str(spec.source) if spec.source else None,
+        "identity": spec.identity,
+        "changed": changed_settings(spec),
     }
 
 
-def changed_settings(prepared: RunSpec) -> list[dict[str, Any]]:
+def changed_settings(spec: RunSpec) -> list[dict[str, Any]]:
     """What this run, and those that it goes on from, changed after a stage: its place, and key → [before, since]."""
-    if prepared.source is None:
-        home = prepared.run / "run.json"
+    if spec.source is None:
+        home = spec.run / "run.json"
         return list(read_json(home).get("changed", [])) if home.is_file() else []
-    record = read_json(prepared.source / "run.json")
-    old, new = (flatten(side) for side in (as_kept_now(record["identity"]), prepared.identity))
+    record = read_json(spec.source / "run.json")
+    old, new = (flatten(side) for side in (as_kept_now(record["identity"]), spec.identity))
     keys = {key: [old.get(key), new.get(key)] for key in {**old, **new} if old.get(key) != new.get(key)}
-    after = len(finished_stages(prepared.source))
+    after = len(finished_stages(spec.source))
     return [*record.get("changed", []), *([{"after_stages": after, "settings": keys}] if keys else [])]
 
 
-def versions(prepared: RunSpec) -> dict[str, str]:
+def versions(spec: RunSpec) -> dict[str, str]:
     """Package → version, of seekr and of all that a run's numbers depend on."""
     from seekr import __version__
 
     found = {"seekr": __version__, "python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
-    return found if prepared.vllm_version is None else found | {"vllm": prepared.vllm_version}
+    return found if spec.vllm_version is None else found | {"vllm": spec.vllm_version}

@@ -40,14 +40,14 @@ class ScoreBook:
     All processes make one and fill it alike, each answering a part of the prompts; the main one writes.
     """
 
-    def __init__(self, prepared: RunSpec) -> None:
-        self.prepared = prepared
-        self.tasks = prepared.tasks
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self.tasks = spec.tasks
         self.scores: dict[tuple[int, int], float] = {}
         self.stale: dict[tuple[int, int], float] = {}
         """Scores whose answers are gone, or are not those that were scored: measured again where the weights are."""
-        self._before = KeptScores.read(prepared.run / "scores.json")
-        finished = len(self.tasks) if prepared.joint else len(finished_stages(prepared.run))
+        self._before = KeptScores.read(spec.run / "scores.json")
+        finished = len(self.tasks) if spec.joint else len(finished_stages(spec.run))
         for row in range(BASE, finished):
             for column in range(len(self.tasks)):
                 self._read(row, column)
@@ -59,7 +59,7 @@ class ScoreBook:
 
     def missing(self, cells: str) -> list[tuple[int, int]]:
         """Wanted cells that were not scored yet; tasks without test rows have none."""
-        wanted = wanted_cells(cells, len(self.tasks), joint=self.prepared.joint)
+        wanted = wanted_cells(cells, len(self.tasks), joint=self.spec.joint)
         kept = {cell for cell in self.stale if self._source(cell[0]) is None}
         return [cell for cell in wanted if cell not in self.scores and cell not in kept and self.tasks[cell[1]].test]
 
@@ -82,10 +82,10 @@ class ScoreBook:
         from seekr.runs.answering import answering
 
         source = self._source(row)
-        weights = None if source in (None, self.prepared.config.model) else Path(str(source))
-        if weights is not None and self.prepared.verify:
+        weights = None if source in (None, self.spec.config.model) else Path(str(source))
+        if weights is not None and self.spec.verify:
             agreed(lambda: check_weights(weights.parent) if is_main() else None)
-        with answering(self.prepared, weights, engine=engine) as answer:
+        with answering(self.spec, weights, engine=engine) as answer:
             for column in columns:
                 self._score(answer, row, column)
 
@@ -107,13 +107,13 @@ class ScoreBook:
             answers |= {name: file_digest(path) for name, path in paths.items() if path.is_file()}
             removed = {name: count for name, count in self._before.removed.items() if _cell(name) in self.stale}
             more = {"answers": answers} | ({"removed_answers": removed} if removed else {})
-            write_json(self.prepared.run / "scores.json", self.matrix().to_json() | more)
+            write_json(self.spec.run / "scores.json", self.matrix().to_json() | more)
 
     def _by_vllm(self, column: int) -> bool:
-        return self.prepared.config.vllm is not None and self.tasks[column].task.metric != LIKELIHOOD
+        return self.spec.config.vllm is not None and self.tasks[column].task.metric != LIKELIHOOD
 
     def _path(self, row: int, column: int) -> Path:
-        return self.prepared.run / "predictions" / f"{cell_name(row, column)}.jsonl"
+        return self.spec.run / "predictions" / f"{cell_name(row, column)}.jsonl"
 
     def _read(self, row: int, column: int) -> None:
         """Takes over what an earlier start wrote: answers to the test rows as they are now, or else the score alone."""
@@ -152,12 +152,12 @@ class ScoreBook:
         data = self.tasks[column]
         with bar(f"scoring {data.task.name} {self._after(row)}", len(data.test)) as advance:
             given = answer(column, advance)
-        by = {"by": f"vllm {self.prepared.vllm_version}"} if self._by_vllm(column) else {}
-        lines = [line | by for line in lines_of(data, given, self.prepared.tokenizer)]
+        by = {"by": f"vllm {self.spec.vllm_version}"} if self._by_vllm(column) else {}
+        lines = [line | by for line in lines_of(data, given, self.spec.tokenizer)]
         if is_main():
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             self._path(row, column).parent.mkdir(PRIVATE, exist_ok=True)
-            write_text(self._path(row, column), text, encrypted=self.prepared.config.encrypt)
+            write_text(self._path(row, column), text, encrypted=self.spec.config.encrypt)
         self._keep_score(row, column, found_in(lines, data))
         self.write()
 
@@ -171,26 +171,26 @@ class ScoreBook:
             if (other, column) in self.scores and self._source(other) == self._source(row):
                 if is_main():
                     text = read_text(self._path(other, column))
-                    write_text(self._path(row, column), text, encrypted=self.prepared.config.encrypt)
+                    write_text(self._path(row, column), text, encrypted=self.spec.config.encrypt)
                 self.scores[row, column] = self.scores[other, column]
                 return True
         return False
 
     def _source(self, row: int) -> str | None:
         """The folder (or hub name) of the model of a row; None = not there, or not any more."""
-        prepared = self.prepared
-        if row == BASE or not (prepared.joint or self.tasks[row].task.learn):
-            return prepared.config.model
-        if prepared.joint and row < len(self.tasks) - 1:
+        spec = self.spec
+        if row == BASE or not (spec.joint or self.tasks[row].task.learn):
+            return spec.config.model
+        if spec.joint and row < len(self.tasks) - 1:
             return None
-        stage = prepared.stages[0 if prepared.joint else row]
-        folder = stage_folder(prepared.run, stage.index, stage.name)
+        stage = spec.stages[0 if spec.joint else row]
+        folder = stage_folder(spec.run, stage.index, stage.name)
         return str(folder / "model") if has_weights(folder) else None
 
     def _after(self, row: int) -> str:
         if row == BASE:
             return "before any task"
-        return "after all tasks" if self.prepared.joint else f"after {self.tasks[row].task.name}"
+        return "after all tasks" if self.spec.joint else f"after {self.tasks[row].task.name}"
 
 
 def _cell(name: str) -> tuple[int, int]:

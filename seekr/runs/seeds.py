@@ -86,13 +86,13 @@ def check_root(root: Path) -> None:
         raise InputError(f"output_dir: {root} holds files, but no seeds of a run; give an empty or a new folder")
 
 
-def check_other_seeds(root: Path, requests: Sequence[Request], prepared: RunSpec) -> None:
+def check_other_seeds(root: Path, requests: Sequence[Request], spec: RunSpec) -> None:
     """Seeds in the folder that are not asked for must be of the same run, or their mean would say nothing.
 
     Tasks may have come to the end of the list since. Raises InputError naming the first difference.
     """
-    config = prepared.config.model_dump(mode="json")
-    here = identity.without_seed({"identity": prepared.identity, "config": config})
+    config = spec.config.model_dump(mode="json")
+    here = identity.without_seed({"identity": spec.identity, "config": config})
     for folder in seed_folders(root):
         if str(folder) not in {request.config.output_dir for request in requests}:
             there = identity.without_seed(read_json(folder / "run.json"))

@@ -47,46 +47,46 @@ from seekr.training.rounding import RoundingWatch
 from seekr.training.trainer import ContinualTrainer
 
 
-def build_stage(prepared: RunSpec, stage: PlannedStage) -> None:
+def build_stage(spec: RunSpec, stage: PlannedStage) -> None:
     """Makes one stage from the stages on disk; resumes from the newest checkpoint where it was stopped in training.
 
     Raises RunError where training fails, KeyboardInterrupt where the user stops it: nothing of the stage stands then.
     """
-    agreed(lambda: keep_lock(prepared.run) if is_main() else None)
-    earlier = finished_stages(prepared.run)
-    models, start = prepared.models, newest_weights(earlier)
-    working = working_folder(prepared.run, stage.index, stage.name)
-    context = make_context(prepared, stage, earlier, start)
+    agreed(lambda: keep_lock(spec.run) if is_main() else None)
+    earlier = finished_stages(spec.run)
+    models, start = spec.models, newest_weights(earlier)
+    working = working_folder(spec.run, stage.index, stage.name)
+    context = make_context(spec, stage, earlier, start)
     if stage.learn:
-        learn_stage(prepared, stage, context, start, working)
+        learn_stage(spec, stage, context, start, working)
     else:
         context.model = models.plain()
     if stage.learn:
-        check_loss(prepared, context)
-    final = stage_folder(prepared.run, stage.index, stage.name)
+        check_loss(spec, context)
+    final = stage_folder(spec.run, stage.index, stage.name)
     context.folder = folder = partial_folder(final)
     with stage_under_construction(final) if is_main() else nullcontext():
         wait_for_all()  # the folder is there
-        set_seed(task_seed(prepared.config.seed, stage.index))
+        set_seed(task_seed(spec.config.seed, stage.index))
         with models.precision():
-            prepared.method.remember(context)
-        agreed(lambda: keep_lock(prepared.run) if is_main() else None)  # every process has written its part
+            spec.method.remember(context)
+        agreed(lambda: keep_lock(spec.run) if is_main() else None)  # every process has written its part
         if is_main():
             if stage.learn:
                 models.save(context.model, working, folder)
                 shutil.copyfile(working / "log.jsonl", folder / "log.jsonl")
             rows = {data.task.name: asdict(data.summary) for data in stage.data}
             write_json(folder / "stage.json", {"identity": stage.identity(), "rows": rows})
-            write_manifest(folder, final.name, link_of(earlier, read_json(prepared.run / "run.json")))
+            write_manifest(folder, final.name, link_of(earlier, read_json(spec.run / "run.json")))
     if is_main():
         shutil.rmtree(working.parent, ignore_errors=True)
     wait_for_all()
 
 
-def check_loss(prepared: RunSpec, context: TaskContext) -> None:
+def check_loss(spec: RunSpec, context: TaskContext) -> None:
     """No step follows the last one to see what it did to the loss. Raises RunError where that is not finite."""
     batch = batch_of([context.samples[0]], context)
-    with torch.no_grad(), prepared.models.precision():
+    with torch.no_grad(), spec.models.precision():
         logits = logits_at(context.model, model_inputs(batch), *answer_positions(batch["labels"]))
     loss = answer_cross_entropy(logits, batch["labels"], torch.ones(1, device=logits.device))
     if not loss.isfinite():
@@ -96,59 +96,59 @@ def check_loss(prepared: RunSpec, context: TaskContext) -> None:
         )
 
 
-def make_context(prepared: RunSpec, stage: PlannedStage, earlier: list[Path], start: Path | None) -> TaskContext:
+def make_context(spec: RunSpec, stage: PlannedStage, earlier: list[Path], start: Path | None) -> TaskContext:
     """What the method is given of a task; the model and the folder to write into come later."""
     task = stage.data[0].task
     context = TaskContext(
         task=stage.name,
         index=stage.index,
         learn=stage.learn,
-        seed=prepared.config.seed,
+        seed=spec.config.seed,
         model=nn.Identity(),
         before=None,
-        tokenizer_fingerprint=prepared.tokenizer_fingerprint,
-        model_fingerprint=prepared.model_fingerprint,
-        tokenizer=prepared.tokenizer,
-        pad_token_id=prepared.tokenizer.pad_token_id,
+        tokenizer_fingerprint=spec.tokenizer_fingerprint,
+        model_fingerprint=spec.model_fingerprint,
+        tokenizer=spec.tokenizer,
+        pad_token_id=spec.tokenizer.pad_token_id,
         samples=stage.samples,
         prompts=stage.prompts,
-        key_of=lambda place: key_at(prepared, stage, place),
+        key_of=lambda place: key_at(spec, stage, place),
         metric=task.metric,
         max_new_tokens=stage.data[0].max_new_tokens,
-        max_length=prepared.max_length,
-        micro_batch_rows=prepared.arguments.per_device_train_batch_size,
-        device=prepared.models.device,
+        max_length=spec.max_length,
+        micro_batch_rows=spec.arguments.per_device_train_batch_size,
+        device=spec.models.device,
         stages=earlier,
-        working=working_folder(prepared.run, stage.index, stage.name),
+        working=working_folder(spec.run, stage.index, stage.name),
         folder=Path(),
-        encrypt=prepared.config.encrypt,
+        encrypt=spec.config.encrypt,
         track=bar,
     )
     if stage.learn:
-        context.before = lambda: prepared.models.frozen(start)
+        context.before = lambda: spec.models.frozen(start)
     return context
 
 
-def key_at(prepared: RunSpec, stage: PlannedStage, place: int) -> AnswerKey:
+def key_at(spec: RunSpec, stage: PlannedStage, place: int) -> AnswerKey:
     """The key to the answer of the training row at a place of the stage."""
-    with fixed_clock(prepared.clock):
-        return key_of(stage.samples[place].example, prepared.tokenizer)
+    with fixed_clock(spec.clock):
+        return key_of(stage.samples[place].example, spec.tokenizer)
 
 
 def learn_stage(
-    prepared: RunSpec, stage: PlannedStage, context: TaskContext, start: Path | None, working: Path
+    spec: RunSpec, stage: PlannedStage, context: TaskContext, start: Path | None, working: Path
 ) -> None:
     """Trains on a stage's rows; `context.model` is then ready to be measured and saved."""
     if is_main():
-        claim(working, prepared, stage)
+        claim(working, spec, stage)
     wait_for_all()
-    arguments = _arguments(prepared, stage, working)
-    seed = task_seed(prepared.config.seed, stage.index)
+    arguments = _arguments(spec, stage, working)
+    seed = task_seed(spec.config.seed, stage.index)
     set_seed(seed)
-    models = prepared.models
+    models = spec.models
     context.model = model = models.trainable(start)
     with models.precision():
-        objective = prepared.method.start(context)
+        objective = spec.method.start(context)
     with stopping_politely() as interruption:
         trainer = ContinualTrainer(
             model,
@@ -158,9 +158,9 @@ def learn_stage(
             task_name=stage.name,
             task_index=stage.index,
             log_path=working / "log.jsonl",
-            pad_token_id=prepared.tokenizer.pad_token_id,
-            step_rows=prepared.step_rows,
-            callbacks=[interruption, RoundingWatch(stage.name), *prepared.callbacks],
+            pad_token_id=spec.tokenizer.pad_token_id,
+            step_rows=spec.step_rows,
+            callbacks=[interruption, RoundingWatch(stage.name), *spec.callbacks],
         )
         trainer.train(resume_from_checkpoint=True)
     # What accelerate wrapped around the forward (autocast) is for training only.
@@ -178,10 +178,10 @@ def learn_stage(
         context.model = models.settled(model, start, seed=seed)
 
 
-def claim(working: Path, prepared: RunSpec, stage: PlannedStage) -> None:
+def claim(working: Path, spec: RunSpec, stage: PlannedStage) -> None:
     """Sees to it that checkpoints belong to this task with this data: those of another are deleted, and it is said."""
     path = working / "task.json"
-    here = json.loads(json.dumps({"run": prepared.identity, "stage": stage.identity()}))  # as it will be read back
+    here = json.loads(json.dumps({"run": spec.identity, "stage": stage.identity()}))  # as it will be read back
     try:
         there = read_json(path) if path.is_file() else {}
         there |= {"run": as_kept_now(there["run"])} if there else {}
@@ -200,10 +200,10 @@ def claim(working: Path, prepared: RunSpec, stage: PlannedStage) -> None:
     write_json(path, here)
 
 
-def _arguments(prepared: RunSpec, stage: PlannedStage, working: Path) -> Any:
+def _arguments(spec: RunSpec, stage: PlannedStage, working: Path) -> Any:
     epochs = {} if stage.num_train_epochs is None else {"num_train_epochs": float(stage.num_train_epochs)}
     return training_arguments(
-        {**prepared.training, **epochs},
+        {**spec.training, **epochs},
         output_dir=working,
-        seed=prepared.config.seed,
+        seed=spec.config.seed,
     )

@@ -124,12 +124,12 @@ def check_candidate(candidate: Candidate, *, weights: bool) -> RunSpec:
     try:
         if candidate.in_seeds:
             check_root(candidate.folder)
-        prepared = prepare(replace(candidate.requests[0], weights=weights))
+        spec = prepare(replace(candidate.requests[0], weights=weights))
         if candidate.in_seeds:
-            check_other_seeds(candidate.folder, candidate.requests, prepared)
+            check_other_seeds(candidate.folder, candidate.requests, spec)
     except InputError as error:
         raise InputError(f"{' '.join(words_of(candidate.settings))}: {error}") from None
-    return prepared
+    return spec
 
 
 def learn_candidate(candidate: Candidate, began: datetime) -> Row | str:
