@@ -67,7 +67,7 @@ def _end_politely() -> None:
 
 def _name_faults(folders: Sequence[Path]) -> None:
     """What is there is shown, and what is not as it was written is named: a line on stderr for each fault."""
-    from seekr.runs.run import find_runs
+    from seekr.runs.folder import find_runs
     from seekr.runs.verify import quick_faults
 
     for folder in folders:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +14,26 @@ from seekr.errors import InputError, RunError
 
 _STAGE = re.compile(r"^(\d{2,})-(.+)$")
 _POINTED = re.compile(r"stages/\d{2,}-[^/\n]+/model")
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """The run folders meant by `paths`: each itself, or those below it (methods of a demo, seeds of a run).
+
+    In the order given, within a folder by name, each once. Raises InputError where a path holds no run.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        runs = [path] if (path / "run.json").exists() else runs_below(path)
+        if not runs:
+            raise InputError(f"{path}: no run.json there or below; give the output_dir of a `seekr learn`")
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The run folders up to two levels below one, by name."""
+    return [record.parent for record in sorted([*folder.glob("*/run.json"), *folder.glob("*/*/run.json")])]
 
 
 def stage_folder(run: Path, index: int, name: str) -> Path:

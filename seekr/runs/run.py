@@ -21,7 +21,7 @@ from seekr.attention.weight import mean_drift
 from seekr.config.identity import method_as_kept_now
 from seekr.config.schema import Config, make_config, resolve_paths
 from seekr.errors import InputError
-from seekr.runs.folder import finished_stages, has_weights, stage_name, working_folder
+from seekr.runs.folder import find_runs, finished_stages, has_weights, stage_name, working_folder
 from seekr.runs.grafted import Grafted, read_grafted
 from seekr.runs.log import EVALUATE, RELEARN, Answer, LogEntry, read_answers, read_log, read_whole
 from seekr.scoring import ScoreMatrix
@@ -111,26 +111,6 @@ def seed_folders(folder: Path) -> list[Path]:
     """The runs that `seeds` left in a folder: seed-0, seed-1, ..., in the order of their numbers."""
     numbers = {path.parent: path.parent.name.removeprefix("seed-") for path in folder.glob("seed-*/run.json")}
     return sorted((path for path, number in numbers.items() if number.isdecimal()), key=lambda it: int(numbers[it]))
-
-
-def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """The run folders meant by `paths`: each itself, or those below it (methods of a demo, seeds of a run).
-
-    In the order given, within a folder by name, each once. Raises InputError where a path holds no run.
-    """
-    found: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        runs = [path] if (path / "run.json").exists() else runs_below(path)
-        if not runs:
-            raise InputError(f"{path}: no run.json there or below; give the output_dir of a `seekr learn`")
-        for run in runs:
-            found.setdefault(run.resolve(), run)
-    return list(found.values())
-
-
-def runs_below(folder: Path) -> list[Path]:
-    """The run folders up to two levels below one, by name."""
-    return [record.parent for record in sorted([*folder.glob("*/run.json"), *folder.glob("*/*/run.json")])]
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
