@@ -135,9 +135,7 @@ def key_at(spec: RunSpec, stage: PlannedStage, place: int) -> AnswerKey:
         return key_of(stage.samples[place].example, spec.tokenizer)
 
 
-def learn_stage(
-    spec: RunSpec, stage: PlannedStage, context: TaskContext, start: Path | None, working: Path
-) -> None:
+def learn_stage(spec: RunSpec, stage: PlannedStage, context: TaskContext, start: Path | None, working: Path) -> None:
     """Trains on a stage's rows; `context.model` is then ready to be measured and saved."""
     if is_main():
         claim(working, spec, stage)
