@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of `seekr heads RUN | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except shutil.Error as error:  # what went wrong with each file of a folder that was copied
+        _, place, why = error.args[0][0]
+        return _give_up(f"{place}: cannot be written: {why}", FAILED)
     except (OSError, SafetensorError) as error:  # a full disk, a folder that cannot be written to
         return _give_up(f"{type(error).__name__}: {error}", FAILED)
     except RuntimeError as error:  # torch.save has no class of its own for a full disk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -31,6 +31,12 @@ class _LayerAbout(TypedDict):
 
 
 @with_config(ConfigDict(extra="allow"))
+class _Facts(TypedDict):
+    attention_floor: NotRequired[Annotated[float, Field(strict=True)]]
+    own_answers: NotRequired[Annotated[int, Field(strict=True)]]
+
+
+@with_config(ConfigDict(extra="allow"))
 class _About(TypedDict):
     task: str
     tokenizer: str
@@ -42,7 +48,7 @@ class _About(TypedDict):
     shards: list[_Shard]
     layers: dict[_Layer, _LayerAbout]
     forms: list[_Forms]
-    facts: dict[str, Any]
+    facts: _Facts
 
 
 _ABOUT = TypeAdapter(_About)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,23 @@ def test_whatever_torch_says_of_a_full_disk_is_one_line(
     monkeypatch.setitem(command._COMMANDS, "demo", lambda parsed: torch.save(torch.zeros(size), "/dev/full"))
     assert command.main(["demo"]) == 1
     assert "is the disk full?" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_copied_to_its_end_names_the_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Found by full disks: a list of every file and what was said of it."""
+
+    def copy(*_: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b").write_text("")
+    work = lambda parsed: shutil.copytree(tmp_path / "a", tmp_path / "c", copy_function=copy)  # noqa: E731
+    monkeypatch.setitem(command._COMMANDS, "demo", work)
+    assert command.main(["demo"]) == 1
+    said = capsys.readouterr().err
+    assert said == f"seekr: error: {tmp_path}/c/b: cannot be written: [Errno 28] No space left on device\n"
 
 
 def test_an_error_of_the_program_is_no_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
