@@ -12,17 +12,22 @@ from seekr.errors import InputError
 def check(arguments: argparse.Namespace) -> int:
     from seekr.report.check_run import renderables
     from seekr.report.forgotten import changes
-    from seekr.report.tables import console, print_table
+    from seekr.report.general import general_json
+    from seekr.report.tables import console, print_general, print_table
     from seekr.runs.run import open_runs
 
     most = arguments.max_drop
-    found = [(run.folder, changes(run)) for run in open_runs(arguments.run)]
+    found = [(run, changes(run)) for run in open_runs(arguments.run)]
     over = any(change.over(most) for _, lost in found for change in lost)
-    runs = [{"run": str(folder), "tasks": [change.to_json() for change in lost]} for folder, lost in found]
+    runs = [
+        {"run": str(run.folder), "tasks": [change.to_json() for change in lost], "general": general_json(run)}
+        for run, lost in found
+    ]
 
     def show() -> None:
-        for folder, lost in found:
-            console().print(f"run: {folder}")
+        for run, lost in found:
+            console().print(f"run: {run.folder}")
+            print_general(run)
             for part in renderables(lost, most=most, examples=arguments.examples):
                 print_table(part)
 

@@ -42,6 +42,7 @@ class Config(BaseModel):
     chat_template: str | None = Field(default=None, min_length=1)
     chat_template_kwargs: dict[str, Any] | None = None
     cells: Literal["paper", "seen", "all"] = "paper"
+    general: dict[str, Any] | None = None
     vllm: dict[str, Any] | None = None
     keep_stages: Literal["all", "last"] | PositiveInt = "all"
     encrypt: bool = False
@@ -49,6 +50,9 @@ class Config(BaseModel):
     seeds: list[Seed] | None = None
     output_dir: str = Field(min_length=1)
 
+
+GENERAL_KEYS = frozenset({"test", "test_limit", "answers", "separator", "chat_template", "chat_template_kwargs"})
+"""Of the section `general`: those of a task that say how its test rows are read."""
 
 know_sections(set(Config.model_fields))
 
@@ -104,6 +108,8 @@ def make_config(raw: Mapping[str, Any], where: str) -> Config:
             raise InputError(f"{where}: unknown key {str(key)[:60]!r}; {meant(str(key), valid)}")
     if isinstance(raw.get("method"), str):
         raw = {**raw, "method": {"name": raw["method"]}}
+    if isinstance(raw.get("general"), str):
+        raw = {**raw, "general": {"test": raw["general"]}}
     try:
         # A key without a value means its default, as in `lora:` or `training:`.
         config = Config.model_validate({key: value for key, value in raw.items() if value is not None})
@@ -202,19 +208,21 @@ def drop_keys_of_other_method(settings: dict[str, Any], new: str) -> dict[str, A
 
 def resolve_paths(config: Config, folder: Path) -> Config:
     """Makes relative paths absolute from `folder`. What is no file or folder there may be a hub name, and stays."""
-    tasks = []
-    for task in config.tasks:
+
+    def resolved(task: dict[str, Any]) -> dict[str, Any]:
         task = dict(task)
         for split in ("train", "eval", "test"):
             if isinstance(task.get(split), str | Path):
                 task[split] = _resolve(str(task[split]), folder)
         if isinstance(task.get("chat_template"), str | Path):
             task["chat_template"] = _file(str(task["chat_template"]), folder)
-        tasks.append(task)
+        return task
+
     return config.model_copy(
         update={
             "model": _resolve(config.model, folder),
-            "tasks": tasks,
+            "tasks": [resolved(task) for task in config.tasks],
+            "general": None if config.general is None else resolved(config.general),
             "chat_template": None if config.chat_template is None else _file(config.chat_template, folder),
             "output_dir": _file(config.output_dir, folder),
         }
@@ -251,3 +259,18 @@ def make_tasks(config: Config) -> list[Task]:
         tasks.append(Task(**settings))
     check_tasks(tasks)
     return tasks
+
+
+def make_general(config: Config) -> Task | None:
+    """The rows by whose likelihood general ability is watched, as a task that is not learned. Raises InputError."""
+    from seekr.data import Task
+    from seekr.scoring.likelihood import LIKELIHOOD
+
+    if config.general is None:
+        return None
+    for key in config.general:
+        if key not in GENERAL_KEYS:
+            raise InputError(f"general: unknown key {str(key)[:60]!r}; {meant(str(key), GENERAL_KEYS, 'general')}")
+    if config.general.get("test") is None:
+        raise InputError("general: the key 'test' is missing: the rows whose likelihood is measured, as general: FILE")
+    return Task("general", train=[], metric=LIKELIHOOD, learn=False, **config.general)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr.disk import parse_json, read_json, read_text
+from seekr.scoring.cells import column_name
 
 if TYPE_CHECKING:
     from seekr.data import EncodingSummary, Example, Task
@@ -38,7 +39,7 @@ class FinishedTask:
         """
         from seekr.data import Example
 
-        for path in sorted(self.predictions.glob(f"*-{self.column}.jsonl")):
+        for path in sorted(self.predictions.glob(f"*-{column_name(self.column)}.jsonl")):
             if rows := read_predictions(path):
                 examples = [
                     Example(row["prompt"], row["references"][0], row["references"], str(path), separator=task.separator)

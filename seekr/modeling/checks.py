@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from seekr.errors import InputError, said_by
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from seekr.data.task_data import TaskData
 
@@ -160,3 +160,12 @@ def _some(names: Sequence[str]) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= 80 else f"{name[:30]}…{name[-49:]}"
+
+
+def check_not_quantized(model: str, config: PretrainedConfig) -> None:
+    """Raises InputError where weights are kept in fewer bits than they are trained in."""
+    if getattr(config, "quantization_config", None):
+        raise InputError(
+            f"model: the weights of {model} are quantized, and seekr has no way to train and measure on such; "
+            "give the model in 16 or 32 bits, with lora and dtype: bfloat16 where memory is short"
+        )

@@ -7,13 +7,14 @@ from math import isfinite
 from typing import Any
 
 from seekr.errors import InputError
+from seekr.report.general import general_json
 from seekr.runs.run import Run, Stage
 
 
 def scores_json(run: Run) -> dict[str, Any]:
     """Of `evaluate`: which run it is, and matrix and figures as in scores.json; null = nothing was scored."""
     about = {"run": str(run.folder), "method": run.method, "seed": run.seed}
-    return {**about, "scores": None if run.scored is None else run.scored.to_json()}
+    return {**about, "scores": None if run.scored is None else run.scored.to_json(), "general": general_json(run)}
 
 
 def status_json(run: Run) -> dict[str, Any]:

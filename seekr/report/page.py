@@ -15,6 +15,7 @@ from seekr.disk import write_atomically
 from seekr.errors import InputError
 from seekr.report import charts
 from seekr.report.examples import TaskExamples, choose_examples
+from seekr.report.general import general_lines
 from seekr.report.grafting import caption, groups, verdicts
 from seekr.report.summary import MEASURES, Measure, MethodSummary, Spread, best, decimal, flatten, summarize
 from seekr.runs.run import Run, Stage, read_runs
@@ -224,5 +225,6 @@ def _template() -> Template:
     environment.globals.update(
         number=decimal, darkest=_DARKEST_CELL, levels=charts.LEVELS, legend_key=charts.legend_key, groups=groups,
         verdicts=verdicts, graft_caption=caption, graft_chart=charts.graft_chart,
+        general_lines=general_lines,
     )  # fmt: skip
     return environment.get_template("page.html.j2")

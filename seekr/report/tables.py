@@ -19,6 +19,7 @@ from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
 from seekr.report.exports import as_json_text, csv_text, latex_text, markdown_text
 from seekr.report.forgotten import changes
+from seekr.report.general import general_lines
 from seekr.report.grafting import grafted_table, verdicts
 from seekr.report.side_by_side import comparison_table, seeds_table, status_table
 from seekr.report.summary import decimal
@@ -60,6 +61,7 @@ def print_scores(run: Run) -> None:
         console().print("   ".join(found))
     if not run.joint and (said := kept_and_lost(changes(run))):
         print_table(Text(said))
+    print_general(run)
     console().print(f"run: {run.folder}")
     if run.finished:
         print_fact("next", f"seekr check {run.folder}")
@@ -68,6 +70,12 @@ def print_scores(run: Run) -> None:
         model = next((stage.model for stage in reversed(run.stages) if stage.model is not None), None)
         if model is not None:
             print_fact("model", str(run.folder / "model" if (run.folder / "model").is_dir() else model))
+
+
+def print_general(run: Run) -> None:
+    """What became of general ability, where it is watched."""
+    for line in general_lines(run):
+        print_table(Text(line))
 
 
 def print_seeds(runs: Sequence[Run]) -> None:
@@ -136,6 +144,7 @@ def print_status(run: Run) -> None:
     console().print(f"{measured} cells of the score matrix are measured")
     if run.scored is not None:
         print_table(score_table(run))
+    print_general(run)
     if run.attention_weights:
         weights = ", ".join(f"{task} {weight:.3g}" for task, weight in run.attention_weights.items())
         console().print(f"attention weight: {weights}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from seekr.errors import RunError
 from seekr.evaluation.checks import answering_dtype, longest
 from seekr.modeling import generation as evaluation
+from seekr.scoring.cells import GENERAL
 from seekr.scoring.likelihood import LIKELIHOOD, RowLikelihood
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ ASKED_TOGETHER = 64
 """Prompts that are answered at once, where the run does not say."""
 
 Answer = Callable[[int, Callable[[int], None]], Sequence[evaluation.Generated | RowLikelihood]]
-"""(place of a task, advance) → an answer to each of its test prompts, or how likely each right one is where that is the
-task's metric; `advance` is called with how many came."""
+"""(column of the matrix, advance) → an answer to each of its test prompts, or how likely each right one is where that
+is its metric; `advance` is called with how many came."""
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def answering(spec: RunSpec, weights: Path | None, *, engine: bool) -> Iterator[
     `engine`: by vLLM, else by transformers. Raises RunError where vLLM does not take the model, or a likelihood is no
     number.
     """
-    config, tasks = spec.config, spec.tasks
+    config, columns = spec.config, spec.columns
     if engine:
         from seekr.evaluation import vllm_engine
 
@@ -48,10 +49,12 @@ def answering(spec: RunSpec, weights: Path | None, *, engine: bool) -> Iterator[
             spec.tokenizer,
             settings=config.vllm or {},
             dtype=answering_dtype(config),
-            length=longest(tasks),
+            length=longest(spec.tasks),
             device=spec.models.device,
         ) as generate:
-            yield lambda column, advance: generate(tasks[column].test_prompts, tasks[column].max_new_tokens, advance)
+            yield lambda column, advance: generate(
+                columns[column].test_prompts, columns[column].max_new_tokens, advance
+            )
         return
     yield answer_by(spec, spec.models.frozen(weights, answering_dtype(config)))
 
@@ -60,8 +63,10 @@ def answer_by(spec: RunSpec, model: Any) -> Answer:
     """The answers of a loaded model, by transformers."""
     together = spec.training.get("per_device_eval_batch_size", ASKED_TOGETHER)
     read = spec.arguments.per_device_train_batch_size  # logits of so many rows fit
+    columns = spec.columns
+    places = {column: column for column in columns} | {GENERAL: len(spec.tasks)}  # as a task that is still to come
     return lambda column, advance: answer_task(
-        model, spec.method, spec.tokenizer, spec.tasks[column], column, advance, asked=together, read=read
+        model, spec.method, spec.tokenizer, columns[column], places[column], advance, asked=together, read=read
     )
 
 

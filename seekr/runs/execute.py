@@ -1,4 +1,4 @@
-"""The life of a run: prepared, begun, stage after stage, scored. Stopped anywhere, it goes on from there."""
+"""The life of a run: spec, begun, stage after stage, scored. Stopped anywhere, it goes on from there."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from seekr.runs.folder import (
     stage_folder,
 )
 from seekr.runs.grafted import FILE as GRAFTED
+from seekr.runs.guard import trained_rows
 from seekr.runs.lock import locked
 from seekr.runs.manifest import unverified
 from seekr.runs.prepare import Request, RunSpec, prepare
@@ -50,6 +51,8 @@ def run_request(request: Request) -> Run:
             book = ScoreBook(spec)
             if spec.redone:
                 book.write()  # without the scores of stages that are gone
+            if cells := book.measurable(book.missing(spec.config.cells)):
+                book.fill(cells)
             for stage in spec.stages:
                 if not stage_folder(spec.run, stage.index, stage.name).is_dir():
                     build_stage(spec, stage)
@@ -88,6 +91,9 @@ def warn(spec: RunSpec) -> None:
         for data in stage.data:
             for warning in data.warnings():
                 print(f"seekr: task {data.task.name}: {warning}", file=sys.stderr)
+    if spec.general is not None and len(spec.finished) < len(spec.stages):
+        for warning in (*spec.general.warnings(), *trained_rows(spec.general, spec.tasks)):
+            print(f"seekr: general: {warning}", file=sys.stderr)
 
 
 def facts(spec: RunSpec) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from seekr.runs.record import describe_task
 from seekr.runs.run import Run, seed_folders
 from seekr.scoring.cells import JOINT
 
-FREE = ("cells", "encrypt", "keep_stages", "vllm")
+FREE = ("cells", "encrypt", "general", "keep_stages", "vllm")
 
 
 def extend(source: Path, text: str, output_dir: Path | None, overrides: Sequence[str] = ()) -> Request:
@@ -50,7 +50,7 @@ def check_free(override: str, method: Mapping[str, Any]) -> None:
 
     key = override.partition("=")[0].strip()
     free = [f"method.{name}" for name in sorted(find_method(method["name"]).free)]
-    if key not in (*free, *FREE) and not key.startswith(("training.", "vllm.")):
+    if key not in (*free, *FREE) and not key.startswith(("training.", "vllm.", "general.")):
         raise InputError(
             f"{override!r}: --from goes on with what the run has; other values can be given to training.KEY, "
             f"{', '.join((*FREE, *free))}"

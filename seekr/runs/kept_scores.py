@@ -10,7 +10,7 @@ from seekr.disk import file_digest, parse_json
 from seekr.distributed.processes import is_main
 from seekr.errors import InputError
 from seekr.scoring import ScoreMatrix
-from seekr.scoring.cells import BASE, cell_name
+from seekr.scoring.cells import cell_name
 
 Cell = tuple[int, int]
 
@@ -48,9 +48,9 @@ class KeptScores:
         """The score of a cell of a run of `tasks`, if the metric is still the same; tasks may have come to the end."""
         row, column = cell
         known = self.matrix.tasks
-        if known != tasks[: len(known)] or max(row, column) >= len(known) or self.matrix.metrics[column] != metric:
+        if known != tasks[: len(known)] or max(row, column) >= len(known) or self.matrix.metric(column) != metric:
             return None
-        return self.matrix.base[column] if row == BASE else self.matrix.matrix[row][column]
+        return self.matrix.score(row, column)
 
     def are_others(self, cell: Cell, path: Path) -> bool:
         """Whether the answers in a file are not those that were scored."""

@@ -1,4 +1,4 @@
-"""The life of a run: prepared, begun, stage after stage, scored. Stopped anywhere, it goes on from there."""
+"""The life of a run: spec, begun, stage after stage, scored. Stopped anywhere, it goes on from there."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class _Settings(TypedDict, total=False):
     chat_template: str | Path | None
     chat_template_kwargs: Mapping[str, Any] | None
     cells: str
+    general: str | Path | Mapping[str, Any] | None
     vllm: Mapping[str, Any] | None
     keep_stages: str | int
     encrypt: bool
@@ -77,6 +78,7 @@ def learn(
     chat_template: str | Path | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     cells: str = "paper",
+    general: str | Path | Mapping[str, Any] | None = None,
     vllm: Mapping[str, Any] | None = None,
     keep_stages: str | int = "all",
     encrypt: bool = False,
@@ -101,6 +103,8 @@ def learn(
         chat_template: the file of a Jinja template for chat rows, which is saved with the model; None = the model's.
         chat_template_kwargs: variables of the template, such as `enable_thinking`; those of a task come over them.
         cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all".
+        general: a file, or keys of the section, of rows that no task trains on, by whose likelihood general ability is
+            watched; None = it is not.
         vllm: arguments of vLLM's engine, which then answers test rows; None = transformers answers them.
         keep_stages: whose weights stay on disk: "all", "last", or a number of stages.
         encrypt: whether kept rows, what is said of them, and answers are encrypted, see `seekr.disk.sealed`.
@@ -135,6 +139,7 @@ def learn(
         "chat_template": None if chat_template is None else str(chat_template),
         "chat_template_kwargs": plain(chat_template_kwargs),
         "cells": cells,
+        "general": str(general) if isinstance(general, Path) else plain(general),
         "vllm": plain(vllm),
         "keep_stages": keep_stages,
         "encrypt": encrypt,

@@ -21,6 +21,7 @@ from seekr.distributed.processes import process_count
 from seekr.errors import InputError
 from seekr.progress import bar
 from seekr.runs.folder import finished_stages
+from seekr.runs.guard import read_guard
 from seekr.runs.standing import (
     check_answered,
     check_finished,
@@ -31,10 +32,11 @@ from seekr.runs.standing import (
     rows_of_a_step,
     without_redone,
 )
+from seekr.scoring.cells import GENERAL, wanted_cells
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+    from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
     from seekr.data import Task
     from seekr.methods import Method
@@ -69,6 +71,8 @@ class RunSpec:
     max_length: int
     tasks: list[TaskData]
     """In the order of the matrix: skills first, then the tasks in the order given."""
+    general: TaskData | None
+    """Rows that no task trains on, scored before the first task and after every one."""
     stages: list[PlannedStage]
     finished: list[Path]
     model_fingerprint: str
@@ -93,6 +97,14 @@ class RunSpec:
     @property
     def joint(self) -> bool:
         return self.method.joint
+
+    @cached_property
+    def columns(self) -> dict[int, TaskData]:
+        """What is scored, by the columns of the matrix."""
+        return {**dict(enumerate(self.tasks)), **({} if self.general is None else {GENERAL: self.general})}
+
+    def wanted_cells(self, cells: str) -> list[tuple[int, int]]:
+        return wanted_cells(cells, len(self.tasks), joint=self.joint, general=self.general is not None)
 
     @cached_property
     def arguments(self) -> TrainingArguments:
@@ -157,6 +169,7 @@ def _prepare(request: Request) -> RunSpec:
     from seekr.data.conversation import use_template
     from seekr.evaluation.checks import check_answering
     from seekr.methods import make_method
+    from seekr.modeling.checks import check_not_quantized
     from seekr.modeling.loading import load_config_of, load_tokenizer
 
     config = request.config
@@ -185,6 +198,7 @@ def _prepare(request: Request) -> RunSpec:
         for task in tasks:
             data.append(read_task(task, tokenizer, max_length, seed=config.seed, finished=known.get(task.name)))
             advance(1)
+        general = read_guard(config, tokenizer, max_length, home / "predictions")
     step_rows = rows_of_a_step(training, record)
     accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
     if accumulation != training.get("gradient_accumulation_steps", 1):
@@ -198,6 +212,7 @@ def _prepare(request: Request) -> RunSpec:
         tokenizer=tokenizer,
         max_length=max_length,
         tasks=data,
+        general=general,
         stages=plan_stages(data, joint=method.joint),
         finished=finished,
         callbacks=request.callbacks,
@@ -213,7 +228,7 @@ def _prepare(request: Request) -> RunSpec:
             lora,
             tokenizer,
             max_length,
-            data,
+            [*data, *([] if general is None else [general])],
             compiled=bool(training.get("torch_compile")),
             fingerprint="" if record is None else record["model_fingerprint"],
         ),
@@ -226,7 +241,7 @@ def _prepare(request: Request) -> RunSpec:
             there = identity.with_free(there, spec.identity, method.free)
         identity.compare(home, there, spec.identity)
     check_finished(home, spec.finished, spec.stages)
-    check_answered(config.cells, data, joint=method.joint)
+    check_answered(spec.wanted_cells(config.cells), spec.columns)
     if len(finished) < len(spec.stages):  # what is trained can be scored on any machine
         check_fp16(training)
         check_whole(finished, spec.stages, record or {}, hashed=False)
@@ -283,12 +298,3 @@ def check_model(
         "trained_parameters": trained,
         "stored_parameters": method.form.stored_parameters(adapted, trained, learned),
     }
-
-
-def check_not_quantized(model: str, config: PretrainedConfig) -> None:
-    """Raises InputError where weights are kept in fewer bits than they are trained in."""
-    if getattr(config, "quantization_config", None):
-        raise InputError(
-            f"model: the weights of {model} are quantized, and seekr has no way to train and measure on such; "
-            "give the model in 16 or 32 bits, with lora and dtype: bfloat16 where memory is short"
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from seekr.runs.folder import finished_stages, has_weights, stage_folder
 from seekr.runs.kept_scores import KeptScores, say
 from seekr.runs.standing import check_weights
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood, row_scores
-from seekr.scoring.cells import BASE, cell_name, wanted_cells
+from seekr.scoring.cells import BASE, GENERAL, cell_name
 from seekr.scoring.metrics import find_metric
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ Found = str | RowLikelihood
 
 
 class ScoreBook:
-    """The scores of a prepared run: what was scored before is read, what is missing is generated and kept.
+    """The scores of a spec run: what was scored before is read, what is missing is generated and kept.
 
     All processes make one and fill it alike, each answering a part of the prompts; the main one writes.
     """
@@ -43,13 +43,14 @@ class ScoreBook:
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
         self.tasks = spec.tasks
+        self.columns = spec.columns
         self.scores: dict[tuple[int, int], float] = {}
         self.stale: dict[tuple[int, int], float] = {}
         """Scores whose answers are gone, or are not those that were scored: measured again where the weights are."""
         self._before = KeptScores.read(spec.run / "scores.json")
         finished = len(self.tasks) if spec.joint else len(finished_stages(spec.run))
         for row in range(BASE, finished):
-            for column in range(len(self.tasks)):
+            for column in self.columns:
                 self._read(row, column)
         if lost := [cell_name(*cell) for cell in self.stale if self._source(cell[0]) is None]:
             say(
@@ -59,9 +60,9 @@ class ScoreBook:
 
     def missing(self, cells: str) -> list[tuple[int, int]]:
         """Wanted cells that were not scored yet; tasks without test rows have none."""
-        wanted = wanted_cells(cells, len(self.tasks), joint=self.spec.joint)
+        wanted = self.spec.wanted_cells(cells)
         kept = {cell for cell in self.stale if self._source(cell[0]) is None}
-        return [cell for cell in wanted if cell not in self.scores and cell not in kept and self.tasks[cell[1]].test]
+        return [cell for cell in wanted if cell not in self.scores and cell not in kept and self.columns[cell[1]].test]
 
     def measurable(self, cells: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Those of `cells` whose stage is finished and whose weights are still there."""
@@ -97,27 +98,41 @@ class ScoreBook:
             metrics=[data.task.metric if data.test else None for data in self.tasks],
             base=[found.get((BASE, column)) for column in count],
             matrix=[[found.get((row, column)) for column in count] for row in count],
+            general=self._general(found),
         )
+
+    def _general(self, found: Mapping[tuple[int, int], float]) -> list[float | None]:
+        """What the guard scored; that of a run which has none any more stays."""
+        rows = range(BASE, len(self.tasks))
+        if GENERAL in self.columns:
+            return [found.get((row, GENERAL)) for row in rows]
+        before = self._before.matrix.general
+        return [*before, *[None] * (len(rows) - len(before))] if before else []
 
     def write(self) -> None:
         """scores.json, at once."""
         if is_main():
-            answers = {name: digest for name, digest in self._before.answers.items() if _cell(name) in self.stale}
+            answers = {name: digest for name, digest in self._before.answers.items() if self._stays(name)}
             paths = {cell_name(*cell): self._path(*cell) for cell in sorted(self.scores)}
             answers |= {name: file_digest(path) for name, path in paths.items() if path.is_file()}
-            removed = {name: count for name, count in self._before.removed.items() if _cell(name) in self.stale}
+            removed = {name: count for name, count in self._before.removed.items() if self._stays(name)}
             more = {"answers": answers} | ({"removed_answers": removed} if removed else {})
             write_json(self.spec.run / "scores.json", self.matrix().to_json() | more)
 
+    def _stays(self, name: str) -> bool:
+        """Whether what is known of a cell is not of this start: its answers are gone, or its guard is."""
+        cell = _cell(name)
+        return cell in self.stale or cell[1] not in self.columns
+
     def _by_vllm(self, column: int) -> bool:
-        return self.spec.config.vllm is not None and self.tasks[column].task.metric != LIKELIHOOD
+        return self.spec.config.vllm is not None and self.columns[column].task.metric != LIKELIHOOD
 
     def _path(self, row: int, column: int) -> Path:
         return self.spec.run / "predictions" / f"{cell_name(row, column)}.jsonl"
 
     def _read(self, row: int, column: int) -> None:
         """Takes over what an earlier start wrote: answers to the test rows as they are now, or else the score alone."""
-        cell, path, data = (row, column), self._path(row, column), self.tasks[column]
+        cell, path, data = (row, column), self._path(row, column), self.columns[column]
         names = [one.task.name for one in self.tasks]
         known = self._before.score(cell, names, data.task.metric)
         changed = known is not None and self._before.are_others(cell, path)
@@ -127,18 +142,17 @@ class ScoreBook:
             self._read_answers(row, column)
         score = self.scores.get(cell)
         if known is not None and score is None:
+            kept = None if column != GENERAL or cell_name(*cell) in self._before.removed else read_predictions(path)
+            if kept is not None and not _are_of(kept, data.test):
+                return  # of another guard
             self.stale[cell] = known
         elif known is not None and score is not None and abs(known - score) > _SAME:
             say(f"{path}: these answers score {score:.2f}, and scores.json had {known:.2f} for them; it is mended")
 
     def _read_answers(self, row: int, column: int) -> None:
-        path, data = self._path(row, column), self.tasks[column]
+        path, data = self._path(row, column), self.columns[column]
         kept = read_predictions(path)
-        if kept is None:
-            return
-        if [(row["prompt"], row["references"]) for row in kept] != [
-            (one.prompt_text, one.references) for one in data.test
-        ]:
+        if kept is None or not _are_of(kept, data.test):
             return
         try:
             found = found_in(kept, data)
@@ -149,7 +163,7 @@ class ScoreBook:
             self._keep_score(row, column, found)
 
     def _score(self, answer: Answer, row: int, column: int) -> None:
-        data = self.tasks[column]
+        data = self.columns[column]
         with bar(f"scoring {data.task.name} {self._after(row)}", len(data.test)) as advance:
             given = answer(column, advance)
         by = {"by": f"vllm {self.spec.vllm_version}"} if self._by_vllm(column) else {}
@@ -160,10 +174,13 @@ class ScoreBook:
             write_text(self._path(row, column), text, encrypted=self.spec.config.encrypt)
         self._keep_score(row, column, found_in(lines, data))
         self.write()
+        if column == GENERAL:
+            before = "" if row == BASE else f"{self.scores[BASE, GENERAL]:.1f} → "
+            say(f"general ability {before}{self.scores[row, column]:.1f} {self._after(row)}")
 
     def _keep_score(self, row: int, column: int, found: list[Found]) -> None:
         self.stale.pop((row, column), None)
-        self.scores[row, column] = score_of(self.tasks[column], found)
+        self.scores[row, column] = score_of(self.columns[column], found)
 
     def _copy_from_same_model(self, row: int, column: int) -> bool:
         """Skills train nothing: the rows after them are the base model's, whose answers may be there already."""
@@ -195,7 +212,12 @@ class ScoreBook:
 
 def _cell(name: str) -> tuple[int, int]:
     row, _, column = name.partition("-")
-    return (BASE if row == "base" else int(row)), int(column)
+    return (BASE if row == "base" else int(row)), (GENERAL if column == "general" else int(column))
+
+
+def _are_of(kept: Sequence[Mapping[str, Any]], test: Sequence[Example]) -> bool:
+    """Whether kept lines are answers to these test rows."""
+    return [(row["prompt"], row["references"]) for row in kept] == [(one.prompt_text, one.references) for one in test]
 
 
 def lines_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from seekr.errors import InputError, nearest
 from seekr.runs.folder import has_weights, stage_name
 from seekr.runs.manifest import faults, file_faults
 from seekr.runs.run import seed_folders
-from seekr.scoring.cells import cell_name, wanted_cells
+from seekr.scoring.cells import cell_name
 
 if TYPE_CHECKING:
     from seekr.data.task_data import PlannedStage, TaskData
@@ -62,13 +62,12 @@ def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) 
         identity.compare(run, {"tasks": there["tasks"]}, {"tasks": stages[index].identity()["tasks"]})
 
 
-def check_answered(cells: str, tasks: list[TaskData], *, joint: bool) -> None:
+def check_answered(wanted: Sequence[tuple[int, int]], columns: Mapping[int, TaskData]) -> None:
     """Test rows that are gone must have been answered wherever a score is wanted. Raises InputError."""
-    wanted = wanted_cells(cells, len(tasks), joint=joint)
-    for column, data in enumerate(tasks):
+    for column, data in columns.items():
         if data.gone is None or data.finished is None:
             continue
-        answered = {path.stem for path in data.finished.predictions.glob(f"*-{column}.jsonl")}
+        answered = {path.stem for path in data.finished.predictions.glob("*.jsonl")}
         names = {cell_name(row, column) for row, other in wanted if other == column}
         if not names <= answered:
             raise InputError(

@@ -13,7 +13,7 @@ from seekr.runs.folder import finished_stages, stage_name
 from seekr.runs.manifest import faults, unverified
 from seekr.runs.run import Run
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
-from seekr.scoring.cells import BASE, cell_name
+from seekr.scoring.cells import BASE, GENERAL, cell_name
 from seekr.training.checkpoints import checkpoint_faults, checkpoints_of, is_marked
 
 _SAME = 1e-6
@@ -98,15 +98,15 @@ def _scores(run: Run) -> Iterator[str | Finding]:
             yield Finding(f"predictions/{cell}.jsonl: {gone} answers were taken back", "its score stays", False)
             continue
         file = run.folder / "predictions" / f"{cell}.jsonl"
-        had = matrix.base[column] if row == BASE else matrix.matrix[row][column]
+        had, metric = matrix.score(row, column), matrix.metric(column)
         if not file.is_file():
             if had is not None:
                 yield f"{file}: missing, and scores.json has {had:.2f} of it"
         elif cell in answers and file_digest(file) != answers[cell]:
             yield f"{file}: not the answers that were scored"
-        elif matrix.metrics[column] not in (*METRICS, LIKELIHOOD):  # code of who made the run is not run
-            yield Finding(f"{file}: scored by {matrix.metrics[column]}", "what it gives is not computed again", False)
-        elif (score := _score(file, matrix.metrics[column])) is None or not _same(score, had):
+        elif metric not in (*METRICS, LIKELIHOOD):  # code of who made the run is not run
+            yield Finding(f"{file}: scored by {metric}", "what it gives is not computed again", False)
+        elif (score := _score(file, metric)) is None or not _same(score, had):
             yield f"{file}: its answers give {score}, and scores.json has {had}"
 
 
@@ -125,8 +125,8 @@ def _score(file: Path, metric: str | None) -> float | None:
 
 def _cells(matrix: ScoreMatrix) -> Iterator[tuple[int, int]]:
     for row in range(BASE, len(matrix.tasks)):
-        for column in range(len(matrix.tasks)):
-            if (matrix.base[column] if row == BASE else matrix.matrix[row][column]) is not None:
+        for column in range(GENERAL, len(matrix.tasks)):
+            if matrix.score(row, column) is not None:
                 yield row, column
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seekr.errors import InputError
+from seekr.scoring.cells import BASE, GENERAL
+from seekr.scoring.likelihood import LIKELIHOOD
 
 Score = float | None  # 0..100; None = not measured
 
@@ -16,7 +18,8 @@ class ScoreMatrix:
     """Scores of a run of T tasks: `matrix[i][j]` = a_ij of task j after task i was learned, `base[j]` = b_j
     before the first.
 
-    A task with metric None is never scored (it has no test rows): it keeps its row and column, and no number
+    `general` is the likelihood of rows that no task trains on: of the base model, then after each task; empty = the run
+    has none. A task with metric None is never scored (it has no test rows): it keeps its row and column, and no number
     counts it. Each number is None until every cell that it needs was measured. Indices count from 0; the
     formulas below, as in the papers, from 1.
     """
@@ -25,6 +28,22 @@ class ScoreMatrix:
     metrics: list[str | None] = field(default_factory=list)
     base: list[Score] = field(default_factory=list)
     matrix: list[list[Score]] = field(default_factory=list)
+    general: list[Score] = field(default_factory=list)
+
+    def score(self, row: int, column: int) -> Score:
+        """Of a cell, BASE and GENERAL included."""
+        if column == GENERAL:
+            return self.general[row + 1] if self.general else None
+        return self.base[column] if row == BASE else self.matrix[row][column]
+
+    def metric(self, column: int) -> str | None:
+        return LIKELIHOOD if column == GENERAL else self.metrics[column]
+
+    @property
+    def general_change(self) -> tuple[float, float] | None:
+        """The general ability of the base model, and its newest; None = not measured."""
+        newest = next((score for score in reversed(self.general[1:]) if score is not None), None)
+        return None if newest is None or self.general[0] is None else (self.general[0], newest)
 
     @property
     def overall_performance(self) -> Score:
@@ -68,6 +87,7 @@ class ScoreMatrix:
             "backward_transfer_over_all_tasks": self.backward_transfer_over_all_tasks,
             "forgetting": self.forgetting,
             "forward_transfer": self.forward_transfer,
+            **({"general": list(self.general)} if self.general else {}),
         }
 
     @classmethod
@@ -76,15 +96,16 @@ class ScoreMatrix:
         try:
             tasks, metrics = list(content["tasks"]), list(content["metrics"])
             base, matrix = list(content["base"]), [list(row) for row in content["matrix"]]
+            general = list(content.get("general", []))
         except (KeyError, TypeError) as error:
             raise InputError(f"{where}: not the scores of a run: {error} is missing or no list") from None
         count = len(tasks)
-        cells = [*base, *(cell for row in matrix for cell in row)]
-        if {len(metrics), len(base), len(matrix), *map(len, matrix)} - {count}:
+        cells = [*base, *general, *(cell for row in matrix for cell in row)]
+        if {len(metrics), len(base), len(matrix), *map(len, matrix), len(general or tasks) - bool(general)} - {count}:
             raise InputError(f"{where}: the lists do not fit the {count} tasks; the file was changed by hand or torn")
         if not all(cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool)) for cell in cells):
             raise InputError(f"{where}: a score is neither a number nor null; the file was changed by hand or torn")
-        return cls(tasks, metrics, base, matrix)
+        return cls(tasks, metrics, base, matrix, general)
 
     def _scored(self) -> list[int]:
         return [j for j, metric in enumerate(self.metrics) if metric is not None]

@@ -112,7 +112,7 @@ def make_candidate(config: Config, settings: Settings, folder: Path, rows: dict[
     for task in config.tasks:
         files = rows[task["name"]].files(folder / "data" / task["name"])
         given.append({**task, **{split: str(path) for split, (path, _) in files.items()}, "eval": None})
-    changed = {"tasks": given, "output_dir": str(place), "keep_stages": "last"}
+    changed = {"tasks": given, "output_dir": str(place), "keep_stages": "last", "general": None}
     return Candidate(settings, place, seed_requests(Request(config.model_copy(update=changed), tasks=tasks)))
 
 

@@ -15,12 +15,12 @@ from seekr.cli.main import main
 
 KEYS: dict[str, set[str]] = {
     "check": {"max_drop", "over", "runs"},
-    "check.runs": {"run", "tasks"},
+    "check.runs": {"run", "tasks", "general"},
     "compare": {"rows", "notes"},
     "compare.rows": {"run", "method", "seeds", "measures", "tasks"},
     "compare.rows.measures.overall_performance": {"mean", "sd", "values"},
     "compare.rows.tasks.a": {"mean", "sd", "values"},
-    "evaluate.runs": {"run", "method", "seed", "scores"},
+    "evaluate.runs": {"run", "method", "seed", "scores", "general"},
     "heads.runs": {"run", "stages"},
     "heads.runs.stages": {"task", "heads", "tables"},
     "memory.runs": {"run", "tasks"},

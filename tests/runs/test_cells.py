@@ -26,6 +26,6 @@ def test_kept_answers_are_scored_against_their_prompts_and_references(tmp_path: 
     asked = [Asked(np.arange(3), AnswerKey(row.references)) for row in test]
     data = TaskData(Task("a", train=[], metric=metric), [], EncodingSummary.of([]), test, [], asked)
 
-    book = ScoreBook(SimpleNamespace(run=tmp_path, tasks=[data], joint=True))  # type: ignore[arg-type]
+    book = ScoreBook(SimpleNamespace(run=tmp_path, tasks=[data], columns={0: data}, joint=True))  # type: ignore[arg-type]
 
     assert book.scores == {(0, 0): METRICS[metric](answers, [["a b", "a"], ["d"]], ["a b c", "d e"])}
