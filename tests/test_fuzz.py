@@ -147,11 +147,12 @@ CONFIG: dict[str, Any] = {
 }
 WORDS = st.sampled_from(
     [
-        "model", "tasks", "method", "training", "lora", "dtype", "max_length", "cells", "general", "seeds", "keep_stages", "vllm",
-        "name", "train", "metric", "answers", "learn", "test_limit", "preset", "data", "only", "head_budget", "optim",
-        "lr_scheduler_type", "warmup_steps", "max_steps", "bf16", "report_to", "gradient_checkpointing_kwargs", "fsdp",
-        "deepspeed", "lora_alpha", "bias", "init_lora_weights", "max_seq_length", "evaluation_strategy", "lora_target",
-        "lr_scheduler_kwargs", "optim_args", "accelerator_config", "log_level", "eval_strategy", "debug", "use_cpu",
+        "model", "tasks", "method", "training", "lora", "dtype", "max_length", "cells", "seeds", "keep_stages", "vllm",
+        "general", "name", "train", "metric", "answers", "learn", "test_limit", "preset", "data", "only", "head_budget",
+        "optim", "lr_scheduler_type", "warmup_steps", "max_steps", "bf16", "report_to", "gradient_checkpointing_kwargs",
+        "fsdp", "deepspeed", "lora_alpha", "bias", "init_lora_weights", "max_seq_length", "evaluation_strategy",
+        "lora_target", "lr_scheduler_kwargs", "optim_args", "accelerator_config", "log_level", "eval_strategy", "debug",
+        "use_cpu",
     ]
 )  # fmt: skip
 GIVEN = VALUE | st.sampled_from(

@@ -101,6 +101,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     found = agreed(lambda: open_runs(arguments.run))
     check_writable(arguments.json, "--json")
+    if arguments.general is not None:
+        from seekr.use.general import measure_general
+
+        for run in found:
+            measure_general(run.folder, arguments.general, arguments.general_tasks)
+    elif arguments.general_tasks is not None:
+        raise InputError("--general-tasks says where tasks are; --general TASK,... which of them are asked")
     runs = [evaluate(run.folder, arguments.cells, arguments.by, verify=arguments.verify) for run in found]
     one = runs[0].folder == arguments.run
 

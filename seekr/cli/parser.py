@@ -123,6 +123,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("evaluate", "fill in what is missing of a run's score matrix")
     sub.add_argument("run", type=path, metavar="RUN")
     sub.add_argument("--cells", choices=("paper", "seen", "all"), help="which scores; default: those of the run")
+    sub.add_argument("--general", metavar="TASK,...", help="tasks of lm-evaluation-harness too; trace: TRACE's six")
+    sub.add_argument("--general-tasks", type=path, metavar="DIR", help="where tasks of your own are (YAML)")
     sub.add_argument("--by", choices=("transformers", "vllm"), help="who answers; default: as the run has it")
     _add_json(sub)
     _add_no_verify(sub)

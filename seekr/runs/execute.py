@@ -24,7 +24,10 @@ from seekr.runs.folder import (
     point_to_newest_model,
     remove_stage,
     stage_folder,
+    stage_name,
 )
+from seekr.runs.general_tasks import FILE as GENERAL_TASKS
+from seekr.runs.general_tasks import forget_stages
 from seekr.runs.grafted import FILE as GRAFTED
 from seekr.runs.guard import trained_rows
 from seekr.runs.lock import locked
@@ -133,6 +136,7 @@ def begin(spec: RunSpec) -> None:
         raise InputError(f"{spec.run}: another process has changed this run meanwhile; give the command again")
     if spec.redone:  # it names models that are to be others
         (spec.run / GRAFTED).unlink(missing_ok=True)
+        forget_stages(spec.run, [stage_name(folder) for folder in spec.redone])
     for stage in reversed(spec.redone):
         remove_stage(stage)
     write_json(spec.run / "run.json", describe_run(spec))
@@ -155,8 +159,9 @@ def copy_run(source: Path, run: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source / "predictions", partial)
         partial.rename(run / "predictions")
-    if (source / "scores.json").is_file() and not (run / "scores.json").is_file():
-        write_atomically(run / "scores.json", (source / "scores.json").read_text(encoding="utf-8"))
+    for name in ("scores.json", GENERAL_TASKS):
+        if (source / name).is_file() and not (run / name).is_file():
+            write_atomically(run / name, (source / name).read_text(encoding="utf-8"))
     stages, partial = finished_stages(source), run / ".stages.partial"
     shutil.rmtree(partial, ignore_errors=True)
     for stage in stages:
