@@ -49,7 +49,7 @@ SAME = {
     "training.gradient_checkpointing": "use_gradient_checkpointing recompute",
     "training.use_cpu": "no_cuda use_mps_device",
     "training.report_to": "use_wandb wandb wandb_project tracker log_with",
-    "training.report_to: tensorboard, which writes where TENSORBOARD_LOGGING_DIR says": "logging_dir log_dir",
+    "training.report_to: tensorboard, which writes to logs/ in output_dir": "logging_dir log_dir",
     "training.save_steps": "saves_per_epoch checkpoint_every save_every checkpointing_steps",
     "training.save_total_limit": "max_checkpoints checkpoints_total_limit",
     "training.dataloader_num_workers": "num_workers preprocessing_num_workers dataset_num_proc",

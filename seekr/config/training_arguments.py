@@ -144,7 +144,10 @@ def check_training(training: dict[str, Any]) -> dict[str, Any]:
     arguments = training_arguments(checked, output_dir=Path("unused"), seed=0)
     for name in arguments.report_to or []:
         if name not in get_available_reporting_integrations():
-            raise InputError(f"training.report_to: {name!r} is unknown or not installed; install it, or say none")
+            raise InputError(
+                f"training.report_to: {name!r} is unknown or not installed (pip install 'seekr-continual[logging]' has "
+                "tensorboard, trackio and wandb); install it, or say none"
+            )
     _try_out(arguments)
     return checked
 

@@ -30,6 +30,7 @@ from seekr.runs.general_tasks import FILE as GENERAL_TASKS
 from seekr.runs.general_tasks import forget_stages
 from seekr.runs.grafted import FILE as GRAFTED
 from seekr.runs.guard import trained_rows
+from seekr.runs.live import live_log
 from seekr.runs.lock import locked
 from seekr.runs.manifest import unverified
 from seekr.runs.prepare import Request, RunSpec, prepare
@@ -51,14 +52,15 @@ def run_request(request: Request) -> Run:
         with one_kind_of_bar(), ExitStack() as stack:
             agreed(lambda: start(spec, stack))
             agreed(lambda: check_shared(spec.run))
-            book = ScoreBook(spec)
+            live = stack.enter_context(live_log(spec))
+            book = ScoreBook(spec, live)
             if spec.redone:
                 book.write()  # without the scores of stages that are gone
             if cells := book.measurable(book.missing(spec.config.cells)):
                 book.fill(cells)
             for stage in spec.stages:
                 if not stage_folder(spec.run, stage.index, stage.name).is_dir():
-                    build_stage(spec, stage)
+                    build_stage(spec, stage, live)
                 finish_stage(spec, book)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(

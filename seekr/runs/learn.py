@@ -13,6 +13,7 @@ from seekr.distributed.processes import is_main
 from seekr.errors import InputError, RunError
 from seekr.modeling.loading import one_kind_of_bar
 from seekr.runs.execute import facts, run_request
+from seekr.runs.live import live_log
 from seekr.runs.lock import locked
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_task
@@ -175,7 +176,7 @@ def evaluate(
     spec = agreed(spec_of_run, facts)
     with one_kind_of_bar(), ExitStack() as stack:
         agreed(lambda: stack.enter_context(locked(spec.run)) if is_main() else None)
-        book = ScoreBook(spec)
+        book = ScoreBook(spec, stack.enter_context(live_log(spec)))
         missing = book.missing(spec.config.cells)
         measurable = book.measurable(missing)
         book.fill(measurable)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from seekr.data import AnswerKey, Example
     from seekr.data.task_data import TaskData
     from seekr.runs.answering import Answer
+    from seekr.runs.live import LiveLog
     from seekr.runs.prepare import RunSpec
 
 _SAME = 1e-6
@@ -40,8 +41,9 @@ class ScoreBook:
     All processes make one and fill it alike, each answering a part of the prompts; the main one writes.
     """
 
-    def __init__(self, spec: RunSpec) -> None:
+    def __init__(self, spec: RunSpec, live: LiveLog | None = None) -> None:
         self.spec = spec
+        self.live = live
         self.tasks = spec.tasks
         self.columns = spec.columns
         self.scores: dict[tuple[int, int], float] = {}
@@ -174,6 +176,9 @@ class ScoreBook:
             write_text(self._path(row, column), text, encrypted=self.spec.config.encrypt)
         self._keep_score(row, column, found_in(lines, data))
         self.write()
+        if self.live is not None:
+            name = "general ability" if column == GENERAL else f"score/{data.task.name}"
+            self.live.score(name, self.scores[row, column], row)
         if column == GENERAL:
             before = "" if row == BASE else f"{self.scores[BASE, GENERAL]:.1f} → "
             say(f"general ability {before}{self.scores[row, column]:.1f} {self._after(row)}")

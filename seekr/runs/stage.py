@@ -36,6 +36,7 @@ from seekr.runs.folder import (
     stage_under_construction,
     working_folder,
 )
+from seekr.runs.live import ONE_RUN, LiveLog
 from seekr.runs.lock import keep_lock
 from seekr.runs.manifest import link_of, write_manifest
 from seekr.runs.model_store import newest_weights, save_whole
@@ -47,7 +48,7 @@ from seekr.training.rounding import RoundingWatch
 from seekr.training.trainer import ContinualTrainer
 
 
-def build_stage(spec: RunSpec, stage: PlannedStage) -> None:
+def build_stage(spec: RunSpec, stage: PlannedStage, live: LiveLog) -> None:
     """Makes one stage from the stages on disk; resumes from the newest checkpoint where it was stopped in training.
 
     Raises RunError where training fails, KeyboardInterrupt where the user stops it: nothing of the stage stands then.
@@ -58,7 +59,7 @@ def build_stage(spec: RunSpec, stage: PlannedStage) -> None:
     working = working_folder(spec.run, stage.index, stage.name)
     context = make_context(spec, stage, earlier, start)
     if stage.learn:
-        learn_stage(spec, stage, context, start, working)
+        learn_stage(spec, stage, context, start, working, live)
     else:
         context.model = models.plain()
     if stage.learn:
@@ -135,7 +136,9 @@ def key_at(spec: RunSpec, stage: PlannedStage, place: int) -> AnswerKey:
         return key_of(stage.samples[place].example, spec.tokenizer)
 
 
-def learn_stage(spec: RunSpec, stage: PlannedStage, context: TaskContext, start: Path | None, working: Path) -> None:
+def learn_stage(
+    spec: RunSpec, stage: PlannedStage, context: TaskContext, start: Path | None, working: Path, live: LiveLog
+) -> None:
     """Trains on a stage's rows; `context.model` is then ready to be measured and saved."""
     if is_main():
         claim(working, spec, stage)
@@ -156,9 +159,10 @@ def learn_stage(spec: RunSpec, stage: PlannedStage, context: TaskContext, start:
             task_name=stage.name,
             task_index=stage.index,
             log_path=working / "log.jsonl",
+            watch=live.write,
             pad_token_id=spec.tokenizer.pad_token_id,
             step_rows=spec.step_rows,
-            callbacks=[interruption, RoundingWatch(stage.name), *spec.callbacks],
+            callbacks=[interruption, RoundingWatch(stage.name), live, *spec.callbacks],
         )
         trainer.train(resume_from_checkpoint=True)
     # What accelerate wrapped around the forward (autocast) is for training only.
@@ -200,8 +204,9 @@ def claim(working: Path, spec: RunSpec, stage: PlannedStage) -> None:
 
 def _arguments(spec: RunSpec, stage: PlannedStage, working: Path) -> Any:
     epochs = {} if stage.num_train_epochs is None else {"num_train_epochs": float(stage.num_train_epochs)}
+    own = [name for name in spec.arguments.report_to or [] if name not in ONE_RUN]
     return training_arguments(
-        {**spec.training, **epochs},
+        {**spec.training, **epochs, "report_to": own or "none"},
         output_dir=working,
         seed=spec.config.seed,
     )

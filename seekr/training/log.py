@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,21 @@ from typing_extensions import override
 
 
 class StepLog(TrainerCallback):
-    """Appends lines to `path`; when a run begins or resumes, lines after its step are dropped."""
+    """Appends lines to `path`; when a run begins or resumes, lines after its step are dropped.
 
-    def __init__(self, path: Path) -> None:
+    `watch` is given each line too.
+    """
+
+    def __init__(self, path: Path, watch: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.path = path
+        self.watch = watch
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line and flush it. Numbers that JSON does not know become null."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        if self.watch is not None:
+            self.watch(line)
 
     def truncate(self, step: int) -> None:
         """Keep the whole lines of steps up to `step`."""

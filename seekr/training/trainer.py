@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,9 +53,9 @@ class ContinualTrainer(Trainer):
 
     - `args.seed`, `task_index` and the epoch give the order of the rows and, at the start, the random state.
     - `losses` says what is trained for and what is replayed; `train_samples` are the task's rows (at least one).
-    - `log_path` gets one line of JSON an optimizer step; every `gradient_share_every` steps of a kind, the
-      first included, the line also has each loss part's share of the gradient norm, as measured on the first
-      micro-batch of the main process. Not measured where a process holds only a part of the model (FSDP,
+    - `log_path` gets one line of JSON an optimizer step, and `watch` is given it; every `gradient_share_every` steps
+      of a kind, the first included, the line also has each loss part's share of the gradient norm, as measured on the
+      first micro-batch of the main process. Not measured where a process holds only a part of the model (FSDP,
       DeepSpeed).
     - `step_rows` are the rows of an optimizer step: at most, and by default, as many as the processes take in all
       micro-batches of a step together.
@@ -75,6 +75,7 @@ class ContinualTrainer(Trainer):
         task_name: str,
         task_index: int,
         log_path: Path,
+        watch: Callable[[dict[str, Any]], None] | None = None,
         pad_token_id: int | None = None,
         step_rows: int | None = None,
         gradient_share_every: int = 50,
@@ -103,7 +104,7 @@ class ContinualTrainer(Trainer):
             task=task_index,
             replay_passes=losses.replay_passes,
         )
-        self.step_log = StepLog(log_path)
+        self.step_log = StepLog(log_path, watch)
         self._bar = TrainingBar(f"learning {task_name}", self._last_losses)
         for callback in (transformers.trainer.DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
             self.remove_callback(callback)
