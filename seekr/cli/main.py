@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _end_politely()
         if parsed.command in _SHOW_RUNS:
             _name_faults([parsed.run] if "run" in parsed else parsed.runs)
-        status = int(_COMMANDS[parsed.command](parsed) or DONE)
+        with _beginning(parsed.command):
+            status = int(_COMMANDS[parsed.command](parsed) or DONE)
         disconnect()
         return status
     except InputError as error:
@@ -59,6 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _by_saving(error: RuntimeError) -> bool:
     called = traceback.extract_tb(error.__traceback__)
     return any(one.name == "save" and Path(one.filename).match("torch/serialization.py") for one in called)
+
+
+def _beginning(command: str) -> AbstractContextManager[None]:
+    """Says at once what a command that learns or answers waits for: the libraries take seconds to load."""
+    if command not in _NEED_MODELS or "transformers" in sys.modules:
+        return nullcontext()
+    from seekr.progress import beginning
+
+    return beginning("loading torch and transformers")
 
 
 def _end_politely() -> None:
@@ -113,6 +124,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     run_bench(arguments.json)
 
 
+_NEED_MODELS = ("bench", "demo", "evaluate", "export", "graft", "learn", "plan", "score", "tune")
 _SHOW_RUNS = ("check", "compare", "heads", "memory", "report", "status")
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "bench": _bench,

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from seekr.data.clock import now
+from seekr.data.task_data import PlannedStage
 from seekr.disk import read_json, sync, write_atomically, write_json
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, of_main, process_count, wait_for_all
 from seekr.errors import InputError, RunError
 from seekr.modeling.loading import one_kind_of_bar
+from seekr.progress import all_tasks
 from seekr.runs.folder import (
     copy_stage,
     drop_older_weights,
@@ -58,6 +60,7 @@ def run_request(request: Request) -> Run:
                 book.write()  # without the scores of stages that are gone
             if cells := book.measurable(book.missing(spec.config.cells)):
                 book.fill(cells)
+            stack.enter_context(all_tasks(sizes_of(spec)))
             for stage in spec.stages:
                 if not stage_folder(spec.run, stage.index, stage.name).is_dir():
                     build_stage(spec, stage, live)
@@ -99,6 +102,20 @@ def warn(spec: RunSpec) -> None:
     if spec.general is not None and len(spec.finished) < len(spec.stages):
         for warning in (*spec.general.warnings(), *trained_rows(spec.general, spec.tasks)):
             print(f"seekr: general: {warning}", file=sys.stderr)
+
+
+def sizes_of(spec: RunSpec) -> list[float]:
+    """What there is to learn of each stage, in rows times epochs, or in steps where those are given; 0 = nothing."""
+    arguments = spec.arguments
+
+    def size(stage: PlannedStage) -> float:
+        if not stage.learn or stage.index < len(spec.finished):
+            return 0.0
+        if arguments.max_steps > 0:
+            return float(arguments.max_steps)
+        return len(stage.samples) * float(stage.num_train_epochs or arguments.num_train_epochs)
+
+    return [size(stage) for stage in spec.stages]
 
 
 def facts(spec: RunSpec) -> dict[str, Any]:

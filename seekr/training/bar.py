@@ -13,10 +13,12 @@ from seekr.progress import Advance, bar
 
 
 class TrainingBar(TrainerCallback):
-    """One bar over the optimizer steps of both kinds; `losses` gives what to show next to it after each."""
+    """One bar over the optimizer steps of both kinds of the task at a place in the run; `losses` gives what to show
+    next to it after each."""
 
-    def __init__(self, label: str, losses: Callable[[], dict[str, float]]) -> None:
+    def __init__(self, label: str, place: int, losses: Callable[[], dict[str, float]]) -> None:
         self.label = label
+        self.place = place
         self.losses = losses
         self._shown = ExitStack()
         self._advance: Advance | None = None
@@ -26,7 +28,8 @@ class TrainingBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            self._advance = self._shown.enter_context(bar(self.label, state.max_steps, done=state.global_step))
+            shown = bar(self.label, state.max_steps, done=state.global_step, place=self.place)
+            self._advance = self._shown.enter_context(shown)
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -105,7 +105,7 @@ class ContinualTrainer(Trainer):
             replay_passes=losses.replay_passes,
         )
         self.step_log = StepLog(log_path, watch)
-        self._bar = TrainingBar(f"learning {task_name}", self._last_losses)
+        self._bar = TrainingBar(f"learning {task_name}", task_index, self._last_losses)
         for callback in (transformers.trainer.DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
             self.remove_callback(callback)
         # The keeper comes last, since its marker says that all is written.
