@@ -1,5 +1,5 @@
 """The command `seekr`: reads the command line and hands over. Exit status: 0 done, 1 the run failed, 2 wrong input,
-3 a check did not hold."""
+3 a check did not hold, 130 it was stopped from outside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from seekr.cli import learning, looking, tasks, using
 from seekr.cli.library_warnings import leave_out_advice
-from seekr.cli.output import DONE, FAILED, WRONG_INPUT
+from seekr.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT
 from seekr.cli.parser import parse
 from seekr.distributed.processes import disconnect
 from seekr.errors import InputError, RunError, one_line
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunError as error:
         return _give_up(str(error), FAILED, silently=_reported_by_another(error))
     except KeyboardInterrupt as interrupt:
-        return _give_up(str(interrupt) or "interrupted", FAILED)
+        return _give_up(str(interrupt) or "interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of `seekr heads RUN | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE

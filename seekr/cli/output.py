@@ -9,6 +9,7 @@ from typing import Any
 from seekr.disk import STDOUT, check_writable, json_text, write_json
 
 DONE, FAILED, WRONG_INPUT, CHECK_FAILED = 0, 1, 2, 3
+INTERRUPTED = 130  # as a shell says of Ctrl-C: 128 and the number of the signal
 """What the command `seekr` exits with."""
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from seekr.data.hub import look_for_hub
 from seekr.disk import user_path
 from seekr.errors import InputError, said_by
 from seekr.modeling.balancing import ask_for_balance_again, without_balance
@@ -30,6 +31,8 @@ def load_config_of(model: str) -> PretrainedConfig:
     if path.is_absolute() and not path.is_dir():
         raise InputError(f"model: {model}: no such folder")
     check_is_model(model)
+    if not path.is_dir():
+        look_for_hub()
     try:
         return AutoConfig.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # configurations of all families, and clients of the hub, raise all kinds

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from seekr.data.hub import look_for_hub
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, RunError, nearest, one_line
 from seekr.evaluation.checks import answering_dtype
@@ -67,6 +68,7 @@ def load_tasks(asked: str, folder: Path | None) -> dict[str, Any]:
     own = None if folder is None else str(folder.absolute())
     manager = TaskManager(include_path=own, include_defaults=False)
     if not set(names) <= set(manager.all_tasks):  # its own are many, and take seconds to look through
+        look_for_hub()
         with bar("looking for tasks of lm-evaluation-harness"):
             manager = TaskManager(include_path=own)
     for name in names:

@@ -391,7 +391,7 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(config: Config, tmp_pa
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "the same command goes on from there" in err
     assert list(run.glob("working/00-a/checkpoint-*/complete.json"))
     subprocess.run(command, check=True, capture_output=True)

@@ -1,0 +1,78 @@
+"""Names of the hub where there is no network."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import _http
+
+from seekr.cli.main import main
+from seekr.data.hub import look_for_hub
+
+
+@pytest.fixture(autouse=True)
+def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    look_for_hub.cache_clear()
+    yield
+    look_for_hub.cache_clear()
+
+
+@pytest.fixture
+def unplugged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every request fails as it does without a network; waiting between attempts is what a test may not need."""
+
+    class Client:
+        def __getattr__(self, name: str) -> Any:
+            def fail(*_: Any, **__: Any) -> Any:
+                raise ConnectionError("Name or service not known")
+
+            return fail
+
+    def wait(seconds: float) -> None:
+        raise AssertionError(f"waited {seconds} s for another attempt")
+
+    monkeypatch.setattr(huggingface_hub, "get_session", Client)
+    monkeypatch.setattr(_http, "get_session", Client)
+    monkeypatch.setattr(time, "sleep", wait)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("model", "'nobody/nothing' is no model folder and no model of the hub"), ("train", "task 'a', train")],
+)
+def test_unknown_name_without_a_network_is_told_at_once(
+    key: str, said: str, unplugged: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_model_folder: Path
+) -> None:
+    rows = tmp_path / "a.json"
+    rows.write_text(json.dumps([{"prompt": "a", "answer": "b"}]))
+    model, train = (tiny_model_folder, "nobody/nothing") if key == "train" else ("nobody/nothing", rows)
+    config = {"model": str(model), "tasks": [{"name": "a", "train": str(train)}], "output_dir": str(tmp_path / "run")}
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    assert main(["learn", str(tmp_path / "c.yaml")]) == 2
+    notice, error = capsys.readouterr().err.splitlines()
+    assert notice.startswith("seekr: https://huggingface.co cannot be reached (Name or service not known); ")
+    assert said in error
+
+
+def test_hub_that_answers_is_left_online(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[str] = []
+
+    class Client:
+        def head(self, url: str, *, timeout: float) -> None:
+            asked.append(url)
+
+    monkeypatch.setattr(huggingface_hub, "get_session", Client)
+    look_for_hub()
+    look_for_hub()
+    assert asked == [constants.ENDPOINT]
+    assert not constants.is_offline_mode()
+    assert capsys.readouterr().err == ""
