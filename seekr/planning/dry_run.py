@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
 from rich.text import Text
 
 from seekr.distributed.processes import process_count
 from seekr.planning.disk import disk
 from seekr.planning.rows import StageRows, plan_steps
+from seekr.report.blocks import Blocks
 from seekr.report.tables import print_fact, print_table
-from seekr.report.terminal import readable_bytes
+from seekr.report.terminal import plain_table, readable_bytes
+from seekr.runs.guard import trained_rows
 from seekr.runs.prepare import RunSpec
 
 
@@ -31,11 +32,11 @@ def print_plan(spec: RunSpec, folders: Sequence[str]) -> None:
         print_fact("answers by", f"vllm {spec.vllm_version}, {_pairs(config.vllm or {}, 'its')}")
     for folder in folders:
         print_fact("output_dir", folder)
-    table = Table()
-    table.add_column("")
+    table = plain_table("")
+    table.add_column("", no_wrap=True)
     table.add_column("task", overflow="fold")
     for heading in ("rows", "test", "task\nsteps", "replay\nsteps", "kept", "prompts\ncut", "answers\ncut"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     steps = plan_steps(
         [StageRows.of(stage) for stage in spec.stages], spec.method, spec.arguments, seed=config.seed,
         processes=process_count(), step_rows=spec.step_rows,
@@ -54,7 +55,11 @@ def print_plan(spec: RunSpec, folders: Sequence[str]) -> None:
             str(sum(summary.cut_prompts for summary in summaries)),
             str(sum(summary.cut_answers for summary in summaries)),
         )
-    print_table(table)
+    print_table(Blocks(table, keys=2))
+    if spec.general is not None:
+        print_fact("general", f"{len(spec.general.test)} rows, whose likelihood is measured at every stage")
+        for warning in (*spec.general.warnings(), *trained_rows(spec.general, spec.tasks)):
+            print_table(Text(f"general: {warning}"))
     for note in spec.notes:
         print_table(Text(note))
     for data in spec.tasks:

@@ -1,4 +1,4 @@
-"""Runs side by side on a terminal: tables with more columns than fit come in blocks of the columns that do."""
+"""Runs side by side on a terminal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from seekr.report.blocks import Blocks
 from seekr.report.comparison import HEADINGS, Comparison, Row
 from seekr.report.summary import Spread, decimal
 from seekr.runs.run import Run
@@ -31,42 +30,16 @@ class Column:
     number: bool = True
 
 
-class Blocks:
-    """A table whose first column begins every block; a block holds as many of the others as the width allows."""
-
-    def __init__(self, columns: Sequence[Column], *, title: str = "", caption: str = "") -> None:
-        self.first, *self.others = columns
-        self.title, self.caption = title, caption
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if self.title:
-            yield Text(self.title, "italic")
-        unlimited = options.update(width=10_000)
-        block: list[Column] = []
-        for column in self.others:
-            wider = self._table([*block, column], options.max_width)
-            if block and Measurement.get(console, unlimited, wider).maximum > options.max_width:
-                yield self._table(block, options.max_width)
-                block = []
-            block.append(column)
-        yield self._table(block, options.max_width)
-        if self.caption:
-            yield Text(self.caption, "dim italic")
-
-    def _table(self, columns: Sequence[Column], width: int) -> Table:
-        table = Table()
-        table.add_column(Text(self.first.heading), overflow="fold", max_width=max(16, width // 3))
-        for column in columns:
-            table.add_column(
-                Text(column.heading),
-                justify="right" if column.number else "left",
-                no_wrap=column.number,
-                overflow="ellipsis" if column.number else "fold",
-                max_width=None if column.number else max(16, width // 5),
-            )
-        for cells in zip(self.first.cells, *(column.cells for column in columns), strict=True):
-            table.add_row(*map(Text, cells))
-        return table
+def side_by_side(columns: Sequence[Column], *, title: str = "", caption: str = "") -> Blocks:
+    """The columns as a table, in blocks that fit; those of numbers are not folded."""
+    table = Table(title=Text(title) if title else None, caption=Text(caption) if caption else None)
+    table.title_justify = table.caption_justify = "left"
+    for place, column in enumerate(columns):
+        number = column.number and place > 0
+        table.add_column(Text(column.heading), justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(Text, cells))
+    return Blocks(table)
 
 
 def comparison_table(comparison: Comparison) -> Blocks:
@@ -79,7 +52,7 @@ def comparison_table(comparison: Comparison) -> Blocks:
         *(Column(HEADINGS[field], [cell(row.measure(field)) for row in rows]) for field in comparison.measures),
         *(Column(task, [cell(row.task(task)) for row in rows]) for task in comparison.tasks),
     ]
-    return Blocks(columns, caption=SPREAD if any(len(row.runs) > 1 for row in rows) else "")
+    return side_by_side(columns, caption=SPREAD if any(len(row.runs) > 1 for row in rows) else "")
 
 
 def seeds_table(runs: Sequence[Run]) -> Blocks:
@@ -95,7 +68,7 @@ def seeds_table(runs: Sequence[Run]) -> Blocks:
         values = [*(run.measure(field) for field in fields), *(run.final.get(task) for task in tasks)]
         columns.append(Column(f"seed {run.seed}", [NOTHING if value is None else decimal(value) for value in values]))
     title = f"{runs[0].method}: after the last task" if runs[0].scored else f"{runs[0].method}: nothing scored yet"
-    return Blocks(columns, title=title, caption=SPREAD if len(runs) > 1 else "")
+    return side_by_side(columns, title=title, caption=SPREAD if len(runs) > 1 else "")
 
 
 def status_table(title: str, statuses: Mapping[str, Sequence[TaskStatus]]) -> Blocks:
@@ -105,7 +78,7 @@ def status_table(title: str, statuses: Mapping[str, Sequence[TaskStatus]]) -> Bl
     for run, found in statuses.items():
         by_name = {status.name: str(status) for status in found}
         columns.append(Column(run, [by_name.get(name, NOTHING) for name in names], number=False))
-    return Blocks(columns, title=title)
+    return side_by_side(columns, title=title)
 
 
 def cell(spread: Spread | None) -> str:

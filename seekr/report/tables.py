@@ -14,6 +14,7 @@ from seekr.attention.weight import weight_advice
 from seekr.data.checking import FolderCheck
 from seekr.disk import STDOUT, check_writable, write_atomically
 from seekr.report.as_json import kept_of_tasks, stages_with_heads
+from seekr.report.blocks import Blocks
 from seekr.report.check_run import kept_and_lost
 from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
@@ -34,8 +35,9 @@ def console() -> Console:
 
 
 def print_table(table: RenderableType) -> None:
-    """A table as wide as the terminal; whole lines where the output goes to a file or a script."""
+    """A table in blocks that fit the terminal; whole lines where the output goes to a file or a script."""
     out = console()
+    table = Blocks(table) if isinstance(table, Table) else table
     out.print(table, soft_wrap=not out.is_terminal)
 
 
@@ -139,7 +141,7 @@ def print_status(run: Run) -> None:
     table = Table("", "task", "state", title=str(run.folder), title_justify="left")
     for index, status in enumerate(statuses):
         table.add_row(str(index), status.name, str(status))
-    print_table(table)
+    print_table(Blocks(table, keys=2))
     measured = 0 if run.scored is None else sum(score is not None for row in run.scored.matrix for score in row)
     console().print(f"{measured} cells of the score matrix are measured")
     if run.scored is not None:
@@ -158,9 +160,9 @@ def print_status(run: Run) -> None:
 def print_check(check: FolderCheck) -> None:
     """What a folder of tasks holds, and what is wrong with it."""
     if check.tasks:
-        print_table(rows_table(check))
+        print_table(Blocks(rows_table(check), keys=2))
     if any(split.tokens for task in check.tasks for split in task.splits.values()):
-        print_table(tokens_table(check))
+        print_table(Blocks(tokens_table(check), keys=2))
     for line in findings(check):
         print_table(Text(line))
 

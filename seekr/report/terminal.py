@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from seekr.report.blocks import Blocks
 from seekr.report.summary import MEASURES, best, decimal, summarize
 from seekr.runs.run import Run, Stage
 from seekr.scoring import ScoreMatrix
@@ -38,7 +39,8 @@ class FirstThatFits:
             if Measurement.get(console, unlimited, form()).maximum <= options.max_width:
                 yield form()
                 return
-        yield self.forms[-1]()
+        last = self.forms[-1]()
+        yield Blocks(last) if isinstance(last, Table) else last
 
 
 def methods_table(runs: Sequence[Run]) -> RenderableType:

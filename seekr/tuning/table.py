@@ -10,7 +10,7 @@ from typing import Any
 
 from seekr.errors import RunError
 from seekr.report.comparison import HEADINGS, Row
-from seekr.report.side_by_side import SPREAD, Blocks, Column, cell
+from seekr.report.side_by_side import SPREAD, Column, cell, side_by_side
 from seekr.report.summary import standard_error
 from seekr.report.tables import console, print_table
 from seekr.tuning.grid import Settings, short_keys, text_of, words_of
@@ -63,7 +63,9 @@ def print_results(results: Sequence[Result], fixed: Sequence[str], file: Path) -
         ),
     ]
     out = console()
-    print_table(Blocks(columns, title="scores on the eval split", caption=SPREAD if len(rows[0].runs) > 1 else ""))
+    print_table(
+        side_by_side(columns, title="scores on the eval split", caption=SPREAD if len(rows[0].runs) > 1 else "")
+    )
     for number, (_, row) in enumerate(order, start=1):
         if isinstance(row, str):
             out.print(f"{number} failed: {row}")
