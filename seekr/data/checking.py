@@ -18,7 +18,7 @@ import numpy as np
 from seekr.data.answer_lengths import LongAnswers, long_answers
 from seekr.data.encoding import IGNORED, Encoded, EncodingSummary, encode_all
 from seekr.data.example import Example
-from seekr.data.fields import field_notes
+from seekr.data.fields import field_notes, scored_turns_note
 from seekr.data.files import NumberedRow, rows_of_file
 from seekr.data.folders import NAMES, split_files, splits_of_folder
 from seekr.data.presets import NEEDED, find_preset, missing
@@ -196,6 +196,8 @@ def _check_task(
         generated = None if split == "train" else fields.get("max_new_tokens")
         encoded, refused = _encoded(examples, tokenizer) if tokenizer is not None else ([], [])
         notes = [] if refused else field_notes(examples, tokenizer)
+        if split != "train" and fields.get("metric") != LIKELIHOOD:
+            notes = [*notes, *scored_turns_note(examples)]
         long = None
         if tokenizer is not None and split != "train" and fields.get("metric") != LIKELIHOOD:
             readable = {row.example.source for row in encoded}

@@ -37,6 +37,13 @@ def field_notes(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase 
     return [line for line, is_so in lines if is_so]
 
 
+def scored_turns_note(examples: Sequence[Example]) -> list[str]:
+    """A line where test rows hold several turns that could be scored: generated, and compared, is the last."""
+    several = sum(len(example.trained) > 1 for example in examples)
+    said = "rows hold several assistant turns: the last alone is asked and scored (metric: likelihood counts all)"
+    return [f"{several} of {len(examples)} {said}"] if several else []
+
+
 def _chat_fields(examples: Sequence[Example]) -> dict[str, list[Example]]:
     """Keys besides role and content → the first examples that have them; "tools" is one of the row itself."""
     found: dict[str, list[Example]] = {}

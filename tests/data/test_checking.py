@@ -359,3 +359,17 @@ def test_chat_rows_that_a_template_cannot_write_are_broken_and_the_others_counte
     notes = check_folder(write(train=train), tokenizer=tokenizer).tasks[0].splits["train"].notes
     assert notes == ["ignored of the rows, as nothing reads it: id, reasoning_content"]
     assert f"t, train: {notes[0]}" in list(findings(check_folder(folder, tokenizer=tokenizer)))
+
+
+def test_test_rows_of_several_turns_say_that_the_last_alone_is_scored(write: Write) -> None:
+    """Trained turns are all counted; a turn that is marked as context could not be scored, and is not counted."""
+    ask, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    rows: list[object] = [
+        {"messages": [ask, answer]},
+        {"messages": [ask, answer, ask, answer]},
+        {"messages": [ask, {**answer, "weight": 0}, ask, answer]},
+    ]
+    check = check_folder(write(train=rows, test=rows))
+    said = "1 of 3 rows hold several assistant turns: the last alone is asked and scored"
+    assert [said in line for line in findings(check) if "assistant turns" in line] == [True]
+    assert not any("assistant turns" in note for note in check.tasks[0].splits["train"].notes)
