@@ -285,24 +285,18 @@ def test_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[
 def test_a_dry_run_touches_nothing(seekr: Any, tmp_path: Path) -> None:
     status, out, err = seekr("--dry-run", "tasks.1.train_limit=10")
     assert (status, err) == (0, "")
-    rows = {
-        line.split("│")[2].strip(): [cell.strip() for cell in line.split("│")]
-        for line in out.splitlines()
-        if "│" in line
-    }
-    assert rows["a"][3:8] == ["14", "3", "4", "0", "3"]  # rows, test rows, task steps, replay steps, kept
-    assert rows["b"][3:8] == ["10", "3", "3", "3", "2"]
+    assert cells(out, "0", "a")[2:7] == ["14", "3", "4", "0", "3"]  # rows, test rows, task steps, replay steps, kept
+    assert cells(out, "1", "b")[2:7] == ["10", "3", "3", "3", "2"]
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_dry_run_counts_the_steps_that_are_taken(seekr: Any, tmp_path: Path) -> None:
     _, out, _ = seekr("--dry-run", "training.num_train_epochs=1.5")
     assert seekr("training.num_train_epochs=1.5")[0] == 0
-    for name, stage in (("a", "00-a"), ("b", "01-b")):
+    for place, (name, stage) in enumerate((("a", "00-a"), ("b", "01-b"))):
         log = (tmp_path / "runs" / "x" / "stages" / stage / "log.jsonl").read_text().splitlines()
         kinds = [json.loads(line)["kind"] for line in log]
-        row = next(line for line in out.splitlines() if f"│ {name} " in line)
-        planned = [int(cell) for cell in row.split("│")[5:7]]
+        planned = [int(cell) for cell in cells(out, str(place), name)[4:6]]
         assert planned == [kinds.count("task"), kinds.count("replay")]
 
 

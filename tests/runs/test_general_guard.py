@@ -124,7 +124,7 @@ def test_its_change_is_told_everywhere(
         assert word in capsys.readouterr().out
         assert main([*command, str(guarded.folder), "--json"]) == 0
         told = json.loads(capsys.readouterr().out)["runs"][0]["general"]
-        assert told == {"before": before, "now": now}
+        assert told == {"before": before, "now": now, "tasks": []}
         main([*command, str(finished.folder)])
         assert "general" not in capsys.readouterr().out.lower()
     assert main(["report", str(guarded.folder), "--output", str(tmp_path / "page.html")]) == 0
