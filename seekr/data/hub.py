@@ -6,6 +6,8 @@ import os
 import sys
 from functools import cache
 
+from seekr.distributed.processes import is_main
+
 SECONDS = 10.0
 
 
@@ -25,7 +27,6 @@ def look_for_hub() -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are imported from now on, and processes that begin
         constants.HF_HUB_OFFLINE = True
         why = " ".join(str(error).split())[:120]
-        print(
-            f"seekr: {constants.ENDPOINT} cannot be reached ({why}); what is in the cache is used (HF_HUB_OFFLINE=1)",
-            file=sys.stderr,
-        )
+        if is_main():
+            said = f"cannot be reached ({why}); what is in the cache is used (HF_HUB_OFFLINE=1)"
+            print(f"seekr: {constants.ENDPOINT} {said}", file=sys.stderr)

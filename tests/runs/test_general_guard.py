@@ -162,3 +162,16 @@ def test_what_cannot_be_a_guard_is_refused(learn: Callable[..., Run], tmp_path: 
     with pytest.raises(InputError, match=said):
         learn(tmp_path / "run", ["a"], general=general)
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_stage_that_is_learned_again_is_measured_again(learn: Callable[..., Run], rows: Path, tmp_path: Path) -> None:
+    """Its score goes with it, and the same stage scores the same."""
+    from seekr.runs.execute import run_request
+    from seekr.runs.prepare import Request
+
+    run = learn(tmp_path / "run", general=rows)
+    kept = run.scores.general
+    with pytest.raises(Stop):
+        run_request(Request(run.config, redo="b", callbacks=[StopAt(0, 1)]))
+    assert run.scores.general == [*kept[:2], None]
+    assert run_request(Request(run.config)).scores.general == kept
