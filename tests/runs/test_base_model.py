@@ -86,14 +86,14 @@ def test_dry_run_refuses_weights_that_are_missing(tmp_path, model, capsys):
 
 def test_base_model_is_read_once_to_check_several_seeds(tmp_path, model, reads, monkeypatch):
     monkeypatch.setattr("seekr.runs.stage.build_stage", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert main(["learn", written(tmp_path, model), "seeds=[1,2,3]"]) == 1
+    assert main(["learn", written(tmp_path, model), "seeds=[1,2,3]"]) == 130
     assert reads == [str(model)]
 
 
 def test_base_model_is_read_once_to_check_the_candidates_of_a_grid(tmp_path, model, reads, monkeypatch):
     monkeypatch.setattr("seekr.runs.stage.build_stage", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     grid = "method.attention_weight=[1,10,100]"
-    assert main(["tune", written(tmp_path, model), grid]) == 1
+    assert main(["tune", written(tmp_path, model), grid]) == 130
     assert reads == [str(model)]
 
 

@@ -167,7 +167,7 @@ def test_a_task_that_was_stopped_goes_on_with_another_number(
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
     processes[-1].send_signal(signal.SIGTERM)  # one of them hears of it
-    assert [status for status, _ in launches.ended(processes)] == [1] * first
+    assert [status for status, _ in launches.ended(processes)] == [130] * first
     stopped = Run(tmp_path / "run").status()[1]
     assert stopped.state == "stopped"
     found = launches.learn(*[path] * then)

@@ -115,7 +115,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_same_command(
 
     with monkeypatch.context() as patch:
         patch.setattr(taking, killed_in, killed)
-        assert main(["memory", str(run), "--remove-matching", text]) == 1
+        assert main(["memory", str(run), "--remove-matching", text]) == 130
     assert main(["memory", str(run), "--remove-matching", text]) == 0
     assert [finding for finding in verify(Run(run)) if finding.fault] == []
     assert taking.matching(Run(run), text) == []
