@@ -74,15 +74,17 @@ def print_scores(run: Run) -> None:
             print_fact("model", str(run.folder / "model" if (run.folder / "model").is_dir() else model))
 
 
-def print_general(run: Run) -> None:
-    """What became of general ability, where it is watched."""
+def print_general(run: Run, name: str = "") -> None:
+    """What became of general ability, where it is watched; `name`: which run of several it is."""
     for line in general_lines(run):
-        print_table(Text(line))
+        print_table(Text(f"{name}: {line}" if name else line))
 
 
 def print_seeds(runs: Sequence[Run]) -> None:
     """The measures and the last row of each seed, with mean and standard deviation."""
     print_table(seeds_table(runs))
+    for run in runs:
+        print_general(run, f"seed {run.seed}")
     console().print(f"runs: {', '.join(str(run.folder) for run in runs)}")
 
 
@@ -182,5 +184,7 @@ def print_status_of_seeds(folder: Path, runs: Sequence[Run]) -> None:
     """How far each task of each seed is; a seed that was not begun has no folder to be seen from."""
     statuses = {run.folder.name: run.status() for run in runs}
     print_table(status_table(str(folder), statuses))
+    for run in runs:
+        print_general(run, run.folder.name)
     if any(status.state != "done" for found in statuses.values() for status in found):
         console().print("the `seekr learn` command of these runs goes on from here")

@@ -131,6 +131,19 @@ def test_its_change_is_told_everywhere(
     assert word[1:] in (tmp_path / "page.html").read_text()
 
 
+def test_each_seed_tells_its_own(
+    learn: Callable[..., Run], rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: Any = learn(tmp_path / "run", ["a"], general=rows, method="sequential", seeds=[1, 2])
+    capsys.readouterr()
+    for command, name in (("status", "seed-{}"), ("evaluate", "seed {}")):
+        assert main([command, str(tmp_path / "run")]) == 0
+        out = capsys.readouterr().out
+        for run in runs:
+            before, now = run.scores.general
+            assert f"{name.format(run.seed)}: general ability {before:.1f} → {now:.1f}" in out
+
+
 def test_log_says_each_score_as_it_is_measured(
     learn: Callable[..., Run], rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
