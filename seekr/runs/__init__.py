@@ -1,1 +1,1 @@
-"""A run and its folder: spec, executed stage by stage, scored, read again."""
+"""A run and its folder: prepared, executed stage by stage, scored, read again."""

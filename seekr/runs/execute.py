@@ -1,4 +1,4 @@
-"""The life of a run: spec, begun, stage after stage, scored. Stopped anywhere, it goes on from there."""
+"""The life of a run: prepared, begun, stage after stage, scored. Stopped anywhere, it goes on from there."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ Found = str | RowLikelihood
 
 
 class ScoreBook:
-    """The scores of a spec run: what was scored before is read, what is missing is generated and kept.
+    """The scores of a prepared run: what was scored before is read, what is missing is generated and kept.
 
     All processes make one and fill it alike, each answering a part of the prompts; the main one writes.
     """
