@@ -10,16 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load, save, save_file
-from torch import Tensor
-
 from seekr.disk.files import user_path, write_atomically
 from seekr.errors import InputError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from torch import Tensor
 
 KEY, KEY_FILE = "SEEKR_KEY", "SEEKR_KEY_FILE"
 _MARK = "seekr AES-256-GCM "
@@ -84,6 +80,9 @@ def is_encrypted(path: Path) -> bool:
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, encrypted: bool) -> None:
     """Writes a safetensors file; where it is `encrypted`, the names of the tensors stay readable."""
+    import torch  # not above: commands that read texts alone do without it
+    from safetensors.torch import save, save_file
+
     if not encrypted:
         save_file(dict(tensors), path)
         return
@@ -99,6 +98,8 @@ class Tensors:
     """
 
     def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
         self.path = path
         self._file: Any = safe_open(path, framework="pt")
         self.encrypted = _ENCRYPTED in (self._file.metadata() or {})
@@ -108,6 +109,8 @@ class Tensors:
         return list(self._file.keys())
 
     def get_tensor(self, name: str) -> Tensor:
+        from safetensors.torch import load
+
         stored: Tensor = self._file.get_tensor(name)
         return load(_decrypt(stored.numpy().tobytes(), self.path, name))[""] if self.encrypted else stored
 
