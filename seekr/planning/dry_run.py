@@ -13,6 +13,7 @@ from seekr.planning.rows import StageRows, plan_steps
 from seekr.report.tables import print_fact, print_table
 from seekr.report.terminal import readable_bytes
 from seekr.runs.prepare import RunSpec
+from seekr.scoring.cells import wanted_cells
 
 
 def print_plan(spec: RunSpec, folders: Sequence[str]) -> None:
@@ -55,6 +56,9 @@ def print_plan(spec: RunSpec, folders: Sequence[str]) -> None:
             str(sum(summary.cut_answers for summary in summaries)),
         )
     print_table(table)
+    cells = wanted_cells(config.cells, len(spec.tasks), joint=spec.joint)
+    answers = sum(len(spec.tasks[column].test) for _, column in cells)
+    print_fact("scores", f"cells {config.cells}: {len(cells)} of the matrix, {answers:,} test rows to answer in all")
     for note in spec.notes:
         print_table(Text(note))
     for data in spec.tasks:

@@ -177,6 +177,8 @@ def _prepare(request: Request) -> RunSpec:
     max_length = max_length_of(model_config, tokenizer, config.max_length, method.form.virtual_tokens(learned))
     home = request.source if request.source is not None and not (run / "stages").is_dir() else run
     record = read_json(home / "run.json") if (home / "run.json").exists() else None
+    if record is not None and "cells" not in config.model_fields_set:  # a run begun with fewer scores keeps to them
+        config = config.model_copy(update={"cells": record["config"].get("cells", "paper")})
     clock = clock_of(record, home / "run.json") if record is not None else request.began or now()
     finished, redone = without_redone(finished_stages(home), request.redo)
     known = finished_tasks(home, finished, [task.name for task in tasks])

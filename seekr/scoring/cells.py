@@ -9,6 +9,15 @@ BASE = -1
 """The row of the base model, before anything was learned."""
 
 
+_FEW = 6
+
+
+def default_cells(tasks: int) -> str:
+    """What `cells` is where nobody says: "seen" shows when a task was lost, and its cost grows with the square of the
+    number of tasks, so that more than six have "paper"."""
+    return "seen" if tasks <= _FEW else "paper"
+
+
 def wanted_cells(cells: str, tasks: int, *, joint: bool = False) -> list[tuple[int, int]]:
     """The (row, column) pairs of a run of `tasks` tasks: row i = after task i, column j = task j, BASE = base model.
 
