@@ -13,6 +13,8 @@ from seekr.report.summary import decimal
 from seekr.report.terminal import plain_table
 
 _LONGEST = 160
+MARKS = {HELD: "✓", SLIPPED: "↘", PARTLY: "↘", FORGOTTEN: "✗"}
+"""A sign before each verdict that has one."""
 _STYLES = {HELD: "green", PARTLY: "yellow", FORGOTTEN: "bold red"}
 
 
@@ -37,12 +39,17 @@ def headline(found: Sequence[Change], most: float) -> str:
 
 def kept_and_lost(found: Sequence[Change]) -> str:
     """Such as "forgotten: sort 99 → 72; held: span, upper": nothing where no task was scored again."""
+    return "; ".join(f"{name}: {', '.join(tasks)}" for name, tasks in forgotten_and_held(found).items())
+
+
+def forgotten_and_held(found: Sequence[Change]) -> dict[str, list[str]]:
+    """Tasks that lost more than chance explains, with what they lost, and those that did not; neither where empty."""
     lost = [change for change in found if change.verdict in (SLIPPED, PARTLY, FORGOTTEN)]
     named = {
         "forgotten": [f"{change.task} {change.before:.0f} → {change.now:.0f}" for change in lost],
         "held": [change.task for change in found if change.verdict == HELD],
     }
-    return "; ".join(f"{name}: {', '.join(tasks)}" for name, tasks in named.items() if tasks)
+    return {name: tasks for name, tasks in named.items() if tasks}
 
 
 def changes_table(found: Sequence[Change]) -> Table:

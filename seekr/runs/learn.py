@@ -100,8 +100,8 @@ def learn(
         max_length: tokens of prompt and answer; None = what model and tokenizer allow.
         chat_template: the file of a Jinja template for chat rows, which is saved with the model; None = the model's.
         chat_template_kwargs: variables of the template, such as `enable_thinking`; those of a task come over them.
-        cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all"; None = those that the run
-            has, or "seen" for up to six tasks and "paper" for more.
+        cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all"; None = those
+            that the run has, or "seen" for up to six tasks and "paper" for more.
         vllm: arguments of vLLM's engine, which then answers test rows; None = transformers answers them.
         keep_stages: whose weights stay on disk: "all", "last", or a number of stages.
         encrypt: whether kept rows, what is said of them, and answers are encrypted, see `seekr.disk.sealed`.
