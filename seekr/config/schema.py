@@ -42,7 +42,7 @@ class Config(BaseModel):
     max_length: int | None = Field(default=None, ge=2)
     chat_template: str | None = Field(default=None, min_length=1)
     chat_template_kwargs: dict[str, Any] | None = None
-    cells: Literal["paper", "seen", "all"] = Field(default_factory=lambda known: default_cells(len(known["tasks"])))  # type: ignore[assignment, return-value]
+    cells: Literal["paper", "seen", "all"] = Field(default_factory=lambda known: default_cells(len(known["tasks"])))
     vllm: dict[str, Any] | None = None
     keep_stages: Literal["all", "last"] | PositiveInt = "all"
     encrypt: bool = False
