@@ -139,6 +139,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--output", type=path, default=Path("report.html"), metavar="FILE", help="the page; default: report.html"
     )
+    sub.add_argument(
+        "--figures", type=path, metavar="DIR", help="write figures for papers too: SVG, PDF and PNG (needs matplotlib)"
+    )
 
     sub = command(
         "check",
