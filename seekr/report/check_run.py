@@ -8,13 +8,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seekr.report.forgotten import FORGOTTEN, HELD, PARTLY, SLIPPED, Change
+from seekr.report.forgotten import FORGOTTEN, HELD, NOTHING, PARTLY, SLIPPED, Change
 from seekr.report.summary import decimal
 from seekr.report.terminal import plain_table
 
 _LONGEST = 160
-MARKS = {HELD: "✓", SLIPPED: "↘", PARTLY: "↘", FORGOTTEN: "✗"}
-"""A sign before each verdict that has one."""
+MARKS = {HELD: "✓", NOTHING: "–", SLIPPED: "↘", PARTLY: "↘", FORGOTTEN: "✗"}
+"""A sign before each verdict on a task that was scored again."""
 _STYLES = {HELD: "green", PARTLY: "yellow", FORGOTTEN: "bold red"}
 
 

@@ -91,7 +91,7 @@ def test_labels_that_differ_in_signs_alone_get_files_of_their_own(undrawn: list[
     for place, weight in enumerate(("a/b", "a b")):
         write_run(tmp_path / f"run-{place}", tasks=TASKS, settings={"teacher_form": weight})
     written = write_figures([tmp_path], tmp_path / "figures")
-    assert len(set(written)) == len(written) == len(undrawn) == 5
+    assert len(set(written)) == len(written) == len(undrawn) == 6
 
 
 def test_other_tasks_have_figures_of_their_own(undrawn: list[Path], runs: Path, tmp_path: Path) -> None:

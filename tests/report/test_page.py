@@ -203,6 +203,32 @@ def test_answers_show_what_was_forgotten_first(tmp_path: Path) -> None:
     assert table[1][3].startswith("✗ wrong 3 2 1")
 
 
+def test_every_verdict_on_a_task_has_its_sign(tmp_path: Path) -> None:
+    """Bug: one that had nothing and still has was not foreseen."""
+    tasks, finals = ("had", "slips", "half", "lost", "held", "new"), [0.0, 85.0, 60.0, 20.0, 90.0, 50.0]
+    matrix: list[list[float | None]] = [[None] * 6 for _ in tasks]
+    for place, learned in enumerate([0.0, 90.0, 90.0, 90.0, 90.0, 50.0]):
+        matrix[place][place] = learned
+    run = write_run(tmp_path / "run", tasks=tasks, matrix=[*matrix[:-1], finals])
+    shutil.rmtree(run / "predictions")  # so that a point is all that may be chance
+    text = " ".join(write_report([run], tmp_path / "out.html").read_text().split())
+    signs = {"had nothing": "–", "slipped": "↘", "partly forgotten": "↘", "forgotten": "✗", "held": "✓"}
+    for verdict, sign in signs.items():
+        assert f'<span class="{verdict.replace(" ", "-")}">{sign} {verdict}</span>' in text
+
+
+@pytest.mark.thorough
+def test_a_page_of_fifteen_tasks_of_a_thousand_examples_stays_small(tmp_path: Path) -> None:
+    """Of a model of 32 layers and 32 heads, whose maps, losses and a few answers of each task are drawn."""
+    tasks = [f"task{number}" for number in range(15)]
+    run = write_run(tmp_path / "run", tasks=tasks, steps=1000, layers=32, heads=32)
+    for file in (run / "predictions").iterdir():
+        rows = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(rows * 100))
+    page = write_report([run], tmp_path / "out.html")
+    assert 5e5 < page.stat().st_size < 10e6
+
+
 def test_long_prompts_lose_their_middle(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tasks=("a",), matrix=[[50.0]])
     write_answers(run, 0, 0, 50.0, "begin" + "x" * 100_000 + "end")
