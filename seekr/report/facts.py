@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from seekr.disk import read_json
+from seekr.errors import RunError
 from seekr.runs.run import Run
 from seekr.scoring.cells import wanted_cells
 
@@ -41,9 +42,12 @@ def _data(runs: Sequence[Run]) -> str:
 
 def _rows_learned(run: Run) -> Iterator[int]:
     for stage in run.stages:
-        if stage.trained and (stage.folder / "stage.json").is_file():
-            found = read_json(stage.folder / "stage.json").get("rows", {})
-            yield from (int(task["rows"]) for task in found.values() if "rows" in task)
+        if not stage.trained:
+            continue
+        try:
+            yield from [int(task["rows"]) for task in read_json(stage.folder / "stage.json")["rows"].values()]
+        except (RunError, KeyError, TypeError, ValueError, AttributeError):
+            continue  # older, or damaged: the command names it then
 
 
 def _range(numbers: Sequence[int]) -> str:

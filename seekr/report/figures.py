@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 6.3
 """Inches: the text of a page of most conferences."""
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,

@@ -82,10 +82,6 @@ class MethodSummary:
         """Over the runs that have it; None where none has."""
         return _spread(run.measure(field) for run in self.runs)
 
-    def final(self, task: str) -> Spread | None:
-        """The score of `task` once all tasks are learned."""
-        return _spread(run.final.get(task) for run in self.runs)
-
     def steps(self, kind: str | None = None) -> Spread | None:
         """Optimizer steps of one kind, or of all kinds."""
         return _spread(run.steps.get(kind, 0) if kind else sum(run.steps.values()) for run in self.runs)

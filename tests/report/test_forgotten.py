@@ -118,12 +118,13 @@ def test_joint_run_has_nothing_before(tmp_path):
         changes(Run(write_run(tmp_path / "run", method="joint")))
 
 
-def test_scores_are_followed_by_what_was_lost_and_what_to_do_next(run, capsys):
+def test_what_was_lost_comes_first_and_what_to_do_next_last(run, capsys):
     (run / "stages" / "02-add" / "model").mkdir()
     (run / "stages" / "02-add" / "model" / "model.safetensors").write_text("")
     print_scores(Run(run))
     lines = capsys.readouterr().out.splitlines()
-    assert "forgotten: copy 90 → 45; held: sort" in lines
+    assert lines[0].startswith("seekr 60.0 ± ")
+    assert lines[0].endswith("; forgotten: copy 90 → 45; held: sort")
     todo = [line.split() for line in lines[-5:-1]]
     assert todo[0] == ["next", "seekr", "check", str(run)]
     assert [words[:3] for words in todo[1:]] == [["seekr", name, str(run)] for name in ("chat", "export", "report")]
