@@ -30,7 +30,8 @@ def facts(runs: Sequence[Run], given: Sequence[Path]) -> Iterator[tuple[str, str
 def _model(run: Run) -> str:
     """A local folder by its name alone: where it lies is in the settings."""
     name = str(run.record["config"]["model"])
-    return Path(name).name if Path(name).is_absolute() else name
+    path = Path(name)
+    return "/".join(path.parts[-2 if path.name == "model" else -1 :]) if path.is_absolute() else name
 
 
 def _data(runs: Sequence[Run]) -> str:
