@@ -109,13 +109,13 @@ def _group(summaries: Sequence[MethodSummary]) -> Group:
     order += [summary for summary in summaries if summary not in order]
     form = PANEL if len(order) == 1 else SPARK
     columns = [_column(order, measure) for measure in MEASURES]
-    lines = {answer.summary.label: answer for answer in found}
+    answer_of = {id(answer.summary): answer for answer in found}
     runs = [run for summary in summaries for run in summary.counted]
     whole = [run for run in runs if run.measure("overall_performance") is not None]
     return Group(
         summaries[0].tasks,
         tuple(found),
-        tuple(_method(summary, lines.get(summary.label), form) for summary in order),
+        tuple(_method(summary, answer_of.get(id(summary)), form) for summary in order),
         tuple(column for column in columns if any(column.cells) or column.heading == "Overall performance"),
         charts.strip_chart(order if len(runs) > 1 else [], "overall_performance", "Overall performance of every run"),
         (*differences(whole), *unseen(runs)),
