@@ -8,11 +8,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seekr.report.forgotten import FORGOTTEN, HELD, NOTHING, PARTLY, SLIPPED, Change
+from seekr.report.forgotten import FORGOTTEN, HELD, NOISE, NOTHING, PARTLY, SLIPPED, Change
 from seekr.report.summary import decimal
 from seekr.report.terminal import plain_table
 
 _LONGEST = 160
+NO_ANSWERS = "the answers that were scored are not all in predictions/, or the metric is no mean over rows"
 MARKS = {HELD: "✓", NOTHING: "–", SLIPPED: "↘", PARTLY: "↘", FORGOTTEN: "✗"}
 """A sign before each verdict on a task that was scored again."""
 _STYLES = {HELD: "green", PARTLY: "yellow", FORGOTTEN: "bold red"}
@@ -22,6 +23,8 @@ def renderables(found: Sequence[Change], *, most: float, examples: int) -> Itera
     """The whole answer, from its one line down."""
     yield Text(headline(found, most))
     yield changes_table(found)
+    if unsure := [change.task for change in found if change.drop is not None and change.error is None]:
+        yield Text(f"no ± for {', '.join(unsure)}: {NO_ANSWERS}; a drop of more than {NOISE:g} counts")
     for change in found:
         if change.over(most) and examples and change.lost:
             yield examples_of(change, examples)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from seekr.disk import read_json
 from seekr.errors import RunError
+from seekr.report.check_run import NO_ANSWERS
+from seekr.report.row_scores import error_of_cell
 from seekr.runs.run import Run
 from seekr.scoring.cells import wanted_cells
 
@@ -79,6 +81,22 @@ def unseen(runs: Sequence[Run]) -> Iterator[str]:
         yield f"when a task was lost is not measured yet: `seekr evaluate {one} --cells seen` does it{of}"
     if dropped:
         yield f"when a task was lost was not measured, and the weights are gone (keep_stages): {_few(dropped)}"
+
+
+def unsure(runs: Sequence[Run]) -> Iterator[str]:
+    """Tasks that have scores without an error."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        cells = [(after, task) for after, row in enumerate(run.scores.matrix) for task in range(len(row))]
+        tasks = {task for after, task in cells if _has_no_error(run, after, task)}
+        if tasks:
+            found.setdefault(", ".join(run.scores.tasks[task] for task in sorted(tasks)), []).append(str(run.folder))
+    for names, folders in found.items():
+        yield f"no ± for {names} in {_few(folders)}: {NO_ANSWERS}"
+
+
+def _has_no_error(run: Run, after: int, task: int) -> bool:
+    return run.scores.matrix[after][task] is not None and error_of_cell(run, after, task) is None
 
 
 def _few(names: Sequence[str]) -> str:

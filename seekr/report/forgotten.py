@@ -15,7 +15,7 @@ from seekr.scoring.uncertainty import standard_error
 
 HELD, SLIPPED, PARTLY, FORGOTTEN = "held", "slipped", "partly forgotten", "forgotten"
 UNKNOWN, NEW, NOTHING = "not scored", "just learned", "had nothing"
-_NOISE = 1.0
+NOISE = 1.0
 """Points that a drop may have by chance where its standard error is not known."""
 
 
@@ -54,7 +54,7 @@ class Change:
     @property
     def noise(self) -> float:
         """What a drop may be by chance: twice its standard error."""
-        return _NOISE if self.error is None else 2 * self.error
+        return NOISE if self.error is None else 2 * self.error
 
     @property
     def verdict(self) -> str:

@@ -15,7 +15,7 @@ from seekr.report.answer import Answer, answers
 from seekr.report.check_run import MARKS, forgotten_and_held
 from seekr.report.comparison import differences
 from seekr.report.estimate import Estimate, measured, scored
-from seekr.report.facts import facts, unseen
+from seekr.report.facts import facts, unseen, unsure
 from seekr.report.grafting import caption, verdicts
 from seekr.report.grafting import groups as grafts_of
 from seekr.report.run_view import Row, matrix_rows, run_view
@@ -118,7 +118,7 @@ def _group(summaries: Sequence[MethodSummary]) -> Group:
         tuple(_method(summary, answer_of.get(id(summary)), form) for summary in order),
         tuple(column for column in columns if any(column.cells) or column.heading == "Overall performance"),
         charts.strip_chart(order if len(runs) > 1 else [], "overall_performance", "Overall performance of every run"),
-        (*differences(whole), *unseen(runs)),
+        (*differences(whole), *unseen(runs), *unsure(runs)),
     )
 
 

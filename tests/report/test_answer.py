@@ -126,6 +126,8 @@ def test_answers_that_are_not_those_that_were_scored_give_no_error(tmp_path: Pat
     measure = measured(summary, "overall_performance")
     assert measure is not None
     assert measure.error is None
+    said = f"No ± for sort in {run.folder}: the answers that were scored are not all in predictions/"
+    assert said in render([run], [tmp_path])
 
 
 def test_other_tasks_are_another_part_of_the_page(tmp_path: Path) -> None:

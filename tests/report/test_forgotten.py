@@ -131,6 +131,16 @@ def test_what_was_lost_comes_first_and_what_to_do_next_last(run, capsys):
     assert lines[-1].split() == ["model", str(run / "stages" / "02-add" / "model")]
 
 
+def test_scores_whose_answers_are_gone_are_named(run, capsys):
+    """A change is then judged by a point, where it was by its error."""
+    assert main(["check", str(run)]) == 3
+    assert "no ±" not in capsys.readouterr().out
+    file = run / "predictions" / "2-1.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:7]))
+    assert main(["check", str(run)]) == 3
+    assert "no ± for sort: the answers that were scored are not all in predictions/" in capsys.readouterr().out
+
+
 def test_status_shows_the_scores(run, capsys):
     assert main(["status", str(run)]) == 0
     assert "copy" in capsys.readouterr().out.partition("are measured")[2]
