@@ -68,6 +68,7 @@ def run_one(method: str, seed: int, folder: Path) -> dict[str, Any]:
         model=builtin_model(),
         tasks=write_tasks(folder, seed, "test"),
         output_dir=folder / f"{method}-{seed}",
+        cells="paper",
         keep_stages="last",
         seed=seed,
         **split_settings(method, METHODS.get(method) or OTHERS.get(method, {})),

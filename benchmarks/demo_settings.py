@@ -34,6 +34,7 @@ def main() -> None:
             model=builtin_model(),
             tasks=write_tasks(arguments.output_dir, seed, "eval"),
             output_dir=arguments.output_dir / name,
+            cells="paper",
             keep_stages="last",
             seed=seed,
             **split_settings(arguments.method, settings),

@@ -119,6 +119,7 @@ def measure(method: str, folder: Path) -> dict[str, Any]:
         "method": {"name": method, **settings},
         "training": {"per_device_train_batch_size": BATCH, "num_train_epochs": 1, "save_steps": 1000},
         "max_length": 400,
+        "cells": "paper",
         "keep_stages": "last",
         "callbacks": [clock],
     }

@@ -54,6 +54,7 @@ def run_one(name: str, seed: int, folder: Path) -> dict[str, Any]:
         output_dir=folder / f"{name.replace(' ', '-')}-{seed}",
         method={"name": "seekr", **PAPERS_RULE, **VARIANTS[name]},
         training=TRAINING,
+        cells="paper",
         keep_stages="last",
         seed=seed,
     )

@@ -137,6 +137,7 @@ def measure(run: Planned) -> dict[str, Any]:
         training=settings["training"],
         lora=settings["lora"],
         max_length=run.suite.max_length,
+        cells="paper",
         seed=run.key["seed"],
         callbacks=[clock],
     )

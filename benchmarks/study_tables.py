@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-Row = dict[str, Any]
+from seekr.scoring.uncertainty import half_interval
 
-_STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Student's t of a 95% interval by the number of values."""
+Row = dict[str, Any]
 
 
 def read_study(file: Path) -> list[Row]:
@@ -86,9 +84,8 @@ def interval(values: Sequence[float | None], *, signed: bool = False) -> str:
     if not known:
         return ""
     sign = "+" if signed else ""
-    if len(known) == 1:
-        return f"{known[0]:{sign}.1f}"
-    return f"{mean(known):{sign}.1f} ± {_STUDENT[len(known)] * stdev(known) / math.sqrt(len(known)):.1f}"
+    half = half_interval(known)
+    return f"{mean(known):{sign}.1f}" + ("" if half is None else f" ± {half:.1f}")
 
 
 def paired_table(rows: Sequence[Row], base: str, naming: Callable[[Row], str] = label) -> str:

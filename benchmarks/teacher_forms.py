@@ -43,6 +43,7 @@ def run_one(form: str, seed: int, folder: Path) -> dict[str, Any]:
         output_dir=folder / f"{form}-{seed}",
         method={"name": "seekr", **PAPERS_RULE, "teacher_form": form},
         training=TRAINING,
+        cells="paper",
         keep_stages="last",
         seed=seed,
     )

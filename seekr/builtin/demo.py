@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from seekr.builtin import TASKS, builtin_model, builtin_rows
 from seekr.builtin.tasks import Split
 from seekr.data import Task
 from seekr.disk import check_writable, read_json, write_json
 from seekr.errors import InputError
 from seekr.report import write_report
+from seekr.report.answer import answers
+from seekr.report.summary import summarize
 from seekr.report.tables import console, print_table
 from seekr.report.terminal import methods_table
 from seekr.runs.learn import learn
@@ -86,6 +90,8 @@ def run_demo(
         out.print(f"  overall performance {run.scores.overall_performance:.1f}, {seconds:.0f} s")
     folders = [run.folder for run in runs]
     print_table(methods_table(read_runs(folders)))
+    for answer in answers(summarize(read_runs(folders))):
+        print_table(Text(str(answer)))
     out.print(f"page: {write_report(folders, output_dir / 'report.html')}")
     if json_file is not None:
         write_json(json_file, describe(runs, seed, read_json(output_dir / "seconds.json")))

@@ -58,9 +58,13 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    from seekr.report import write_report
+    from seekr.report import write_figures, write_report
+    from seekr.report.figures import check_figures
 
+    check_figures(arguments.figures)
     print(f"written: {write_report(arguments.runs, arguments.output)}")
+    for path in write_figures(arguments.runs, arguments.figures) if arguments.figures else ():
+        print(f"written: {path}, and as .pdf and .png")
 
 
 def heads(arguments: argparse.Namespace) -> None:

@@ -141,19 +141,17 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--output", type=path, default=Path("report.html"), metavar="FILE", help="the page; default: report.html"
     )
+    sub.add_argument(
+        "--figures", type=path, metavar="DIR", help="write figures for papers too: SVG, PDF and PNG (needs matplotlib)"
+    )
 
     sub = command(
         "check",
         "say what a run forgot: each task's score when it was learned and now; exit status 3 where too much is lost",
     )
     sub.add_argument("run", type=Path, metavar="RUN", help="a run, or the folder of its seeds")
-    sub.add_argument(
-        "--max-drop",
-        type=points,
-        default=5.0,
-        metavar="N",
-        help="points of 100 that a task may lose; default: 5",
-    )
+    lost = "points of 100 that a task may lose; default: 5"
+    sub.add_argument("--max-drop", type=points, default=5.0, metavar="N", help=lost)
     sub.add_argument("--examples", type=natural, default=2, metavar="N", help="lost answers to show; default: 2")
     _add_json(sub)
 

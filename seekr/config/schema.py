@@ -14,6 +14,7 @@ from seekr.config.yaml import parse_yaml, read_yaml
 from seekr.disk import user_path
 from seekr.errors import InputError, reason
 from seekr.other_names import meant
+from seekr.scoring.cells import default_cells
 
 if TYPE_CHECKING:
     from seekr.data import Task
@@ -41,7 +42,7 @@ class Config(BaseModel):
     max_length: int | None = Field(default=None, ge=2)
     chat_template: str | None = Field(default=None, min_length=1)
     chat_template_kwargs: dict[str, Any] | None = None
-    cells: Literal["paper", "seen", "all"] = "paper"
+    cells: Literal["paper", "seen", "all"] = Field(default_factory=lambda known: default_cells(len(known["tasks"])))
     general: dict[str, Any] | None = None
     vllm: dict[str, Any] | None = None
     keep_stages: Literal["all", "last"] | PositiveInt = "all"

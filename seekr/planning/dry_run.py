@@ -14,6 +14,7 @@ from seekr.report.tables import print_fact, print_table
 from seekr.report.terminal import plain_table, readable_bytes
 from seekr.runs.guard import trained_rows
 from seekr.runs.prepare import RunSpec
+from seekr.scoring.cells import wanted_cells
 
 
 def print_plan(spec: RunSpec, folders: Sequence[str]) -> None:
@@ -56,6 +57,9 @@ def print_plan(spec: RunSpec, folders: Sequence[str]) -> None:
             str(sum(summary.cut_answers for summary in summaries)),
         )
     print_table(Blocks(table, keys=2))
+    cells = wanted_cells(config.cells, len(spec.tasks), joint=spec.joint)
+    answers = sum(len(spec.tasks[column].test) for _, column in cells)
+    print_fact("scores", f"cells {config.cells}: {len(cells)} of the matrix, {answers:,} test rows to answer in all")
     if spec.general is not None:
         print_fact("general", f"{len(spec.general.test)} rows, whose likelihood is measured at every stage")
         for warning in (*spec.general.warnings(), *trained_rows(spec.general, spec.tasks)):

@@ -1,6 +1,7 @@
-"""What runs came to: one self-contained HTML page, and tables for the terminal."""
+"""What runs came to: one self-contained HTML page, figures for papers, and tables for the terminal."""
 
+from seekr.report.figures import write_figures
 from seekr.report.page import write_report
 from seekr.report.summary import MethodSummary, summarize
 
-__all__ = ["MethodSummary", "summarize", "write_report"]
+__all__ = ["MethodSummary", "summarize", "write_figures", "write_report"]

@@ -15,6 +15,7 @@ from seekr.report.summary import MethodSummary, decimal
 from seekr.runs.grafted import Grafted
 from seekr.runs.log import LogEntry
 from seekr.runs.run import Run, Stage
+from seekr.scoring.uncertainty import half_interval
 
 LEVELS = 12
 _WIDTH, _HEIGHT = 460, 190
@@ -35,12 +36,12 @@ class Curve:
 def head_map(table: np.ndarray, heads: dict[int, list[int]], label: str) -> Markup:
     """`table` [layers, heads] from 0 (pale) to its largest entry (dark), the chosen heads outlined."""
     layers, width = table.shape
-    cell = int(np.clip(300 // max(width, 1), 9, 24))
+    cell = int(np.clip(min(300 // max(width, 1), 380 // max(layers, 1)), 9, 24))
     left, top = 30, 16
     largest = float(np.nanmax(table, initial=0.0))
     share = np.nan_to_num(table / largest) if largest > 0 else np.zeros_like(table)
     level = np.clip(np.rint(share * (LEVELS - 1)), 0, LEVELS - 1).astype(int)
-    parts = [_open(left + width * cell + 4, top + layers * cell + 4, label, fixed=True)]
+    parts = [open_svg(left + width * cell + 4, top + layers * cell + 4, label, fixed=True)]
     for value in range(LEVELS):
         squares = "".join(
             f"M{left + h * cell} {top + layer * cell}h{cell - 1}v{cell - 1}h-{cell - 1}z"
@@ -56,9 +57,9 @@ def head_map(table: np.ndarray, heads: dict[int, list[int]], label: str) -> Mark
     if outlines:
         parts.append(Markup('<path class="halo" d="{0}"/><path class="chosen" d="{0}"/>').format(outlines))
     for h in range(0, width, max(1, math.ceil(26 / cell))):
-        parts.append(_text(left + h * cell + cell / 2, top - 5, h, "middle"))
+        parts.append(svg_text(left + h * cell + cell / 2, top - 5, h, "middle"))
     for layer in range(0, layers, max(1, math.ceil(14 / cell))):
-        parts.append(_text(left - 5, top + layer * cell + cell / 2 + 4, layer, "end"))
+        parts.append(svg_text(left - 5, top + layer * cell + cell / 2 + 4, layer, "end"))
     parts.append(Markup("</svg>"))
     return Markup("").join(parts)
 
@@ -85,19 +86,21 @@ def curve_chart(run: Run, curves: Sequence[Curve], label: str, *, share: bool = 
     """Curves over the steps of a run, with the borders of its tasks.
 
     Long curves are means over a few steps, with the span of the values in the background. `share`: values 0..1 as per
-    cent. Otherwise the axis is logarithmic where nearly all values are positive and span more than a factor
-    of 20; values below its lowest mark lie on it.
+    cent. Otherwise the axis is logarithmic, and says so, where nearly all values are positive and span more than a
+    factor of 20; values below its lowest mark lie on it.
     """
     total = max(1, sum(_length(stage) for stage in run.stages))
     values = np.concatenate([values for curve in curves for _, values in curve.stages])
     axis = _share_axis() if share else _value_axis(values)
-    parts = [_open(_WIDTH, _HEIGHT, label)]
+    parts = [open_svg(_WIDTH, _HEIGHT, label + " (logarithmic axis)" * axis.log)]
     for value, text in axis.ticks:
         height = axis.place(value)
         parts.append(
             Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(_LEFT, height, _WIDTH - _RIGHT)
-            + _text(_LEFT - 5, height + 4, text, "end")
+            + svg_text(_LEFT - 5, height + 4, text, "end")
         )
+    if axis.log:
+        parts.append(svg_text(_LEFT - 5, _TOP - 7, "log", "end"))
     parts.extend(_borders(run, total))
     for number, curve in enumerate(curves):
         for steps, series in curve.stages:
@@ -107,7 +110,8 @@ def curve_chart(run: Run, curves: Sequence[Curve], label: str, *, share: bool = 
 
 
 def strip_chart(summaries: Sequence[MethodSummary], field: str, label: str) -> Markup:
-    """One row a method: a ring for every seed, a bar at their mean. Empty where nothing was measured."""
+    """One row a method: a ring for every seed, a bar at their mean, a line over its 95% interval as far as the axis
+    goes. Empty where nothing was measured."""
     spreads = [(summary, spread) for summary in summaries if (spread := summary.spread(field))]
     if not spreads:
         return Markup("")
@@ -119,21 +123,24 @@ def strip_chart(summaries: Sequence[MethodSummary], field: str, label: str) -> M
     left, right, row = min(250, 16 + 7 * longest), 56, 26
     width, bottom = left + 280 + right, 8 + row * len(spreads)
     scale = (width - left - right) / ((high - low) or 1.0)
-    parts = [_open(width, bottom + 22, label)]
+    parts = [open_svg(width, bottom + 22, label)]
     for tick in ticks:
         x = left + (tick - low) * scale
         parts.append(Markup('<path class="grid" d="M{:.1f} 6V{}"/>').format(x, bottom))
-        parts.append(_text(x, bottom + 15, f"{tick:g}", "middle"))
+        parts.append(svg_text(x, bottom + 15, f"{tick:g}", "middle"))
     for number, (summary, spread) in enumerate(spreads):
         y = 8 + row * number + row / 2
-        parts.append(_text(left - 10, y + 4, _cut(summary.label, 34), "end", "name"))
+        parts.append(svg_text(left - 10, y + 4, _cut(summary.label, 34), "end", "name"))
         for value in spread.values:
             parts.append(
                 Markup('<circle class="seed" cx="{:.1f}" cy="{}" r="5"/>').format(left + (value - low) * scale, y)
             )
         x = left + (spread.mean - low) * scale
+        if (half := half_interval(spread.values)) is not None:
+            ends = [left + (np.clip(spread.mean + e, low, high) - low) * scale for e in (-half, half)]
+            parts.append(Markup('<path class="error" d="M{:.1f} {}H{:.1f}"/>').format(ends[0], y, ends[1]))
         parts.append(Markup('<path class="mean" d="M{:.1f} {}v18"/>').format(x, y - 9))
-        parts.append(_text(width - right + 10, y + 4, decimal(spread.mean), "start", "name"))
+        parts.append(svg_text(width - right + 10, y + 4, decimal(spread.mean), "start", "name"))
     parts.append(Markup("</svg>"))
     return Markup("").join(parts)
 
@@ -144,14 +151,14 @@ def graft_chart(tasks: Sequence[tuple[str, Sequence[Grafted]]], words: Sequence[
     """
     left, row, gap = min(200, 16 + 7 * max(len(name) for name, _ in tasks)), 13, 10
     bottom = 8 + sum(gap + row * len(rows) for _, rows in tasks)
-    parts = [_open(left + 320, bottom + 22, label)]
+    parts = [open_svg(left + 320, bottom + 22, label)]
     for tick in range(0, 101, 25):
         parts.append(Markup('<path class="grid" d="M{} 6V{}"/>').format(left + 3 * tick, bottom))
-        parts.append(_text(left + 3 * tick, bottom + 15, tick, "middle"))
+        parts.append(svg_text(left + 3 * tick, bottom + 15, tick, "middle"))
     top = 8.0
     for name, rows in tasks:
         height = row * len(rows)
-        parts.append(_text(left - 10, top + height / 2 + 4, _cut(name, 26), "end", "name"))
+        parts.append(svg_text(left - 10, top + height / 2 + 4, _cut(name, 26), "end", "name"))
         for style, score in (("now", rows[0].own_score), ("mean", rows[0].donor_score)):
             parts.append(Markup('<path class="{}" d="M{:.1f} {}v{}"/>').format(style, left + 3 * score, top, height))
         for place, one in enumerate(rows):
@@ -171,6 +178,7 @@ def _cut(name: str, width: int) -> str:
 class _Axis:
     ticks: list[tuple[float, str]]
     place: Callable[[float], float]
+    log: bool = False
 
 
 def _share_axis() -> _Axis:
@@ -193,7 +201,7 @@ def _value_axis(values: np.ndarray) -> _Axis:
             power = math.log10(value) if value > 0 else bottom
             return _height((max(power, bottom) - bottom) / max(1, top - bottom))
 
-        return _Axis(ticks, place)
+        return _Axis(ticks, place, log=True)
     marks = _round_ticks(min(0.0, float(values.min())), float(values.max()))
     low, high = min(marks[0], float(values.min())), max(marks[-1], float(values.max()))
     return _Axis([(m, f"{m:g}") for m in marks], lambda value: _height((value - low) / ((high - low) or 1.0)))
@@ -237,10 +245,10 @@ def _borders(run: Run, total: int) -> list[Markup]:
             if fits > 3
             else str(stage.index)
         )
-        parts.append(_text((left + right) / 2, _TOP - 7, name, "middle"))
+        parts.append(svg_text((left + right) / 2, _TOP - 7, name, "middle"))
         before += length
-    parts.append(_text(_LEFT, _HEIGHT - 7, "1", "start"))
-    parts.append(_text(_WIDTH - _RIGHT, _HEIGHT - 7, f"step {total}", "end"))
+    parts.append(svg_text(_LEFT, _HEIGHT - 7, "1", "start"))
+    parts.append(svg_text(_WIDTH - _RIGHT, _HEIGHT - 7, f"step {total}", "end"))
     return parts
 
 
@@ -281,10 +289,10 @@ def _mark(number: int, x: float, y: float) -> Markup:
     return Markup('<path class="mark{}" d="M{:.1f} {:.1f}{}"/>').format(number % 4, x, y, outline)
 
 
-def _open(width: float, height: float, label: str, *, fixed: bool = False) -> Markup:
+def open_svg(width: float, height: float, label: str, *, fixed: bool = False) -> Markup:
     size = Markup(' width="{}" height="{}"').format(width, height) if fixed else Markup("")
     return Markup('<svg viewBox="0 0 {} {}"{} role="img" aria-label="{}">').format(width, height, size, label)
 
 
-def _text(x: float, y: float, text: object, anchor: str, style: str = "tick") -> Markup:
+def svg_text(x: float, y: float, text: object, anchor: str, style: str = "tick") -> Markup:
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(style, x, y, anchor, text)

@@ -8,11 +8,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seekr.report.forgotten import FORGOTTEN, HELD, PARTLY, SLIPPED, Change
+from seekr.report.forgotten import FORGOTTEN, HELD, NOISE, NOTHING, PARTLY, SLIPPED, Change
 from seekr.report.summary import decimal
 from seekr.report.terminal import plain_table
 
 _LONGEST = 160
+NO_ANSWERS = "the answers that were scored are not all in predictions/, or the metric is no mean over rows"
+MARKS = {HELD: "✓", NOTHING: "–", SLIPPED: "↘", PARTLY: "↘", FORGOTTEN: "✗"}
+"""A sign before each verdict on a task that was scored again."""
 _STYLES = {HELD: "green", PARTLY: "yellow", FORGOTTEN: "bold red"}
 
 
@@ -20,6 +23,8 @@ def renderables(found: Sequence[Change], *, most: float, examples: int) -> Itera
     """The whole answer, from its one line down."""
     yield Text(headline(found, most))
     yield changes_table(found)
+    if unsure := [change.task for change in found if change.drop is not None and change.error is None]:
+        yield Text(f"no ± for {', '.join(unsure)}: {NO_ANSWERS}; a drop of more than {NOISE:g} counts")
     for change in found:
         if change.over(most) and examples and change.lost:
             yield examples_of(change, examples)
@@ -37,12 +42,17 @@ def headline(found: Sequence[Change], most: float) -> str:
 
 def kept_and_lost(found: Sequence[Change]) -> str:
     """Such as "forgotten: sort 99 → 72; held: span, upper": nothing where no task was scored again."""
+    return "; ".join(f"{name}: {', '.join(tasks)}" for name, tasks in forgotten_and_held(found).items())
+
+
+def forgotten_and_held(found: Sequence[Change]) -> dict[str, list[str]]:
+    """Tasks that lost more than chance explains, with what they lost, and those that did not; neither where empty."""
     lost = [change for change in found if change.verdict in (SLIPPED, PARTLY, FORGOTTEN)]
     named = {
         "forgotten": [f"{change.task} {change.before:.0f} → {change.now:.0f}" for change in lost],
         "held": [change.task for change in found if change.verdict == HELD],
     }
-    return "; ".join(f"{name}: {', '.join(tasks)}" for name, tasks in named.items() if tasks)
+    return {name: tasks for name, tasks in named.items() if tasks}
 
 
 def changes_table(found: Sequence[Change]) -> Table:

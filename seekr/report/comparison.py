@@ -96,7 +96,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
             f"{run.folder}: its settings and seed are another run's too, so it has a row of its own" for run in again
         ]
     runs = [run for row in rows for run in row.runs]
-    return Comparison(tuple(rows), _shared_tasks(runs), tuple(notes + _differences(runs)))
+    return Comparison(tuple(rows), _shared_tasks(runs), tuple(notes + differences(runs)))
 
 
 def common_name(folders: Sequence[Path]) -> str:
@@ -145,7 +145,7 @@ def _shared_tasks(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(name for name in (_scored(runs[0]) if runs else []) if all(name in _scored(run) for run in runs))
 
 
-def _differences(runs: Sequence[Run]) -> list[str]:
+def differences(runs: Sequence[Run]) -> list[str]:
     """What makes numbers of these runs not quite comparable, a line each."""
     orders = {tuple(_scored(run)) for run in runs}
     shared = _shared_tasks(runs)

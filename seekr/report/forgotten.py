@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import stdev
+from statistics import fmean
 from typing import Any
 
 from seekr.errors import InputError
-from seekr.runs.log import Answer
+from seekr.report.row_scores import rows_of_cell
 from seekr.runs.run import Run
-from seekr.scoring.metrics import METRICS, row_scores
+from seekr.scoring.uncertainty import standard_error
 
 HELD, SLIPPED, PARTLY, FORGOTTEN = "held", "slipped", "partly forgotten", "forgotten"
 UNKNOWN, NEW, NOTHING = "not scored", "just learned", "had nothing"
-_NOISE = 1.0
+NOISE = 1.0
 """Points that a drop may have by chance where its standard error is not known."""
 
 
@@ -54,7 +54,7 @@ class Change:
     @property
     def noise(self) -> float:
         """What a drop may be by chance: twice its standard error."""
-        return _NOISE if self.error is None else 2 * self.error
+        return NOISE if self.error is None else 2 * self.error
 
     @property
     def verdict(self) -> str:
@@ -88,26 +88,47 @@ def changes(run: Run) -> list[Change]:
         rows = [row for row in range(place, len(scores.tasks)) if scores.matrix[row][place] is not None]
         newest = rows[-1] if rows else place
         before, now = scores.matrix[place][place], scores.matrix[newest][place]
-        error: float | None = None
-        lost: tuple[Lost, ...] = ()
-        if newest != place and metric in METRICS and {(place, place), (newest, place)} <= run.cells:
-            error, lost = _compared(str(metric), run.answers(place, place), run.answers(newest, place))
+        error, lost = _compared(run, place, newest) if newest != place else (None, ())
         found.append(Change(task, metric, before, now, error, lost, new=newest == place))
     return found
 
 
-def _compared(metric: str, before: Sequence[Answer], now: Sequence[Answer]) -> tuple[float | None, tuple[Lost, ...]]:
-    pairs = list(zip(before, now, strict=False))
-    if len(before) != len(now) or len(pairs) < 2 or any(old.prompt != new.prompt for old, new in pairs):
+def changes_over_seeds(runs: Sequence[Run]) -> list[Change]:
+    """The same of runs that differ in their seed only: mean scores, and the error of the mean drop.
+
+    That has two parts: the test rows, which all seeds share, so that their error does not shrink with more seeds, and
+    the seeds themselves. Raises as `changes`.
+    """
+    if len(runs) == 1:
+        return changes(runs[0])
+    return [_mean_change(seeds) for seeds in zip(*map(changes, runs), strict=True)]
+
+
+def _mean_change(seeds: Sequence[Change]) -> Change:
+    drops = [change.drop for change in seeds if change.drop is not None]
+    by_seeds = standard_error(drops) if len(drops) == len(seeds) else None
+    by_rows = [change.error for change in seeds if change.error is not None]
+    rows = fmean(by_rows) if len(by_rows) == len(seeds) else 0.0
+    error = None if by_seeds is None else math.hypot(by_seeds, rows)
+    before, now = (_mean([getattr(change, name) for change in seeds]) for name in ("before", "now"))
+    return Change(seeds[0].task, seeds[0].metric, before, now, error, (), any(change.new for change in seeds))
+
+
+def _mean(scores: Sequence[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    return fmean(known) if len(known) == len(scores) else None
+
+
+def _compared(run: Run, place: int, newest: int) -> tuple[float | None, tuple[Lost, ...]]:
+    then, later = rows_of_cell(run, place, place), rows_of_cell(run, newest, place)
+    if then is None or later is None or len(then) != len(later):
         return None, ()
-    then, later = (
-        row_scores(metric, [a.prediction for a in side], [a.references for a in side], [a.prompt for a in side])
-        for side in (before, now)
-    )
+    before, now = run.answers(place, place), run.answers(newest, place)
+    if len(then) < 2 or any(old.prompt != new.prompt for old, new in zip(before, now, strict=True)):
+        return None, ()
     drops = [old - new for old, new in zip(then, later, strict=True)]
-    worst = sorted((place for place, drop in enumerate(drops) if drop > 0), key=lambda place: -drops[place])
+    worst = sorted((row for row, drop in enumerate(drops) if drop > 0), key=lambda row: -drops[row])
     lost = tuple(
-        Lost(now[place].prompt, now[place].references, before[place].prediction, now[place].prediction)
-        for place in worst
+        Lost(now[row].prompt, now[row].references, before[row].prediction, now[row].prediction) for row in worst
     )
-    return stdev(drops) / math.sqrt(len(drops)), lost
+    return standard_error(drops), lost

@@ -1,45 +1,31 @@
 """The page: everything about some runs in one HTML file that needs no network and no script."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from seekr.attention.weight import weight_advice
 from seekr.disk import write_atomically
 from seekr.errors import InputError
 from seekr.report import charts
-from seekr.report.examples import TaskExamples, choose_examples
+from seekr.report.answer import Answer, answers
+from seekr.report.check_run import MARKS, forgotten_and_held
+from seekr.report.comparison import differences
+from seekr.report.estimate import Estimate, measured, scored
+from seekr.report.facts import facts, unseen, unsure
 from seekr.report.general import general_lines
-from seekr.report.grafting import caption, groups, verdicts
-from seekr.report.summary import MEASURES, Measure, MethodSummary, Spread, best, decimal, flatten, summarize
-from seekr.runs.run import Run, Stage, read_runs
+from seekr.report.grafting import caption, verdicts
+from seekr.report.grafting import groups as grafts_of
+from seekr.report.run_view import Row, matrix_rows, run_view
+from seekr.report.summary import MEASURES, Measure, MethodSummary, best, by_tasks, decimal, summarize
+from seekr.report.task_lines import PANEL, SPARK, Form, task_line
+from seekr.runs.run import Run, read_runs
 
-_OPEN_RUNS = 6
 _DARKEST_CELL = 55  # per cent of the heat colour under a score of 100, so that the ink on it stays readable
 _DIVISORS = {"backward_transfer": "(T − 1)", "backward_transfer_over_all_tasks": "T"}
-_TABLES = {
-    "sensitivity": "Sensitivity: how strongly the answer loss depends on each head's attention map",
-    "change": "Change: how far training on the task moved each head's attention map",
-}
-_PARTS = {
-    "task": "Task loss",
-    "replay": "Replay loss",
-    "logit": "Logit distillation",
-    "attention": "Attention distillation",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    title: str
-    drawing: Markup
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +35,32 @@ class Column:
     heading: str
     divisor: str
     arrow: str
-    cells: tuple[Spread | None, ...]
+    cells: tuple[Estimate | None, ...]
     best: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a score matrix; `own` is the column of the task just learned, or of the skill remembered."""
+class Method:
+    """What the page shows of all runs of a method; `lines` and `finals`: of each task its drawing and score."""
 
-    after: str
-    skill: bool
-    own: int | None
-    cells: tuple[float | None, ...]
+    summary: MethodSummary
+    answer: Answer | None
+    lines: tuple[Markup, ...]
+    finals: tuple[Estimate | None, ...]
+    mean: tuple[Row, ...]
+    """The mean of the seeds' score matrices; none of a single run."""
 
 
 @dataclass(frozen=True, slots=True)
-class RunView:
-    """Everything the template shows of one run."""
+class Group:
+    """Methods that learned the same tasks."""
 
-    run: Run
-    label: str
-    anchor: str
-    open: bool
-    rows: tuple[Row, ...]
-    importance: tuple[Figure, ...]
-    other_tables: dict[str, tuple[Figure, ...]]
-    losses: tuple[Figure, ...]
-    share: Figure | None
-    advice: str | None
-    share_legend: tuple[str, ...]
-    settings: tuple[tuple[str, str], ...]
-    examples: tuple[TaskExamples, ...]
+    tasks: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    methods: tuple[Method, ...]
+    columns: tuple[Column, ...]
+    strip: Markup
+    notes: tuple[str, ...]
 
 
 def write_report(runs: Sequence[Path], output: Path, *, title: str | None = None) -> Path:
@@ -91,7 +72,7 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str | None = None
     if not runs:
         raise InputError("no run to report on; give one run folder or more")
     output = Path(output)
-    page = render(read_runs(runs), title=title)
+    page = render(read_runs(runs), runs, title=title)
     try:
         write_atomically(output, page.encode("utf-8", "replace").decode("utf-8"))  # answers may hold lone surrogates
     except OSError as error:
@@ -99,30 +80,47 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str | None = None
     return output
 
 
-def render(runs: Sequence[Run], *, title: str | None = None) -> str:
+def render(runs: Sequence[Run], given: Sequence[Path], *, title: str | None = None) -> str:
     """The page of `write_report` as text."""
-    summaries = summarize(runs)
-    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
-    labels = {run.folder: summary.label for summary in summaries for run in summary.runs}
-    columns = [_column(summaries, measure) for measure in MEASURES]
-    finals = {task: [summary.final(task) for summary in summaries] for task in tasks}
+    groups = [summarize(group) for group in by_tasks(runs)]
+    summaries = [summary for group in groups for summary in group]
+    found = [_group(group) for group in groups]
+    labels = {run.folder: f"{summary.label} · seed {run.seed}" for summary in summaries for run in summary.runs}
     return _template().render(
-        title=title or _title(summaries, tasks),
-        summaries=summaries,
-        tasks=tasks,
-        columns=[column for column in columns if any(column.cells) or column.heading == "Overall performance"],
-        finals={task: row for task, row in finals.items() if any(row)},
-        strip=charts.strip_chart(summaries, "overall_performance", "Overall performance of every run"),
-        views=[_view(run, labels[run.folder], number, len(runs)) for number, run in enumerate(runs)],
+        title=title or _title(summaries, found),
+        groups=found,
+        facts=list(facts(runs, given)),
+        views=[run_view(run, labels[run.folder], number) for number, run in enumerate(runs, start=1)],
         several_seeds=any(len(summary.runs) > 1 for summary in summaries),
     )
 
 
-def _title(summaries: Sequence[MethodSummary], tasks: Sequence[str]) -> str:
+def _title(summaries: Sequence[MethodSummary], found: Sequence[Group]) -> str:
     methods = list(dict.fromkeys(summary.runs[0].method for summary in summaries))
     many = f"{len(methods)} methods" if len(methods) > 1 else methods[0]
-    what = f"{len(tasks)} tasks one after another" if len(tasks) != 1 else "one task"
-    return f"Learning {what}: {many}"
+    if len(found) > 1:
+        return f"Learning {len(found)} lists of tasks: {many}"
+    count = len(found[0].tasks)
+    return f"Learning {f'{count} tasks one after another' if count != 1 else 'one task'}: {many}"
+
+
+def _group(summaries: Sequence[MethodSummary]) -> Group:
+    found = answers(summaries)
+    order = [answer.summary for answer in found]
+    order += [summary for summary in summaries if summary not in order]
+    form = PANEL if len(order) == 1 else SPARK
+    columns = [_column(order, measure) for measure in MEASURES]
+    answer_of = {id(answer.summary): answer for answer in found}
+    runs = [run for summary in summaries for run in summary.counted]
+    whole = [run for run in runs if run.measure("overall_performance") is not None]
+    return Group(
+        summaries[0].tasks,
+        tuple(found),
+        tuple(_method(summary, answer_of.get(id(summary)), form) for summary in order),
+        tuple(column for column in columns if any(column.cells) or column.heading == "Overall performance"),
+        charts.strip_chart(order if len(runs) > 1 else [], "overall_performance", "Overall performance of every run"),
+        (*differences(whole), *unseen(runs), *unsure(runs)),
+    )
 
 
 def _column(summaries: Sequence[MethodSummary], measure: Measure) -> Column:
@@ -131,86 +129,24 @@ def _column(summaries: Sequence[MethodSummary], measure: Measure) -> Column:
         measure.heading,
         _DIVISORS.get(measure.field, ""),
         "higher is better" if measure.higher_is_better else "lower is better",
-        tuple(summary.spread(measure.field) for summary in summaries),
+        tuple(measured(summary, measure.field) for summary in summaries),
         next((number for number, summary in enumerate(summaries) if summary is leader), None),
     )
 
 
-def _view(run: Run, label: str, number: int, total: int) -> RunView:
-    shares = charts.curves_of(run, lambda entry: entry.gradient_share if len(entry.gradient_share) > 1 else {})
-    share = None
-    if shares:
-        share = Figure("Share of the gradient norm", charts.curve_chart(run, shares, "Gradient share", share=True))
-    others = {text: _head_maps(run, name) for name, text in _TABLES.items()}
-    return RunView(
-        run=run,
-        label=f"{label} · seed {run.seed}",
-        anchor=f"run-{number + 1}",
-        open=total <= _OPEN_RUNS,
-        rows=tuple(_matrix_rows(run)),
-        importance=_head_maps(run, "importance"),
-        other_tables={text: figures for text, figures in others.items() if figures},
-        losses=tuple(_loss_figures(run)),
-        share=share,
-        advice=weight_advice(run.record["config"]["method"].get("attention_weight"), run.attention_drift),
-        share_legend=tuple(curve.name for curve in shares),
-        settings=tuple((key, _plain(value)) for key, value in flatten(run.record).items()),
-        examples=tuple(choose_examples(run)),
-    )
-
-
-def _matrix_rows(run: Run) -> Iterable[Row]:
-    if run.scored is None:
-        return
-    skills = {stage.name for stage in run.stages if not stage.trained}
-    if any(score is not None for score in run.scored.base):
-        yield Row("nothing yet", False, None, tuple(run.scored.base))
-    if run.joint:
-        yield Row("all at once", False, None, tuple(run.final.values()))
-        return
-    for number, (task, row) in enumerate(zip(run.scored.tasks, run.scored.matrix, strict=True)):
-        if any(score is not None for score in row):
-            yield Row(task, task in skills, number, tuple(row))
-
-
-def _head_maps(run: Run, name: str) -> tuple[Figure, ...]:
-    return tuple(
-        Figure(
-            stage.name,
-            charts.head_map(stage.importance[name], stage.heads, _map_label(stage, name)),
-            _map_note(stage, name),
-        )
-        for stage in run.stages
-        if name in stage.importance and stage.importance[name].size
-    )
-
-
-def _map_label(stage: Stage, name: str) -> str:
-    layers, heads = stage.importance[name].shape
-    return f"{name} of {layers} layers by {heads} heads for {stage.name}"
-
-
-def _map_note(stage: Stage, name: str) -> str:
-    table = stage.importance[name]
-    if not np.isfinite(table).any():
-        return "no finite entry"
-    layer, head = np.unravel_index(np.nanargmax(table), table.shape)
-    return f"largest: {table[layer, head]:.3g} in layer {layer}, head {head}"
-
-
-def _loss_figures(run: Run) -> Iterable[Figure]:
-    for curve in charts.curves_of(run, lambda entry: entry.parts):
-        title = _PARTS.get(curve.name, f"{curve.name} ({curve.kind} steps)")
-        last = float(curve.stages[-1][1][-1])
-        yield Figure(
-            title,
-            charts.curve_chart(run, [curve], f"{title} over the optimizer steps"),
-            f"at the end: {last:.3g}",
-        )
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+def _method(summary: MethodSummary, answer: Answer | None, form: Form) -> Method:
+    if not summary.counted:
+        return Method(summary, answer, (), (), ())
+    count = len(summary.counted[0].scores.tasks)
+    lines, finals = [], []
+    for task, name in enumerate(summary.tasks):
+        points = {after: one for after in range(count) if (one := scored(summary, after, task))}
+        finals.append(points.get(count - 1))
+        own = count - 1 if summary.joint else task
+        said = ", ".join(f"{decimal(one.value)} after {after + 1}" for after, one in points.items())
+        lines.append(task_line(points, count, own, f"{name}: {said or 'not measured'}", form))
+    mean = tuple(matrix_rows(summary)) if len(summary.counted) > 1 else ()
+    return Method(summary, answer, tuple(lines), tuple(finals), mean)
 
 
 @cache
@@ -223,8 +159,9 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        number=decimal, darkest=_DARKEST_CELL, levels=charts.LEVELS, legend_key=charts.legend_key, groups=groups,
-        verdicts=verdicts, graft_caption=caption, graft_chart=charts.graft_chart,
+        number=decimal, darkest=_DARKEST_CELL, levels=charts.LEVELS, legend_key=charts.legend_key, grafts_of=grafts_of,
+        verdicts=verdicts, graft_caption=caption, graft_chart=charts.graft_chart, marks=MARKS,
+        forgotten_and_held=forgotten_and_held,
         general_lines=general_lines,
     )  # fmt: skip
     return environment.get_template("page.html.j2")

@@ -61,8 +61,18 @@ class MethodSummary:
         return self.runs[0].joint
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        return _tasks(self.runs[0])
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted(run.seed for run in self.runs if run.seed is not None))
+
+    @property
+    def counted(self) -> tuple[Run, ...]:
+        """The runs that a mean over seeds is of: all tasks are scored at the end; or else one that is scored at all."""
+        scored = [run for run in self.runs if run.scored]
+        return tuple([run for run in scored if run.measure("overall_performance") is not None] or scored[:1])
 
     @property
     def unfinished(self) -> int:
@@ -71,10 +81,6 @@ class MethodSummary:
     def spread(self, field: str) -> Spread | None:
         """Over the runs that have it; None where none has."""
         return _spread(run.measure(field) for run in self.runs)
-
-    def final(self, task: str) -> Spread | None:
-        """The score of `task` once all tasks are learned."""
-        return _spread(run.final.get(task) for run in self.runs)
 
     def steps(self, kind: str | None = None) -> Spread | None:
         """Optimizer steps of one kind, or of all kinds."""
@@ -96,12 +102,26 @@ def summarize(runs: Sequence[Run]) -> list[MethodSummary]:
     return [MethodSummary(label, tuple(members)) for label, members in zip(labels, groups.values(), strict=True)]
 
 
+def by_tasks(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that learn the same tasks in the same order, in order of appearance: the others are not comparable."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_tasks(run), []).append(run)
+    return list(groups.values())
+
+
+def _tasks(run: Run) -> tuple[str, ...]:
+    """Those of the score matrix, or, where nothing was scored yet, those to learn; skills first."""
+    planned = sorted(run.record["config"]["tasks"], key=lambda task: task.get("learn", True))
+    return tuple(run.scored.tasks) if run.scored else tuple(task["name"] for task in planned)
+
+
 def best(summaries: Sequence[MethodSummary], measure: Measure) -> MethodSummary | None:
     """The leader of a column, or None where naming one would mean nothing.
 
     Joint training is the upper bound and takes no part. There must be two or more methods, all of them
-    finished on the same tasks. The lead over every other one must show at the printed precision and, where both have
-    several seeds, exceed twice the standard error of the difference of the two means.
+    finished on the same tasks, with two seeds or more: one tells nothing about chance. The lead over every other one
+    must show at the printed precision and exceed twice the standard error of the difference of the two means.
     """
     if measure.higher_is_better is None:
         return None
@@ -111,7 +131,7 @@ def best(summaries: Sequence[MethodSummary], measure: Measure) -> MethodSummary 
         return None
     sign = 1 if measure.higher_is_better else -1
     spreads = [(summary, spread) for summary in rivals if (spread := summary.spread(measure.field)) is not None]
-    if len(spreads) < 2:
+    if len(spreads) < 2 or any(len(spread.values) < 2 for _, spread in spreads):
         return None
     leader, first = max(spreads, key=lambda pair: sign * pair[1].mean)
     for summary, other in spreads:

@@ -13,17 +13,16 @@ from rich.text import Text
 from seekr.attention.weight import weight_advice
 from seekr.data.checking import FolderCheck
 from seekr.disk import STDOUT, check_writable, write_atomically
+from seekr.report.answer import answers
 from seekr.report.as_json import kept_of_tasks, stages_with_heads
 from seekr.report.blocks import Blocks
-from seekr.report.check_run import kept_and_lost
 from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
 from seekr.report.exports import as_json_text, csv_text, latex_text, markdown_text
-from seekr.report.forgotten import changes
 from seekr.report.general import general_lines
 from seekr.report.grafting import grafted_table, verdicts
 from seekr.report.side_by_side import comparison_table, seeds_table, status_table
-from seekr.report.summary import decimal
+from seekr.report.summary import decimal, summarize
 from seekr.report.terminal import heads_table, memory_table, score_table
 from seekr.runs.grafted import FILE, Grafted
 from seekr.runs.run import Run
@@ -55,14 +54,14 @@ def print_fact(name: str, text: str) -> None:
 
 
 def print_scores(run: Run) -> None:
-    """The score matrix and the numbers drawn from it."""
+    """What the run came to, the score matrix and the numbers drawn from it, and what to do next."""
+    for answer in answers(summarize([run])):
+        print_table(Text(str(answer)))
     print_table(score_table(run))
     scores = run.scores.to_json()
     found = [f"{label} {scores[key]:.1f}" for key, label in HEADINGS.items() if scores[key] is not None]
     if found:
         console().print("   ".join(found))
-    if not run.joint and (said := kept_and_lost(changes(run))):
-        print_table(Text(said))
     print_general(run)
     console().print(f"run: {run.folder}")
     if run.finished:

@@ -5,13 +5,12 @@ What maps bring back of a skill is in how the tokens attend to each other; what 
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.run import Run, Stage
 from seekr.runs.scores import found_in, lines_of, row_scores_of, score_of
 from seekr.runs.standing import check_weights
+from seekr.scoring.uncertainty import standard_error
 
 RANDOM_SEEDS = (0, 1, 2)
 """Of the draws of random heads, whose mean counts."""
@@ -157,10 +157,10 @@ def _answering(spec: RunSpec, column: int) -> Callable[[Any, str], _Scored]:
 def _error(draws: Sequence[list[float] | None], own: list[float] | None) -> float | None:
     """Standard error of the mean gain over the rows, a row's gain being its mean over the draws."""
     grafted = [rows for rows in draws if rows is not None]
-    if own is None or len(own) < 2:
+    if own is None:
         return None
     gains = [mean(scores) - before for *scores, before in zip(*grafted, own, strict=True)]
-    return stdev(gains) / math.sqrt(len(gains))
+    return standard_error(gains)
 
 
 def _plan(

@@ -35,7 +35,7 @@ class _Settings(TypedDict, total=False):
     max_length: int | None
     chat_template: str | Path | None
     chat_template_kwargs: Mapping[str, Any] | None
-    cells: str
+    cells: str | None
     general: str | Path | Mapping[str, Any] | None
     vllm: Mapping[str, Any] | None
     keep_stages: str | int
@@ -78,7 +78,7 @@ def learn(
     max_length: int | None = None,
     chat_template: str | Path | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
-    cells: str = "paper",
+    cells: str | None = None,
     general: str | Path | Mapping[str, Any] | None = None,
     vllm: Mapping[str, Any] | None = None,
     keep_stages: str | int = "all",
@@ -103,9 +103,9 @@ def learn(
         max_length: tokens of prompt and answer; None = what model and tokenizer allow.
         chat_template: the file of a Jinja template for chat rows, which is saved with the model; None = the model's.
         chat_template_kwargs: variables of the template, such as `enable_thinking`; those of a task come over them.
-        cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all".
+        cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all"; None = those
+            that the run has, or "seen" for up to six tasks and "paper" for more.
         general: a file, or keys of the section, of rows that no task trains on, by whose likelihood general ability is
-            watched; None = it is not.
         vllm: arguments of vLLM's engine, which then answers test rows; None = transformers answers them.
         keep_stages: whose weights stay on disk: "all", "last", or a number of stages.
         encrypt: whether kept rows, what is said of them, and answers are encrypted, see `seekr.disk.sealed`.

@@ -71,8 +71,7 @@ class RunSpec:
     max_length: int
     tasks: list[TaskData]
     """In the order of the matrix: skills first, then the tasks in the order given."""
-    general: TaskData | None
-    """Rows that no task trains on, scored before the first task and after every one."""
+    general: TaskData | None  # rows that no task trains on, scored before the first task and after every one
     stages: list[PlannedStage]
     finished: list[Path]
     model_fingerprint: str
@@ -100,7 +99,6 @@ class RunSpec:
 
     @cached_property
     def columns(self) -> dict[int, TaskData]:
-        """What is scored, by the columns of the matrix."""
         return {**dict(enumerate(self.tasks)), **({} if self.general is None else {GENERAL: self.general})}
 
     def wanted_cells(self, cells: str) -> list[tuple[int, int]]:
@@ -190,6 +188,8 @@ def _prepare(request: Request) -> RunSpec:
     max_length = max_length_of(model_config, tokenizer, config.max_length, method.form.virtual_tokens(learned))
     home = request.source if request.source is not None and not (run / "stages").is_dir() else run
     record = read_json(home / "run.json") if (home / "run.json").exists() else None
+    if record is not None and "cells" not in config.model_fields_set:  # a run begun with fewer scores keeps to them
+        config = config.model_copy(update={"cells": record["config"].get("cells", "paper")})
     clock = clock_of(record, home / "run.json") if record is not None else request.began or now()
     finished, redone = without_redone(finished_stages(home), request.redo)
     known = finished_tasks(home, finished, [task.name for task in tasks])

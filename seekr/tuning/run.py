@@ -113,6 +113,8 @@ def make_candidate(config: Config, settings: Settings, folder: Path, rows: dict[
         files = rows[task["name"]].files(folder / "data" / task["name"])
         given.append({**task, **{split: str(path) for split, (path, _) in files.items()}, "eval": None})
     changed = {"tasks": given, "output_dir": str(place), "keep_stages": "last", "general": None}
+    if "cells" not in config.model_fields_set:  # candidates are ranked by the last row
+        changed["cells"] = "paper"
     return Candidate(settings, place, seed_requests(Request(config.model_copy(update=changed), tasks=tasks)))
 
 

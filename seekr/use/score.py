@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from statistics import stdev
 from typing import Any
 
 from seekr.config.schema import make_tasks
@@ -25,6 +23,7 @@ from seekr.runs.answering import ASKED_TOGETHER, answer_task
 from seekr.runs.prepare import rows_of_a_batch
 from seekr.runs.run import Run
 from seekr.runs.scores import found_in, lines_of, row_scores_of, score_of
+from seekr.scoring.uncertainty import standard_error
 from seekr.use.stage import best_device, choose, load
 
 
@@ -88,7 +87,7 @@ def score(folder: Path, text: str, stage: str | None = None) -> Scored:
         metric=task.metric,
         max_new_tokens=data.max_new_tokens if data.asked else None,
         score=score_of(data, found),
-        error=stdev(rows) / math.sqrt(len(rows)) if len(rows) > 1 else None,
+        error=standard_error(rows),
         warnings=data.warnings(),
         lines=lines,
     )

@@ -118,16 +118,27 @@ def test_joint_run_has_nothing_before(tmp_path):
         changes(Run(write_run(tmp_path / "run", method="joint")))
 
 
-def test_scores_are_followed_by_what_was_lost_and_what_to_do_next(run, capsys):
+def test_what_was_lost_comes_first_and_what_to_do_next_last(run, capsys):
     (run / "stages" / "02-add" / "model").mkdir()
     (run / "stages" / "02-add" / "model" / "model.safetensors").write_text("")
     print_scores(Run(run))
     lines = capsys.readouterr().out.splitlines()
-    assert "forgotten: copy 90 → 45; held: sort" in lines
+    assert lines[0].startswith("seekr 60.0 ± ")
+    assert lines[0].endswith("; forgotten: copy 90 → 45; held: sort")
     todo = [line.split() for line in lines[-5:-1]]
     assert todo[0] == ["next", "seekr", "check", str(run)]
     assert [words[:3] for words in todo[1:]] == [["seekr", name, str(run)] for name in ("chat", "export", "report")]
     assert lines[-1].split() == ["model", str(run / "stages" / "02-add" / "model")]
+
+
+def test_scores_whose_answers_are_gone_are_named(run, capsys):
+    """A change is then judged by a point, where it was by its error."""
+    assert main(["check", str(run)]) == 3
+    assert "no ±" not in capsys.readouterr().out
+    file = run / "predictions" / "2-1.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:7]))
+    assert main(["check", str(run)]) == 3
+    assert "no ± for sort: the answers that were scored are not all in predictions/" in capsys.readouterr().out
 
 
 def test_status_shows_the_scores(run, capsys):

@@ -6,7 +6,7 @@ import pytest
 from fake_runs import write_run
 
 from seekr.report import summarize
-from seekr.report.summary import MEASURES, best
+from seekr.report.summary import MEASURES, best, by_tasks
 from seekr.runs.run import Run
 
 OVERALL, _, _, FORGETTING, _ = MEASURES
@@ -43,9 +43,12 @@ def test_settings_tell_methods_of_one_name_apart(tmp_path: Path) -> None:
 
 
 def test_leader_by_direction(tmp_path: Path) -> None:
-    low = run_with(tmp_path / "replay", [20.0, 50.0], method="replay")
-    high = run_with(tmp_path / "seekr", [60.0, 50.0])
-    summaries = summarize([low, high])
+    runs = [
+        run_with(tmp_path / f"{method}-{seed}", [final + seed, 50.0], method=method, seed=seed)
+        for method, final in (("replay", 20.0), ("seekr", 60.0))
+        for seed in (0, 1)
+    ]
+    summaries = summarize(runs)
     assert best(summaries, OVERALL) is summaries[1]
     assert best(summaries, FORGETTING) is summaries[1]  # 20 forgotten instead of 60
 
@@ -59,9 +62,23 @@ def test_leader_by_direction(tmp_path: Path) -> None:
     ],
 )
 def test_no_leader_where_it_means_nothing(tmp_path: Path, others: list[tuple[str, list[float]]], why: str) -> None:
-    runs = [run_with(tmp_path / "seekr", [60.0, 50.0])]
-    runs += [run_with(tmp_path / name, final, method=name) for name, final in others]
+    runs = [
+        run_with(tmp_path / f"{name}-{seed}", final, method=name, seed=seed)
+        for name, final in [("seekr", [60.0, 50.0]), *others]
+        for seed in (0, 1)
+    ]
     assert best(summarize(runs), OVERALL) is None, why
+
+
+@pytest.mark.parametrize("alone", ["replay", "seekr"])
+def test_one_seed_leads_nothing_and_is_led_by_nothing(tmp_path: Path, alone: str) -> None:
+    """However large the lead: what one seed has by chance nobody knows."""
+    runs = [
+        run_with(tmp_path / f"{method}-{seed}", [final + seed, 50.0], method=method, seed=seed)
+        for method, final in (("replay", 0.0), ("seekr", 90.0))
+        for seed in (0, 1)[: 1 if method == alone else 2]
+    ]
+    assert best(summarize(runs), OVERALL) is None
 
 
 @pytest.mark.parametrize(("gap", "leads"), [(1.0, False), (40.0, True)])
@@ -75,6 +92,13 @@ def test_lead_must_exceed_the_spread_of_the_seeds(tmp_path: Path, gap: float, le
 
 
 def test_other_tasks_are_not_compared(tmp_path: Path) -> None:
-    one = run_with(tmp_path / "one", [60.0, 50.0])
-    other = Run(write_run(tmp_path / "two", method="replay", tasks=("a", "c"), matrix=[[1.0, None], [1.0, 1.0]]))
-    assert best(summarize([one, other]), OVERALL) is None
+    """In another order too: the score of a task after the second one is then of something else."""
+    ones = [run_with(tmp_path / f"one-{seed}", [60.0, 50.0], seed=seed) for seed in (0, 1)]
+    others = []
+    for tasks in (("a", "c"), ("b", "a")):
+        for seed in (0, 1):
+            folder = tmp_path / f"{''.join(tasks)}-{seed}"
+            matrix: list[list[float | None]] = [[1.0, None], [1.0, 1.0]]
+            others.append(Run(write_run(folder, method="replay", seed=seed, tasks=tasks, matrix=matrix)))
+    assert best(summarize([*ones, *others[:2]]), OVERALL) is None
+    assert by_tasks([*ones, *others]) == [ones, others[:2], others[2:]]

@@ -298,6 +298,9 @@ def test_the_dry_run_counts_the_steps_that_are_taken(seekr: Any, tmp_path: Path)
         kinds = [json.loads(line)["kind"] for line in log]
         planned = [int(cell) for cell in cells(out, str(place), name)[4:6]]
         assert planned == [kinds.count("task"), kinds.count("replay")]
+    answered = list((tmp_path / "runs" / "x" / "predictions").iterdir())
+    rows = sum(len(file.read_text().splitlines()) for file in answered)
+    assert f"cells seen: {len(answered)} of the matrix, {rows} test rows" in out
 
 
 def test_learn_then_look_at_it(seekr: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

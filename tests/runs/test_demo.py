@@ -38,6 +38,8 @@ def test_demo(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert row["seconds"] > 0
         scores = Run(tmp_path / "demo" / row["method"]).scores
         assert scores.overall_performance == row["overall_performance"]
+    assert f"\nseekr {content['rows'][3]['overall_performance']:.1f} ± " in side_by_side
+    assert side_by_side.count(" of joint's ") == 4
     assert content["machine"]["python"] == platform.python_version()
     page = (tmp_path / "demo" / "report.html").read_text()
     assert [page.count(f">{method}</") > 0 for method in methods] == [True] * 5

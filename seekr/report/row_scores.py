@@ -1,0 +1,45 @@
+"""What the test rows behind a score scored one by one, read from a run's answers."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+
+from seekr.runs.log import EVALUATE, read_answers
+from seekr.runs.run import Run
+from seekr.scoring.metrics import METRICS, row_scores
+from seekr.scoring.uncertainty import standard_error
+
+_SAME = 0.01
+"""Points that a score may differ by from the mean over its rows, by rounding."""
+
+
+def rows_of_cell(run: Run, after: int, task: int) -> tuple[float, ...] | None:
+    """What each answer to `task` after `after` scores by itself, 0..100, in the order of the rows.
+
+    None where the answers are not there, or the metric may be no mean over rows: likelihood, a user's own. Raises
+    InputError where the file is torn.
+    """
+    metric = run.scores.metrics[task]
+    if metric not in METRICS or (after, task) not in run.cells:
+        return None
+    path = run.folder / "predictions" / f"{after}-{task}.jsonl"
+    return _rows(path, path.stat().st_mtime_ns, str(metric), EVALUATE.format(run=run.folder)) or None
+
+
+def error_of_cell(run: Run, after: int, task: int) -> float | None:
+    """The standard error of a score of the matrix over its rows; None where they are not known, or are others."""
+    rows, score = rows_of_cell(run, after, task), run.scores.matrix[after][task]
+    if rows is None or score is None or abs(fmean(rows) - score) > _SAME:
+        return None
+    return standard_error(rows)
+
+
+@lru_cache(maxsize=512)
+def _rows(path: Path, stamp: int, metric: str, mend: str) -> tuple[float, ...]:  # noqa: ARG001  a changed file is read
+    answers = read_answers(path, mend)
+    if not answers:
+        return ()
+    texts = ([one.prediction for one in answers], [one.references for one in answers], [one.prompt for one in answers])
+    return tuple(row_scores(metric, *texts))

@@ -1,0 +1,72 @@
+"""One line a task over the stages of a run, as inline SVG: many small drawings on the same axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from markupsafe import Markup
+
+from seekr.report.charts import open_svg, svg_text
+from seekr.report.estimate import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Width and height of a drawing, and whether its axes have numbers."""
+
+    width: int
+    height: int
+    axes: bool
+
+    @property
+    def left(self) -> int:
+        return 28 if self.axes else 5
+
+    @property
+    def bottom(self) -> int:
+        return self.height - (18 if self.axes else 5)
+
+    def place(self, stage: float, score: float, stages: int) -> tuple[float, float]:
+        """Where a score after a stage, both counted from 0, lies."""
+        across = stage / max(1, stages - 1) * (self.width - self.left - 8)
+        return self.left + 2 + across, self.bottom - score / 100 * (self.bottom - 6)
+
+
+PANEL = Form(210, 110, axes=True)
+SPARK = Form(124, 44, axes=False)
+
+
+def task_line(points: Mapping[int, Estimate], stages: int, own: int, label: str, form: Form) -> Markup:
+    """Scores of a task, 0 to 100 up, after each stage in `points`, across; a thin bar is the error of each.
+
+    Before `own`, the stage that learned it, the line is thin; where stages between two scores were not measured it is
+    dashed.
+    """
+    places = {stage: form.place(stage, one.value, stages) for stage, one in sorted(points.items())}
+    parts = [open_svg(form.width, form.height, label), *_axes(stages, form)]
+    for (first, (x, y)), (last, (to_x, to_y)) in pairwise(places.items()):
+        style = "line now" if last <= own else "line s0" if last == first + 1 else "line s0 gap"
+        parts.append(Markup('<path class="{}" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>').format(style, x, y, to_x, to_y))
+    for stage, (x, y) in places.items():
+        one = points[stage]
+        if one.error:
+            low, high = (form.place(stage, min(100, max(0, one.value + e)), stages)[1] for e in (-one.error, one.error))
+            parts.append(Markup('<path class="error" d="M{:.1f} {:.1f}V{:.1f}"/>').format(x, low, high))
+        parts.append(Markup('<circle class="mark0" cx="{:.1f}" cy="{:.1f}" r="2.6"/>').format(x, y))
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def _axes(stages: int, form: Form) -> list[Markup]:
+    parts = []
+    for score in (0, 50, 100):
+        _, y = form.place(0, score, stages)
+        parts.append(Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(form.left, y, form.width - 4))
+        if form.axes:
+            parts.append(svg_text(form.left - 4, y + 4, score, "end"))
+    every = 1 + (stages - 1) // 10
+    for stage in range(0, stages, every) if form.axes else ():
+        x, y = form.place(stage, 0, stages)
+        parts.append(svg_text(x, y + 14, stage + 1, "middle"))
+    return parts
