@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from seekr.errors import InputError, imported, nearest
+from seekr.scoring.extra import check_packages
 from seekr.scoring.likelihood import LIKELIHOOD
 from seekr.scoring.rows import Metric, check_rows, mean_of_best
 from seekr.scoring.sari import sari
@@ -86,6 +87,7 @@ def find_metric(name: Any) -> Metric:
     A function of the user's is given texts as seekr's own are, and has to return a number from 0 to 100.
     """
     if isinstance(name, str) and name in METRICS:
+        check_packages(name)
         return METRICS[name]
     module, colon, function = str(name).partition(":")
     if not (isinstance(name, str) and colon and module and function):
