@@ -73,6 +73,23 @@ def test_pre_commit_has_the_pinned_tools() -> None:
     assert wanted == [f"ruff=={PINS['ruff']}"] * 2
 
 
+def test_the_image_is_built_from_files_that_are_there_and_reach_the_builder() -> None:
+    copied = re.findall(r"^COPY (.*) \./\S*$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    ignored, *let_through = (ROOT / ".dockerignore").read_text().split()
+    assert names >= {"pyproject.toml", "seekr", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]}
+    assert (ignored, names) == ("*", {name.removeprefix("!") for name in let_through if name.startswith("!")})
+    assert all((ROOT / name).exists() for name in names)
+
+
+def test_extras_that_pages_name_are_there_and_each_is_explained() -> None:
+    extras = set(PROJECT["project"]["optional-dependencies"])
+    sources = [ROOT / "Dockerfile", ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "seekr").rglob("*.py")]
+    text = "".join(path.read_text() for path in sources)
+    named = re.findall(r"(?:seekr-continual|'\.)\[([a-z,-]+)\]|EXTRAS=([a-z,-]+)", text)
+    assert {name for found in named for name in ",".join(found).split(",") if name} == extras
+
+
 def test_version_and_licence_are_the_same_everywhere() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (PROJECT["project"]["version"], PROJECT["project"]["license"])
