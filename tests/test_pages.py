@@ -33,7 +33,7 @@ CHATML = (
 
 def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
     """Language, title and text of each fenced block."""
-    found = re.findall(r'^```(\w+)(?: title="(.*?)")?\n(.*?)^```$', page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r'^```(\w*)(?: title="(.*?)")?\n(.*?)^```$', page.read_text(), flags=re.DOTALL | re.MULTILINE)
     assert len(found) == page.read_text().count("\n```") // 2, f"a block of {page.name} is not understood"
     yield from found
 

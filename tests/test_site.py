@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import safe_open
 
 import seekr
 from seekr.builtin import builtin_model, builtin_rows
+from seekr.cli.parser import parse
 
 ROOT = Path(__file__).parents[1]
 SOURCE = "\n".join(path.read_text() for path in sorted((ROOT / "seekr").rglob("*.py")))
@@ -82,3 +84,22 @@ def test_every_file_and_key_of_a_run_is_on_its_page(tmp_path: Path) -> None:
         assert [key for key in json.loads(path.read_text()) if f"`{key}`" not in text] == [], path
     with safe_open(stage / "importance.safetensors", "pt") as file:
         assert [key for key in file.keys() if f"`{key}`" not in text] == []  # noqa: SIM118
+
+
+def test_every_command_on_a_page_is_understood() -> None:
+    """Lines with `...` or an option in brackets say what there is, and are no commands."""
+    lines = [
+        (path.name, line.partition("  #")[0])
+        for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+        for block in re.findall(r"^```sh\n(.*?)^```$", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    commands = [
+        (name, line) for name, line in lines if line.startswith("seekr ") and not re.search(r"\[--|\.\.\.", line)
+    ]
+    assert len(commands) > 60
+    for name, line in commands:
+        try:
+            parse(shlex.split(line)[1:])
+        except seekr.InputError as error:
+            raise AssertionError(f"{name}: {line}: {error}") from error
