@@ -55,6 +55,9 @@ def type_line(line: str, monkeypatch: pytest.MonkeyPatch, status: dict[str, int]
     if piped := re.fullmatch(r'echo "(.*)" \| (.*)', line):
         monkeypatch.setattr("sys.stdin", io.StringIO(piped[1] + "\n"))
         line = piped[2]
+    if line.startswith("PYTHONPATH=. "):
+        monkeypatch.syspath_prepend(Path.cwd())
+        line = line.removeprefix("PYTHONPATH=. ")
     program, *words = shlex.split(line)
     if program == "python":
         runpy.run_path(words[0], run_name="__main__")
@@ -110,6 +113,19 @@ def test_two_rounds(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert second.scores.metrics == ["likelihood"] * 3
     assert (work / "support-adapter" / "adapter_config.json").is_file()
     assert (work / "support-model" / "model.safetensors").is_file()
+
+
+def test_extending(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's methods and its metric are found by their names, and do what they say, on a first run's files."""
+    for _, title, text in blocks(DOCS / "first-run.md"):
+        if title:
+            (work / title).write_text(text.replace("300", "48").replace("50)", "8)"))
+    runpy.run_path("make_files.py", run_name="__main__")
+    walk("extending.md", monkeypatch)
+    tether, loud, metric = (Run(work / "runs" / name) for name in ("tether", "loud", "metric"))
+    assert [line.parts["tether"] > 0 for line in tether.stages[1].log[:2]] == [False, True]
+    assert {line.kind for line in loud.stages[1].log} == {"task", "replay"}
+    assert metric.scores.metrics == ["my_metrics:starts_right", "accuracy"]
 
 
 def test_a_page_that_gives_files_is_walked() -> None:
