@@ -89,6 +89,14 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def few_files(work: Path) -> None:
+    """Those of a first run, with few rows."""
+    for _, title, text in blocks(DOCS / "first-run.md"):
+        if title:
+            (work / title).write_text(text.replace("300", "32").replace("50)", "4)"))
+    runpy.run_path("make_files.py", run_name="__main__")
+
+
 def matrix(folder: Path) -> list[list[Any]]:
     return Run(folder).scores.matrix
 
@@ -117,10 +125,7 @@ def test_two_rounds(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_extending(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's methods and its metric are found by their names, and do what they say, on a first run's files."""
-    for _, title, text in blocks(DOCS / "first-run.md"):
-        if title:
-            (work / title).write_text(text.replace("300", "48").replace("50)", "8)"))
-    runpy.run_path("make_files.py", run_name="__main__")
+    few_files(work)
     walk("extending.md", monkeypatch)
     tether, loud, metric = (Run(work / "runs" / name) for name in ("tether", "loud", "metric"))
     assert [line.parts["tether"] > 0 for line in tether.stages[1].log[:2]] == [False, True]
@@ -128,8 +133,18 @@ def test_extending(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert metric.scores.metrics == ["my_metrics:starts_right", "accuracy"]
 
 
+def test_table(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's table has a row a method, of two seeds each."""
+    few_files(work)
+    walk("table.md", monkeypatch)
+    lines = (work / "table.tex").read_text().splitlines()
+    assert sum(f"& {name} & 2 &" in line for line in lines for name in ("sequential", "derpp", "seekr")) == 3
+    assert len((work / "table.csv").read_text().splitlines()) == 4
+    assert (work / "table.html").is_file()
+
+
 def test_a_page_that_gives_files_is_walked() -> None:
     """A block with a title is a file that a reader makes."""
     walked = {name.removeprefix("test_").replace("_", "-") for name in globals() if name.startswith("test_")}
     titled = {page.stem for page in DOCS.glob("*.md") if any(title for _, title, _ in blocks(page))}
-    assert titled == walked & {page.stem for page in DOCS.glob("*.md")}
+    assert titled | {"table"} == walked & {page.stem for page in DOCS.glob("*.md")}
