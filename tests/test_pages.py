@@ -47,7 +47,7 @@ def walk(page: str, monkeypatch: pytest.MonkeyPatch, status: dict[str, int] | No
         elif language == "python":
             exec(text, {"__name__": "__page__"})
         elif language == "sh":
-            for line in text.splitlines():
+            for line in text.replace("\\\n", " ").splitlines():
                 type_line(line.partition("  #")[0].strip(), monkeypatch, status or {})
 
 
