@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
-from seekr import InputError, Task
+from seekr import InputError, Task, learn
+from seekr.builtin import builtin_model, builtin_rows
+from seekr.cli.main import main
 from seekr.scoring import METRICS, trace_metrics
 
 NEED = {"sari": "sacrebleu", "trace_20minuten": "sacrebleu", "trace_meetingbank": "rouge"}
@@ -36,3 +39,15 @@ def test_a_metric_works_without_the_extra_or_its_task_is_refused(metric: str) ->
 def test_traces_numbers_name_the_package_that_is_missing(task: str) -> None:
     with pytest.raises(InputError, match=r"seekr-continual\[metrics\]"):
         trace_metrics(task, ["b"], ["b"], ["a"])
+
+
+@pytest.mark.thorough
+def test_verify_says_what_it_cannot_compute_and_calls_it_no_fault(
+    tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = builtin_rows("span", "train", seed=0, count=2)
+    tasks = [Task("one", train=rows, test=rows, metric="sari", max_new_tokens=4)]
+    learn(model=builtin_model(), tasks=tasks, method="sequential", training={"max_steps": 1}, output_dir=tmp_path)
+    request.getfixturevalue("without_extra")
+    assert main(["verify", str(tmp_path)]) == 0
+    assert "scored by sari" in capsys.readouterr().out
