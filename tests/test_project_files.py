@@ -60,7 +60,7 @@ def test_workflows_call_targets_that_there_are() -> None:
 def test_what_is_developed_with_is_pinned() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     own = [text for text in extras["dev"] if not text.startswith("seekr-continual[")]
-    for text in own + extras["metrics"] + PROJECT["project"]["dependencies"]:
+    for text in own + extras["metrics"] + extras["encryption"] + PROJECT["project"]["dependencies"]:
         name = re.split(r"[>=<]", text)[0]
         spellings = {name, name.replace("-", "_"), name.capitalize(), "PyYAML", "RapidFuzz"}
         pins = [pin for pin in PINS if pin in spellings and pin.lower().replace("_", "-") == name.lower()]

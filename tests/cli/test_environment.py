@@ -28,7 +28,15 @@ def test_it_prints_what_json_has(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_no_secret_host_name_or_path_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "HF_HOME", "PYTHONPATH"):
+    for name in (
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "WANDB_API_KEY",
+        "SEEKR_KEY",
+        "SEEKR_KEY_FILE",
+        "HF_HOME",
+        "PYTHONPATH",
+    ):
         monkeypatch.setenv(name, f"{os.sep}secret-of-{name}")
     monkeypatch.setenv("SEEKR_DIVERGENCE", "torch")
     text = "\n".join(map(str, facts()))
