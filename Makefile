@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
 
-.PHONY: demo demo-small test test-all test-slow tests check coverage lint bench clean
+.PHONY: demo demo-small test test-all test-slow tests check coverage lint bench site clean
 
 demo: $(READY)
 	$(BIN)/seekr demo --output-dir demo-run
@@ -41,6 +41,15 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/seekr bench
 
+# The documentation as pages, in site/; any warning is an error. It needs nothing of the package's own libraries.
+site: .venv-site/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --strict
+
+.venv-site/.ready: docs/requirements.txt
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/python -m pip install -q -r docs/requirements.txt
+	touch $@
+
 # torch goes first and by its pin alone: a looser request may resolve to another build of it.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -50,4 +59,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv demo-run .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
+	rm -rf .venv .venv-site site demo-run .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

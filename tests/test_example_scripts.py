@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import runpy
 import sys
@@ -26,7 +27,11 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def run(name: str) -> str:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [name, "out"])
-        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        if name.endswith(".py"):
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        else:
+            cells = json.loads((EXAMPLES / name).read_text())["cells"]
+            exec("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), {})
         return capsys.readouterr().out
 
     return run
@@ -68,8 +73,18 @@ def test_attention(example: Example) -> None:
     assert float(loss) > 0
 
 
+def test_kept_and_lost(example: Example, tmp_path: Path) -> None:
+    """The notebook's cells, one after another, as a kernel runs them."""
+    shown = example("kept_and_lost.ipynb")
+    plain, kept = (Run(tmp_path / "runs" / "notebook" / name).scores.matrix for name in ("sequential", "seekr"))
+    assert plain[0][0] == kept[0][0] > 80
+    assert plain[2][0] < 30 < kept[2][0]
+    assert shown.count("overall performance") == 2
+    assert shown.count("15 rows kept; layer") == 3
+
+
 def test_every_example_is_run() -> None:
-    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    names = {path.stem for path in EXAMPLES.iterdir() if path.suffix in (".py", ".ipynb")}
     assert names == {name.removeprefix("test_") for name in globals() if name.startswith("test_")} - {
         "every_example_is_run"
     }

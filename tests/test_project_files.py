@@ -58,7 +58,9 @@ def test_workflows_call_targets_that_there_are() -> None:
 
 
 def test_what_is_developed_with_is_pinned() -> None:
-    for text in PROJECT["project"]["optional-dependencies"]["dev"] + PROJECT["project"]["dependencies"]:
+    extras = PROJECT["project"]["optional-dependencies"]
+    own = [text for text in extras["dev"] if not text.startswith("seekr-continual[")]
+    for text in own + extras["metrics"] + extras["encryption"] + PROJECT["project"]["dependencies"]:
         name = re.split(r"[>=<]", text)[0]
         spellings = {name, name.replace("-", "_"), name.capitalize(), "PyYAML", "RapidFuzz"}
         pins = [pin for pin in PINS if pin in spellings and pin.lower().replace("_", "-") == name.lower()]
@@ -69,6 +71,25 @@ def test_pre_commit_has_the_pinned_tools() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     wanted = [package for hook in hooks for package in hook.get("additional_dependencies", [])]
     assert wanted == [f"ruff=={PINS['ruff']}"] * 2
+
+
+def test_the_image_is_built_from_files_that_are_there_and_reach_the_builder() -> None:
+    copied = re.findall(r"^COPY (.*) \./\S*$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    ignored, *let_through = (ROOT / ".dockerignore").read_text().split()
+    assert names >= {"pyproject.toml", "seekr", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]}
+    assert (ignored, names) == ("*", {name.removeprefix("!") for name in let_through if name.startswith("!")})
+    assert all((ROOT / name).exists() for name in names)
+
+
+def test_extras_that_pages_name_are_there_and_each_is_explained() -> None:
+    extras = set(PROJECT["project"]["optional-dependencies"])
+    sources = [ROOT / "Dockerfile", ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "seekr").rglob("*.py")]
+    text = "".join(path.read_text() for path in sources)
+    named = re.findall(r"(?:seekr-continual|'\.)\[([a-z,-]+)\]|EXTRAS=([a-z,-]+)", text)
+    assert {name for found in named for name in ",".join(found).split(",") if name} <= extras
+    explained = (ROOT / "docs" / "installing.md").read_text().partition("## Extras")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", explained, flags=re.MULTILINE)) == extras
 
 
 def test_version_and_licence_are_the_same_everywhere() -> None:

@@ -111,9 +111,9 @@ def test_methods_missing_from_the_demos_table_are_named_beside_it() -> None:
         assert f"\n| `{name}` |" in table or f"`{name}`" in named, name
 
 
-def test_tests_that_the_docs_name_are_there() -> None:
+def test_tests_and_code_that_the_docs_name_are_there() -> None:
     pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", pages)
+    named = re.findall(r"`((?:tests|seekr)/[\w/]+\.py)::(\w+)`", pages)
     assert len(named) > 30
     for file, name in named:
-        assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
+        assert re.search(rf"^(def|class) {name}\b", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"

@@ -17,10 +17,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from seekr.cli import learning, looking, tasks, using
+from seekr.cli import environment, learning, looking, tasks, using
 from seekr.cli.library_warnings import leave_out_advice
 from seekr.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT
-from seekr.cli.parser import parse
+from seekr.cli.parser import make_parser, parse
 from seekr.distributed.processes import disconnect
 from seekr.errors import InputError, RunError, one_line
 
@@ -28,6 +28,10 @@ from seekr.errors import InputError, RunError, one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status; what went wrong is one line on stderr."""
     try:
+        if "_ARGCOMPLETE" in os.environ:  # set by a shell that asks what may come next
+            import argcomplete
+
+            argcomplete.autocomplete(make_parser())
         parsed = parse(arguments)
         leave_out_advice()
         if parsed.command != "chat":  # where Ctrl-C stops an answer and no more
@@ -132,6 +136,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "check": looking.check,
     "compare": looking.compare,
     "demo": learning.demo,
+    "env": environment.show_environment,
     "evaluate": learning.evaluate,
     "export": using.export,
     "graft": looking.graft,

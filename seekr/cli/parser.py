@@ -113,10 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="score on N rows of each task's train (0.1: a tenth), which are not trained on, instead of eval",
     )
     sub.add_argument(
-        "--output-dir",
-        type=path,
-        metavar="DIR",
-        help="one folder a candidate below it; default: output_dir-tune",
+        "--output-dir", type=path, metavar="DIR", help="one folder a candidate below it; default: output_dir-tune"
     )
     sub.add_argument("--dry-run", action="store_true", help="print the candidates and the first one's plan, no more")
 
@@ -261,6 +258,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("bench", "measure time, memory and bytes of the attention work on this machine")
     sub.add_argument("--json", type=path, metavar="FILE", help="write the rows as JSON too")
+
+    _add_json(command("env", "print the versions and devices that a report of a fault needs"))
     for sub in commands.choices.values():
         sub.set_defaults(options=[name for action in sub._actions for name in action.option_strings])
     return parser

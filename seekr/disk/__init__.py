@@ -18,14 +18,13 @@ from seekr.disk.files import (
     write_atomically,
     write_json,
 )
-from seekr.disk.sealed import Tensors, is_encrypted, read_text, save_tensors, write_text
+from seekr.disk.sealed import is_encrypted, read_text, write_text
 
 __all__ = [
     "PRIVATE",
     "STDOUT",
     "Fault",
     "Listing",
-    "Tensors",
     "check_writable",
     "faults_of_files",
     "file_digest",
@@ -36,7 +35,6 @@ __all__ = [
     "parse_json",
     "read_json",
     "read_text",
-    "save_tensors",
     "sync",
     "user_path",
     "write_atomically",

@@ -71,7 +71,8 @@ def check_vllm(
     """
     if find_spec("vllm") is None:
         raise InputError(
-            "vllm: the package vllm is not installed; install it (pip install vllm), or leave the key out (vllm=null)"
+            "vllm: the package vllm is not installed; install it (pip install 'seekr-continual[vllm]'), or leave "
+            "the key out (vllm=null)"
         )
     for key in settings:
         if key in _OWN:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from seekr.disk import PRIVATE, Tensors, file_digest, save_tensors, write_json
+from seekr.disk import PRIVATE, file_digest, write_json
+from seekr.disk.tensors import Tensors, save_tensors
 from seekr.memory.reader import Memory
 from seekr.memory.writer import write_samples
 

@@ -33,6 +33,7 @@ from seekr.runs.standing import (
     without_redone,
 )
 from seekr.scoring.cells import GENERAL, wanted_cells
+from seekr.scoring.metrics import try_metric
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -199,6 +200,9 @@ def _prepare(request: Request) -> RunSpec:
             data.append(read_task(task, tokenizer, max_length, seed=config.seed, finished=known.get(task.name)))
             advance(1)
         general = read_guard(config, tokenizer, max_length, home / "predictions")
+    for one in data:
+        rights = [question.key.references for question in one.asked]
+        try_metric(one.task.metric, rights, [example.prompt_text for example in one.test])
     step_rows = rows_of_a_step(training, record)
     accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
     if accumulation != training.get("gradient_accumulation_steps", 1):

@@ -63,6 +63,8 @@ class Stage:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: not {{layer: [heads]}}; {RELEARN}") from error
+        if not all(found.values()):
+            raise InputError(f"{path}: a layer without heads; {RELEARN}")
         return dict(sorted(found.items()))
 
     @cached_property
@@ -72,9 +74,14 @@ class Stage:
         if not path.exists():
             return {}
         try:
-            return {name: table for name, table in sorted(load_file(path).items()) if table.ndim == 2}
+            found = {name: table for name, table in sorted(load_file(path).items()) if table.ndim == 2}
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: cannot be read ({error}); {RELEARN}") from error
+        named = [(layer, head) for layer, kept in self.heads.items() for head in kept]
+        sizes = {table.shape for table in found.values()}
+        if any(not (0 <= layer < size[0] and 0 <= head < size[1]) for size in sizes for layer, head in named):
+            raise InputError(f"{path}: heads.json names heads that its tables do not have; {RELEARN}")
+        return found
 
     @cached_property
     def log(self) -> tuple[LogEntry, ...]:

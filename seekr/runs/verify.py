@@ -14,6 +14,7 @@ from seekr.runs.manifest import faults, unverified
 from seekr.runs.run import Run
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
 from seekr.scoring.cells import BASE, GENERAL, cell_name
+from seekr.scoring.extra import check_packages
 from seekr.training.checkpoints import checkpoint_faults, checkpoints_of, is_marked
 
 _SAME = 1e-6
@@ -104,10 +105,19 @@ def _scores(run: Run) -> Iterator[str | Finding]:
                 yield f"{file}: missing, and scores.json has {had:.2f} of it"
         elif cell in answers and file_digest(file) != answers[cell]:
             yield f"{file}: not the answers that were scored"
-        elif metric not in (*METRICS, LIKELIHOOD):  # code of who made the run is not run
+        elif not _computable(metric):
             yield Finding(f"{file}: scored by {metric}", "what it gives is not computed again", False)
         elif (score := _score(file, metric)) is None or not _same(score, had):
             yield f"{file}: its answers give {score}, and scores.json has {had}"
+
+
+def _computable(metric: str | None) -> bool:
+    """Whether it is seekr's own (code of who made the run is not run), and the packages that it needs are there."""
+    try:
+        check_packages(metric)
+    except InputError:
+        return False
+    return metric in (*METRICS, LIKELIHOOD)
 
 
 def _score(file: Path, metric: str | None) -> float | None:

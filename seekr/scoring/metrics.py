@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from seekr.errors import InputError, imported, nearest
+from seekr.scoring.extra import check_packages
 from seekr.scoring.likelihood import LIKELIHOOD
 from seekr.scoring.rows import Metric, check_rows, mean_of_best
 from seekr.scoring.sari import sari
@@ -86,6 +87,7 @@ def find_metric(name: Any) -> Metric:
     A function of the user's is given texts as seekr's own are, and has to return a number from 0 to 100.
     """
     if isinstance(name, str) and name in METRICS:
+        check_packages(name)
         return METRICS[name]
     module, colon, function = str(name).partition(":")
     if not (isinstance(name, str) and colon and module and function):
@@ -98,12 +100,21 @@ def find_metric(name: Any) -> Metric:
     def checked(
         predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
     ) -> float:
-        score = found(predictions, references, prompts)
+        try:
+            score = found(predictions, references, prompts)
+        except Exception as error:  # whatever a function of the user's raises
+            raise InputError(f"metric {name!r} failed ({type(error).__name__}: {error}); mend it") from error
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
             raise InputError(f"metric {name!r} gave {score!r}, and a score is a number from 0 to 100")
         return float(score)
 
     return checked
+
+
+def try_metric(name: str, references: Sequence[Sequence[str]], prompts: Sequence[str]) -> None:
+    """Has a function of the user's score the right answers, before anything is trained. Raises InputError."""
+    if name not in METRICS and references:
+        find_metric(name)([rights[0] for rights in references], references, prompts)
 
 
 def row_scores(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from seekr.errors import InputError
+from seekr.scoring.extra import extra_module
 from seekr.scoring.rows import check_rows
 
 _ORDERS = (1, 2, 3, 4)
@@ -36,9 +37,7 @@ def sari(
 
 
 def _tokenizer() -> Callable[[str], list[str]]:
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-
-    tokenizer = Tokenizer13a()
+    tokenizer = extra_module("sacrebleu.tokenizers.tokenizer_13a").Tokenizer13a()
     return lambda text: tokenizer(text.lower()).split(" ")
 
 

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from seekr.errors import InputError, nearest
+from seekr.scoring.extra import extra_module
 from seekr.scoring.rows import Metric, check_rows, list_of_rows, mean_of_best
 from seekr.scoring.sari import sari
 
@@ -99,8 +100,7 @@ def _bleu(order: int) -> Score:
     """
 
     def score(answer: str, right: str) -> float:
-        from nltk.translate.bleu_score import sentence_bleu
-
+        sentence_bleu = extra_module("nltk.translate.bleu_score").sentence_bleu
         with warnings.catch_warnings():  # of n-grams that do not occur: they are counted as they are
             warnings.simplefilter("ignore")
             return float(sentence_bleu([_words(right)], _words(answer), (1.0 / order,) * order))
@@ -119,13 +119,12 @@ def _rouge_l(answer: str, right: str) -> float:
     full stop; rouge_score does none of this. As in the released code the reference is given as its hypothesis,
     and a text of full stops alone scores 0.
     """
-    from rouge import Rouge
-
+    rouge = extra_module("rouge").Rouge(metrics=["rouge-l"])
     before = sys.getrecursionlimit()
     # It walks back along both texts by recursion, a call a word, and would end a run at a long answer.
     sys.setrecursionlimit(before + len(answer) + len(right))
     try:
-        return float(Rouge(metrics=["rouge-l"]).get_scores(right, answer, avg=True)["rouge-l"]["f"])
+        return float(rouge.get_scores(right, answer, avg=True)["rouge-l"]["f"])
     except ValueError:
         return 0.0
     finally:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seekr.disk import Tensors, read_text, save_tensors, write_text
+from seekr.disk import read_text, write_text
+from seekr.disk.tensors import Tensors, save_tensors
 from seekr.errors import InputError
 
 ONE, OTHER = "01" * 32, "02" * 32

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from seekr.attention import Tap
 from seekr.attention.rows import QueryKeyRows
-from seekr.disk import sealed
+from seekr.disk import tensors as tensor_files
 from seekr.errors import InputError
 from seekr.memory import writer as memory_file
 from seekr.memory.reader import Memory
@@ -125,7 +125,7 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(memory_file, "_SHARD_BYTES", 1)
     write(tmp_path)
     read: list[str] = []
-    plain_open = sealed.safe_open
+    plain_open = tensor_files.safe_open
 
     class Watched:
         def __init__(self, path: Path, framework: str) -> None:
@@ -138,7 +138,7 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.Monk
         def __getattr__(self, name: str) -> object:
             return getattr(self.inner, name)
 
-    monkeypatch.setattr(sealed, "safe_open", Watched)
+    monkeypatch.setattr(tensor_files, "safe_open", Watched)
     memory = Memory.open(tmp_path, verify=False)
     assert read == ["ends"]
     read.clear()

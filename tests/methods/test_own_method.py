@@ -163,7 +163,7 @@ def test_penalty_is_counted_once_a_step_however_it_is_cut(tmp_path, tiny_model_f
 
 def test_method_of_the_page_learns_two_tasks(tmp_path, tiny_model_folder, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
-    (tmp_path / "my_methods.py").write_text(page.split("```python\n")[1].split("```")[0])
+    (tmp_path / "my_methods.py").write_text(page.split('```python title="my_methods.py"\n')[1].split("```")[0])
     monkeypatch.delitem(sys.modules, "my_methods", raising=False)
     run = learn(
         model=tiny_model_folder,

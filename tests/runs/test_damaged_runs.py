@@ -404,3 +404,12 @@ def test_a_header_that_claims_more_than_the_file_has_ends_in_a_line(
         assert said.count("\n") == 1, said
         assert str(file) in said or str(model) in said, said
         file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("text", ['{"0": []}', '{"0": [9]}', '{"7": [0]}', '{"0": [-1]}'])
+def test_heads_that_the_model_does_not_have_are_named(text: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Found by fuzzing, in a run without manifests."""
+    (run / "stages/00-a" / MANIFEST).unlink()
+    (run / "stages/00-a/heads.json").write_text(text)
+    assert main(["heads", str(run)]) == 2
+    assert "heads.json" in capsys.readouterr().err

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seekr import Task
+from seekr import Task, learn
+from seekr.builtin import builtin_model, builtin_rows
 from seekr.errors import InputError
 from seekr.scoring import METRICS, accuracy, edit_similarity, rouge_l, row_scores
 from seekr.scoring.metrics import find_metric
@@ -127,6 +128,7 @@ def my_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "def wrong(*_):\n    return 101\n"
         "def none(*_):\n    return None\n"
         "def nan(*_):\n    return float('nan')\n"
+        "def broken(*_):\n    return missing\n"
         "number = 3\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -163,3 +165,15 @@ def test_a_metric_that_is_none_is_refused_in_one_line(name: Any, said: str) -> N
 def test_what_a_users_metric_gives_is_a_number_from_0_to_100(name: str) -> None:
     with pytest.raises(InputError, match="a score is a number from 0 to 100"):
         find_metric(f"metrics_of_mine:{name}")(["a"], [["a"]], ["a"])
+
+
+@pytest.mark.usefixtures("my_metrics")
+@pytest.mark.parametrize(("name", "said"), [("broken", "failed (NameError"), ("wrong", "gave 101")])
+def test_a_users_metric_that_fails_was_a_traceback_once_the_task_was_trained(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    rows = builtin_rows("span", "train", seed=0, count=2)
+    task = Task("a", train=rows, test=rows, metric=f"metrics_of_mine:{name}")
+    with pytest.raises(InputError, match=re.escape(said)):
+        learn(model=builtin_model(), tasks=[task], output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
