@@ -50,9 +50,11 @@ def run_request(request: Request) -> Run:
             book = ScoreBook(spec)
             if spec.redone:
                 book.write()  # without the scores of stages that are gone
-            for stage in spec.stages:
-                if not stage_folder(spec.run, stage.index, stage.name).is_dir():
-                    build_stage(spec, stage)
+            waiting = [it for it in spec.stages if not stage_folder(spec.run, it.index, it.name).is_dir()]
+            if len(waiting) < len(spec.stages):
+                finish_stage(spec, book)  # what an earlier start left to be scored
+            for stage in waiting:
+                build_stage(spec, stage)
                 finish_stage(spec, book)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(

@@ -44,13 +44,15 @@ class KeptScores:
                 say(f"{path} is damaged and was moved to {aside.name}; scores are made again from the answers")
             return cls()
 
-    def score(self, cell: Cell, tasks: list[str], metric: str | None) -> float | None:
-        """The score of a cell of a run of `tasks`, if the metric is still the same; tasks may have come to the end."""
-        row, column = cell
+    def scores(self, tasks: list[str], metrics: list[str]) -> dict[Cell, float]:
+        """What is known of a run of `tasks`, where the metric is still the same; tasks may have come to the end."""
         known = self.matrix.tasks
-        if known != tasks[: len(known)] or max(row, column) >= len(known) or self.matrix.metrics[column] != metric:
-            return None
-        return self.matrix.base[column] if row == BASE else self.matrix.matrix[row][column]
+        if known != tasks[: len(known)]:
+            return {}
+        rows = [(BASE, self.matrix.base), *enumerate(self.matrix.matrix)]
+        cells = {(row, column): score for row, scores in rows for column, score in enumerate(scores)}
+        same = [metric == self.matrix.metrics[column] for column, metric in enumerate(metrics[: len(known)])]
+        return {cell: score for cell, score in cells.items() if score is not None and same[cell[1]]}
 
     def are_others(self, cell: Cell, path: Path) -> bool:
         """Whether the answers in a file are not those that were scored."""
