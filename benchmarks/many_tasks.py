@@ -7,8 +7,8 @@ at its bound from the fourth task on, and each task is scored once it is learned
 the same work. What comes after the last is left out: there all tasks are scored once more. Then each command that reads
 a finished run is given for it, and `learn` with nothing left to do and with one task more.
 
-Last, the run learns thirty tasks more while a new one learns its first thirty next to it: `beside` compares the
-processor's seconds of the last twenty of each, whatever else the machine does at that time.
+Last, the run learns twenty tasks more while a new one learns its first twenty next to it: `beside` compares the
+processor's seconds of the last ten of each, whatever else the machine does at that time.
 
 `cpu_seconds` are those of the processor. On a machine that does other things too, less is done in one of them at some
 times than at others, so the same loop is timed as each task begins: `per_loop` is a task's seconds by that loop's.
@@ -39,7 +39,7 @@ from seekr.disk import read_json, write_json
 METHOD = {"name": "seekr", "replay_ratio": 0.01, "query_budget": 4, "layer_budget": 2, "head_budget": 2}
 TRAINING = {"learning_rate": 0.001, "per_device_train_batch_size": 4, "num_train_epochs": 1, "use_cpu": True}
 LOOKS = ("status", "check", "heads", "memory", "compare", "report", "verify", "evaluate")
-EARLY, TOGETHER, BESIDE = 20, 9, 30
+EARLY, TOGETHER, BESIDE = 20, 9, 20
 
 
 class Watch(TrainerCallback):
@@ -151,7 +151,7 @@ def beside(folder: Path, config: dict[str, Any], learned: int) -> dict[str, floa
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     each = []
     for process in processes:
-        seen = json.loads(process.communicate()[0].splitlines()[-1])[-20:]
+        seen = json.loads(process.communicate()[0].splitlines()[-1])[-11:]
         each.append(median(after["cpu_seconds"] - before["cpu_seconds"] for before, after in pairwise(seen)))
     return {"late": each[0], "early": each[1], "ratio": each[0] / each[1]}
 
