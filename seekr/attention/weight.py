@@ -13,26 +13,32 @@ _LARGEST = 1000.0  # the paper's, for a 7B model at rate 1e-5: the largest that 
 _FAR = 20.0  # times
 
 
-def mean_drift(tasks: Iterable[tuple[Any, Mapping[int, Sequence[int] | Tensor]]]) -> float | None:
+Drift = tuple[Any, Mapping[int, "Sequence[int] | Tensor"]]
+"""`measure_drift`'s table [layers, heads] of a task, zeros where nothing was trained, and its chosen heads by layer."""
+
+
+def mean_drift(tasks: Iterable[Drift]) -> float | None:
     """How far the chosen heads' maps drifted while each of some tasks was learned, on its own kept rows, in nats.
 
     Nothing held the maps on these rows, so it is the drift that the next task would cause where nothing is distilled.
-
-    Args:
-        tasks: the table of drift [layers, heads] of each task, zeros where nothing was trained, and its heads.
 
     Returns:
         The mean over tasks of the mean over layers of the mean over heads, as the attention loss takes it; None where
         no task was trained.
     """
-    found = []
-    for table, heads in tasks:
-        layers = [
-            float(sum(float(table[layer][int(head)]) for head in kept) / len(kept)) for layer, kept in heads.items()
-        ]
-        if layers and any(layers):
-            found.append(sum(layers) / len(layers))
-    return sum(found) / len(found) if found else None
+    return mean_known(drift_of(*task) for task in tasks)
+
+
+def drift_of(table: Any, heads: Mapping[int, Sequence[int] | Tensor]) -> float | None:
+    """The same of one task."""
+    layers = [float(sum(float(table[layer][int(head)]) for head in kept) / len(kept)) for layer, kept in heads.items()]
+    return sum(layers) / len(layers) if any(layers) else None
+
+
+def mean_known(drifts: Iterable[float | None]) -> float | None:
+    """The mean of those that are known."""
+    known = [drift for drift in drifts if drift is not None]
+    return sum(known) / len(known) if known else None
 
 
 def automatic_weight(drift: float | None) -> float:

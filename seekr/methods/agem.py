@@ -25,7 +25,7 @@ class AGem(Replay):
     g_ref is the gradient of the answer loss of rows drawn again for every step out of all kept ones.
 
     Args:
-        replay_passes: null, as there are no replay steps here.
+        replay_passes, replay_limit: null, as there are no replay steps here.
         reference_rows: kept rows of which g_ref is taken in each step; all where fewer are kept.
 
     Source: Chaudhry et al., Efficient Lifelong Learning with A-GEM, arXiv 1812.00420.
@@ -37,6 +37,7 @@ class AGem(Replay):
     unplanned = "the reference gradient: as many bytes as the gradients, and the activations of `reference_rows` rows"
 
     replay_passes: None = None
+    replay_limit: None = None
     reference_rows: Annotated[int, Field(ge=1)] = 16
 
     def start(self, context: TaskContext) -> Objective:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Coefficient = Annotated[float, Field(gt=0, le=1)]
 Track = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+_CAME_LATER = {"average", "replay_limit"}
 _ELSEWHERE = {
     "Objective that `start` returns": {"task_loss", "replay_loss", "penalties", "signals", "after_backward"},
     "ModelForm that `form` names": {name for name in vars(ModelForm) if name[0] != "_"} - {"check_model", "prompts"},
@@ -107,7 +108,8 @@ class Objective:
     Attributes:
         method: whose settings it follows.
         memories: kept samples of past tasks that get replay steps.
-        replay_passes: how often each of them comes in an epoch at most, see `training.order.StepPlan`.
+        replay_passes, replay_limit: how often each of them comes in an epoch, and how many do, at most, see
+            `training.order.StepPlan`.
         signals: what micro-batches carry of teachers; what is not named is not read.
         penalties: part of the loss → what the weights alone add to it, Tensor[] of the whole step given the model. It
             is counted once a step, into however many micro-batches and processes that is cut.
@@ -118,6 +120,7 @@ class Objective:
         self.method = method
         self.memories = list(memories)
         self.replay_passes: int | None = getattr(method, "replay_passes", None)
+        self.replay_limit: int | None = getattr(method, "replay_limit", None)
         self.signals: Signals = {}
         self.penalties: dict[str, Callable[[nn.Module], Tensor]] = {}
         self.facts: dict[StepKind, dict[str, float]] = {}
@@ -201,10 +204,10 @@ class Method(Costs):
     def settings(self) -> dict[str, Any]:
         """The method as `run.json` keeps it: its name and every setting.
 
-        `average` is left out where there is none: runs of before there was such a setting are the same run.
+        Of settings that came later those that are null are left out: runs of before there were such are the same run.
         """
         found = {"name": self.full_name} | {item.name: getattr(self, item.name) for item in fields(self)}
-        return {key: value for key, value in found.items() if key != "average" or value is not None}
+        return {key: value for key, value in found.items() if key not in _CAME_LATER or value is not None}
 
     @property
     def form(self) -> ModelForm:

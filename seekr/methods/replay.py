@@ -26,13 +26,16 @@ class Rehearsal(Method):
         replay_passes: how often each kept row is replayed in an epoch, as long as there are no more replay steps than
             steps of the task: a task costs twice its own steps at most, however many came before it. null = once, the
             rule of SEEKR's paper, whatever that costs.
+        replay_limit: how many kept rows are replayed in a task at most, of all tasks before it together, in even
+            shares; null = all. All stay kept, and each task draws its own.
     """
 
     keeps = True
     replays = True
-    free = Method.free | {"replay_passes"}
+    free = Method.free | {"replay_passes", "replay_limit"}
 
     replay_passes: Annotated[int, Field(ge=1)] | None = 4
+    replay_limit: Annotated[int, Field(ge=1)] | None = None
 
     @abstractmethod
     def kept_samples(self, context: TaskContext) -> Sequence[TokenizedRow]:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +25,7 @@ from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import Entries, Norm, normalize_layers, unnormalized_sensitivity
 from seekr.attention.stored import TeacherForm, stored_bytes
 from seekr.attention.tap import AttentionCall, Tap, head_size, layers_and_heads
-from seekr.attention.weight import automatic_weight, mean_drift, weight_advice
+from seekr.attention.weight import automatic_weight, drift_of, mean_known, weight_advice
 from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import in_step, is_main, own_share, summed
@@ -100,7 +101,8 @@ class Seekr(Derpp):
         memories = context.memories()
         tables = [importance_of(stage).get("drift") for stage in context.stages]
         kept = [(table, memory.heads) for table, memory in zip(tables, memories, strict=False) if table is not None]
-        advice = [weight_advice(self.attention_weight, mean_drift(kept[:count])) for count in range(len(kept) + 1)]
+        drifts = [drift_of(*one) for one in kept]
+        advice = [weight_advice(self.attention_weight, mean_known(drifts[:count])) for count in range(len(kept) + 1)]
         if advice[-1] and not any(advice[:-1]) and is_main():
             print(f"seekr: task {context.task}: {advice[-1]}", file=sys.stderr)
         if self.attention_weight:
@@ -109,7 +111,7 @@ class Seekr(Derpp):
                 dtype = torch.get_autocast_dtype(context.device.type)
             # Kernels are compiled, or refused by all processes, before the first task is trained.
             agreed(lambda: divergence_on(context.device, dtype, head_size(context.model)))
-        return AttentionReplay(self, memories, mean_drift(kept))
+        return AttentionReplay(self, memories, mean_known(drifts))
 
     def remember(self, context: TaskContext) -> None:
         if not self.reads_attention:
@@ -243,9 +245,16 @@ def importance_of(stage: Path) -> dict[str, Tensor]:
     """What was measured of a stage's heads: name → [layers, heads]. Raises InputError where it cannot be read."""
     path = stage / _IMPORTANCE
     try:
-        return load_file(path)
+        about = path.stat()
+        return _tables(path, about.st_ino, about.st_size, about.st_mtime_ns)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error}); restore it or learn the task again") from None
+
+
+@cache
+def _tables(path: Path, *_: int) -> dict[str, Tensor]:
+    """A process reads a file once: each task asks for those of all tasks before it."""
+    return load_file(path)
 
 
 def attention_floor(model: nn.Module, memory: Memory, context: TaskContext) -> float:

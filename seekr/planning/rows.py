@@ -92,8 +92,8 @@ def plan_steps(
             continue
         past = [plan for plan in plans if plan.kept and method.replays]
         kept_rows = tuple(len(one.kept) for one in past)
-        passes = getattr(method, "replay_passes", None)
-        plan = StepPlan(len(stage.sizes), kept_rows, batch, seed, stage.index, passes)
+        bounds = (getattr(method, name, None) for name in ("replay_passes", "replay_limit"))
+        plan = StepPlan(len(stage.sizes), kept_rows, batch, seed, stage.index, *bounds)
         total = (
             arguments.max_steps
             if arguments.max_steps > 0

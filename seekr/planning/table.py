@@ -110,12 +110,14 @@ def totals(plan: Plan) -> list[str]:
     """Steps, hours, what is kept and disk over the whole run."""
     tasks, replays = (sum(getattr(stage, key) for stage in plan.stages) for key in ("task_steps", "replay_steps"))
     hours = "" if plan.hours is None else f", {readable_hours(plan.hours)} at {plan.throughput:,.0f} tokens a second"
-    disk = plan.disk
+    disk, kept = plan.disk, sum(kept.rows for kept in plan.kept)
+    limit = plan.run.method.settings().get("replay_limit")
+    limited = f"; a task replays {limit:,} of them at most" if limit is not None and limit < kept else ""
     saved = f"{disk.kept_stages} stage{'s' * (disk.kept_stages > 1)} × {readable_bytes(disk.one_stage)}"
     return [
         f"steps    {tasks + replays:,} ({replays:,} of them replay), {readable_tokens(plan.tokens)} tokens{hours}",
-        f"kept     {sum(kept.rows for kept in plan.kept):,} rows of past tasks with their teachers, "
-        f"{readable_bytes(sum(kept.total for kept in plan.kept))}",
+        f"kept     {kept:,} rows of past tasks with their teachers, "
+        f"{readable_bytes(sum(kept.total for kept in plan.kept))}" + limited,
         f"disk     {readable_bytes(disk.stages)} for the weights of {saved} (keep_stages: "
         f"{plan.run.config.keep_stages}), {readable_bytes(disk.checkpoints)} more for {disk.most_checkpoints} "
         f"checkpoint{'s' * (disk.most_checkpoints > 1)} while a task is learned",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
@@ -20,7 +21,9 @@ def scores_json(run: Run) -> dict[str, Any]:
 def status_json(run: Run) -> dict[str, Any]:
     """Of `status`: the same, and how far each task is; `step` = of the newest checkpoint of one in training."""
     tasks = [asdict(status) for status in run.status()]
-    return {**scores_json(run), "finished": run.finished, "tasks": tasks, "attention_weights": run.attention_weights}
+    limited = {name: {"replayed_rows": some, "kept_rows": kept} for name, (some, kept) in replayed(run).items()}
+    found = {**scores_json(run), "finished": run.finished, "tasks": tasks, "attention_weights": run.attention_weights}
+    return found | ({"replay": limited} if limited else {})
 
 
 def heads_json(run: Run) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def heads_json(run: Run) -> dict[str, Any]:
 
 
 def memory_json(run: Run) -> dict[str, Any]:
-    """Of `memory`: what is kept of each task, in numbers."""
+    """Of `memory`: what is kept of each task, in numbers; `replayed` = of its rows in the next task, where not all."""
     return {"run": str(run.folder), "tasks": kept_of_tasks(run)}
 
 
@@ -50,11 +53,26 @@ def stages_with_heads(run: Run) -> list[Stage]:
 
 
 def kept_of_tasks(run: Run) -> list[dict[str, Any]]:
-    """The `Memory.summary()` of every stage that has one. Raises InputError where none has."""
+    """The `Memory.summary()` of every stage that has one, with the rows of it that the next task replays where a
+    `replay_limit` leaves some out. Raises InputError where none has.
+    """
+    from seekr.training.order import StepPlan
+
     summaries = [stage.memory.summary() for stage in run.stages if stage.memory is not None]
     if not summaries:
         raise InputError(f"{run.folder}: nothing is kept here; the methods replay, derpp and seekr keep samples")
-    return summaries
+    limit = run.record["config"]["method"].get("replay_limit")
+    sizes = tuple(summary["samples"] for summary in summaries)
+    if limit is None or sum(sizes) <= limit:
+        return summaries
+    shares = Counter(m for m, _ in StepPlan(1, sizes, 1, run.seed, len(run.stages), replay_limit=limit).kept)
+    return [summary | {"replayed": shares[m]} for m, summary in enumerate(summaries)]
+
+
+def replayed(run: Run) -> dict[str, tuple[int, int]]:
+    """Task → how many kept rows were replayed while it was learned, and of how many, where a limit left some out."""
+    found = {stage.name: next((e.replayed for e in stage.log if e.replayed), None) for stage in run.stages}
+    return {name: counts for name, counts in found.items() if counts is not None}
 
 
 def _numbers(row: list[float]) -> list[float | None]:

@@ -14,7 +14,7 @@ from seekr.attention.weight import weight_advice
 from seekr.data.checking import FolderCheck
 from seekr.disk import STDOUT, check_writable, write_atomically
 from seekr.report.answer import answers
-from seekr.report.as_json import kept_of_tasks, stages_with_heads
+from seekr.report.as_json import kept_of_tasks, replayed, stages_with_heads
 from seekr.report.blocks import Blocks
 from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
@@ -129,6 +129,10 @@ def print_memory(run: Run) -> None:
     summaries = kept_of_tasks(run)
     print_table(memory_table(summaries))
     floors = [f"{it['task']} {it['attention_floor']:.1e}" for it in summaries if it.get("attention_floor") is not None]
+    if any("replayed" in it for it in summaries):
+        kept, some = (sum(it[key] for it in summaries) for key in ("samples", "replayed"))
+        each = ", ".join(f"{it['task']} {it['replayed']}" for it in summaries)
+        console().print(f"replay_limit: the next task replays {some:,} of {kept:,} kept rows: {each}")
     if floors:
         console().print(f"attention loss of the very model that was remembered, in nats: {', '.join(floors)}")
     own = [f"{it['task']} {it['own_answers']} of {it['samples']}" for it in summaries if "own_answers" in it]
@@ -151,6 +155,9 @@ def print_status(run: Run) -> None:
     if run.attention_weights:
         weights = ", ".join(f"{task} {weight:.3g}" for task, weight in run.attention_weights.items())
         console().print(f"attention weight: {weights}")
+    if limited := replayed(run):
+        each = ", ".join(f"{task} {some:,} of {kept:,}" for task, (some, kept) in limited.items())
+        console().print(f"replay_limit: kept rows that were replayed: {each}")
     advice = weight_advice(run.record["config"]["method"].get("attention_weight"), run.attention_drift)
     if advice:
         console().print(advice)

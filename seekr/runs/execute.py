@@ -58,12 +58,14 @@ def run_request(request: Request) -> Run:
             book = ScoreBook(spec, live)
             if spec.redone:
                 book.write()  # without the scores of stages that are gone
-            if cells := book.measurable(book.missing(spec.config.cells)):
-                book.fill(cells)
+            waiting = [it for it in spec.stages if not stage_folder(spec.run, it.index, it.name).is_dir()]
+            if len(waiting) < len(spec.stages):
+                finish_stage(spec, book)  # what an earlier start left to be scored
+            elif cells := book.measurable(book.missing(spec.config.cells)):
+                book.fill(cells)  # the guard, and what is wanted of the base model
             stack.enter_context(all_tasks(sizes_of(spec)))
-            for stage in spec.stages:
-                if not stage_folder(spec.run, stage.index, stage.name).is_dir():
-                    build_stage(spec, stage, live)
+            for stage in waiting:
+                build_stage(spec, stage, live)
                 finish_stage(spec, book)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(

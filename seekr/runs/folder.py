@@ -90,8 +90,9 @@ def stage_under_construction(final: Path) -> Iterator[Path]:
 
 def drop_older_weights(stages: list[Path], keep: str | int) -> None:
     """Removes the model folders of all but the newest `keep` stages that have one; everything else of them stays."""
-    for leftover in (path for stage in stages for path in stage.glob(".model.removed")):
-        shutil.rmtree(leftover)
+    for leftover in (stage / ".model.removed" for stage in stages):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
     if keep == "all":
         return
     count = 1 if keep == "last" else int(keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from seekr.disk import file_digest, parse_json
 from seekr.distributed.processes import is_main
 from seekr.errors import InputError
 from seekr.scoring import ScoreMatrix
-from seekr.scoring.cells import cell_name
+from seekr.scoring.cells import BASE, cell_name
 
 Cell = tuple[int, int]
 
@@ -44,13 +45,14 @@ class KeptScores:
                 say(f"{path} is damaged and was moved to {aside.name}; scores are made again from the answers")
             return cls()
 
-    def score(self, cell: Cell, tasks: list[str], metric: str | None) -> float | None:
-        """The score of a cell of a run of `tasks`, if the metric is still the same; tasks may have come to the end."""
-        row, column = cell
+    def scores(self, tasks: list[str], metrics: Mapping[int, str]) -> dict[Cell, float]:
+        """What is known of a run of `tasks`, where the metric is still the same; tasks may have come to the end."""
         known = self.matrix.tasks
-        if known != tasks[: len(known)] or max(row, column) >= len(known) or self.matrix.metric(column) != metric:
-            return None
-        return self.matrix.score(row, column)
+        if known != tasks[: len(known)]:
+            return {}
+        columns = [one for one, metric in metrics.items() if one < len(known) and self.matrix.metric(one) == metric]
+        cells = {(row, one): self.matrix.score(row, one) for row in range(BASE, len(known)) for one in columns}
+        return {cell: score for cell, score in cells.items() if score is not None}
 
     def are_others(self, cell: Cell, path: Path) -> bool:
         """Whether the answers in a file are not those that were scored."""

@@ -22,18 +22,24 @@ _NOT_PARTS = {
     "grad_norm",
     "attention_weight",
     "gradient_norms",
+    "replayed_rows",
+    "kept_rows",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One optimizer step: the loss parts as they entered the loss, and now and then their gradient shares."""
+    """One optimizer step: the loss parts as they entered the loss, and now and then their gradient shares.
+
+    `replayed`: of a replay step how many of the kept rows have their turn, and of how many; None = all.
+    """
 
     step: int
     kind: str
     parts: dict[str, float]
     gradient_share: dict[str, float]
     attention_weight: float | None = None
+    replayed: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,7 @@ def _log_entry(path: Path, line: int, row: dict[str, Any]) -> LogEntry:
             {name: float(value) for name, value in row.items() if name not in _NOT_PARTS and value is not None},
             dict(row.get("gradient_share", {})),
             None if row.get("attention_weight") is None else float(row["attention_weight"]),
+            (int(row["replayed_rows"]), int(row["kept_rows"])) if "replayed_rows" in row else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}, line {line}: not a step of a log ({error!r}); {RELEARN}") from error

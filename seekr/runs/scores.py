@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +52,13 @@ class ScoreBook:
         """Scores whose answers are gone, or are not those that were scored: measured again where the weights are."""
         self._before = KeptScores.read(spec.run / "scores.json")
         finished = len(self.tasks) if spec.joint else len(finished_stages(spec.run))
-        for row in range(BASE, finished):
-            for column in self.columns:
-                self._read(row, column)
+        metrics = {column: data.task.metric for column, data in self.columns.items()}
+        known = self._before.scores([data.task.name for data in self.tasks], metrics)
+        answered = {path.stem for path in (spec.run / "predictions").glob("*.jsonl")}
+        for row, column in product(range(BASE, finished), self.columns):
+            if (row, column) in known or cell_name(row, column) in answered:
+                self._read(row, column, known.get((row, column)))
+        self._unwritten = True  # what was read may be other than what scores.json says
         if lost := [cell_name(*cell) for cell in self.stale if self._source(cell[0]) is None]:
             say(
                 f"predictions: {', '.join(lost)} (row-column): the answers that were scored are gone, and so are the "
@@ -68,7 +73,8 @@ class ScoreBook:
 
     def measurable(self, cells: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Those of `cells` whose stage is finished and whose weights are still there."""
-        return [cell for cell in cells if self._source(cell[0]) is not None]
+        there = {row for row in {row for row, _ in cells} if self._source(row) is not None}
+        return [cell for cell in cells if cell[0] in there]
 
     def fill(self, cells: list[tuple[int, int]]) -> None:
         """Generates and scores cells, row by row; each is on the disk as soon as it is scored."""
@@ -79,7 +85,8 @@ class ScoreBook:
                 own = [column for column in columns if self._by_vllm(column) == engine]
                 if own:
                     self._fill_row(row, own, engine=engine)
-        self.write()
+        if self._unwritten:
+            self.write()
 
     def _fill_row(self, row: int, columns: list[int], *, engine: bool) -> None:
         from seekr.runs.answering import answering
@@ -113,6 +120,7 @@ class ScoreBook:
 
     def write(self) -> None:
         """scores.json, at once."""
+        self._unwritten = False
         if is_main():
             answers = {name: digest for name, digest in self._before.answers.items() if self._stays(name)}
             paths = {cell_name(*cell): self._path(*cell) for cell in sorted(self.scores)}
@@ -132,11 +140,9 @@ class ScoreBook:
     def _path(self, row: int, column: int) -> Path:
         return self.spec.run / "predictions" / f"{cell_name(row, column)}.jsonl"
 
-    def _read(self, row: int, column: int) -> None:
+    def _read(self, row: int, column: int, known: float | None) -> None:
         """Takes over what an earlier start wrote: answers to the test rows as they are now, or else the score alone."""
         cell, path, data = (row, column), self._path(row, column), self.columns[column]
-        names = [one.task.name for one in self.tasks]
-        known = self._before.score(cell, names, data.task.metric)
         changed = known is not None and self._before.are_others(cell, path)
         if changed:
             say(f"{path}: not the answers that were scored; somebody has changed the file")
@@ -195,6 +201,7 @@ class ScoreBook:
                     text = read_text(self._path(other, column))
                     write_text(self._path(row, column), text, encrypted=self.spec.config.encrypt)
                 self.scores[row, column] = self.scores[other, column]
+                self._unwritten = True
                 return True
         return False
 

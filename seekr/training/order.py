@@ -9,6 +9,7 @@ task step max(1, floor(r * T / R)), several before one if R > T.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class StepPlan:
     `task_rows` is N (at least 1), `memory_sizes` the kept samples of each past task (M in all, none = no
     replay steps), `batch_rows` is B: per-device batch times accumulation times processes. `seed` and `task`
     are at least 0. `replay_passes` says how often each kept row comes in an epoch, as long as there are no more
-    replay steps than task steps; None = once, whatever steps that takes, the rule of SEEKR's paper.
+    replay steps than task steps; None = once, whatever steps that takes, the rule of SEEKR's paper. `replay_limit` says
+    how many of the kept rows are replayed in this task at most, None = all.
     """
 
     task_rows: int
@@ -53,6 +55,7 @@ class StepPlan:
     seed: int
     task: int
     replay_passes: int | None = None
+    replay_limit: int | None = None
 
     @property
     def task_steps(self) -> int:
@@ -68,8 +71,21 @@ class StepPlan:
 
     @property
     def pass_steps(self) -> int:
-        """Replay steps in which every kept row comes once."""
-        return -(-sum(self.memory_sizes) // self.batch_rows)
+        """Replay steps in which every row that is replayed comes once."""
+        return -(-len(self.kept) // self.batch_rows)
+
+    @cached_property
+    def kept(self) -> list[Row]:
+        """The rows that are replayed, memory after memory: all, or as many of each as `quotas` say, drawn for the task.
+
+        Another task draws others, so that in the long run every kept row has its turn.
+        """
+        sizes, limit = self.memory_sizes, self.replay_limit
+        if limit is None or sum(sizes) <= limit:
+            return [(m, i) for m, size in enumerate(sizes) for i in range(size)]
+        draw = np.random.default_rng([self.seed, self.task, 0, 2])
+        shares = enumerate(quotas(sizes, limit, draw))
+        return [(m, int(i)) for m, few in shares for i in np.sort(draw.choice(sizes[m], few, replace=False))]
 
     def __len__(self) -> int:
         """Optimizer steps of one epoch, both kinds."""
@@ -100,9 +116,8 @@ class StepPlan:
 
     def replayed(self, first: int) -> Iterator[tuple[Row, ...]]:
         """The rows of replay step `first`, counted over all epochs, and of those after it: pass after pass."""
-        kept: list[Row] = [(m, i) for m, size in enumerate(self.memory_sizes) for i in range(size)]
         for number in count(first // max(1, self.pass_steps)):
-            batches = self._batches(kept, np.random.default_rng([self.seed, self.task, number, 1]))
+            batches = self._batches(self.kept, np.random.default_rng([self.seed, self.task, number, 1]))
             yield from batches[max(0, first - number * self.pass_steps) :]
 
     def kind_of(self, step: int) -> tuple[StepKind, int]:
@@ -114,6 +129,18 @@ class StepPlan:
     def _batches(self, rows: list[Row], generator: np.random.Generator) -> list[tuple[Row, ...]]:
         shuffled = [rows[i] for i in generator.permutation(len(rows))]
         return [tuple(shuffled[i : i + self.batch_rows]) for i in range(0, len(shuffled), self.batch_rows)]
+
+
+def quotas(sizes: Sequence[int], limit: int, draw: np.random.Generator) -> list[int]:
+    """How many rows of each memory make up `limit`, which is less than all: even shares, and what small memories leave
+    goes to the others; who gets what cannot be shared evenly is drawn.
+    """
+    level = bisect_right(range(limit + 1), limit, key=lambda share: sum(min(size, share) for size in sizes)) - 1
+    shares = [min(size, level) for size in sizes]
+    larger = [m for m, size in enumerate(sizes) if size > level]
+    for m in draw.choice(larger, limit - sum(shares), replace=False):
+        shares[m] += 1
+    return shares
 
 
 def split(step: Step, length: Callable[[Row], int], *, accumulation: int, processes: int) -> list[list[Slot]]:

@@ -25,7 +25,8 @@ class KeptSamples(Protocol):
 class Rows(Dataset[MicroBatch]):
     """All rows that one task trains on, its own and the kept ones; a slot of the plan gives a micro-batch.
 
-    `signals` say which rows carry teacher signals: a worker of the loader reads them ahead of the step.
+    `signals` say which rows carry teacher signals: a worker of the loader reads them ahead of the step. `kept` are the
+    rows of `memories` that are replayed, None = all.
     `plan_layout` may be set before training: what lengths of a task step's rows are packed how.
     """
 
@@ -35,6 +36,7 @@ class Rows(Dataset[MicroBatch]):
         memories: Sequence[KeptSamples],
         pad_token_id: int | None,
         signals: Signals | None = None,
+        kept: Sequence[Row] | None = None,
     ) -> None:
         self.samples = samples
         self.memories = memories
@@ -43,9 +45,9 @@ class Rows(Dataset[MicroBatch]):
         self.plan_layout: Callable[[Sequence[int]], Layout | None] | None = None
         self._lengths: dict[Row, int] = {}
         self._answer_tokens: dict[Row, int] = {}
-        every: list[Row] = [(-1, i) for i in range(len(samples))]
-        every += [(m, i) for m, memory in enumerate(memories) for i in range(len(memory))]
-        for row in every:
+        if kept is None:
+            kept = [(m, i) for m, memory in enumerate(memories) for i in range(len(memory))]
+        for row in (*((-1, i) for i in range(len(samples))), *kept):
             encoded = self.encoded(row)
             self._lengths[row] = len(encoded.input_ids)
             self._answer_tokens[row] = answer_tokens(encoded)

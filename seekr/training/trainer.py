@@ -53,6 +53,7 @@ class ContinualTrainer(Trainer):
 
     - `args.seed`, `task_index` and the epoch give the order of the rows and, at the start, the random state.
     - `losses` says what is trained for and what is replayed; `train_samples` are the task's rows (at least one).
+    - Where a `replay_limit` leaves kept rows out, lines of replay steps say how many are replayed, and of how many.
     - `log_path` gets one line of JSON an optimizer step, and `watch` is given it; every `gradient_share_every` steps
       of a kind, the first included, the line also has each loss part's share of the gradient norm, as measured on the
       first micro-batch of the main process. Not measured where a process holds only a part of the model (FSDP,
@@ -94,7 +95,6 @@ class ContinualTrainer(Trainer):
         self.task_name = task_name
         self.task_index = task_index
         self.gradient_share_every = gradient_share_every
-        self.rows = Rows(train_samples, losses.memories, pad_token_id, losses.signals)
         self.plan = StepPlan(
             task_rows=len(train_samples),
             memory_sizes=tuple(len(memory) for memory in losses.memories),
@@ -103,7 +103,11 @@ class ContinualTrainer(Trainer):
             seed=args.seed,
             task=task_index,
             replay_passes=losses.replay_passes,
+            replay_limit=losses.replay_limit,
         )
+        self.rows = Rows(train_samples, losses.memories, pad_token_id, losses.signals, self.plan.kept)
+        kept, replayed = sum(self.plan.memory_sizes), len(self.plan.kept)
+        self._limited = {"replayed_rows": replayed, "kept_rows": kept} if replayed < kept else {}
         self.step_log = StepLog(log_path, watch)
         self._bar = TrainingBar(f"learning {task_name}", task_index, self._last_losses)
         for callback in (transformers.trainer.DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
@@ -240,6 +244,7 @@ class ContinualTrainer(Trainer):
             "kind": kind,
             **self._shown,
             **self.losses.facts.get(kind, {}),
+            **(self._limited if kind == "replay" else {}),
             "learning_rate": self._get_learning_rate(),
         }
         if self._shares is not None:

@@ -21,9 +21,10 @@ from seekr.attention.tap import Geometry
 from seekr.cli.main import main
 from seekr.config.schema import make_config, resolve_paths
 from seekr.planning.plan import make_plan
-from seekr.planning.table import headline
+from seekr.planning.table import headline, totals
 from seekr.runs.execute import run_request
 from seekr.runs.prepare import Request
+from seekr.training.order import StepPlan
 
 METHOD = {"name": "seekr", "replay_ratio": 0.25, "query_budget": 4}
 TRAINING = {"per_device_train_batch_size": 4, "num_train_epochs": 1.5}
@@ -219,3 +220,23 @@ def test_rows_that_are_not_here_are_assumed_and_said_to_be(raw: dict[str, Any]) 
     assert [stage.rows.known for stage in plan.stages] == [True, False]
     assert list(plan.stages[1].rows.sizes) == [(64, 63)] * 9
     assert "1 of 2 tasks" in plan.notes[0]
+
+
+def test_what_a_limit_leaves_of_replay_is_planned_as_it_is_run(raw: dict[str, Any]) -> None:
+    """Four rows are kept of each of three tasks: the third has two of eight, one replay step an epoch."""
+    raw["tasks"].append(raw["tasks"][0] | {"name": "c"})
+    raw["method"] = {"name": "replay", "replay_ratio": 0.25, "replay_passes": None, "replay_limit": 2}
+    raw["training"] = TRAINING | {"num_train_epochs": 2}
+    limited = plan_of(raw)
+    everything = plan_of(raw | {"method": raw["method"] | {"replay_limit": None}})
+    assert [stage.replay_steps for stage in limited.stages] == [0, 2, 2]
+    assert [stage.replay_steps for stage in everything.stages] == [0, 2, 4]
+    assert 0 < limited.stages[2].replay_tokens < everything.stages[2].replay_tokens
+    assert "12 rows of past tasks with their teachers" in " ".join(totals(limited))
+    assert "; a task replays 2 of them at most" in " ".join(totals(limited))
+    assert "at most" not in " ".join(totals(everything))
+    run = run_request(Request(resolve_paths(make_config(raw, "test"), Path.cwd())))
+    tokens = [[stage.memory.length(i) for i in range(4)] for stage in run.stages if stage.memory is not None]
+    plan = StepPlan(14, (4, 4), 4, 0, 2, None, 2)
+    assert limited.stages[2].replay_tokens == 2 * sum(tokens[memory][i] for memory, i in plan.kept)
+    assert [sum(entry.kind == "replay" for entry in stage.log) for stage in run.stages] == [0, 2, 2]

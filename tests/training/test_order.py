@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from math import ceil
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seekr.training.order import Step, StepPlan, split, task_seed
+from seekr.training.order import Step, StepPlan, quotas, split, task_seed
 
 plans = st.builds(
     StepPlan,
@@ -139,3 +140,42 @@ def test_task_seed_differs_by_seed_task_and_process() -> None:
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**32 for seed in seeds)
     assert task_seed(1, 2) == task_seed(1, 2, 0)
+
+
+@given(plans, st.integers(1, 120), st.none() | st.integers(1, 4))
+def test_a_limit_shares_replay_out_evenly_and_leaves_the_task_as_it_is(
+    plan: StepPlan, limit: int, passes: int | None
+) -> None:
+    plan = replace(plan, replay_passes=passes)
+    limited, everything = replace(plan, replay_limit=limit), sum(plan.memory_sizes)
+    assert len(limited.kept) == min(limit, everything)
+    assert set(limited.kept) <= set(plan.kept)
+    assert limited.kept == sorted(set(limited.kept))
+    if limit >= everything:
+        assert [limited.epoch(epoch) for epoch in range(3)] == [plan.epoch(epoch) for epoch in range(3)]
+    shares = Counter(memory for memory, _ in limited.kept)
+    for one, size in enumerate(plan.memory_sizes):
+        # Fewer than another by more than what cannot be shared out: that is all there was.
+        assert shares[one] == size or shares[one] >= max(shares.values(), default=0) - 1
+    once = [row for rows in islice(limited.replayed(0), limited.pass_steps) for row in rows]
+    assert sorted(once) == limited.kept
+    for epoch in range(2):
+        ours, theirs = ([s for s in it.epoch(epoch) if s.kind == "task"] for it in (limited, plan))
+        assert ours == theirs
+
+
+def test_known_quotas() -> None:
+    def of(sizes: list[int], limit: int) -> list[int]:
+        return sorted(quotas(sizes, limit, np.random.default_rng(0)))
+
+    assert of([10, 10, 10], 12) == [4, 4, 4]
+    assert of([1, 10, 10], 12) == [1, 5, 6]
+    assert of([0, 2, 100, 100], 50) == [0, 2, 24, 24]
+    assert of([5] * 7, 3) == [0, 0, 0, 0, 1, 1, 1]
+    assert of([10], 1) == [1]
+
+
+def test_under_a_limit_every_row_has_its_turn_in_some_task() -> None:
+    plans = [StepPlan(8, (3,) * 10, 4, 0, task, replay_limit=5) for task in range(60)]
+    assert {row for plan in plans for row in plan.kept} == {(m, i) for m in range(10) for i in range(3)}
+    assert all(plan.kept == StepPlan(8, (3,) * 10, 4, 0, plan.task, replay_limit=5).kept for plan in plans)
