@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from seekr.errors import InputError
 from seekr.methods import Method, Olora
+from seekr.scoring.metrics import try_metric
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -31,6 +32,13 @@ def check_answering(config: Config, method: Method, lora: LoraConfig | None, tas
     return check_vllm(
         config.vllm, config.model, dtype=answering_dtype(config), length=longest(tasks), lora=lora, rank=rank
     )
+
+
+def check_metrics(tasks: Sequence[TaskData]) -> None:
+    """Raises InputError for a metric that cannot score the right answers of its task."""
+    for one in tasks:
+        rights = [question.key.references for question in one.asked]
+        try_metric(one.task.metric, rights, [example.prompt_text for example in one.test])
 
 
 def answering_dtype(config: Config) -> str:

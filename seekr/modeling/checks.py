@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from seekr.errors import InputError, said_by
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from seekr.data.task_data import TaskData
@@ -168,4 +169,15 @@ def check_not_quantized(model: str, config: PretrainedConfig) -> None:
         raise InputError(
             f"model: the weights of {model} are quantized, and seekr has no way to train and measure on such; "
             "give the model in 16 or 32 bits, with lora and dtype: bfloat16 where memory is short"
+        )
+
+
+def check_loss_scale(model: nn.Module) -> None:
+    """Raises InputError where weights that fp16's loss scale cannot train are trained: those in float16."""
+    import torch
+
+    if any(parameter.requires_grad and parameter.dtype == torch.float16 for parameter in model.parameters()):
+        raise InputError(
+            "dtype: float16 cannot be with training.fp16, whose loss scale needs float32 weights to train; set dtype: "
+            "float32, or train an adapter (lora)"
         )

@@ -18,7 +18,6 @@ from seekr.data.task_data import PlannedStage, TaskData, order_tasks, plan_stage
 from seekr.disk import read_json
 from seekr.disk.sealed import cipher
 from seekr.distributed.processes import process_count
-from seekr.errors import InputError
 from seekr.progress import bar
 from seekr.runs.folder import finished_stages
 from seekr.runs.guard import read_guard
@@ -33,7 +32,6 @@ from seekr.runs.standing import (
     without_redone,
 )
 from seekr.scoring.cells import GENERAL, wanted_cells
-from seekr.scoring.metrics import try_metric
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -166,7 +164,7 @@ def _prepare(request: Request) -> RunSpec:
     from seekr.data import check_tasks, max_length_of
     from seekr.data.clock import clock_of, fixed_clock, now
     from seekr.data.conversation import use_template
-    from seekr.evaluation.checks import check_answering
+    from seekr.evaluation.checks import check_answering, check_metrics
     from seekr.methods import make_method
     from seekr.modeling.checks import check_not_quantized
     from seekr.modeling.loading import load_config_of, load_tokenizer
@@ -200,9 +198,7 @@ def _prepare(request: Request) -> RunSpec:
             data.append(read_task(task, tokenizer, max_length, seed=config.seed, finished=known.get(task.name)))
             advance(1)
         general = read_guard(config, tokenizer, max_length, home / "predictions")
-    for one in data:
-        rights = [question.key.references for question in one.asked]
-        try_metric(one.task.metric, rights, [example.prompt_text for example in one.test])
+    check_metrics(data)
     step_rows = rows_of_a_step(training, record)
     accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
     if accumulation != training.get("gradient_accumulation_steps", 1):
@@ -268,10 +264,9 @@ def check_model(
 
     `fingerprint`: what is taken for the model's where no weights are read.
     """
-    import torch
 
     from seekr.modeling.balancing import experts_of
-    from seekr.modeling.checks import check_token_ids
+    from seekr.modeling.checks import check_loss_scale, check_token_ids
     from seekr.modeling.fingerprints import fingerprint_tokenizer
     from seekr.modeling.loading import parameter_count
     from seekr.runs.base_model import base_model
@@ -283,11 +278,8 @@ def check_model(
     learned = sum(item.task.learn for item in data)
     method.check_model(model, max_length, learned)
     adapted = method.form.adapt(model.requires_grad_(True), lora)
-    if config.training.get("fp16") and any(p.requires_grad and p.dtype == torch.float16 for p in adapted.parameters()):
-        raise InputError(
-            "dtype: float16 cannot be with training.fp16, whose loss scale needs float32 weights to train; set dtype: "
-            "float32, or train an adapter (lora)"
-        )
+    if config.training.get("fp16"):
+        check_loss_scale(adapted)
     trained = parameter_count(adapted, trainable_only=True)
     experts = experts_of(adapted, compiled=compiled)
     notes = [f"model: {experts}"] if isinstance(experts, str) else []
