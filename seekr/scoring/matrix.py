@@ -105,6 +105,8 @@ class ScoreMatrix:
             raise InputError(f"{where}: the lists do not fit the {count} tasks; the file was changed by hand or torn")
         if not all(cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool)) for cell in cells):
             raise InputError(f"{where}: a score is neither a number nor null; the file was changed by hand or torn")
+        if not all(isinstance(name, str) for name in [*tasks, *(metric for metric in metrics if metric is not None)]):
+            raise InputError(f"{where}: tasks and metrics are no names; the file was changed by hand or torn")
         return cls(tasks, metrics, base, matrix, general)
 
     def _scored(self) -> list[int]:

@@ -155,3 +155,12 @@ def test_a_file_that_is_no_scores(change: dict[str, object], message: str) -> No
     content = full([10, 20], [[50, 20], [40, 60]]).to_json() | change
     with pytest.raises(InputError, match=f"runs/a/scores.json: .*{message}"):
         ScoreMatrix.from_json(content, "runs/a/scores.json")
+
+
+@pytest.mark.parametrize(("key", "value"), [("tasks", [None, None]), ("metrics", [3, "accuracy"])])
+def test_names_that_are_none_are_refused(key: str, value: list[Any]) -> None:
+    """Found by fuzzing: they went into a table."""
+    content = {"tasks": ["a", "b"], "metrics": ["accuracy", None], "base": [None, None], "matrix": [[None] * 2] * 2}
+    assert ScoreMatrix.from_json(content).tasks == ["a", "b"]
+    with pytest.raises(InputError, match="tasks and metrics are no names"):
+        ScoreMatrix.from_json(content | {key: value})
