@@ -114,7 +114,7 @@ def test_measures_of_the_same_forward_have_the_same_bits(around: str) -> None:
     heads = {0: torch.tensor([0, 3]), 2: torch.tensor([1])}
 
     def numbers() -> list[Tensor]:
-        found = measure_change_and_drift(other, model, batch)
+        found = list(measure_change_and_drift(other, model, batch))
         loss = attention_distillation_loss(model, other, batch, heads)
         with full_precision():
             found += [loss.detach(), *by_definition.gradients(model, loss).values()]

@@ -158,7 +158,7 @@ def test_a_file_that_is_no_scores(change: dict[str, object], message: str) -> No
 
 
 @pytest.mark.parametrize(("key", "value"), [("tasks", [None, None]), ("metrics", [3, "accuracy"])])
-def test_names_that_are_none_are_refused(key: str, value: list[Any]) -> None:
+def test_names_that_are_none_are_refused(key: str, value: list[object]) -> None:
     """Found by fuzzing: they went into a table."""
     content = {"tasks": ["a", "b"], "metrics": ["accuracy", None], "base": [None, None], "matrix": [[None] * 2] * 2}
     assert ScoreMatrix.from_json(content).tasks == ["a", "b"]
