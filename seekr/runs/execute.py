@@ -173,7 +173,8 @@ def copy_run(source: Path, run: Path) -> None:
 
     The stages come last and all at once: of a part of them the newest would have no weights.
     """
-    if links := [path for path in (source / "predictions").glob("*") if path.is_symlink()]:
+    answers = source / "predictions"
+    if links := [path for path in (answers, *answers.glob("*")) if path.is_symlink()]:
         raise InputError(f"{links[0]}: is a link, and copying would take what it leads to; put the file itself there")
     if (source / "predictions").is_dir() and not (run / "predictions").is_dir():
         partial = run / ".predictions.partial"

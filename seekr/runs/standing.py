@@ -27,6 +27,7 @@ def check_folder(run: Path) -> None:
     """An output folder is new, empty, or holds a run. Raises InputError."""
     if run.exists() and not run.is_dir():
         raise InputError(f"output_dir: {run} is a file; give a folder")
+    check_no_links(run)
     if not (run / "run.json").exists() and (seeds := seed_folders(run)):
         names = ", ".join(folder.name for folder in seeds)
         raise InputError(f"output_dir: {run} holds {names}: go on with them by `seeds`, or give another folder")
@@ -34,6 +35,16 @@ def check_folder(run: Path) -> None:
         if (run / "stages").is_dir():
             raise InputError(f"{run / 'run.json'}: missing, though stages are there; bring it back from a copy")
         raise InputError(f"output_dir: {run} holds files, but no run of seekr; give an empty or a new folder")
+
+
+def check_no_links(run: Path) -> None:
+    """What a run writes lies in its folder: a received one may lead elsewhere. Raises InputError naming the link."""
+    places = [run / name for name in ("predictions", "stages", "working", "logs")]
+    for path in (*places, *run.glob("predictions/*"), *run.glob("working/**/*")):
+        if path.is_symlink():
+            raise InputError(
+                f"{path}: is a link, and seekr would write where it leads; put the file or folder itself there"
+            )
 
 
 def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) -> None:

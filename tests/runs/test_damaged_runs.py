@@ -279,6 +279,25 @@ def test_links_in_a_run_are_not_followed(
     assert mine.read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["predictions", "working/02-c/log.jsonl"])
+def test_nothing_is_written_where_a_link_in_a_received_folder_leads(
+    name: str, run: Path, learn: Callable[..., Run], tmp_path: Path
+) -> None:
+    """Found by review: a linked log was emptied, and answers went into a linked folder."""
+    other = tmp_path / "other"
+    if name == "predictions":
+        (run / name).rename(other)
+    else:
+        other.write_text("mine")
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).symlink_to(other)
+    before = sorted(other.iterdir()) if other.is_dir() else other.read_text()
+    with pytest.raises(InputError, match="is a link, and seekr would write where it leads"):
+        learn(run, "abc", method=SEEKR)
+    assert main(["evaluate", str(run), "--cells", "all"]) == 2
+    assert before == (sorted(other.iterdir()) if other.is_dir() else other.read_text())
+
+
 @pytest.mark.parametrize("copied", [0, 1])
 def test_a_run_that_was_killed_while_it_took_over_stages_takes_them_over(
     copied: int, run: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
