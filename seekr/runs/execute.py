@@ -150,10 +150,10 @@ def check_shared(run: Path) -> None:
 
 
 def begin(spec: RunSpec) -> None:
-    """Writes run.json, and copies the stages of the run that this one goes on from, as far as they are not there."""
-    imports = spec.source is not None and not (spec.run / "stages").is_dir()
+    """Writes run.json, and takes over the stages of the run that this one goes on from, where there are none yet."""
+    source = None if (spec.run / "stages").is_dir() else spec.source
     known = [path.name for path in (*spec.finished, *spec.redone)]
-    if not imports and [path.name for path in finished_stages(spec.run)] != known:
+    if source is None and [path.name for path in finished_stages(spec.run)] != known:
         raise InputError(f"{spec.run}: another process has changed this run meanwhile; give the command again")
     if spec.redone:  # it names models that are to be others
         (spec.run / GRAFTED).unlink(missing_ok=True)
@@ -161,8 +161,8 @@ def begin(spec: RunSpec) -> None:
     for stage in reversed(spec.redone):
         remove_stage(stage)
     write_json(spec.run / "run.json", describe_run(spec))
-    if spec.source is not None and imports:
-        copy_run(spec.source, spec.run)
+    if source is not None:
+        copy_run(source, spec.run)
     for stage in spec.finished:  # where a run was stopped between putting a stage in place and clearing up
         shutil.rmtree(spec.run / "working" / stage.name, ignore_errors=True)
     point_to_newest_model(spec.run)
@@ -176,10 +176,10 @@ def copy_run(source: Path, run: Path) -> None:
     answers = source / "predictions"
     if links := [path for path in (answers, *answers.glob("*")) if path.is_symlink()]:
         raise InputError(f"{links[0]}: is a link, and copying would take what it leads to; put the file itself there")
-    if (source / "predictions").is_dir() and not (run / "predictions").is_dir():
+    if answers.is_dir() and not (run / "predictions").is_dir():
         partial = run / ".predictions.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source / "predictions", partial)
+        shutil.copytree(answers, partial)
         partial.rename(run / "predictions")
     for name in ("scores.json", GENERAL_TASKS):
         if (source / name).is_file() and not (run / name).is_file():
