@@ -31,13 +31,18 @@ def renderables(found: Sequence[Change], *, most: float, examples: int) -> Itera
 
 
 def headline(found: Sequence[Change], most: float) -> str:
-    """Such as "2 of 6 tasks lost more than 5 points: sort 99 → 72, add 76 → 36"."""
+    """Such as "2 of 6 tasks lost more than 5 points: sort 99 → 72, add 76 → 36"; drops that chance explains apart."""
     over = [change for change in found if change.over(most)]
+    maybe = [change for change in found if change not in over and change.drop is not None and change.drop > most]
     tasks = f"{len(found)} task{'s' * (len(found) != 1)}"
-    if not over:
-        return f"none of {tasks} lost more than {most:g} points"
-    named = ", ".join(f"{it.task} {it.before:.0f} → {it.now:.0f}" for it in over)
-    return f"{len(over)} of {tasks} lost more than {most:g} points: {named}"
+    surely = " beyond chance" if maybe else ""
+    text = f"{len(over) or 'none'} of {tasks} lost more than {most:g} points{surely}"
+    text += f": {', '.join(map(_from_to, over))}" if over else ""
+    return text + (f"; within chance: {', '.join(map(_from_to, maybe))}" if maybe else "")
+
+
+def _from_to(change: Change) -> str:
+    return f"{change.task} {change.before:.0f} → {change.now:.0f}"
 
 
 def kept_and_lost(found: Sequence[Change]) -> str:
@@ -49,7 +54,7 @@ def forgotten_and_held(found: Sequence[Change]) -> dict[str, list[str]]:
     """Tasks that lost more than chance explains, with what they lost, and those that did not; neither where empty."""
     lost = [change for change in found if change.verdict in (SLIPPED, PARTLY, FORGOTTEN)]
     named = {
-        "forgotten": [f"{change.task} {change.before:.0f} → {change.now:.0f}" for change in lost],
+        "forgotten": list(map(_from_to, lost)),
         "held": [change.task for change in found if change.verdict == HELD],
     }
     return {name: tasks for name, tasks in named.items() if tasks}

@@ -89,6 +89,14 @@ def test_drop_within_chance_is_not_over_any_limit(run):
     assert headline(changes(Run(run)), 5) == "1 of 3 tasks lost more than 5 points: copy 90 → 45"
 
 
+def test_a_large_drop_that_chance_explains_is_not_denied():
+    """The line said that no task had lost more than 5 points, above a table in which one had lost 17."""
+    found = [Change("a", "accuracy", 83.3, 66.7, 16.7, ()), Change("b", "accuracy", 90, 45, 4.0, ())]
+    assert headline(found[:1], 5) == "none of 1 task lost more than 5 points beyond chance; within chance: a 83 → 67"
+    one = "1 of 2 tasks lost more than 5 points beyond chance: b 90 → 45; within chance: a 83 → 67"
+    assert headline(found, 5) == one
+
+
 @pytest.mark.parametrize("metric", [name for name in METRICS if name not in ("sari",)])
 def test_every_metric_that_is_a_mean_over_rows_has_an_error(run, metric):
     scores = json.loads((run / "scores.json").read_text())
