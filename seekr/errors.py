@@ -61,12 +61,27 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"valid are {', '.join(shown)}" + (f" and {more} more" if more else "")
 
 
+_KNOWN: set[str] = set()
+
+
 def imported(module: str, name: str, *, what: str, form: str) -> Any:
     """What a user names by its module and its name there. Raises InputError: `what` it is, and the `form` it reads."""
     try:
-        return getattr(import_module(module), name)
+        found = getattr(import_module(module), name)
     except Exception as error:  # whatever a module of the user's raises
         raise InputError(f"{what} cannot be imported ({type(error).__name__}: {error}); it reads {form}") from None
+    know(f"{module}.{name}")
+    return found
+
+
+def know(path: str) -> None:
+    """Notes that who uses this process gave it the code of this `module.name`."""
+    _KNOWN.add(path)
+
+
+def is_known(path: str) -> bool:
+    """Whether that was noted."""
+    return path in _KNOWN
 
 
 def reason(error: ValidationError) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from seekr.config.secrets import check_secrets
 from seekr.config.sections import know_sections
 from seekr.config.yaml import parse_yaml, read_yaml
 from seekr.disk import user_path
@@ -107,6 +108,7 @@ def make_config(raw: Mapping[str, Any], where: str) -> Config:
     for key in raw:
         if key not in valid:
             raise InputError(f"{where}: unknown key {str(key)[:60]!r}; {meant(str(key), valid)}")
+    check_secrets(dict(raw), where)
     if isinstance(raw.get("method"), str):
         raw = {**raw, "method": {"name": raw["method"]}}
     if isinstance(raw.get("general"), str):

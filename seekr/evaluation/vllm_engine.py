@@ -36,8 +36,10 @@ _OWN = {
     "enable_lora": "it follows from the key lora",
     "max_lora_rank": "it follows from the key lora",
     "device_ids": "an engine has its process's device",
+    "trust_remote_code": "no code that comes with a model is run",
+    "hf_token": "it would be written into the run's folder; set HF_TOKEN in the environment",
 }
-"""Arguments of the engine that follow from the run."""
+"""Arguments of the engine that are not to be given, and why."""
 
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 _TOGETHER = 1024

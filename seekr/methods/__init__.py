@@ -9,7 +9,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from seekr.errors import InputError, imported, nearest
+from seekr.errors import InputError, imported, know, nearest
 from seekr.methods.agem import AGem as AGem
 from seekr.methods.averaging import Averaging as Averaging
 from seekr.methods.base import Method as Method
@@ -68,6 +68,7 @@ def make_method(settings: str | Mapping[str, Any] | Method) -> Method:
         InputError: for an unknown name or key (the nearest valid one is named) or a value out of range.
     """
     if isinstance(settings, Method):
+        know(settings.full_name)
         return settings
     if isinstance(settings, str):
         settings = {"name": settings}

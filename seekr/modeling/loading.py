@@ -136,12 +136,23 @@ def _drop_what_cannot_be_saved(model: Any) -> None:
 def _with_saved_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
     from peft import PeftModel
 
+    if getattr(_peft_config(adapter), "megatron_config", None):
+        raise InputError(f"{adapter}: its adapter_config.json names a module that peft would run (megatron_core)")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")  # they would be random numbers
         try:
             return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
         except Exception as error:
             raise InputError(f"{adapter}: the adapter cannot be loaded: {said_by(error)}; restore the folder") from None
+
+
+def _peft_config(adapter: Path) -> Any:
+    from peft import PeftConfig
+
+    try:
+        return PeftConfig.from_pretrained(str(adapter))
+    except Exception as error:
+        raise InputError(f"{adapter}: the adapter cannot be loaded: {said_by(error)}; restore the folder") from None
 
 
 def _check_code(model: str, error: BaseException) -> None:
@@ -235,9 +246,7 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
 
 def _write_how_to_load(folder: Path, *, balanced: bool) -> None:
     """Adds to the README.md of an adapter how it is loaded to answer as it was scored; `balanced`: its base is."""
-    from peft import PeftConfig
-
-    about = PeftConfig.from_pretrained(str(folder))
+    about = _peft_config(folder)
     more = ", output_router_logits=False" if balanced else ""
     load = f"AutoModelForCausalLM.from_pretrained({{}}, generation_config=settings{more})"
     lines = ["from transformers import AutoModelForCausalLM, GenerationConfig", ""]

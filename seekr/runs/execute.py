@@ -90,7 +90,7 @@ def warn(spec: RunSpec) -> None:
         )
     if len(spec.finished) < len(spec.stages) and (old := unverified(spec.finished)):
         print(
-            f"seekr: {', '.join(stage.name for stage in old)}: of a version that kept no hashes of files; unverified",
+            f"seekr: {', '.join(old)}: of a version that kept no hashes of files; unverified",
             file=sys.stderr,
         )
     for folder in spec.redone:

@@ -58,9 +58,14 @@ def link_of(stages: Sequence[Path], record: Mapping[str, Any]) -> str | None:
     return file_digest(path) if path.is_file() else None
 
 
-def unverified(stages: Sequence[Path]) -> list[Path]:
-    """Those without a manifest, as versions of before wrote them."""
-    return [stage for stage in stages if not (stage / MANIFEST).is_file()]
+def unverified(stages: Sequence[Path], record: Mapping[str, Any] | None = None) -> list[str]:
+    """The names of those without a manifest, as versions of before wrote them.
+
+    `record`: run.json. Since it names them, whatever else lacks its manifest has lost it.
+    """
+    names = [stage.name for stage in stages if not (stage / MANIFEST).is_file()]
+    known = (record or {}).get("unverified")
+    return names if not isinstance(known, list) else [name for name in names if name in known]
 
 
 def faults(
@@ -126,6 +131,8 @@ def _read(stage: Path) -> dict[str, Any]:
 def _chain_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[Fault]:
     stage = stages[-1]
     if not (stage / MANIFEST).is_file():
+        if not unverified([stage], record):
+            yield Fault(stage / MANIFEST, "missing")
         return
     try:
         about = _read(stage)

@@ -11,6 +11,7 @@ from seekr.config.identity import as_kept_now
 from seekr.disk import read_json
 from seekr.nested import flatten
 from seekr.runs.folder import finished_stages
+from seekr.runs.manifest import unverified
 
 if TYPE_CHECKING:
     from seekr.data import Task
@@ -46,7 +47,16 @@ def describe_run(spec: RunSpec) -> dict[str, Any]:
         "from": str(spec.source) if spec.source else None,
         "identity": spec.identity,
         "changed": changed_settings(spec),
+        "unverified": unverified_stages(spec),
     }
+
+
+def unverified_stages(spec: RunSpec) -> list[str]:
+    """The finished stages without a manifest, once and for all: as this run, or the one before it, had them first."""
+    for home in (spec.run, spec.source):
+        if home is not None and (home / "run.json").is_file():
+            return list(read_json(home / "run.json").get("unverified", unverified(spec.finished)))
+    return []
 
 
 def changed_settings(spec: RunSpec) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from seekr.errors import InputError
 from seekr.runs.folder import find_runs, finished_stages, has_weights, stage_name, working_folder
 from seekr.runs.grafted import Grafted, read_grafted
 from seekr.runs.log import EVALUATE, RELEARN, Answer, LogEntry, read_answers, read_log, read_whole
+from seekr.runs.own_code import check_code
 from seekr.scoring import ScoreMatrix
 from seekr.scoring.cells import JOINT
 
@@ -161,10 +162,15 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The resolved configuration; its output_dir is this folder, wherever it was moved to."""
+        """The resolved configuration; its output_dir is this folder, wherever it was moved to.
+
+        Raises InputError where it names code that nobody here trusts: see `check_code`.
+        """
         raw = self.record["config"] | {"output_dir": str(self.folder.absolute())}
         raw["method"] = method_as_kept_now(raw["method"])
-        return resolve_paths(make_config(raw, str(self.folder / "run.json")), self.folder.absolute())
+        config = make_config(raw, str(self.folder / "run.json"))
+        check_code(config, self.folder / "run.json")
+        return resolve_paths(config, self.folder.absolute())
 
     @property
     def method(self) -> str:

@@ -37,8 +37,14 @@ def verify(run: Run) -> list[Finding]:
     except RunError as error:
         return [Finding(str(error), "the order of the stages decides what each was learned from")]
     found = [Finding(str(fault), _mend(fault, stages)) for fault in faults(stages, record, hashed=True, weights=stages)]
-    for stage in unverified(stages):
-        found.append(Finding(f"{stage}: of a version that kept no hashes", "nothing can be said of its files", False))
+    for name in unverified(stages, run.record):
+        found.append(
+            Finding(
+                f"{run.folder / 'stages' / name}: of a version that kept no hashes",
+                "nothing can be said of its files",
+                False,
+            )
+        )
     found += [Finding(str(it), "it is passed over, and the one before it is gone on with") for it in _torn(run)]
     evaluate = f"`seekr evaluate {run.folder}` mends it as far as the weights are there"
     found += [one if isinstance(one, Finding) else Finding(one, evaluate) for one in _scores(run)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from earlier_runs import as_of_before_manifests
 from family_templates import DATED, tokenizer_of, tokenizer_with
 from small_runs import Stop, StopAt, digests
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -201,7 +202,7 @@ def test_a_run_of_an_earlier_version_began_when_its_record_was_written(
     record = json.loads(file.read_text())
     del record["clock"]
     file.write_text(json.dumps(record))
-    (run.folder / "stages/00-a/manifest.json").unlink()
+    as_of_before_manifests(run.folder)
     os.utime(file, (BEGUN.timestamp(), BEGUN.timestamp()))
     on_day(9)
     assert learn(dated_model, tmp_path / "run", "ab").record["clock"] == "2024-02-29T23:59:00"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from earlier_runs import as_of_before_manifests
 from small_runs import SEEKR, Stop, StopAt, digests
 
 from seekr import InputError, Run
@@ -162,8 +163,7 @@ def test_a_manifest_that_was_changed_is_found(run: Path, learn: Callable[..., Ru
 def test_stages_of_a_version_without_manifests_are_called_unverified_and_gone_on_with(
     run: Path, learn: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in run.glob(f"stages/*/{MANIFEST}"):
-        path.unlink()
+    as_of_before_manifests(run)
     assert learn(run, "abc", method=SEEKR).finished
     said = capsys.readouterr().err
     assert said.count("00-a, 01-b: of a version that kept no hashes of files; unverified") == 1
@@ -405,8 +405,7 @@ def test_a_header_that_claims_more_than_the_file_has_ends_in_a_line(
     """As data of somebody else's: no manifest says that the file is another one."""
     run = Path(shutil.copytree(two_tasks, tmp_path / "run"))
     model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
-    for manifest in run.glob("stages/*/manifest.json"):
-        manifest.unlink()
+    as_of_before_manifests(run)
     stage = run / "stages/01-b"
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model": str(model), "tasks": [{"name": "a", "train": str(data_folder / "a")}]}))
@@ -428,7 +427,37 @@ def test_a_header_that_claims_more_than_the_file_has_ends_in_a_line(
 @pytest.mark.parametrize("text", ['{"0": []}', '{"0": [9]}', '{"7": [0]}', '{"0": [-1]}'])
 def test_heads_that_the_model_does_not_have_are_named(text: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Found by fuzzing, in a run without manifests."""
-    (run / "stages/00-a" / MANIFEST).unlink()
+    as_of_before_manifests(run)
     (run / "stages/00-a/heads.json").write_text(text)
     assert main(["heads", str(run)]) == 2
     assert "heads.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gone", [["00-a"], ["01-b"], ["00-a", "01-b"]])
+def test_manifests_that_were_deleted_are_missing_and_no_earlier_version(
+    gone: list[str], run: Path, learn: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in gone:
+        (run / "stages" / name / "manifest.json").unlink()
+    assert main(["verify", str(run)]) == 3
+    said = " ".join(capsys.readouterr().out.split())
+    for name in gone:
+        assert f"{name}/manifest.json: missing" in said
+    assert "of a version that kept no hashes" not in said
+    with pytest.raises(InputError, match=rf"{gone[0]}/manifest\.json: missing.*; bring it back .* --redo"):
+        learn(run, "abc")
+    assert main(["status", str(run)]) == 0
+    assert "manifest.json: missing" in capsys.readouterr().err
+
+
+def test_run_of_before_manifests_stays_unverified_and_its_new_stages_are_held(
+    run: Path, learn: Callable[..., Run], tmp_path: Path
+) -> None:
+    as_of_before_manifests(run)
+    learn(run, "abc", method=SEEKR)
+    assert json.loads((run / "run.json").read_text())["unverified"] == ["00-a", "01-b"]
+    assert [finding.fault for finding in verify(Run(run))] == [False, False]
+    (run / "stages/02-c/manifest.json").unlink()
+    assert [finding.fault for finding in verify(Run(run))] == [True, False, False]
+    learn(run, "abc", method=SEEKR)  # nothing is left to learn, and nothing is forgotten of what is unverified
+    assert json.loads((run / "run.json").read_text())["unverified"] == ["00-a", "01-b"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from earlier_runs import as_of_before_manifests
 from fuzzing import EDIT, VALUE, edited, few, many, one_line_or_an_answer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,6 @@ from small_runs import SEEKR, Stop, StopAt
 from seekr import Run
 from seekr.cli.main import main
 from seekr.memory.reader import Memory
-from seekr.runs.manifest import MANIFEST
 from seekr.training.checkpoints import newest_whole_checkpoint
 
 LOOKS = ("status", "check", "heads", "memory", "compare", "report", "verify")
@@ -83,8 +83,7 @@ def fuzz_run(run: Path, place: Path, changes: list[Any], with_manifests: bool) -
     try:
         files = sorted(path for path in copy.rglob("*") if path.is_file() and path.name != ".lock")
         if not with_manifests:  # as of a version that wrote none: what is read is not known by its hash
-            for path in copy.rglob(MANIFEST):
-                path.unlink()
+            as_of_before_manifests(copy)
         for which, change in changes:
             path = files[int(which * len(files))]
             if path.exists():

@@ -11,6 +11,7 @@ from typing import Any
 
 import attention_definitions as by_definition
 import pytest
+from earlier_runs import as_of_before_manifests
 from short_forms import generate_answers
 from small_runs import SEEKR
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -69,7 +70,7 @@ def test_scores_are_those_of_a_graft_put_together_by_hand(run: Run) -> None:
         folder = run.stages[place].model
         model = by_definition.sharpened(load_model(str(folder), dtype="float32"), 8.0)
         by_definition.moved(model, 0.3).save_pretrained(folder)
-        (folder.parent / "manifest.json").unlink()
+    as_of_before_manifests(run.folder)
     after_a, after_c = (load_model(str(run.stages[place].model), dtype="float32") for place in (0, 2))
     rows = rows_of("a")
     tokenizer = load_tokenizer(str(run.stages[0].model))
@@ -168,7 +169,7 @@ def another_architecture(run: Run) -> None:
     folder = run.folder / "stages" / "00-a" / "model"
     config = LlamaConfig.from_pretrained(folder, num_hidden_layers=3)
     LlamaForCausalLM(config).save_pretrained(folder)
-    (folder.parent / "manifest.json").unlink()  # as an older version left it
+    as_of_before_manifests(run.folder)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from earlier_runs import as_of_before_manifests
 from safetensors import safe_open
 from small_runs import SEEKR, TRAINING, Stop, StopAt, digests
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -200,8 +201,7 @@ def test_a_memory_of_another_model_is_refused(finished: Run, learn: Learn, tmp_p
     about.write_text(about.read_text().replace(finished.record["model_fingerprint"], "0123456789abcdef"))
     with pytest.raises(InputError, match=r"memory\.json: its checksum differs"):
         learn(folder, "abc")
-    for manifest in folder.glob("stages/*/manifest.json"):  # as of a version that wrote none
-        manifest.unlink()
+    as_of_before_manifests(folder)
     with pytest.raises(InputError, match="belongs to another model"):
         learn(folder, "abc")
     assert not (folder / "stages" / "02-c").exists()

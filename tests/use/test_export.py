@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from earlier_runs import as_of_before_manifests
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -234,8 +235,8 @@ def torn(run: Run, place: Path, what: str) -> Path:
     elif what == "run.json":
         (place / "run.json").write_text("{")
     else:
-        for file in stages.glob("*/manifest.json") if what.startswith("old ") else ():  # of a version without hashes
-            file.unlink()
+        if what.startswith("old "):
+            as_of_before_manifests(place)
         what = what.removeprefix("old ")
         for file in [*stages.glob(f"*/model/{what}"), *stages.glob(f"*/{what}")]:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
