@@ -34,7 +34,7 @@ from seekr.runs.grafted import FILE as GRAFTED
 from seekr.runs.guard import trained_rows
 from seekr.runs.live import live_log
 from seekr.runs.lock import locked
-from seekr.runs.manifest import unverified
+from seekr.runs.manifest import unverified, with_own_hash
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_run, versions
 from seekr.runs.run import Run
@@ -160,7 +160,7 @@ def begin(spec: RunSpec) -> None:
         forget_stages(spec.run, [stage_name(folder) for folder in spec.redone])
     for stage in reversed(spec.redone):
         remove_stage(stage)
-    write_json(spec.run / "run.json", describe_run(spec))
+    write_json(spec.run / "run.json", with_own_hash(describe_run(spec)))
     if source is not None:
         copy_run(source, spec.run)
     for stage in spec.finished:  # where a run was stopped between putting a stage in place and clearing up

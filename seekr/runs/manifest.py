@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import Fault, faults_of_files, file_digest, list_files, parse_json, write_json
+from seekr.disk import Fault, faults_of_files, file_digest, list_files, parse_json, read_json, write_json
 from seekr.errors import InputError
 from seekr.runs.folder import has_weights, stage_name
 
@@ -29,7 +29,7 @@ def write_manifest(folder: Path, name: str, previous: str | None) -> None:
     """
     files = {path: about for path, about in list_files(folder).items() if path != _FOR_PEOPLE}
     content = {"version": _VERSION, "stage": name, "previous": previous, "files": files}
-    write_json(folder / MANIFEST, content | {"sha256": _own_hash(content)})
+    write_json(folder / MANIFEST, with_own_hash(content))
 
 
 def rechain(stages: Sequence[Path], record: Mapping[str, Any], removed: Mapping[str, str]) -> None:
@@ -46,7 +46,7 @@ def rechain(stages: Sequence[Path], record: Mapping[str, Any], removed: Mapping[
             memory = {f"memory/{name}": about for name, about in list_files(stage / "memory").items()}
             content |= {"files": others | memory, "removed": [*content.get("removed", []), day]}
         content["previous"] = link_of(stages[:place], record) if content["previous"] is not None else None
-        write_json(stage / MANIFEST, content | {"sha256": _own_hash(content)})
+        write_json(stage / MANIFEST, with_own_hash(content))
 
 
 def link_of(stages: Sequence[Path], record: Mapping[str, Any]) -> str | None:
@@ -118,12 +118,12 @@ def _read(stage: Path) -> dict[str, Any]:
     """The same. Raises ValueError with what is wrong alone."""
     try:
         content = parse_json((stage / MANIFEST).read_text(encoding="utf-8"))
-        version, own = content["version"], content.pop("sha256")
+        version, whole = content["version"], with_own_hash(content) == content
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"damaged ({error})") from None
     if version != _VERSION:
         raise ValueError(f"of version {version!r}, and this seekr reads {_VERSION}; use the seekr that wrote it")
-    if own != _own_hash(content):
+    if not whole:
         raise ValueError("damaged, it is not what was written")
     return dict(content)
 
@@ -145,5 +145,30 @@ def _chain_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator
         yield Fault(stage, f"not learned after {before} as it is here; one was changed, swapped or is of another run")
 
 
-def _own_hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def with_own_hash(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a JSON file that says by its key `sha256` what all else of it was."""
+    content = {key: value for key, value in content.items() if key != "sha256"}
+    as_read = json.loads(json.dumps(content))  # keys that are numbers are texts then, and sort as such
+    return content | {"sha256": hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()}
+
+
+def record_faults(record: Mapping[str, Any], path: Path) -> Iterator[Fault]:
+    """Whether run.json, the `record`, is what was written; versions of before wrote no hash."""
+    if "sha256" in record and with_own_hash(record) != record:
+        yield Fault(path, "not what was written; bring it back, or remove its key sha256 if you changed it")
+
+
+def read_record(run: Path) -> dict[str, Any] | None:
+    """run.json as it was written, where there is one. Raises InputError, or RunError where it cannot be read."""
+    path = run / "run.json"
+    if not path.exists():
+        return None
+    record = dict(read_json(path))
+    check_record(record, path)
+    return record
+
+
+def check_record(record: Mapping[str, Any], path: Path) -> None:
+    """The same, before it is gone by. Raises InputError."""
+    for fault in record_faults(record, path):
+        raise InputError(str(fault))

@@ -15,12 +15,12 @@ from seekr.config.schema import Config, make_tasks
 from seekr.config.training_arguments import check_lora, check_training, training_arguments, weight_changing
 from seekr.data.finished import finished_tasks
 from seekr.data.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
-from seekr.disk import read_json
 from seekr.disk.sealed import cipher
 from seekr.distributed.processes import process_count
 from seekr.progress import bar
 from seekr.runs.folder import finished_stages
 from seekr.runs.guard import read_guard
+from seekr.runs.manifest import read_record
 from seekr.runs.standing import (
     check_answered,
     check_finished,
@@ -186,7 +186,7 @@ def _prepare(request: Request) -> RunSpec:
     learned = sum(task.learn for task in tasks)
     max_length = max_length_of(model_config, tokenizer, config.max_length, method.form.virtual_tokens(learned))
     home = request.source if request.source is not None and not (run / "stages").is_dir() else run
-    record = read_json(home / "run.json") if (home / "run.json").exists() else None
+    record = read_record(home)
     if record is not None and "cells" not in config.model_fields_set:  # a run begun with fewer scores keeps to them
         config = config.model_copy(update={"cells": record["config"].get("cells", "paper")})
     clock = clock_of(record, home / "run.json") if record is not None else request.began or now()

@@ -24,6 +24,7 @@ from seekr.errors import InputError
 from seekr.runs.folder import find_runs, finished_stages, has_weights, stage_name, working_folder
 from seekr.runs.grafted import Grafted, read_grafted
 from seekr.runs.log import EVALUATE, RELEARN, Answer, LogEntry, read_answers, read_log, read_whole
+from seekr.runs.manifest import check_record
 from seekr.runs.own_code import check_code
 from seekr.scoring import ScoreMatrix
 from seekr.scoring.cells import JOINT
@@ -164,8 +165,9 @@ class Run:
     def config(self) -> Config:
         """The resolved configuration; its output_dir is this folder, wherever it was moved to.
 
-        Raises InputError where it names code that nobody here trusts: see `check_code`.
+        Raises InputError where it is not what was written, or names code that nobody here trusts: see `check_code`.
         """
+        check_record(self.record, self.folder / "run.json")
         raw = self.record["config"] | {"output_dir": str(self.folder.absolute())}
         raw["method"] = method_as_kept_now(raw["method"])
         config = make_config(raw, str(self.folder / "run.json"))

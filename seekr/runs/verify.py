@@ -10,7 +10,7 @@ from seekr.data.finished import read_predictions
 from seekr.disk import Fault, file_digest
 from seekr.errors import InputError, RunError
 from seekr.runs.folder import finished_stages, stage_name
-from seekr.runs.manifest import faults, unverified
+from seekr.runs.manifest import faults, record_faults, unverified
 from seekr.runs.run import Run
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
 from seekr.scoring.cells import BASE, GENERAL, cell_name
@@ -36,7 +36,8 @@ def verify(run: Run) -> list[Finding]:
         stages = finished_stages(run.folder)
     except RunError as error:
         return [Finding(str(error), "the order of the stages decides what each was learned from")]
-    found = [Finding(str(fault), _mend(fault, stages)) for fault in faults(stages, record, hashed=True, weights=stages)]
+    found = [Finding(str(it), "its settings are what it was learned by") for it in _record_faults(run)]
+    found += [Finding(str(it), _mend(it, stages)) for it in faults(stages, record, hashed=True, weights=stages)]
     for name in unverified(stages, run.record):
         found.append(
             Finding(
@@ -58,6 +59,7 @@ def quick_faults(folder: Path) -> Iterator[Fault]:
         stages, record = finished_stages(run.folder), run.record
     except (RunError, InputError):
         return  # whoever shows the run says so
+    yield from _record_faults(run)
     yield from faults(stages, record, hashed=False, weights=())
     for folder in sorted((run.folder / "working").glob("*")):
         for checkpoint in checkpoints_of(folder):
@@ -67,6 +69,10 @@ def quick_faults(folder: Path) -> Iterator[Fault]:
     if not (run.folder / "scores.json").is_file() and any((run.folder / "predictions").glob("*.jsonl")):
         made = f"missing, though answers are there; `seekr evaluate {run.folder}` makes it"
         yield Fault(run.folder / "scores.json", made)
+
+
+def _record_faults(run: Run) -> Iterator[Fault]:
+    return record_faults(run.record, run.folder / "run.json")
 
 
 def _mend(fault: Fault, stages: list[Path]) -> str:

@@ -11,5 +11,6 @@ def as_of_before_manifests(run: Path) -> None:
     for manifest in run.glob("stages/*/manifest.json"):
         manifest.unlink()
     record = json.loads((run / "run.json").read_text())
-    record.pop("unverified", None)
+    for key in ("unverified", "sha256"):
+        record.pop(key, None)
     (run / "run.json").write_text(json.dumps(record))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from seekr.errors import InputError
 
 FEW, MANY = 100, 5000
-_PATIENCE = 60
+_PATIENCE = 20
 """Seconds of this process's own, however busy the machine is, where most take a few thousandths."""
 
 

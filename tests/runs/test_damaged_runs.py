@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from earlier_runs import as_of_before_manifests
 from small_runs import SEEKR, Stop, StopAt, digests
 
-from seekr import InputError, Run
+from seekr import InputError, Run, evaluate
 from seekr.cli.main import main
 from seekr.runs import execute
 from seekr.runs.execute import run_request
@@ -461,3 +462,33 @@ def test_run_of_before_manifests_stays_unverified_and_its_new_stages_are_held(
     assert [finding.fault for finding in verify(Run(run))] == [True, False, False]
     learn(run, "abc", method=SEEKR)  # nothing is left to learn, and nothing is forgotten of what is unverified
     assert json.loads((run / "run.json").read_text())["unverified"] == ["00-a", "01-b"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(["config", "training", "learning_rate"], 0.5), (["config", "tasks", 1, "max_new_tokens"], 4), (["from"], "x")],
+)
+def test_record_that_was_changed_is_named_and_not_gone_by(
+    path: list[Any], value: object, run: Path, learn: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = run / "run.json"
+    written = file.read_text()
+    place = record = json.loads(written)
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    file.write_text(json.dumps(record, indent=2))
+    said = r"run\.json: not what was written"
+    assert main(["verify", str(run)]) == 3
+    assert re.search(said, " ".join(capsys.readouterr().out.split()))
+    assert main(["status", str(run)]) == 0
+    assert re.search(said, capsys.readouterr().err)
+    with pytest.raises(InputError, match=said):
+        learn(run, "abc", method=SEEKR)
+    with pytest.raises(InputError, match=said):
+        evaluate(run)
+    assert json.loads(file.read_text()) == record
+    file.write_text(json.dumps({key: kept for key, kept in record.items() if key != "sha256"}))
+    assert main(["verify", str(run)]) == 0
+    file.write_text(written)
+    assert learn(run, "abc", method=SEEKR).finished
