@@ -91,7 +91,7 @@ def graft(arguments: argparse.Namespace) -> None:
 
 def memory(arguments: argparse.Namespace) -> None:
     from seekr.report.as_json import memory_json
-    from seekr.report.tables import console, print_memory
+    from seekr.report.tables import print_memory
     from seekr.runs.run import Run
 
     run = Run(arguments.run)
@@ -99,27 +99,14 @@ def memory(arguments: argparse.Namespace) -> None:
     if text is None and arguments.remove is None:
         give(arguments.json, lambda: {"runs": [memory_json(run)]}, lambda: print_memory(run))
         return
-    from seekr.runs.take_back import answers_with, copies, matching, named, settle, take_back
-
     if text is not None and not text.strip():
         raise InputError("--search and --remove-matching need a text, not an empty one")
-    stopped = settle(run) if arguments.search is None else False
-    rows = matching(run, text) if text is not None else [named(run, arguments.remove)]
-    answers = answers_with(run, text) if text is not None else {}
-    for row in rows:
-        console().print(f"{row.task}/{row.number}: {' '.join(row.text.split())}")
-    for path, count in answers.items():
-        console().print(f"{path.relative_to(run.folder)}: {count} answers")
+    from seekr.cli import kept_rows
+
     if arguments.search is not None:
-        return
-    if rows or answers or stopped:
-        take_back(run, rows, text)
-    console().print(
-        f"removed: {len(rows)} kept rows with what was kept of them, {sum(answers.values())} answers; what the weights "
-        "learned of them stays learned"
-    )
-    for folder in copies(run):
-        console().print(f"{folder}: holds the same rows; give the command for it too")
+        kept_rows.show(run, text)
+    else:
+        kept_rows.remove(run, arguments.remove, text)
 
 
 def status(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from seekr.distributed.processes import is_main, of_main, process_count, wait_fo
 from seekr.errors import InputError, RunError
 from seekr.modeling.loading import one_kind_of_bar
 from seekr.progress import all_tasks
+from seekr.runs.exchange import check_settled, settle
 from seekr.runs.folder import (
     copy_stage,
     drop_older_weights,
@@ -47,6 +49,7 @@ def run_request(request: Request) -> Run:
     from seekr.runs.stage import build_stage
 
     request = replace(request, began=of_main(request.began or now()))
+    agreed(lambda: settle_runs([request]))
     spec = agreed(lambda: prepare(request), facts)
     if is_main():
         warn(spec)
@@ -77,6 +80,13 @@ def run_request(request: Request) -> Run:
             "training.per_device_train_batch_size with a larger gradient_accumulation_steps is the same training"
         ) from None
     return Run(spec.run)
+
+
+def settle_runs(requests: Sequence[Request]) -> None:
+    """Finishes removals that were stopped in the folders of runs and of those that they go on from."""
+    for request in requests if is_main() else ():
+        for folder in (Path(request.config.output_dir), *([request.source] if request.source else [])):
+            settle(folder)
 
 
 def warn(spec: RunSpec) -> None:
@@ -135,6 +145,7 @@ def start(spec: RunSpec, stack: ExitStack) -> None:
     """The main process takes the folder, for as long as the `stack` lasts, and begins the run. Raises InputError."""
     if is_main():
         stack.enter_context(locked(spec.run))
+        check_settled(spec.run)
         if spec.finished and len(spec.finished) < len(spec.stages):
             home = spec.finished[0].parents[1]
             record = read_json(home / "run.json")

@@ -22,6 +22,7 @@ from seekr.evaluation.checks import answering_dtype
 from seekr.modeling.loading import load_config_of, one_kind_of_bar
 from seekr.progress import bar
 from seekr.runs.answering import answer_by
+from seekr.runs.exchange import settle
 from seekr.runs.grafted import ALL, RANDOM, SELECTED, Grafted, add_grafted, read_grafted
 from seekr.runs.lock import locked
 from seekr.runs.prepare import Request, RunSpec, prepare
@@ -77,6 +78,7 @@ def graft(
         raise InputError("graft: one process holds both models; start it without a launcher")
     if heads is not None:
         check_heads(heads)
+    settle(folder)
     try:
         run = Run(folder)
         read_grafted(folder)  # what is torn is reported before anything is answered

@@ -12,6 +12,7 @@ from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main
 from seekr.errors import InputError, RunError
 from seekr.modeling.loading import one_kind_of_bar
+from seekr.runs.exchange import settle
 from seekr.runs.execute import facts, run_request
 from seekr.runs.live import live_log
 from seekr.runs.lock import locked
@@ -173,6 +174,7 @@ def evaluate(
             Request(config.model_copy(update={"vllm": engine, "cells": cells or config.cells}), verify=verify)
         )
 
+    agreed(lambda: settle(Path(run)) if is_main() else None)
     spec = agreed(spec_of_run, facts)
     with one_kind_of_bar(), ExitStack() as stack:
         agreed(lambda: stack.enter_context(locked(spec.run)) if is_main() else None)

@@ -13,7 +13,7 @@ from typing import Any
 
 from seekr.disk import Fault, faults_of_files, file_digest, list_files, parse_json, read_json, write_json
 from seekr.errors import InputError
-from seekr.runs.folder import has_weights, stage_name
+from seekr.runs.folder import has_weights
 
 MANIFEST = "manifest.json"
 _VERSION = 1
@@ -32,21 +32,27 @@ def write_manifest(folder: Path, name: str, previous: str | None) -> None:
     write_json(folder / MANIFEST, with_own_hash(content))
 
 
-def rechain(stages: Sequence[Path], record: Mapping[str, Any], removed: Mapping[str, str]) -> None:
-    """Makes the chain whole again once samples were removed from the memories of some stages.
+def rechain(stages: Sequence[Path], changed: Path, *, day: str) -> None:
+    """Writes into `changed`/STAGE the manifests of stages whose memory was written again there, and of those after.
 
-    What is listed of all other files stays as it was written. `removed`: task → the day, which its manifest says.
+    What is listed of all other files stays as it was written, and a chain that was broken stays broken. `day`: when
+    something was removed, which the manifests of these memories say.
     """
-    for place, stage in enumerate(stages):
+    links: dict[str, str] = {}  # hash of a manifest → of the one that takes its place
+    for stage in stages:
         if not (stage / MANIFEST).is_file():
             continue
-        content = read_manifest(stage)
-        if (day := removed.get(stage_name(stage))) is not None:
+        content, new = read_manifest(stage), changed / stage.name
+        before = file_digest(stage / MANIFEST)
+        if (new / "memory").is_dir():
             others = {name: about for name, about in content["files"].items() if not name.startswith("memory/")}
-            memory = {f"memory/{name}": about for name, about in list_files(stage / "memory").items()}
+            memory = {f"memory/{name}": about for name, about in list_files(new / "memory").items()}
             content |= {"files": others | memory, "removed": [*content.get("removed", []), day]}
-        content["previous"] = link_of(stages[:place], record) if content["previous"] is not None else None
-        write_json(stage / MANIFEST, with_own_hash(content))
+        elif content["previous"] not in links:
+            continue
+        content["previous"] = links.get(content["previous"], content["previous"])
+        write_json(new / MANIFEST, with_own_hash(content))
+        links[before] = file_digest(new / MANIFEST)
 
 
 def link_of(stages: Sequence[Path], record: Mapping[str, Any]) -> str | None:

@@ -15,7 +15,7 @@ from seekr.disk import read_json
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, of_main
 from seekr.errors import InputError, RunError
-from seekr.runs.execute import run_request
+from seekr.runs.execute import run_request, settle_runs
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.run import Run, seed_folders
 
@@ -37,6 +37,7 @@ def run_seeds(requests: Sequence[Request]) -> list[Run]:
 
     Raises as `learner.run_request`, RunError with the seed in front.
     """
+    agreed(lambda: settle_runs(requests))
     agreed(lambda: check_seeds(requests))
     root = Path(requests[0].config.output_dir).parent
     began = begin_of([folder / "run.json" for folder in seed_folders(root)])

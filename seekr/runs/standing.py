@@ -10,6 +10,7 @@ from seekr.config import identity
 from seekr.disk import Fault, read_json
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, nearest
+from seekr.runs.exchange import check_settled
 from seekr.runs.folder import has_weights, stage_name
 from seekr.runs.manifest import faults, file_faults
 from seekr.runs.run import seed_folders
@@ -28,6 +29,7 @@ def check_folder(run: Path) -> None:
     if run.exists() and not run.is_dir():
         raise InputError(f"output_dir: {run} is a file; give a folder")
     check_no_links(run)
+    check_settled(run)
     if not (run / "run.json").exists() and (seeds := seed_folders(run)):
         names = ", ".join(folder.name for folder in seeds)
         raise InputError(f"output_dir: {run} holds {names}: go on with them by `seeds`, or give another folder")
@@ -164,6 +166,12 @@ def check_whole(
 def check_weights(stage: Path) -> None:
     """The weights of a stage that are to answer are those that were written. Raises InputError."""
     for fault in file_faults(stage, hashed=True, weights=True, only="model/"):
+        raise InputError(f"{fault}; {_mend(stage)}")
+
+
+def check_kept(stage: Path) -> None:
+    """What is kept of a task is what was written. Raises InputError."""
+    for fault in file_faults(stage, hashed=True, weights=False, only="memory/"):
         raise InputError(f"{fault}; {_mend(stage)}")
 
 

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import file_digest, flush, is_encrypted, read_json, read_text, write_json, write_text
-from seekr.errors import InputError, nearest
+from seekr.disk import file_digest, is_encrypted, read_json, read_text, write_json, write_text
+from seekr.errors import InputError, RunError, nearest
 from seekr.memory.removal import write_without
-from seekr.runs.folder import finished_stages
-from seekr.runs.lock import locked
-from seekr.runs.manifest import rechain
-from seekr.runs.run import Run, Stage
-
-_NEW, _OLD, _MARKER = ".memory.partial", ".memory.removed", ".removing.json"
+from seekr.runs.exchange import Removed, exchange, place_for_rest
+from seekr.runs.folder import finished_stages, runs_below
+from seekr.runs.manifest import link_of, rechain
+from seekr.runs.run import Run
+from seekr.runs.standing import check_kept
 
 
 @dataclass(frozen=True)
@@ -76,59 +75,65 @@ def answers_with(run: Run, text: str) -> dict[Path, int]:
     return found
 
 
-def take_back(run: Run, rows: list[KeptRow], text: str | None = None) -> None:
-    """Removes kept rows, and the answers that hold `text`, from the folder of a run.
+def take_back(run: Run, rows: list[KeptRow], text: str | None, say: Callable[[Removed], None]) -> None:
+    """Removes kept rows, and the answers that hold `text`, from the folder of a run that is locked: see `exchange`.
 
-    Stopped in between, the same command goes on. Raises InputError where another process is at work in the folder.
+    What a stage or a copy that was stopped had written goes too. `say` is called once all is done, before it counts as
+    done. Raises InputError, nothing removed, where what is to be written again is not what was written.
     """
-    marker = run.folder / "stages" / _MARKER
-    with locked(run.folder):
-        tasks = {row.task for row in rows} | set(read_json(marker) if marker.is_file() else ())
-        write_json(marker, sorted(tasks))
+    _clear_leftovers(run.folder)
+    with place_for_rest(run.folder) as left:
         for stage in run.stages:
             if numbers := [row.number for row in rows if row.task == stage.name]:
-                _remove(stage, numbers)
-        today = str(date.today())
-        rechain(finished_stages(run.folder), read_json(run.folder / "run.json"), dict.fromkeys(tasks, today))
-        if text is not None:
-            _remove_answers(run.folder, text)
-        marker.unlink()
+                check_kept(stage.folder)
+                assert stage.memory is not None
+                write_without(stage.memory, numbers, left / "stages" / stage.folder.name / "memory")
+        rechain(finished_stages(run.folder), left / "stages", day=str(date.today()))
+        answers = 0 if text is None else _without_answers(run, text, left)
+        exchange(run.folder, Removed([f"{row.task}/{row.number}" for row in rows], answers), say)
 
 
-def settle(run: Run) -> bool:
-    """Puts memories back that a removal, killed in between, had moved, and clears up; whether there was one."""
-    with locked(run.folder):
-        for stage in run.stages:
-            old, place = stage.folder / _OLD, stage.folder / "memory"
-            if old.is_dir() and not place.is_dir():
-                old.rename(place)
-            for leftover in (old, stage.folder / _NEW):
-                shutil.rmtree(leftover, ignore_errors=True)
-    return (run.folder / "stages" / _MARKER).is_file()
+def _clear_leftovers(run: Path) -> None:
+    """What a process that was killed had begun to write or to remove; no other one is at work."""
+    for pattern in (".*.partial", "predictions/.*.partial", "stages/.*.partial", "stages/.*.removed"):
+        for path in run.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def copies(run: Run) -> Iterator[Path]:
-    """Other runs that hold the same rows: the one that this run went on from, and those next to it that did from it."""
-    source = run.record.get("from")
-    if source and (Path(source) / "run.json").is_file():
-        yield Path(source)
-    for path in sorted(run.folder.resolve().parent.glob("*/run.json")):
-        try:
-            other = read_json(path).get("from")
-        except Exception:  # of somebody else
-            continue
-        if other and Path(other) == run.folder.resolve():
-            yield path.parent
+def copies(run: Run) -> tuple[list[Path], list[Path], list[Path]]:
+    """Other runs that may hold the same rows: those of one beginning, however many `--from` lie in between.
+
+    Returns them; the folders that were looked through, two levels deep; and runs that were gone on from and are not
+    where they were. A run names the one that it went on from, none names those that went on from it.
+    """
+    own, here = link_of((), run.record), run.folder.resolve()
+    found: dict[Path, Any] = {here: run.record}
+    gone: dict[Path, None] = {}
+    looked: list[Path] = []
+    while new := [place for place in map(_lies_in, [*found, *gone]) if place not in looked]:
+        looked.append(new[0])
+        for folder in runs_below(new[0]):
+            record = _record(folder)
+            if record and link_of((), record) == own:
+                found.setdefault(folder.resolve(), record)
+        sources = [Path(str(record["from"])) for record in found.values() if record.get("from")]
+        gone |= dict.fromkeys(path for path in sources if not (path / "run.json").is_file())
+        found |= {path: _record(path) for path in sources if path not in gone and path not in found}
+    return [folder for folder in found if folder != here], looked, list(gone)
 
 
-def _remove(stage: Stage, numbers: list[int]) -> None:
-    memory, place = stage.memory, stage.folder / "memory"
-    assert memory is not None
-    write_without(memory, numbers, stage.folder / _NEW)
-    flush(stage.folder / _NEW)
-    place.rename(stage.folder / _OLD)
-    (stage.folder / _NEW).rename(place)
-    shutil.rmtree(stage.folder / _OLD)
+def _lies_in(run: Path) -> Path:
+    """The folder in which runs next to this one lie, that of its other seeds among them."""
+    return run.parents[1] if run.name.startswith("seed-") else run.parent
+
+
+def _record(run: Path) -> dict[str, Any]:
+    """run.json; empty where it is of somebody else."""
+    try:
+        content = read_json(run / "run.json")
+    except RunError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _holds(line: str, text: str) -> bool:
@@ -147,17 +152,20 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _remove_answers(run: Path, text: str) -> None:
-    path = run / "scores.json"
-    content = read_json(path) if path.is_file() else {}
-    for file in sorted((run / "predictions").glob("*.jsonl")):
-        lines = [line for line in read_text(file).split("\n") if line.strip()]
-        left = [line for line in lines if not _holds(line, text)]
-        if len(left) == len(lines):
-            continue
-        write_text(file, "".join(f"{line}\n" for line in left), encrypted=is_encrypted(file))
-        content.setdefault("answers", {})[file.stem] = file_digest(file)
-        removed = content.setdefault("removed_answers", {})
-        removed[file.stem] = removed.get(file.stem, 0) + len(lines) - len(left)
-    if content:
-        write_json(path, content)
+def _without_answers(run: Run, text: str, left: Path) -> int:
+    """Writes the files of answers that hold a text without them, and scores.json for these. Returns how many go."""
+    path, removed = run.folder / "scores.json", {}
+    content = read_json(path) if path.is_file() else None
+    known = {} if content is None else content.get("answers", {})
+    for file, count in answers_with(run, text).items():
+        lines = [line for line in read_text(file).split("\n") if line.strip() and not _holds(line, text)]
+        new, cell = left / "predictions" / file.name, file.stem
+        write_text(new, "".join(f"{line}\n" for line in lines), encrypted=is_encrypted(file))
+        if known.get(cell) == file_digest(file):  # else it is not what was scored, and `seekr verify` goes on saying so
+            known[cell] = file_digest(new)
+        removed[cell] = count
+    if removed and content is not None:
+        before = content.get("removed_answers", {})
+        content["removed_answers"] = before | {cell: before.get(cell, 0) + count for cell, count in removed.items()}
+        write_json(left / "scores.json", content)
+    return sum(removed.values())

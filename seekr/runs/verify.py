@@ -9,6 +9,7 @@ from pathlib import Path
 from seekr.data.finished import read_predictions
 from seekr.disk import Fault, file_digest
 from seekr.errors import InputError, RunError
+from seekr.runs.exchange import STOPPED, is_unsettled
 from seekr.runs.folder import finished_stages, stage_name
 from seekr.runs.manifest import faults, record_faults, unverified
 from seekr.runs.run import Run
@@ -31,6 +32,8 @@ class Finding:
 
 def verify(run: Run) -> list[Finding]:
     """What is wrong in the folder of a run; nothing in it is changed. Raises InputError where run.json is broken."""
+    if is_unsettled(run.folder):  # all else follows from it
+        return [Finding(f"{run.folder}: {STOPPED}", "so do `seekr learn` and `seekr evaluate`; then look again")]
     record = run.record
     try:
         stages = finished_stages(run.folder)
@@ -54,6 +57,9 @@ def verify(run: Run) -> list[Finding]:
 
 def quick_faults(folder: Path) -> Iterator[Fault]:
     """What is seen to be wrong in the folder of a run without reading large files."""
+    if is_unsettled(folder):
+        yield Fault(folder, STOPPED)
+        return
     try:
         run = Run(folder)
         stages, record = finished_stages(run.folder), run.record
@@ -107,9 +113,6 @@ def _scores(run: Run) -> Iterator[str | Finding]:
     answers = content.get("answers", {})
     for row, column in _cells(matrix):
         cell = cell_name(row, column)
-        if (gone := content.get("removed_answers", {}).get(cell)) is not None:
-            yield Finding(f"predictions/{cell}.jsonl: {gone} answers were taken back", "its score stays", False)
-            continue
         file = run.folder / "predictions" / f"{cell}.jsonl"
         had, metric = matrix.score(row, column), matrix.metric(column)
         if not file.is_file():
@@ -117,6 +120,8 @@ def _scores(run: Run) -> Iterator[str | Finding]:
                 yield f"{file}: missing, and scores.json has {had:.2f} of it"
         elif cell in answers and file_digest(file) != answers[cell]:
             yield f"{file}: not the answers that were scored"
+        elif (gone := content.get("removed_answers", {}).get(cell)) is not None:
+            yield Finding(f"predictions/{cell}.jsonl: {gone} answers were taken back", "its score stays", False)
         elif not _computable(metric):
             yield Finding(f"{file}: scored by {metric}", "what it gives is not computed again", False)
         elif (score := _score(file, metric)) is None or not _same(score, had):

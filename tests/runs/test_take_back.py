@@ -97,43 +97,100 @@ def test_one_row_is_removed_by_its_name_and_a_wrong_name_in_one_line(
 
 def test_a_task_of_which_all_is_taken_back_is_still_gone_on_from(run: Path, learn: Callable[..., Run]) -> None:
     rows = [row for row in taking.kept_rows(Run(run)) if row.task == "a"]
-    taking.take_back(Run(run), rows)
+    taking.take_back(Run(run), rows, None, lambda _: None)
     assert len(memory_of(run, "00-a")) == 0
     assert learn(run, "abc", method=SEEKR | {"replay_ratio": 0.5}).finished
 
 
-@pytest.mark.parametrize("killed_in", ["write_without", "flush", "rechain", "_remove_answers"])
-def test_a_removal_that_was_killed_is_finished_by_the_same_command(
-    killed_in: str, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_damaged_memory_is_not_written_again_as_if_it_were_whole(
+    run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = taking.kept_rows(Run(run))[0].text[:4]
-    whole = Path(shutil.copytree(run, tmp_path / "whole"))
-    assert main(["memory", str(whole), "--remove-matching", text]) == 0
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(taking, killed_in, killed)
-        assert main(["memory", str(run), "--remove-matching", text]) == 130
-    assert main(["memory", str(run), "--remove-matching", text]) == 0
-    assert [finding for finding in verify(Run(run)) if finding.fault] == []
-    assert taking.matching(Run(run), text) == []
-    assert not list(run.glob("stages/**/.*"))
-    files = [sorted(str(path.relative_to(one)) for path in one.rglob("*")) for one in (run, whole)]
-    assert files[0] == files[1]
+    path = next((run / "stages/00-a/memory").glob("teacher-*"))
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+    assert main(["memory", str(run), "--remove", "x/0"]) == 2
+    before = digests_of(run)
+    assert main(["memory", str(run), "--remove", "a/0"]) == 2
+    assert f"{path}: its checksum differs" in capsys.readouterr().err
+    assert digests_of(run) == before
+    assert not list(run.glob(".removing*"))
+    assert main(["memory", str(run), "--remove", "b/0"]) == 0
 
 
-def test_copies_of_what_is_taken_back_are_named(
-    run: Path, two_tasks: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    more = ["--task", f"c={data_folder / 'c'},max_new_tokens=3", "--output-dir", str(run.parent / "next")]
-    assert main(["learn", "--from", str(run), *more]) == 0
-    capsys.readouterr()
+def test_a_chain_that_was_broken_stays_broken(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"seed": 7}))
     assert main(["memory", str(run), "--remove", "a/0"]) == 0
-    assert f"{run.parent / 'next'}: holds the same rows" in capsys.readouterr().out
-    assert main(["memory", str(run.parent / "next"), "--remove", "a/0"]) == 0
-    assert f"{run}: holds the same rows" in capsys.readouterr().out
+    assert [
+        finding.text for finding in verify(Run(run)) if "not learned after the beginning of this run" in finding.text
+    ]
+
+
+def test_answers_that_somebody_changed_are_named_after_some_were_taken_back(run: Path) -> None:
+    path = run / "predictions/1-0.jsonl"
+    path.write_text(path.read_text().replace("a 7=", "a  7="))
+    assert main(["memory", str(run), "--remove-matching", " 0="]) == 0
+    found = {finding.text: finding.fault for finding in verify(Run(run))}
+    assert found[f"{path}: not the answers that were scored"]
+    assert not found["predictions/0-0.jsonl: 1 answers were taken back"]
+
+
+def test_without_scores_none_are_made_up(run: Path) -> None:
+    (run / "scores.json").unlink()
+    assert main(["memory", str(run), "--remove-matching", " 0="]) == 0
+    assert not (run / "scores.json").exists()
+
+
+def test_what_a_killed_process_left_goes_with_it(run: Path) -> None:
+    for name in (".stages.partial", "stages/.02-c.partial", "stages/.02-c.removed"):
+        shutil.copytree(run / "stages", run / name)
+    shutil.copytree(run / "predictions", run / ".predictions.partial")
+    shutil.copy(run / "predictions/0-0.jsonl", run / "predictions/.0-0.jsonl.partial")
+    assert main(["memory", str(run), "--remove-matching", "no such text"]) == 0
+    assert not list(run.rglob(".*.partial"))
+    assert not list(run.rglob(".*.removed"))
+
+
+def extended(source: Path, folder: Path, data: Path, name: str) -> Path:
+    return run_request(extend(source, f"{name}={data / 'c'},max_new_tokens=3", folder)).folder
+
+
+def test_copies_of_copies_of_what_is_taken_back_are_named(
+    run: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A chain of three runs that lie in three folders, and one more beside the first: each names what it can know."""
+    second = extended(run, tmp_path / "next" / "second", data_folder, "c")
+    third = extended(second, tmp_path / "last" / "third", data_folder, "d")
+    beside = extended(run, tmp_path / "beside", data_folder, "c")
+    others = json.loads((third / "run.json").read_text()) | {"clock": "2001-01-01T00:00:00"}
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another/run.json").write_text(json.dumps(others | {"from": None}))
+    all_runs = {run, second, third, beside}
+    for here in (run, second, third, beside):
+        capsys.readouterr()
+        assert main(["memory", str(here), "--remove", "b/0"]) == 0
+        out = capsys.readouterr().out
+        assert {Path(line.partition(":")[0]) for line in out.splitlines() if "may hold" in line} == all_runs - {here}
+        assert f"copies were looked for in {here.parent}" in out
+    shutil.move(second, tmp_path / "away")
+    shutil.rmtree(run)
+    assert main(["memory", str(third), "--remove", "b/0"]) == 0
+    out = capsys.readouterr().out
+    assert f"{second} is not where it was; copies were looked for in {third.parent}, {second.parent}" in out
+    assert str(beside) not in out
+
+
+def test_copies_of_the_run_of_a_seed_are_named(
+    learn: Callable[..., Run], data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn(tmp_path / "runs" / "x", "a", seeds=[0, 1])
+    source = tmp_path / "runs" / "x"
+    assert main(["learn", "--from", str(source), "--task", f"c={data_folder / 'c'},max_new_tokens=3"]) == 0
+    copy = tmp_path / "runs" / "x-c"
+    for here, there in ((source, copy), (copy, source)):
+        capsys.readouterr()
+        assert main(["memory", str(here / "seed-1"), "--remove", "a/0"]) == 0
+        named = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines() if "may hold" in line]
+        assert named == [str(there / "seed-1")]
 
 
 def digests_of(run: Path) -> dict[str, bytes]:

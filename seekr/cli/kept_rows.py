@@ -1,0 +1,42 @@
+"""`seekr memory RUN` with --search, --remove-matching or --remove: kept rows shown, and taken back."""
+
+from __future__ import annotations
+
+from seekr.errors import InputError
+from seekr.report.tables import console
+from seekr.runs.exchange import settle
+from seekr.runs.lock import locked
+from seekr.runs.run import Run
+from seekr.runs.take_back import KeptRow, answers_with, copies, matching, named, take_back
+
+
+def show(run: Run, text: str | None, name: str = "") -> list[KeptRow]:
+    """The kept rows that hold a text, or else the one of this name, and how many answers hold the text."""
+    rows = [named(run, name)] if text is None else matching(run, text)
+    for row in rows:
+        console().print(f"{row.task}/{row.number}: {' '.join(row.text.split())}")
+    for path, count in ({} if text is None else answers_with(run, text)).items():
+        console().print(f"{path.relative_to(run.folder)}: {count} answers")
+    return rows
+
+
+def remove(run: Run, name: str, text: str | None) -> None:
+    """Takes back what holds a text, or else the row of this name, and names the runs that may hold it too.
+
+    A removal that was stopped comes first; then a row's name may mean another one, and nothing more is removed.
+    """
+    stopped = settle(run.folder)
+    if stopped is not None and text is None and list(stopped.rows) != [name]:
+        raise InputError(
+            f"--remove {name}: not done, since rows are counted anew after the removal that was finished first; "
+            f"look at `seekr memory {run.folder} --search TEXT`, and give the command again"
+        )
+    if stopped is None or text is not None:
+        with locked(run.folder):
+            take_back(run, show(run, text, name), text, lambda removed: console().print(str(removed)))
+    found, looked, gone = copies(run)
+    for folder in found:
+        console().print(f"{folder}: may hold the same rows; look there: seekr memory {folder} --search TEXT")
+    missing = "".join(f"{path} is not where it was; " for path in gone)
+    places = ", ".join(map(str, looked))
+    console().print(f"{missing}copies were looked for in {places}, two levels deep; those elsewhere are not known")
