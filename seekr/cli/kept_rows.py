@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from seekr.errors import InputError
 from seekr.report.tables import console
 from seekr.runs.exchange import settle
@@ -10,14 +12,15 @@ from seekr.runs.run import Run
 from seekr.runs.take_back import KeptRow, answers_with, copies, matching, named, take_back
 
 
-def show(run: Run, text: str | None, name: str = "") -> list[KeptRow]:
-    """The kept rows that hold a text, or else the one of this name, and how many answers hold the text."""
+def show(run: Run, text: str | None, name: str = "") -> tuple[list[KeptRow], dict[Path, int]]:
+    """Shows and returns the rows that hold a text, or else the one of this name, and how many answers hold the text."""
     rows = [named(run, name)] if text is None else matching(run, text)
+    answers = {} if text is None else answers_with(run, text)
     for row in rows:
         console().print(f"{row.task}/{row.number}: {' '.join(row.text.split())}")
-    for path, count in ({} if text is None else answers_with(run, text)).items():
+    for path, count in answers.items():
         console().print(f"{path.relative_to(run.folder)}: {count} answers")
-    return rows
+    return rows, answers
 
 
 def remove(run: Run, name: str, text: str | None) -> None:
@@ -33,7 +36,9 @@ def remove(run: Run, name: str, text: str | None) -> None:
         )
     if stopped is None or text is not None:
         with locked(run.folder):
-            take_back(run, show(run, text, name), text, lambda removed: console().print(str(removed)))
+            rows, answers = show(run, text, name)
+            if rows or answers or stopped is None:
+                take_back(run, rows, text, lambda removed: console().print(str(removed)))
     found, looked, gone = copies(run)
     for folder in found:
         console().print(f"{folder}: may hold the same rows; look there: seekr memory {folder} --search TEXT")

@@ -20,6 +20,7 @@ from seekr.runs.lock import locked
 
 _MARKER, _LEFT = ".removing.json", ".removing"
 STOPPED = "a removal of kept rows was stopped before its end; its command, given again, finishes it"
+_FINISHED = "a removal of kept rows that was stopped is finished"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def settle(run: Path) -> Removed | None:
         return None
     with locked(run):
         removed = _read(run / _MARKER)
-        _finish(run, removed, lambda it: print(f"seekr: {run}: was stopped and is finished; {it}", file=sys.stderr))
+        _finish(run, removed, lambda it: print(f"seekr: {run}: {_FINISHED}; {it}", file=sys.stderr))
     return removed
 
 

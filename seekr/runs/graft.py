@@ -78,7 +78,7 @@ def graft(
         raise InputError("graft: one process holds both models; start it without a launcher")
     if heads is not None:
         check_heads(heads)
-    settle(folder)
+    settle(Path(folder))
     try:
         run = Run(folder)
         read_grafted(folder)  # what is torn is reported before anything is answered

@@ -18,6 +18,7 @@ from seekr.data.task_data import PlannedStage, TaskData, order_tasks, plan_stage
 from seekr.disk.sealed import cipher
 from seekr.distributed.processes import process_count
 from seekr.progress import bar
+from seekr.runs.exchange import check_settled
 from seekr.runs.folder import finished_stages
 from seekr.runs.guard import read_guard
 from seekr.runs.manifest import read_record
@@ -172,6 +173,8 @@ def _prepare(request: Request) -> RunSpec:
     config = request.config
     run = Path(config.output_dir)
     check_folder(run)
+    if request.source is not None:
+        check_settled(request.source)
     if config.encrypt:
         cipher("encrypt")
     tasks = list(request.tasks) if request.tasks is not None else make_tasks(config)

@@ -137,7 +137,7 @@ def test_every_command_that_writes_the_run_finishes_the_removal_first_and_says_s
         return {name: digest for name, digest in content(run).items() if name != "run.json"}
 
     left = give(stopped)
-    assert "was stopped and is finished; removed: 2 kept rows" in capsys.readouterr().err
+    assert "that was stopped is finished; removed: 2 kept rows" in capsys.readouterr().err
     assert left == give(whole)
     assert "is finished" not in capsys.readouterr().err
 
