@@ -17,6 +17,7 @@ from seekr.runs.exchange import is_unsettled, settle
 from seekr.runs.execute import run_request
 from seekr.runs.extend import extend
 from seekr.runs.prepare import Request, prepare
+from seekr.runs.seeds import run_seeds, seed_requests
 from seekr.runs.take_back import answers_with, kept_rows, matching
 from seekr.runs.verify import verify
 
@@ -116,6 +117,15 @@ def test_a_removal_killed_before_any_of_its_writes_is_finished_and_takes_no_seco
     assert not [finding for finding in verify(Run(states[-1])) if finding.fault]
 
 
+def test_one_that_is_killed_again_while_it_is_finished_is_finished(stopped: Path, tmp_path: Path) -> None:
+    states = states_while(lambda: settle(stopped), stopped, tmp_path / "states")
+    whole = content(stopped)
+    assert len(states) > 5
+    for state in states:
+        settle(state)
+        assert content(state) == whole
+
+
 @pytest.mark.parametrize("command", ["evaluate", "graft", "learn", "learn --from", "memory --remove-matching x"])
 def test_every_command_that_writes_the_run_finishes_the_removal_first_and_says_so(
     command: str, stopped: Path, learned: Path, learn: Callable[..., Run], capsys: pytest.CaptureFixture[str]
@@ -153,7 +163,17 @@ def test_what_only_looks_at_the_run_names_the_removal_that_is_not_finished(
         assert capsys.readouterr().err.count(exchange.STOPPED) == 1
     with pytest.raises(InputError, match="was stopped before its end"):
         prepare(Request(Run(stopped).config, weights=False))
+    with pytest.raises(InputError, match="was stopped before its end"):
+        prepare(extend(stopped, "c=" + str(Run(stopped).config.tasks[0]["train"]), stopped.parent / "next"))
     assert content(stopped) == before
+
+
+def test_removals_of_all_seeds_are_finished_before_any_is_learned(stopped: Path) -> None:
+    root = stopped.parent
+    stopped.rename(root / "seed-0")
+    config = Run(root / "seed-0").config.model_copy(update={"output_dir": str(root), "seeds": [0]})
+    run_seeds(seed_requests(Request(config)))
+    assert not is_unsettled(root / "seed-0")
 
 
 def test_a_row_is_not_removed_by_a_name_of_before_the_removal_that_is_finished_first(
