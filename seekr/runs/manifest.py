@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import Fault, faults_of_files, file_digest, list_files, parse_json, read_json, write_json
+from seekr.disk import Fault, faults_of_files, file_digest, list_files, parse_json, write_json
 from seekr.errors import InputError
 from seekr.runs.folder import has_weights
 
@@ -162,19 +162,3 @@ def record_faults(record: Mapping[str, Any], path: Path) -> Iterator[Fault]:
     """Whether run.json, the `record`, is what was written; versions of before wrote no hash."""
     if "sha256" in record and with_own_hash(record) != record:
         yield Fault(path, "not what was written; bring it back, or remove its key sha256 if you changed it")
-
-
-def read_record(run: Path) -> dict[str, Any] | None:
-    """run.json as it was written, where there is one. Raises InputError, or RunError where it cannot be read."""
-    path = run / "run.json"
-    if not path.exists():
-        return None
-    record = dict(read_json(path))
-    check_record(record, path)
-    return record
-
-
-def check_record(record: Mapping[str, Any], path: Path) -> None:
-    """The same, before it is gone by. Raises InputError."""
-    for fault in record_faults(record, path):
-        raise InputError(str(fault))

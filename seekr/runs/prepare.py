@@ -21,7 +21,7 @@ from seekr.progress import bar
 from seekr.runs.exchange import check_settled
 from seekr.runs.folder import finished_stages
 from seekr.runs.guard import read_guard
-from seekr.runs.manifest import read_record
+from seekr.runs.record_schema import read_record
 from seekr.runs.standing import (
     check_answered,
     check_finished,

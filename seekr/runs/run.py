@@ -24,8 +24,8 @@ from seekr.errors import InputError
 from seekr.runs.folder import find_runs, finished_stages, has_weights, stage_name, working_folder
 from seekr.runs.grafted import Grafted, read_grafted
 from seekr.runs.log import EVALUATE, RELEARN, Answer, LogEntry, read_answers, read_log, read_whole
-from seekr.runs.manifest import check_record
 from seekr.runs.own_code import check_code
+from seekr.runs.record_schema import check_record, read_shape
 from seekr.scoring import ScoreMatrix
 from seekr.scoring.cells import JOINT
 
@@ -152,14 +152,7 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """run.json."""
-        path = self.folder / "run.json"
-        content = read_whole(path, RELEARN)
-        try:
-            len(content["config"]["tasks"])
-            int(content["identity"]["seed"]), content["identity"]["method"]["name"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not the record of a run; {RELEARN}") from error
-        return dict(content)
+        return read_shape(self.folder / "run.json")
 
     @property
     def config(self) -> Config:

@@ -49,7 +49,7 @@ def card(run: Run, stage: Stage, method: Method, form: Form, *, name: str, comma
         scores=_matrix(run, stage),
         measures="" if stage.index + 1 < run.planned else _measures(run),
         license=f"license {about['license']}" if about else "whose license is not known here",
-        versions=", ".join(f"{key} {record['versions'][key]}" for key in ("seekr", "transformers", "torch")),
+        versions=", ".join(f"{key} {record['versions'].get(key, 'unknown')}" for key in ("seekr", "transformers", "torch")),
         date=str(record.get("clock", "on an unknown day"))[:10],
         seed=run.seed,
         command=command,

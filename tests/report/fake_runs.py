@@ -42,7 +42,8 @@ def write_run(
         "method": config["method"],
         "training": config["training"],
     }
-    _json(folder / "run.json", {"config": config, "identity": identity, "versions": {"torch": "2.13.0"}})
+    known = {"versions": {"torch": "2.13.0"}, "model_fingerprint": "sha256:1f", "max_length": 64}
+    _json(folder / "run.json", {"config": config, "identity": identity, **known})
     if matrix is None:
         matrix = drawn_matrix(random, len(tasks), joint=method == "joint")
     write_scores(folder, tasks, matrix)
