@@ -21,6 +21,8 @@ from seekr.runs.log import RELEARN, read_whole
 from seekr.runs.run import Run, Stage
 from seekr.use.form import ADAPTER, PROMPTS, WHOLE, Form
 
+_PACKAGES = ("seekr", "transformers", "torch")
+
 
 def card(run: Run, stage: Stage, method: Method, form: Form, *, name: str, command: str) -> str:
     """The README.md of an exported stage, front matter first; `name` is its folder's, or OWNER/NAME on the hub.
@@ -49,7 +51,7 @@ def card(run: Run, stage: Stage, method: Method, form: Form, *, name: str, comma
         scores=_matrix(run, stage),
         measures="" if stage.index + 1 < run.planned else _measures(run),
         license=f"license {about['license']}" if about else "whose license is not known here",
-        versions=", ".join(f"{key} {record['versions'].get(key, 'unknown')}" for key in ("seekr", "transformers", "torch")),
+        versions=", ".join(f"{name} {record['versions'].get(name, 'unknown')}" for name in _PACKAGES),
         date=str(record.get("clock", "on an unknown day"))[:10],
         seed=run.seed,
         command=command,
