@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from seekr.errors import InputError
+from seekr.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from seekr.config.schema import Config
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 
 def learn(arguments: argparse.Namespace) -> None:
+    if arguments.methods is not None:
+        _sweep(arguments)
+        return
     from seekr.distributed.agreement import agreed
 
     requests, several = agreed(lambda: _requests(arguments), lambda found: _asked(found[0]))
@@ -36,6 +39,35 @@ def learn(arguments: argparse.Namespace) -> None:
     runs = run_seeds(requests) if several else [run_request(requests[0])]
     if is_main():
         print_seeds(runs) if several else print_scores(runs[0])
+
+
+def _sweep(arguments: argparse.Namespace) -> None:
+    for option in ("source", "task", "output_dir", "redo"):
+        if getattr(arguments, option) is not None:
+            word = {"source": "from"}.get(option, option).replace("_", "-")
+            raise InputError(f"--{word} is of one run, and --methods begins one a method; leave one of them out")
+    from seekr.distributed.agreement import agreed
+    from seekr.distributed.processes import is_main
+    from seekr.planning.dry_run import print_plan
+    from seekr.report.comparison import compare
+    from seekr.report.tables import console, print_comparison
+    from seekr.runs.sweep import check_sweep, run_sweep, sweep_of
+
+    entries = agreed(
+        lambda: sweep_of(_loader(arguments), arguments.overrides, arguments.methods, verify=arguments.verify),
+        lambda found: {entry.method: _asked(entry.requests) for entry in found},
+    )
+    if arguments.dry_run:
+        specs = agreed(lambda: list(check_sweep(entries, weights=False)))
+        for entry, spec in zip(entries, specs, strict=True) if is_main() else ():
+            console().print(f"\nmethod {entry}")
+            print_plan(spec, [request.config.output_dir for request in entry.requests])
+        return
+    failed = run_sweep(entries)
+    if is_main():
+        print_comparison(compare([entry.folder for entry in entries if entry.begun]))
+    if failed:
+        raise RunError(f"failed: {', '.join(failed)}, as said above; the same command tries again")
 
 
 def _asked(requests: Sequence[Request]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from seekr import __version__
-from seekr.cli.values import above_zero, count, natural, path, points, share_or_rows, size
+from seekr.cli.values import above_zero, count, names, natural, path, points, share_or_rows, size
 from seekr.config.launch import launch_names
 from seekr.config.recipes import recipe_names
 from seekr.disk import STDOUT
@@ -71,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
         usage="seekr learn CONFIG.yaml [key=value ...] [--dry-run]\n"
         "       seekr learn --recipe NAME [--recipe NAME ...] [key=value ...] [--dry-run]\n"
         "       seekr learn --from RUN --task NAME=PATH[,key=value,...] [key=value ...] [--output-dir DIR]\n"
+        "       seekr learn CONFIG.yaml --methods NAME,NAME,... [key=value ...] [--dry-run]\n"
         "       seekr learn CONFIG.yaml --redo STAGE",
     )
     _add_configuration(sub, "key=value", "dotted, e.g. method.name=derpp tasks.0.train_limit=9")
@@ -85,6 +86,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--task", metavar="NAME=PATH[,key=value,...]", help="the one more task: a file or a folder of splits"
     )
     sub.add_argument("--output-dir", type=path, metavar="DIR", help="of the new run; default: RUN-NAME")
+    sub.add_argument(
+        "--methods", type=names, metavar="NAME,...", help="one after another, in output_dir/NAME, and in one table"
+    )
     sub.add_argument(
         "--redo", metavar="STAGE", help="remove this finished stage and those after it, and learn them again"
     )

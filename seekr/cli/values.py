@@ -29,6 +29,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def names(text: str) -> list[str]:
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of names such as sequential,derpp,seekr")
+    return found
+
+
 def above_zero(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) or float(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")

@@ -40,7 +40,7 @@ def run_seeds(requests: Sequence[Request]) -> list[Run]:
     agreed(lambda: settle_runs(requests))
     agreed(lambda: check_seeds(requests))
     root = Path(requests[0].config.output_dir).parent
-    began = begin_of([folder / "run.json" for folder in seed_folders(root)])
+    began = requests[0].began or begin_of([folder / "run.json" for folder in seed_folders(root)])
     runs = []
     for number, request in enumerate(requests, start=1):
         seed, folder = request.config.seed, request.config.output_dir
