@@ -15,7 +15,6 @@ from seekr.report.summary import MethodSummary, decimal
 from seekr.runs.grafted import Grafted
 from seekr.runs.log import LogEntry
 from seekr.runs.run import Run, Stage
-from seekr.scoring.uncertainty import half_interval
 
 LEVELS = 12
 _WIDTH, _HEIGHT = 460, 190
@@ -136,7 +135,7 @@ def strip_chart(summaries: Sequence[MethodSummary], field: str, label: str) -> M
                 Markup('<circle class="seed" cx="{:.1f}" cy="{}" r="5"/>').format(left + (value - low) * scale, y)
             )
         x = left + (spread.mean - low) * scale
-        if (half := half_interval(spread.values)) is not None:
+        if (half := spread.half) is not None:
             ends = [left + (np.clip(spread.mean + e, low, high) - low) * scale for e in (-half, half)]
             parts.append(Markup('<path class="error" d="M{:.1f} {}H{:.1f}"/>').format(ends[0], y, ends[1]))
         parts.append(Markup('<path class="mean" d="M{:.1f} {}v18"/>').format(x, y - 9))

@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from seekr.config.identity import without_seed
 from seekr.errors import InputError, nearest
+from seekr.report.general import CHANGE, digits_of, general_numbers, how_measured
 from seekr.report.summary import Spread, summarize
 from seekr.runs.run import Run, read_runs
 
@@ -43,6 +45,13 @@ class Row:
         """The score of a task after the last one, over the seeds."""
         return _spread([run.final.get(name) for run in self.runs])
 
+    @cached_property
+    def general(self) -> dict[str, Spread]:
+        """General ability now and its change since the base model, by heading; without what not every seed has."""
+        found = [general_numbers(run) for run in self.runs]
+        spreads = {name: _spread([numbers.get(name) for numbers in found]) for name in (found[0] if found else {})}
+        return {name: replace(spread, digits=digits_of(name)) for name, spread in spreads.items() if spread is not None}
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -53,6 +62,26 @@ class Comparison:
     notes: tuple[str, ...]
 
     @property
+    def general(self) -> tuple[str, ...]:
+        """What of general ability has a column: all that a row has."""
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.general))
+
+    @property
+    def headings(self) -> list[str]:
+        """Of the columns of numbers: measures, tasks, general ability."""
+        return [*(HEADINGS[field] for field in self.measures), *self.tasks, *self.general]
+
+    @property
+    def forgetting(self) -> int:
+        """The place of the only column in which less is better."""
+        return self.measures.index("forgetting")
+
+    def spreads(self, row: Row) -> list[Spread | None]:
+        """The numbers of a row, under the headings."""
+        general = map(row.general.get, self.general)
+        return [*map(row.measure, self.measures), *map(row.task, self.tasks), *general]
+
+    @property
     def measures(self) -> tuple[str, ...]:
         """Fields of scores.json that have a column; forward transfer where a run has measured it."""
         found = any(row.measure("forward_transfer") for row in self.rows)
@@ -60,15 +89,19 @@ class Comparison:
 
 
 def sorted_by(comparison: Comparison, name: str) -> Comparison:
-    """The same, best first by a number's heading, or by a task. Raises InputError for a name that has no column."""
-    fields = {HEADINGS[field].lower(): field for field in comparison.measures}
-    field = fields.get(name.lower(), name if name in comparison.measures else None)
-    if field is None and name not in comparison.tasks:
-        raise InputError(f"--sort {name}: no such column; {nearest(name, [*fields, *comparison.tasks])}")
-    sign = -1 if field == "forgetting" else 1
+    """The same, best first by a heading, or a field of scores.json. Raises InputError for a name that has no column."""
+    short = {
+        alias: place for place, field in enumerate(comparison.measures) for alias in (field, HEADINGS[field].lower())
+    }
+    known = {heading: place for place, heading in enumerate(comparison.headings)} | short
+    place = known.get(name, short.get(name.lower()))
+    if place is None:
+        others = comparison.headings[len(comparison.measures) :]
+        raise InputError(f"--sort {name}: no such column; {nearest(name, [*short, *others])}")
+    sign = -1 if place == comparison.forgetting else 1
 
     def key(row: Row) -> float:
-        spread = row.task(name) if field is None else row.measure(field)
+        spread = comparison.spreads(row)[place]
         return -math.inf if spread is None else sign * spread.mean
 
     return replace(comparison, rows=tuple(sorted(comparison.rows, key=key, reverse=True)))
@@ -163,6 +196,9 @@ def differences(runs: Sequence[Run]) -> list[str]:
         notes.append(
             f"not scored alike in all runs (test rows, test_limit, metric or max_new_tokens): {', '.join(unlike)}"
         )
+    general = dict.fromkeys(name for run in runs for name in general_numbers(run) if not name.endswith(CHANGE))
+    if unlike := [name for name in general if len({how_measured(run, name) for run in runs} - {None}) > 1]:
+        notes.append(f"not measured alike in all runs (rows, or versions): {', '.join(unlike)}")
     return notes
 
 

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from seekr.disk import json_text
-from seekr.report.comparison import HEADINGS, Comparison, Row
+from seekr.report.comparison import Comparison
 from seekr.report.side_by_side import cell
 from seekr.report.summary import Spread
 
 
 def csv_text(comparison: Comparison) -> str:
-    """One header line, a line a row: unrounded means and standard deviations in columns of their own.
+    """One header line, a line a row: unrounded means, their standard deviations, and half of their 95% intervals.
 
-    What was not measured is empty, and so is the standard deviation of one seed.
+    What was not measured is empty, and so are the last two of one seed.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = [*comparison.measures, *comparison.tasks]
-    writer.writerow(
-        ["run", "method", "seeds", "seed_list", *(f"{name}_{it}" for name in names for it in ("mean", "sd"))]
-    )
+    names = [*comparison.measures, *comparison.tasks, *comparison.general]
+    columns = [f"{name}_{it}" for name in names for it in ("mean", "sd", "ci95")]
+    writer.writerow(["run", "method", "seeds", "seed_list", *columns])
     for row in comparison.rows:
-        numbers = [number for spread in _spreads(comparison, row) for number in _numbers(spread)]
+        numbers = [number for spread in comparison.spreads(row) for number in _numbers(spread)]
         writer.writerow([row.name, row.method, len(row.runs), " ".join(map(str, row.seeds)), *numbers])
     return out.getvalue()
 
 
 def as_json_text(comparison: Comparison) -> str:
-    """The same as JSON: each number as its mean, its standard deviation and the values of the seeds, or null."""
+    """The same as JSON: each number as `_spread` has it, or null where it was not measured."""
     rows = [
         {
             "run": row.name,
@@ -39,6 +38,7 @@ def as_json_text(comparison: Comparison) -> str:
             "seeds": list(row.seeds),
             "measures": {field: _spread(row.measure(field)) for field in comparison.measures},
             "tasks": {task: _spread(row.task(task)) for task in comparison.tasks},
+            "general": {name: _spread(row.general.get(name)) for name in comparison.general},
         }
         for row in comparison.rows
     ]
@@ -46,29 +46,28 @@ def as_json_text(comparison: Comparison) -> str:
 
 
 def _spread(spread: Spread | None) -> dict[str, Any] | None:
-    return None if spread is None else {"mean": spread.mean, "sd": spread.deviation, "values": list(spread.values)}
+    """Mean, standard deviation, half of the 95% interval of the mean, and the values of the seeds."""
+    if spread is None:
+        return None
+    return {"mean": spread.mean, "sd": spread.deviation, "ci95": spread.half, "values": list(spread.values)}
 
 
 def markdown_text(comparison: Comparison) -> str:
     """A table whose columns are aligned in the text too, rounded as on the terminal."""
-    head = ["run", "method", "seeds", *(HEADINGS[field] for field in comparison.measures), *comparison.tasks]
-    rows = [
-        [row.name, row.method, str(len(row.runs)), *map(cell, _spreads(comparison, row))] for row in comparison.rows
-    ]
+    head = ["run", "method", "seeds", *comparison.headings]
+    rows = [[row.name, row.method, str(len(row.runs)), *map(cell, comparison.spreads(row))] for row in comparison.rows]
     return markdown_table(head, rows, words=2)
 
 
 def latex_text(comparison: Comparison) -> str:
     """A `tabular` for the package booktabs, rounded as on the terminal; the best mean of a column is bold."""
-    fields, tasks = comparison.measures, comparison.tasks
-    head = ["run", "method", "seeds", *(HEADINGS[field] for field in fields), *tasks]
-    columns = list(zip(*(_spreads(comparison, row) for row in comparison.rows), strict=True))
-    lowest = [field == "forgetting" for field in fields] + [False] * len(tasks)
-    best = [_best(column, low=low) for column, low in zip(columns, lowest, strict=True)]
+    head = ["run", "method", "seeds", *comparison.headings]
+    columns = zip(*map(comparison.spreads, comparison.rows), strict=True)
+    best = [_best(column, low=place == comparison.forgetting) for place, column in enumerate(columns)]
     lines = [[_latex(text) for text in head]]
     for row in comparison.rows:
         words = [_latex(row.name), _latex(row.method), str(len(row.runs))]
-        pairs = zip(_spreads(comparison, row), best, strict=True)
+        pairs = zip(comparison.spreads(row), best, strict=True)
         lines.append(words + [_latex_number(spread, best=top) for spread, top in pairs])
     top, *rows = (f"{' & '.join(line)} \\\\\n" for line in lines)
     begin = f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}\n\\toprule\n"
@@ -103,12 +102,6 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words:
     return "".join(f"| {' | '.join(line)} |\n" for line in (texts[0], rule, *texts[1:]))
 
 
-def _spreads(comparison: Comparison, row: Row) -> Iterator[Spread | None]:
-    yield from map(row.measure, comparison.measures)
-    yield from map(row.task, comparison.tasks)
-
-
-def _numbers(spread: Spread | None) -> tuple[float | str, float | str]:
-    if spread is None:
-        return "", ""
-    return spread.mean, "" if spread.deviation is None else spread.deviation
+def _numbers(spread: Spread | None) -> list[float | str]:
+    numbers = [None] * 3 if spread is None else [spread.mean, spread.deviation, spread.half]
+    return ["" if number is None else number for number in numbers]

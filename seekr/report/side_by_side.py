@@ -11,14 +11,13 @@ from rich.text import Text
 
 from seekr.report.blocks import Blocks
 from seekr.report.comparison import HEADINGS, Comparison, Row
-from seekr.report.summary import Spread, decimal
+from seekr.report.summary import SPREAD, Spread, decimal
 from seekr.runs.run import Run
 
 if TYPE_CHECKING:
     from seekr.runs.run import TaskStatus
 
 NOTHING = "–"
-SPREAD = "± is the sample standard deviation over the seeds"
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,16 @@ def side_by_side(columns: Sequence[Column], *, title: str = "", caption: str = "
 
 
 def comparison_table(comparison: Comparison) -> Blocks:
-    """A row for each configuration: its measures, and the score of each task after the last one."""
+    """A row for each configuration: its measures, the score of each task after the last one, and general ability."""
     rows = comparison.rows
     columns = [
         Column("run", [row.name for row in rows], number=False),
         Column("method", [row.method for row in rows], number=False),
         Column("seeds", [str(len(row.runs)) for row in rows]),
-        *(Column(HEADINGS[field], [cell(row.measure(field)) for row in rows]) for field in comparison.measures),
-        *(Column(task, [cell(row.task(task)) for row in rows]) for task in comparison.tasks),
+        *(
+            Column(heading, [cell(comparison.spreads(row)[place]) for row in rows])
+            for place, heading in enumerate(comparison.headings)
+        ),
     ]
     return side_by_side(columns, caption=SPREAD if any(len(row.runs) > 1 for row in rows) else "")
 
@@ -62,7 +63,7 @@ def seeds_table(runs: Sequence[Run]) -> Blocks:
     fields = [field for field in HEADINGS if any(run.measure(field) is not None for run in runs)]
     columns = [
         Column("", [*(HEADINGS[field] for field in fields), *tasks], number=False),
-        Column("mean ± sd" if len(runs) > 1 else "mean", [cell(it) for it in _values(every, fields, tasks)]),
+        Column("mean ± 95%" if len(runs) > 1 else "mean", [cell(it) for it in _values(every, fields, tasks)]),
     ]
     for run in runs:
         values = [*(run.measure(field) for field in fields), *(run.final.get(task) for task in tasks)]
@@ -82,7 +83,7 @@ def status_table(title: str, statuses: Mapping[str, Sequence[TaskStatus]]) -> Bl
 
 
 def cell(spread: Spread | None) -> str:
-    """Mean ± standard deviation, rounded to a decimal; a dash where nothing was measured."""
+    """Mean ± half of its 95% interval, rounded; a dash where nothing was measured."""
     return NOTHING if spread is None else str(spread)
 
 

@@ -1,4 +1,4 @@
-"""Methods side by side: runs that differ by their seed only are one method, as mean ± standard deviation."""
+"""Methods side by side: runs that differ by their seed only are one method, as mean ± half of its 95% interval."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from typing import Any
 
 from seekr.config.identity import without_seed
 from seekr.runs.run import Run
+from seekr.scoring.uncertainty import half_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,15 @@ MEASURES = (
 )
 
 
+SPREAD = "± is half of the 95% interval of the mean over the seeds"
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The values of one number over the seeds of a method."""
+    """The values of one number over the seeds of a method, shown with so many decimals."""
 
     values: tuple[float, ...]
+    digits: int = 1
 
     @property
     def mean(self) -> float:
@@ -44,9 +49,14 @@ class Spread:
         """The sample standard deviation (divided by n − 1); None for a single value."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
+    @property
+    def half(self) -> float | None:
+        """Half of the 95% interval of the mean, by Student's t; None for a single value."""
+        return half_interval(self.values)
+
     def __str__(self) -> str:
-        mean = decimal(self.mean)
-        return mean if self.deviation is None else f"{mean} ± {decimal(self.deviation)}"
+        mean = decimal(self.mean, self.digits)
+        return mean if self.half is None else f"{mean} ± {decimal(self.half, self.digits)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +97,10 @@ class MethodSummary:
         return _spread(run.steps.get(kind, 0) if kind else sum(run.steps.values()) for run in self.runs)
 
 
-def decimal(value: float) -> str:
-    """One decimal, a true minus sign, and none before a zero."""
-    text = f"{value:.1f}"
-    return "0.0" if text == "-0.0" else text.replace("-", "−")
+def decimal(value: float, digits: int = 1) -> str:
+    """One decimal, or as many as asked for, a true minus sign, and none before a zero."""
+    text = f"{value:.{digits}f}"
+    return (text if float(text) else text.removeprefix("-")).replace("-", "−")
 
 
 def summarize(runs: Sequence[Run]) -> list[MethodSummary]:

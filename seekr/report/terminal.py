@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seekr.report.blocks import Blocks
-from seekr.report.summary import MEASURES, best, decimal, summarize
+from seekr.report.summary import MEASURES, SPREAD, best, decimal, summarize
 from seekr.runs.run import Run, Stage
 from seekr.scoring import ScoreMatrix
 
@@ -44,7 +44,7 @@ class FirstThatFits:
 
 
 def methods_table(runs: Sequence[Run]) -> RenderableType:
-    """Methods side by side; several seeds as mean ± sample standard deviation, * for a lead worth naming.
+    """Methods side by side; several seeds as mean ± half of its 95% interval, * for a lead worth naming.
 
     Narrow terminals do without the second backward transfer (÷ all tasks), which the first one implies, and the
     narrowest without the steps.
@@ -137,7 +137,7 @@ def _methods(runs: Sequence[Run], left_out: Sequence[str]) -> Table:
     leaders = {measure.field: best(summaries, measure) for measure in shown}
     notes = []
     if any(len(summary.runs) > 1 for summary in summaries):
-        notes.append("mean ± standard deviation over seeds")
+        notes.append(SPREAD)
     if any(leaders.values()):
         notes.append("* leads every other method that learns in turn")
     if any(summary.unfinished for summary in summaries):

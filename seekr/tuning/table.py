@@ -10,8 +10,8 @@ from typing import Any
 
 from seekr.errors import RunError
 from seekr.report.comparison import HEADINGS, Row
-from seekr.report.side_by_side import SPREAD, Column, cell, side_by_side
-from seekr.report.summary import standard_error
+from seekr.report.side_by_side import Column, cell, side_by_side
+from seekr.report.summary import SPREAD, standard_error
 from seekr.report.tables import console, print_table
 from seekr.tuning.grid import Settings, short_keys, text_of, words_of
 
@@ -42,6 +42,7 @@ def describe(results: Sequence[Result], holdout: float | int | None) -> dict[str
         for field in HEADINGS:
             spread = result.measure(field)
             row |= {field: spread and spread.mean, f"{field}_sd": spread and spread.deviation}
+            row[f"{field}_ci95"] = spread and spread.half
         rows.append(row)
     return {"split": "eval", "holdout": holdout, "rows": rows}
 

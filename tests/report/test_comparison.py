@@ -18,7 +18,7 @@ from rich.console import Console, RenderableType
 from seekr.cli.main import main
 from seekr.errors import InputError
 from seekr.report.comparison import HEADINGS, common_name, compare, sorted_by
-from seekr.report.exports import csv_text, latex_text, markdown_text
+from seekr.report.exports import as_json_text, csv_text, latex_text, markdown_text
 from seekr.report.side_by_side import comparison_table, seeds_table
 from seekr.runs.run import Run
 
@@ -55,7 +55,8 @@ def test_numbers_are_those_of_numpy_and_unrounded_in_csv(tmp_path: Path) -> None
         column = [it["matrix"][-1][TASKS.index(name)] if name in TASKS else it[name] for it in every]
         assert float(row[f"{name}_mean"]) == pytest.approx(np.mean(column), rel=1e-12)
         assert float(row[f"{name}_sd"]) == pytest.approx(np.std(column, ddof=1), rel=1e-12)
-        assert alone[f"{name}_sd"] == ""
+        assert float(row[f"{name}_ci95"]) == pytest.approx(3.182 * np.std(column, ddof=1) / 2, rel=1e-3)
+        assert alone[f"{name}_sd"] == alone[f"{name}_ci95"] == ""
     score = json.loads((tmp_path / "alone" / "scores.json").read_text())["overall_performance"]
     assert float(alone["overall_performance_mean"]) == score  # every digit
     assert "forward_transfer_mean" not in row
@@ -136,7 +137,7 @@ def test_runs_that_are_not_done_are_named_and_not_counted(tmp_path: Path) -> Non
     assert comparison.tasks == TASKS
     (line,) = [line for line in printed(comparison_table(comparison), 160) if " replay " in line]
     assert line.count("–") == 6
-    assert csv_text(comparison).splitlines()[2].endswith(",replay,0,,,,,,,,,,,,,")
+    assert csv_text(comparison).splitlines()[2].endswith(",replay,0," + "," * 18)
 
 
 def test_runs_of_other_tasks_share_the_columns_of_what_all_have(tmp_path: Path) -> None:
@@ -203,9 +204,41 @@ def test_tables_fit_and_every_number_is_whole(tmp_path: Path, width: int, tasks:
             cell for line in table if f"│ {name} " in line for cell in re.findall(r"[−\d. ±]*\d", line.split("│", 2)[2])
         ]
         assert [cell.strip() for cell in cells] == [
-            f"{np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f}",
+            f"{np.mean(scores):.1f} ± {2.306 * np.std(scores, ddof=1) / 3:.1f}",  # Student's t, 8 degrees of freedom
             *(f"{score:.1f}" for score in scores),
         ]
+
+
+def set_general(folder: Path, guard: Sequence[float], task: Sequence[float], *, version: str = "1") -> None:
+    """Likelihoods of the guard of the base model and after each task; what both score on a task of the harness."""
+    scores = json.loads((folder / "scores.json").read_text())
+    (folder / "scores.json").write_text(json.dumps(scores | {"general": list(guard)}))
+    about = {"task": "boolq", "metric": "acc", "error": None, "rows": 9, "version": version}
+    rows = [about | {"stage": stage, "score": score} for stage, score in zip((None, "add"), task, strict=True)]
+    (folder / "general.json").write_text(json.dumps(rows))
+
+
+def test_general_ability_has_columns_where_a_run_has_it(tmp_path: Path) -> None:
+    for seed, now in enumerate((15.0, 18.0)):
+        set_general(run(tmp_path / f"x{seed}", seed=seed), [20.0, 19.0, 18.0, now], [0.5, 0.4 + seed / 100])
+    run(tmp_path / "y", method="replay")
+    comparison = compare([tmp_path])
+    guard, change, task, task_change = comparison.general
+    assert comparison.general == ("general ability", "general ability change", "general task boolq",
+                                  "general task boolq change")  # fmt: skip
+    x, y = comparison.rows
+    assert (x.general[guard].values, x.general[change].values) == ((15.0, 18.0), (-5.0, -2.0))
+    assert x.general[task].values == pytest.approx((0.4, 0.41))
+    assert str(x.general[task_change]) == f"−0.095 ± {12.706 * np.std((0.4, 0.41), ddof=1) / np.sqrt(2):.3f}"
+    assert y.general == {}
+    texts = [csv_text(comparison), markdown_text(comparison), latex_text(comparison)]
+    assert all("boolq change" in text for text in [*texts, "\n".join(printed(comparison_table(comparison), 400))])
+    row, other = json.loads(as_json_text(comparison))["rows"]
+    assert (row["general"][guard]["mean"], other["general"][guard]) == (16.5, None)
+    assert sorted_by(comparison, guard).rows == (x, y)
+    assert not comparison.notes
+    set_general(tmp_path / "y", [20.0, 19.0, 18.0, 17.0], [0.5, 0.3], version="2")
+    assert compare([tmp_path]).notes == ("not measured alike in all runs (rows, or versions): general task boolq",)
 
 
 def test_markdown_is_aligned_and_escaped(tmp_path: Path) -> None:

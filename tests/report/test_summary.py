@@ -17,7 +17,7 @@ def run_with(folder: Path, final: list[float], **settings: object) -> Run:
     return Run(write_run(folder, tasks=("a", "b"), matrix=matrix, steps=5, **settings))
 
 
-def test_mean_and_deviation_are_those_of_numpy(tmp_path: Path) -> None:
+def test_mean_deviation_and_interval_are_those_of_numpy(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / str(seed), seed=seed, steps=5) for seed in range(5)]
     (summary,) = summarize([Run(folder) for folder in folders])
     assert summary.seeds == (0, 1, 2, 3, 4)
@@ -27,7 +27,9 @@ def test_mean_and_deviation_are_those_of_numpy(tmp_path: Path) -> None:
         assert spread is not None
         assert spread.mean == pytest.approx(np.mean(values), rel=1e-12)
         assert spread.deviation == pytest.approx(np.std(values, ddof=1), rel=1e-12)
-        text = f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+        half = 2.776 * np.std(values, ddof=1) / np.sqrt(5)  # the 97.5% point of Student's t of 4 degrees of freedom
+        assert spread.half == pytest.approx(half, rel=1e-3)
+        text = f"{np.mean(values):.1f} ± {spread.half:.1f}"
         assert str(spread) == text.replace("-", "−")
 
 
