@@ -53,25 +53,32 @@ def _spread(spread: Spread | None) -> dict[str, Any] | None:
 
 
 def markdown_text(comparison: Comparison) -> str:
-    """A table whose columns are aligned in the text too, rounded as on the terminal."""
-    head = ["run", "method", "seeds", *comparison.headings]
-    rows = [[row.name, row.method, str(len(row.runs)), *map(cell, comparison.spreads(row))] for row in comparison.rows]
-    return markdown_table(head, rows, words=2)
+    """A table whose columns are aligned in the text too, rounded as on the terminal; rows are named as by `_names`."""
+    head, *names = _names(comparison)
+    rows = [name + list(map(cell, comparison.spreads(row))) for name, row in zip(names, comparison.rows, strict=True)]
+    return markdown_table(head + comparison.headings, rows, words=len(head) - 1)
 
 
 def latex_text(comparison: Comparison) -> str:
-    """A `tabular` for the package booktabs, rounded as on the terminal; the best mean of a column is bold."""
-    head = ["run", "method", "seeds", *comparison.headings]
+    """A `tabular` for the package booktabs, with the same texts; the best mean of a column is bold."""
+    head, *names = _names(comparison)
     columns = zip(*map(comparison.spreads, comparison.rows), strict=True)
     best = [_best(column, low=place == comparison.forgetting) for place, column in enumerate(columns)]
-    lines = [[_latex(text) for text in head]]
-    for row in comparison.rows:
-        words = [_latex(row.name), _latex(row.method), str(len(row.runs))]
+    lines = [list(map(_latex, head + comparison.headings))]
+    for name, row in zip(names, comparison.rows, strict=True):
         pairs = zip(comparison.spreads(row), best, strict=True)
-        lines.append(words + [_latex_number(spread, best=top) for spread, top in pairs])
+        lines.append([*map(_latex, name), *(_latex_number(spread, best=top) for spread, top in pairs)])
     top, *rows = (f"{' & '.join(line)} \\\\\n" for line in lines)
-    begin = f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}\n\\toprule\n"
+    sides = "l" * (len(head) - 1) + "r" * (len(comparison.headings) + 1)
+    begin = f"\\begin{{tabular}}{{{sides}}}\n\\toprule\n"
     return f"{begin}{top}\\midrule\n{''.join(rows)}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def _names(comparison: Comparison) -> list[list[str]]:
+    """What a table for readers calls the rows by, and each row so: its folder only where two have one method's name."""
+    lines = [["run", "method", "seeds"], *([row.name, row.method, str(len(row.runs))] for row in comparison.rows)]
+    methods = {row.method for row in comparison.rows}
+    return [line[1:] for line in lines] if len(methods) == len(comparison.rows) else lines
 
 
 def _best(column: Sequence[Spread | None], *, low: bool) -> float | None:

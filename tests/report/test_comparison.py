@@ -242,7 +242,8 @@ def test_general_ability_has_columns_where_a_run_has_it(tmp_path: Path) -> None:
 
 
 def test_markdown_is_aligned_and_escaped(tmp_path: Path) -> None:
-    run(tmp_path / "a|b", tasks=("copy", "x"), seed=1)
+    for name in ("a|b", "z"):  # two rows of one method are told apart by their folders
+        run(tmp_path / name, tasks=("copy", "x"), seed=1)
     run(tmp_path / "longer-name", tasks=("copy", "x"), method="sequential")
     lines = markdown_text(compare([tmp_path])).splitlines()
     assert len({len(line) for line in lines}) == 1
@@ -253,7 +254,8 @@ def test_markdown_is_aligned_and_escaped(tmp_path: Path) -> None:
 
 
 def test_latex_is_escaped_and_the_best_of_a_column_is_bold(tmp_path: Path) -> None:
-    run(tmp_path / "a_b&c", tasks=("copy", "x_1"), seed=1)
+    for name in ("a_b&c", "again"):
+        run(tmp_path / name, tasks=("copy", "x_1"), seed=1)
     run(tmp_path / "other", tasks=("copy", "x_1"), method="sequential")
     comparison = compare([tmp_path])
     text = latex_text(comparison)
@@ -268,6 +270,18 @@ def test_latex_is_escaped_and_the_best_of_a_column_is_bold(tmp_path: Path) -> No
         means = [row.measure(field).mean for row in comparison.rows]  # type: ignore[union-attr]
         top = min(means) if field == "forgetting" else max(means)
         assert [r"\mathbf" in row[place] for row in rows] == [mean == top for mean in means]
+
+
+def test_a_folder_that_follows_from_the_method_has_no_column_in_a_paper(tmp_path: Path) -> None:
+    for method in ("sequential", "seekr"):
+        run(tmp_path / method, method=method)
+    comparison = compare([tmp_path])
+    assert str(tmp_path) not in latex_text(comparison) + markdown_text(comparison)
+    assert [line.split(" & ")[:2] for line in latex_text(comparison).splitlines() if " & " in line] == [
+        ["method", "seeds"], ["seekr", "1"], ["sequential", "1"],
+    ]  # fmt: skip
+    assert markdown_text(comparison).startswith("| method ")
+    assert all(str(tmp_path / name) in csv_text(comparison) for name in ("sequential", "seekr"))
 
 
 def test_rows_are_sorted_by_a_column_best_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
