@@ -46,18 +46,17 @@ def _from_to(change: Change) -> str:
 
 
 def kept_and_lost(found: Sequence[Change]) -> str:
-    """Such as "forgotten: sort 99 → 72; held: span, upper": nothing where no task was scored again."""
-    return "; ".join(f"{name}: {', '.join(tasks)}" for name, tasks in forgotten_and_held(found).items())
+    """Such as "slipped: sort 99 → 92; held: span, upper": nothing where no task was scored again."""
+    return "; ".join(f"{verdict}: {', '.join(tasks)}" for verdict, tasks in by_verdict(found).items())
 
 
-def forgotten_and_held(found: Sequence[Change]) -> dict[str, list[str]]:
-    """Tasks that lost more than chance explains, with what they lost, and those that did not; neither where empty."""
-    lost = [change for change in found if change.verdict in (SLIPPED, PARTLY, FORGOTTEN)]
+def by_verdict(found: Sequence[Change]) -> dict[str, list[str]]:
+    """The tasks of each verdict, the worst first, with what they lost; not of those that were never scored again."""
     named = {
-        "forgotten": list(map(_from_to, lost)),
-        "held": [change.task for change in found if change.verdict == HELD],
+        verdict: [change.task if verdict == HELD else _from_to(change) for change in found if change.verdict == verdict]
+        for verdict in (FORGOTTEN, PARTLY, SLIPPED, HELD)
     }
-    return {name: tasks for name, tasks in named.items() if tasks}
+    return {verdict: tasks for verdict, tasks in named.items() if tasks}
 
 
 def changes_table(found: Sequence[Change]) -> Table:

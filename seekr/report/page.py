@@ -12,7 +12,7 @@ from seekr.disk import write_atomically
 from seekr.errors import InputError
 from seekr.report import charts
 from seekr.report.answer import Answer, answers
-from seekr.report.check_run import MARKS, forgotten_and_held
+from seekr.report.check_run import MARKS, by_verdict
 from seekr.report.comparison import differences
 from seekr.report.estimate import Estimate, measured, scored
 from seekr.report.facts import facts, unseen, unsure
@@ -161,7 +161,7 @@ def _template() -> Template:
     environment.globals.update(
         number=decimal, darkest=_DARKEST_CELL, levels=charts.LEVELS, legend_key=charts.legend_key, grafts_of=grafts_of,
         verdicts=verdicts, graft_caption=caption, graft_chart=charts.graft_chart, marks=MARKS,
-        forgotten_and_held=forgotten_and_held,
+        by_verdict=by_verdict,
         general_lines=general_lines,
     )  # fmt: skip
     return environment.get_template("page.html.j2")

@@ -139,6 +139,18 @@ def test_what_was_lost_comes_first_and_what_to_do_next_last(run, capsys):
     assert lines[-1].split() == ["model", str(run / "stages" / "02-add" / "model")]
 
 
+def test_learn_and_check_judge_a_drop_alike(run, capsys):
+    """A small drop beyond chance was "slipped" to one and "forgotten" to the other."""
+    answered(run, (1, 1), [True] * 300)
+    answered(run, (2, 1), [place >= 20 for place in range(300)])
+    print_scores(Run(run))
+    assert capsys.readouterr().out.splitlines()[0].endswith("; forgotten: copy 90 → 45; slipped: sort 100 → 93")
+    main(["check", str(run)])
+    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    verdicts = [line[-1] for line in words if line[:1] in (["copy"], ["sort"])]
+    assert verdicts == ["forgotten", "slipped"]
+
+
 def test_scores_whose_answers_are_gone_are_named(run, capsys):
     """A change is then judged by a point, where it was by its error."""
     assert main(["check", str(run)]) == 3
