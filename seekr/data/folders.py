@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seekr.data.files import FORMATS, NumberedRow, format_of, rows_of_bytes, rows_of_file, stem_of
-from seekr.data.hub import look_for_hub
+from seekr.data.hub import hub_or_cache
 from seekr.errors import InputError
 
 Split = Literal["train", "eval", "test"]
@@ -128,12 +128,15 @@ def rows_of_hub(name: str, split: Split, where: str) -> Iterator[NumberedRow]:
 
 def open_hub(name: str, where: str) -> Any:
     """The splits of a data set of the hub, each as its rows, or as files where the library would guess their types."""
-    import datasets
-
     if Path(name).is_dir() and not _says_its_files(Path(name)) and (deeper := _deeper(Path(name))):
         raise InputError(f"{name}: its rows lie deeper, such as {deeper}; give the file, or the folder that it is in")
-    if not Path(name).is_dir():
-        look_for_hub()
+    with hub_or_cache(asked=not Path(name).is_dir()):
+        return _open(name, where)
+
+
+def _open(name: str, where: str) -> Any:
+    import datasets
+
     repository, _, configuration = (name, "", "") if Path(name).is_dir() else name.partition(":")
     try:
         builder = datasets.load_dataset_builder(repository, configuration or None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from seekr.data.hub import look_for_hub
+from seekr.data.hub import hub_or_cache
 from seekr.disk import user_path
 from seekr.errors import InputError, said_by
 from seekr.modeling.balancing import ask_for_balance_again, without_balance
@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 
 def load_config_of(model: str) -> PretrainedConfig:
     """The configuration of a model folder or hub name. Raises InputError."""
-    from transformers import AutoConfig
-
     path = user_path(model)
     if path.is_absolute() and not path.is_dir():
         raise InputError(f"model: {model}: no such folder")
     check_is_model(model)
-    if not path.is_dir():
-        look_for_hub()
+    with hub_or_cache(asked=not path.is_dir()):
+        return _read_config(model)
+
+
+def _read_config(model: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
     try:
         return AutoConfig.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # configurations of all families, and clients of the hub, raise all kinds

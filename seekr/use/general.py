@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from seekr.data.hub import look_for_hub
+from seekr.data.hub import hub_or_cache
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, RunError, nearest, one_line
 from seekr.evaluation.checks import answering_dtype
@@ -67,14 +67,15 @@ def load_tasks(asked: str, folder: Path | None) -> dict[str, Any]:
     names = [name for word in asked.split(",") for name in PRESETS.get(word.strip(), (word.strip(),))]
     own = None if folder is None else str(folder.absolute())
     manager = TaskManager(include_path=own, include_defaults=False)
-    if not set(names) <= set(manager.all_tasks):  # its own are many, and take seconds to look through
-        look_for_hub()
+    others = not set(names) <= set(manager.all_tasks)
+    if others:  # the harness's own are many, and take seconds to look through
         with bar("looking for tasks of lm-evaluation-harness"):
             manager = TaskManager(include_path=own)
     for name in names:
         if name not in manager.all_tasks:
             raise InputError(f"--general: {name!r} is no task; {nearest(name, {*PRESETS, *manager.all_tasks})}")
-    return {name: _load(manager, name) for name in names}
+    with hub_or_cache(asked=others):
+        return {name: _load(manager, name) for name in names}
 
 
 def harness() -> ModuleType:

@@ -14,16 +14,18 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
 from seekr.cli.main import main
-from seekr.data.hub import look_for_hub
+from seekr.data.hub import _say_cache_is_used, _unreachable, hub_or_cache
 
 
 @pytest.fixture(autouse=True)
 def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    look_for_hub.cache_clear()
+    for kept in (_unreachable, _say_cache_is_used):
+        kept.cache_clear()
     yield
-    look_for_hub.cache_clear()
+    for kept in (_unreachable, _say_cache_is_used):
+        kept.cache_clear()
 
 
 @pytest.fixture
@@ -58,9 +60,20 @@ def test_unknown_name_without_a_network_is_told_at_once(
     config = {"model": str(model), "tasks": [{"name": "a", "train": str(train)}], "output_dir": str(tmp_path / "run")}
     (tmp_path / "c.yaml").write_text(json.dumps(config))
     assert main(["learn", str(tmp_path / "c.yaml")]) == 2
-    notice, error = capsys.readouterr().err.splitlines()
-    assert notice.startswith("seekr: https://huggingface.co cannot be reached (Name or service not known); ")
+    (error,) = capsys.readouterr().err.splitlines()
     assert said in error
+    assert error.endswith("(https://huggingface.co cannot be reached: Name or service not known)")
+
+
+def test_a_name_that_the_cache_answers_is_said_once(unplugged: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """The notice came before it was known whether the cache has it, and so before an error that says the same."""
+    for _ in range(2):
+        with hub_or_cache():
+            pass
+    (notice,) = capsys.readouterr().err.splitlines()
+    assert notice.startswith(
+        "seekr: https://huggingface.co cannot be reached: Name or service not known; what is in the"
+    )
 
 
 def test_hub_that_answers_is_left_online(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,8 +84,9 @@ def test_hub_that_answers_is_left_online(monkeypatch: pytest.MonkeyPatch, capsys
             asked.append(url)
 
     monkeypatch.setattr(huggingface_hub, "get_session", Client)
-    look_for_hub()
-    look_for_hub()
+    for _ in range(2):
+        with hub_or_cache():
+            pass
     assert asked == [constants.ENDPOINT]
     assert not constants.is_offline_mode()
     assert capsys.readouterr().err == ""
