@@ -66,12 +66,12 @@ def head_map(table: np.ndarray, heads: dict[int, list[int]], label: str) -> Mark
 def curves_of(run: Run, numbers: Callable[[LogEntry], dict[str, float]]) -> list[Curve]:
     """The curves of a run's log: finite values, in order of appearance; steps from 1 over all stages."""
     points: dict[tuple[str, str], list[tuple[list[int], list[float]]]] = {}
-    before = 0
-    for position, stage in enumerate(run.stages):
+    before, stages = 0, run.stages
+    for position, stage in enumerate(stages):
         for entry in stage.log:
             for name, value in numbers(entry).items():
                 if math.isfinite(value):
-                    series = points.setdefault((entry.kind, name), [([], []) for _ in run.stages])[position]
+                    series = points.setdefault((entry.kind, name), [([], []) for _ in stages])[position]
                     series[0].append(before + entry.step)
                     series[1].append(value)
         before += _length(stage)
@@ -228,23 +228,21 @@ def _across(step: float, total: int) -> float:
 
 
 def _borders(run: Run, total: int) -> list[Markup]:
-    parts, before = [], 0
-    for stage in run.stages:
+    """Of up to twenty tasks, or every so many, where each begins, and its name where that fits, or else its number."""
+    parts, before, stages = [], 0, run.stages
+    every = 1 + (len(stages) - 1) // 20
+    for stage in stages:
         length = _length(stage)
-        if not length:
+        if not length or stage.index % every:
+            before += length
             continue
-        left, right = _across(before, total), _across(before + length, total)
+        left, right = _across(before, total), _across(before + length * every, total)
         if before:
             parts.append(Markup('<path class="border" d="M{:.1f} {}V{}"/>').format(left, _TOP - 14, _HEIGHT - _BOTTOM))
         fits = int((right - left) // 7.4)
-        name = (
-            stage.name
-            if len(stage.name) <= fits
-            else stage.name[: max(fits - 1, 0)] + "…"
-            if fits > 3
-            else str(stage.index)
-        )
-        parts.append(svg_text((left + right) / 2, _TOP - 7, name, "middle"))
+        name = _cut(stage.name, fits) if fits > 3 and every == 1 else str(stage.index + 1)
+        place = (left + right) / 2 if every == 1 else left + 2
+        parts.append(svg_text(place, _TOP - 7, name, "middle" if every == 1 else "start"))
         before += length
     parts.append(svg_text(_LEFT, _HEIGHT - 7, "1", "start"))
     parts.append(svg_text(_WIDTH - _RIGHT, _HEIGHT - 7, f"step {total}", "end"))

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seekr.report.folding import LINES, few
 from seekr.report.forgotten import FORGOTTEN, HELD, NOISE, NOTHING, PARTLY, SLIPPED, Change
 from seekr.report.summary import decimal
 from seekr.report.terminal import plain_table
@@ -52,10 +53,12 @@ def kept_and_lost(found: Sequence[Change]) -> str:
 
 def by_verdict(found: Sequence[Change]) -> dict[str, list[str]]:
     """The tasks of each verdict, the worst first, with what they lost; not of those that were never scored again."""
-    named = {
-        verdict: [change.task if verdict == HELD else _from_to(change) for change in found if change.verdict == verdict]
-        for verdict in (FORGOTTEN, PARTLY, SLIPPED, HELD)
-    }
+    named = {}
+    for verdict in (FORGOTTEN, PARTLY, SLIPPED, HELD):
+        tasks = [change for change in found if change.verdict == verdict]
+        if len(tasks) > LINES:  # those that lost most are named
+            tasks.sort(key=lambda change: -(change.drop or 0.0))
+        named[verdict] = few([change.task if verdict == HELD else _from_to(change) for change in tasks])
     return {verdict: tasks for verdict, tasks in named.items() if tasks}
 
 

@@ -42,13 +42,16 @@ def measured(summary: MethodSummary, field: str) -> Estimate | None:
     return _over_seeds([value for _, value in having])
 
 
-def scored(summary: MethodSummary, after: int, task: int) -> Estimate | None:
-    """A score of the matrix; None where a run that counts has not measured it."""
+def scored(summary: MethodSummary, after: int, task: int, *, by_rows: bool = True) -> Estimate | None:
+    """A score of the matrix; None where a run that counts has not measured it. `by_rows`: whether answers are read for
+    the error of one run's."""
     runs = summary.counted
     known = [score for run in runs if (score := run.scores.matrix[after][task]) is not None]
     if len(known) < len(runs) or not known:
         return None
-    return _over_seeds(known) if len(known) > 1 else Estimate(known[0], error_of_cell(runs[0], after, task))
+    if len(known) > 1:
+        return _over_seeds(known)
+    return Estimate(known[0], error_of_cell(runs[0], after, task) if by_rows else None)
 
 
 def _over_seeds(values: Sequence[float]) -> Estimate:

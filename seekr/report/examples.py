@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from seekr.report.folding import MANY, telling
 from seekr.runs.run import Run
 
 _LONGEST_TEXT = 600
@@ -39,18 +40,23 @@ class TaskExamples:
 
 
 def choose_examples(run: Run) -> list[TaskExamples]:
-    """For every task with answers the first two test rows of each outcome, wrong now first. Raises InputError."""
+    """For every task with answers, or those that tell most, the first two test rows of each outcome, wrong now first.
+
+    Raises InputError.
+    """
     if run.scored is None:
         return []
-    chosen = []
-    for column, (task, metric) in enumerate(zip(run.scored.tasks, run.scored.metrics, strict=True)):
-        last = max((i for i, j in run.cells if j == column), default=None)
+    chosen, cells = [], run.cells
+    newest_of = {column: row for row, column in sorted(cells)}
+    for column in telling([run.scored], MANY):
+        task, metric = run.scored.tasks[column], run.scored.metrics[column]
+        last = newest_of.get(column)
         if last is None or last >= len(run.scored.tasks):
             continue
         newest = run.answers(last, column)
         if not newest:
             continue
-        learned = run.answers(column, column) if last != column and (column, column) in run.cells else []
+        learned = run.answers(column, column) if last != column and (column, column) in cells else []
         outcomes: dict[tuple[bool, bool | None], list[Example]] = {}
         for number, answer in enumerate(newest):
             earlier = learned[number] if number < len(learned) else None

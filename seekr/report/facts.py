@@ -9,9 +9,10 @@ from pathlib import Path
 from seekr.disk import read_json
 from seekr.errors import RunError
 from seekr.report.check_run import NO_ANSWERS
+from seekr.report.folding import MANY, few
 from seekr.report.row_scores import error_of_cell
 from seekr.runs.run import Run
-from seekr.scoring.cells import wanted_cells
+from seekr.scoring.cells import BASE, wanted_cells
 
 _FEW = 3
 """Runs that are named; of more the number says it."""
@@ -61,6 +62,11 @@ def _joined(names: Iterable[str]) -> str:
     return ", ".join(filter(None, dict.fromkeys(names)))
 
 
+def weights_of(run: Run) -> list[str]:
+    """Such as "sort 12.3": the attention weight of each task's replay steps."""
+    return [f"{task} {weight:.3g}" for task, weight in run.attention_weights.items()]
+
+
 def unseen(runs: Sequence[Run]) -> Iterator[str]:
     """Where a task's score between its own stage and the last one is not known: how to see when it was lost."""
     dropped: list[str] = []
@@ -87,10 +93,12 @@ def unsure(runs: Sequence[Run]) -> Iterator[str]:
     """Tasks that have scores without an error."""
     found: dict[str, list[str]] = {}
     for run in runs:
-        cells = [(after, task) for after, row in enumerate(run.scores.matrix) for task in range(len(row))]
-        tasks = {task for after, task in cells if _has_no_error(run, after, task)}
+        count = len(run.scores.tasks)  # of many, no other scores are shown with an error than these
+        cells = wanted_cells("paper" if count > MANY else "all", count)
+        tasks = {task for after, task in cells if after != BASE and _has_no_error(run, after, task)}
         if tasks:
-            found.setdefault(", ".join(run.scores.tasks[task] for task in sorted(tasks)), []).append(str(run.folder))
+            unknown = few([run.scores.tasks[task] for task in sorted(tasks)])
+            found.setdefault(", ".join(unknown), []).append(str(run.folder))
     for names, folders in found.items():
         yield f"no ± for {names} in {_few(folders)}: {NO_ANSWERS}"
 

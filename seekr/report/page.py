@@ -15,11 +15,14 @@ from seekr.report.answer import Answer, answers
 from seekr.report.check_run import MARKS, by_verdict
 from seekr.report.comparison import differences
 from seekr.report.estimate import Estimate, measured, scored
-from seekr.report.facts import facts, unseen, unsure
+from seekr.report.facts import facts, unseen, unsure, weights_of
+from seekr.report.folding import MANY, few, telling
+from seekr.report.forgotten import Change
 from seekr.report.general import general_lines
 from seekr.report.grafting import caption, verdicts
 from seekr.report.grafting import groups as grafts_of
-from seekr.report.run_view import Row, matrix_rows, run_view
+from seekr.report.run_view import Row, matrix_rows, run_view, stages_shown
+from seekr.report.score_map import score_map
 from seekr.report.summary import MEASURES, Measure, MethodSummary, best, by_tasks, decimal, summarize
 from seekr.report.task_lines import PANEL, SPARK, Form, task_line
 from seekr.runs.run import Run, read_runs
@@ -41,12 +44,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What the page shows of all runs of a method; `lines` and `finals`: of each task its drawing and score."""
+    """What the page shows of all runs of a method; of each task that is drawn its drawing, score and change."""
 
     summary: MethodSummary
     answer: Answer | None
     lines: tuple[Markup, ...]
     finals: tuple[Estimate | None, ...]
+    changes: tuple[Change | None, ...]
     mean: tuple[Row, ...]
     """The mean of the seeds' score matrices; none of a single run."""
 
@@ -56,6 +60,8 @@ class Group:
     """Methods that learned the same tasks."""
 
     tasks: tuple[str, ...]
+    shown: tuple[str, ...]
+    """Those that are drawn one by one."""
     answers: tuple[Answer, ...]
     methods: tuple[Method, ...]
     columns: tuple[Column, ...]
@@ -113,10 +119,13 @@ def _group(summaries: Sequence[MethodSummary]) -> Group:
     answer_of = {id(answer.summary): answer for answer in found}
     runs = [run for summary in summaries for run in summary.counted]
     whole = [run for run in runs if run.measure("overall_performance") is not None]
+    learners = [run.scores for run in runs if not run.joint] or [run.scores for run in runs]
+    places = telling(learners, MANY)
     return Group(
         summaries[0].tasks,
+        tuple(summaries[0].tasks[place] for place in places),
         tuple(found),
-        tuple(_method(summary, answer_of.get(id(summary)), form) for summary in order),
+        tuple(_method(summary, answer_of.get(id(summary)), places, form) for summary in order),
         tuple(column for column in columns if any(column.cells) or column.heading == "Overall performance"),
         charts.strip_chart(order if len(runs) > 1 else [], "overall_performance", "Overall performance of every run"),
         (*differences(whole), *unseen(runs), *unsure(runs)),
@@ -134,19 +143,20 @@ def _column(summaries: Sequence[MethodSummary], measure: Measure) -> Column:
     )
 
 
-def _method(summary: MethodSummary, answer: Answer | None, form: Form) -> Method:
+def _method(summary: MethodSummary, answer: Answer | None, places: Sequence[int], form: Form) -> Method:
     if not summary.counted:
-        return Method(summary, answer, (), (), ())
+        return Method(summary, answer, (), (), (), ())
     count = len(summary.counted[0].scores.tasks)
     lines, finals = [], []
-    for task, name in enumerate(summary.tasks):
+    for task in places:
         points = {after: one for after in range(count) if (one := scored(summary, after, task))}
         finals.append(points.get(count - 1))
         own = count - 1 if summary.joint else task
         said = ", ".join(f"{decimal(one.value)} after {after + 1}" for after, one in points.items())
-        lines.append(task_line(points, count, own, f"{name}: {said or 'not measured'}", form))
+        lines.append(task_line(points, count, own, f"{summary.tasks[task]}: {said or 'not measured'}", form))
     mean = tuple(matrix_rows(summary)) if len(summary.counted) > 1 else ()
-    return Method(summary, answer, tuple(lines), tuple(finals), mean)
+    changes = tuple(answer.changes[task] if answer and answer.changes else None for task in places)
+    return Method(summary, answer, tuple(lines), tuple(finals), changes, mean)
 
 
 @cache
@@ -162,6 +172,7 @@ def _template() -> Template:
         number=decimal, darkest=_DARKEST_CELL, levels=charts.LEVELS, legend_key=charts.legend_key, grafts_of=grafts_of,
         verdicts=verdicts, graft_caption=caption, graft_chart=charts.graft_chart, marks=MARKS,
         by_verdict=by_verdict,
-        general_lines=general_lines,
+        general_lines=general_lines, score_map=score_map, many=MANY, few=few, stages_shown=stages_shown,
+        weights_of=weights_of,
     )  # fmt: skip
     return environment.get_template("page.html.j2")

@@ -22,9 +22,9 @@ def rows_of_cell(run: Run, after: int, task: int) -> tuple[float, ...] | None:
     InputError where the file is torn.
     """
     metric = run.scores.metrics[task]
-    if metric not in METRICS or (after, task) not in run.cells:
-        return None
     path = run.folder / "predictions" / f"{after}-{task}.jsonl"
+    if metric not in METRICS or not path.is_file():
+        return None
     return _rows(path, path.stat().st_mtime_ns, str(metric), EVALUATE.format(run=run.folder)) or None
 
 

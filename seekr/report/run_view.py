@@ -11,6 +11,7 @@ from seekr.attention.weight import weight_advice
 from seekr.report import charts
 from seekr.report.estimate import Estimate, scored
 from seekr.report.examples import TaskExamples, choose_examples
+from seekr.report.folding import MANY, telling
 from seekr.report.summary import MethodSummary, flatten
 from seekr.runs.run import Run, Stage
 
@@ -95,11 +96,19 @@ def matrix_rows(summary: MethodSummary) -> Iterable[Row]:
     if any(base) and len(summary.counted) == 1:
         yield Row("nothing yet", False, None, tuple(base))
     for after in places[-1:] if summary.joint else places:
-        cells = tuple(scored(summary, after, task) for task in places)
+        cells = tuple(scored(summary, after, task, by_rows=len(places) <= MANY) for task in places)
         if summary.joint:
             yield Row("all at once", False, None, cells)
         elif any(cells):
             yield Row(scores.tasks[after], scores.tasks[after] in skills, after, cells)
+
+
+def stages_shown(run: Run) -> list[Stage]:
+    """All finished stages, or those of the tasks that tell most."""
+    if len(run.stages) <= MANY or run.scored is None:
+        return run.stages
+    names = {run.scored.tasks[place] for place in telling([run.scored], MANY)}
+    return [stage for stage in run.stages if stage.name in names]
 
 
 def _head_maps(run: Run, name: str) -> tuple[Figure, ...]:
@@ -109,7 +118,7 @@ def _head_maps(run: Run, name: str) -> tuple[Figure, ...]:
             charts.head_map(stage.importance[name], stage.heads, _map_label(stage, name)),
             _map_note(stage, name),
         )
-        for stage in run.stages
+        for stage in stages_shown(run)
         if name in stage.importance and stage.importance[name].size
     )
 

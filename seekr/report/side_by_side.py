@@ -11,6 +11,7 @@ from rich.text import Text
 
 from seekr.report.blocks import Blocks
 from seekr.report.comparison import HEADINGS, Comparison, Row
+from seekr.report.folding import stretches
 from seekr.report.summary import SPREAD, Spread, decimal
 from seekr.runs.run import Run
 
@@ -75,10 +76,13 @@ def seeds_table(runs: Sequence[Run]) -> Blocks:
 def status_table(title: str, statuses: Mapping[str, Sequence[TaskStatus]]) -> Blocks:
     """How far each task is, down, in each run, across; `statuses` are those of `Run.status()` by the run's name."""
     names = list(dict.fromkeys(status.name for found in statuses.values() for status in found))
-    columns = [Column("task", names, number=False)]
-    for run, found in statuses.items():
-        by_name = {status.name: str(status) for status in found}
-        columns.append(Column(run, [by_name.get(name, NOTHING) for name in names], number=False))
+    by_run = [{status.name: str(status) for status in found} for found in statuses.values()]
+    states = [tuple(by_name.get(name, NOTHING) for by_name in by_run) for name in names]
+    lines = list(stretches(states))
+    tasks = [names[place] if length == 1 else f"… {length} tasks" for place, length in lines]
+    columns = [Column("task", tasks, number=False)]
+    for number, run in enumerate(statuses):
+        columns.append(Column(run, [states[place][number] for place, _ in lines], number=False))
     return side_by_side(columns, title=title)
 
 

@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from seekr.config.identity import without_seed
@@ -59,7 +60,7 @@ class Spread:
         return mean if self.half is None else f"{mean} ± {decimal(self.half, self.digits)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MethodSummary:
     """All runs of one method and one set of settings. `label`: its name, with settings where needed."""
 
@@ -78,7 +79,7 @@ class MethodSummary:
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted(run.seed for run in self.runs if run.seed is not None))
 
-    @property
+    @cached_property
     def counted(self) -> tuple[Run, ...]:
         """The runs that a mean over seeds is of: all tasks are scored at the end; or else one that is scored at all."""
         scored = [run for run in self.runs if run.scored]

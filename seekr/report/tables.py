@@ -19,6 +19,8 @@ from seekr.report.blocks import Blocks
 from seekr.report.check_tables import findings, rows_table, tokens_table
 from seekr.report.comparison import HEADINGS, Comparison
 from seekr.report.exports import as_json_text, csv_text, latex_text, markdown_text
+from seekr.report.facts import weights_of
+from seekr.report.folding import few, stretches
 from seekr.report.general import general_lines
 from seekr.report.grafting import grafted_table, verdicts
 from seekr.report.side_by_side import comparison_table, seeds_table, status_table
@@ -144,8 +146,9 @@ def print_status(run: Run) -> None:
     """How far each task is, what was scored, and how to go on."""
     statuses = run.status()
     table = Table("", "task", "state", title=str(run.folder), title_justify="left")
-    for index, status in enumerate(statuses):
-        table.add_row(str(index), status.name, str(status))
+    for place, length in stretches(list(map(str, statuses))):
+        name = Text(statuses[place].name) if length == 1 else f"… {length} tasks"
+        table.add_row(str(place), name, str(statuses[place]))
     print_table(Blocks(table, keys=2))
     measured = 0 if run.scored is None else sum(score is not None for row in run.scored.matrix for score in row)
     console().print(f"{measured} cells of the score matrix are measured")
@@ -153,11 +156,10 @@ def print_status(run: Run) -> None:
         print_table(score_table(run))
     print_general(run)
     if run.attention_weights:
-        weights = ", ".join(f"{task} {weight:.3g}" for task, weight in run.attention_weights.items())
-        console().print(f"attention weight: {weights}")
+        console().print(f"attention weight: {', '.join(few(weights_of(run)))}")
     if limited := replayed(run):
-        each = ", ".join(f"{task} {some:,} of {kept:,}" for task, (some, kept) in limited.items())
-        console().print(f"replay_limit: kept rows that were replayed: {each}")
+        each = [f"{task} {some:,} of {kept:,}" for task, (some, kept) in limited.items()]
+        console().print(f"replay_limit: kept rows that were replayed: {', '.join(few(each))}")
     advice = weight_advice(run.record["config"]["method"].get("attention_weight"), run.attention_drift)
     if advice:
         console().print(advice)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from markupsafe import Markup
 
 from seekr.report.charts import open_svg, svg_text
 from seekr.report.estimate import Estimate
+from seekr.report.folding import MANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +41,29 @@ SPARK = Form(124, 44, axes=False)
 
 def task_line(points: Mapping[int, Estimate], stages: int, own: int, label: str, form: Form) -> Markup:
     """Scores of a task, 0 to 100 up, after each stage in `points`, across; a thin bar is the error of each.
+    More than 40 scores are a line alone.
 
     Before `own`, the stage that learned it, the line is thin; where stages between two scores were not measured it is
     dashed.
     """
     places = {stage: form.place(stage, one.value, stages) for stage, one in sorted(points.items())}
     parts = [open_svg(form.width, form.height, label), *_axes(stages, form)]
-    for (first, (x, y)), (last, (to_x, to_y)) in pairwise(places.items()):
-        style = "line now" if last <= own else "line s0" if last == first + 1 else "line s0 gap"
-        parts.append(Markup('<path class="{}" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>').format(style, x, y, to_x, to_y))
-    for stage, (x, y) in places.items():
+    for style, steps in groupby(pairwise(places), key=lambda step: _style(step[0], step[1], own)):
+        (first, second), *others = steps
+        ends = [places[stage] for stage in (first, second, *(last for _, last in others))]
+        line = "L".join(f"{x:.1f} {y:.1f}" for x, y in ends)
+        parts.append(Markup('<path class="{}" d="M{}"/>').format(style, line))
+    for stage, (x, y) in places.items() if len(places) <= MANY else ():
         one = points[stage]
         if one.error:
             low, high = (form.place(stage, min(100, max(0, one.value + e)), stages)[1] for e in (-one.error, one.error))
             parts.append(Markup('<path class="error" d="M{:.1f} {:.1f}V{:.1f}"/>').format(x, low, high))
         parts.append(Markup('<circle class="mark0" cx="{:.1f}" cy="{:.1f}" r="2.6"/>').format(x, y))
     return Markup("").join([*parts, Markup("</svg>")])
+
+
+def _style(stage: int, following: int, own: int) -> str:
+    return "line now" if following <= own else "line s0" if following == stage + 1 else "line s0 gap"
 
 
 def _axes(stages: int, form: Form) -> list[Markup]:
@@ -65,7 +73,7 @@ def _axes(stages: int, form: Form) -> list[Markup]:
         parts.append(Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(form.left, y, form.width - 4))
         if form.axes:
             parts.append(svg_text(form.left - 4, y + 4, score, "end"))
-    every = 1 + (stages - 1) // 10
+    every = 1 + (stages - 1) // (10 if stages < 100 else 5)
     for stage in range(0, stages, every) if form.axes else ():
         x, y = form.place(stage, 0, stages)
         parts.append(svg_text(x, y + 14, stage + 1, "middle"))

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seekr.report.blocks import Blocks
+from seekr.report.folding import LINES, part, telling
 from seekr.report.summary import MEASURES, SPREAD, best, decimal, summarize
 from seekr.runs.run import Run, Stage
 from seekr.scoring import ScoreMatrix
@@ -57,11 +58,15 @@ def methods_table(runs: Sequence[Run]) -> RenderableType:
 
 
 def score_table(run: Run) -> RenderableType:
-    """The score matrix: row = after a task, column = a task, blank = not measured; by number where narrow."""
+    """The score matrix: row = after a task, column = a task, blank = not measured; by number where narrow.
+
+    Of more than 20 tasks those that tell most.
+    """
     if run.scored is None:
         return Text("nothing scored yet")
+    places = telling([run.scored], LINES)
     forms = (_named_scores, _numbered_scores, _narrow_scores)
-    return FirstThatFits(*(partial(form, run, run.scored) for form in forms))
+    return FirstThatFits(*(partial(form, run, part(run.scored, places), places) for form in forms))
 
 
 def heads_table(stage: Stage) -> RenderableType:
@@ -162,22 +167,22 @@ def _methods(runs: Sequence[Run], left_out: Sequence[str]) -> Table:
     return table
 
 
-def _named_scores(run: Run, scores: ScoreMatrix) -> Table:
+def _named_scores(run: Run, scores: ScoreMatrix, _: Sequence[int]) -> Table:
     """Columns by name."""
     headings = [f"{task}\n{metric or 'not scored'}" for task, metric in zip(scores.tasks, scores.metrics, strict=True)]
     return _scores(run, scores, headings, scores.tasks, _SCORE_CAPTION)
 
 
-def _numbered_scores(run: Run, scores: ScoreMatrix) -> Table:
+def _numbered_scores(run: Run, scores: ScoreMatrix, places: Sequence[int]) -> Table:
     """Columns by number, rows by number and name."""
-    headings = [str(number) for number in range(1, len(scores.tasks) + 1)]
+    headings = [str(place + 1) for place in places]
     named = [f"{number} {task}" for number, task in zip(headings, scores.tasks, strict=True)]
     return _scores(run, scores, headings, named, ", ".join(named) if run.joint else _SCORE_CAPTION)
 
 
-def _narrow_scores(run: Run, scores: ScoreMatrix) -> Table:
+def _narrow_scores(run: Run, scores: ScoreMatrix, places: Sequence[int]) -> Table:
     """Columns and rows by number, their names below."""
-    headings = [str(number) for number in range(1, len(scores.tasks) + 1)]
+    headings = [str(place + 1) for place in places]
     legend = ", ".join(f"{number} {task}" for number, task in zip(headings, scores.tasks, strict=True))
     table = _scores(run, scores, headings, headings, legend)
     table.padding = 0
@@ -186,6 +191,8 @@ def _narrow_scores(run: Run, scores: ScoreMatrix) -> Table:
 
 
 def _scores(run: Run, scores: ScoreMatrix, headings: Sequence[str], names: Sequence[str], caption: str) -> Table:
+    if (left := len(run.tasks) - len(scores.tasks)) > 0:
+        caption += f"; {left} tasks between are in scores.json: these are the first, the last, and those that lost most"
     table = plain_table(f"Scores of {run.method}, seed {run.seed}", caption)
     table.add_column("after", no_wrap=True)
     for heading in headings:
@@ -194,7 +201,7 @@ def _scores(run: Run, scores: ScoreMatrix, headings: Sequence[str], names: Seque
     if any(score is not None for score in scores.base):
         rows.append(("–", None, scores.base))
     if run.joint:
-        rows.append(("all", None, tuple(run.final.values())))
+        rows.append(("all", None, scores.matrix[-1]))
     else:
         rows.extend((name, own, row) for own, (name, row) in enumerate(zip(names, scores.matrix, strict=True)))
     for name, own, row in rows:

@@ -1,0 +1,62 @@
+"""What is shown of a run of more tasks than anybody reads one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import groupby
+
+from seekr.scoring import ScoreMatrix
+
+MANY = 40
+"""Tasks up to which the page draws each of them."""
+LINES = 20
+"""Tasks up to which a terminal has a line or a column for each."""
+_ENDS, _WORST, _NAMED = 3, 6, 5
+
+
+def telling(matrices: Sequence[ScoreMatrix], most: int) -> list[int]:
+    """Places of the tasks to show, in their order: all, or of more than `most` the first and last three, and the
+    six that lost most in one of the runs, which learned the same tasks."""
+    count = len(matrices[0].tasks) if matrices else 0
+    if count <= most:
+        return list(range(count))
+    ends = {*range(_ENDS), *range(count - _ENDS, count)}
+    inner = sorted(set(range(count)) - ends, key=lambda place: -max(_lost(one, place) for one in matrices))
+    return sorted(ends | set(inner[:_WORST]))
+
+
+def _lost(scores: ScoreMatrix, place: int) -> float:
+    """Points since the task was learned; of 100 where that was not measured, as in a joint run."""
+    known = [score for row in scores.matrix[place:] if (score := row[place]) is not None]
+    own = scores.matrix[place][place]
+    return -math.inf if not known else (100.0 if own is None else own) - known[-1]
+
+
+def part(scores: ScoreMatrix, places: Sequence[int]) -> ScoreMatrix:
+    """The rows and columns of some tasks."""
+
+    def of(values: Sequence) -> list:
+        return [values[place] for place in places]
+
+    return ScoreMatrix(of(scores.tasks), of(scores.metrics), of(scores.base), [of(row) for row in of(scores.matrix)])
+
+
+def few(names: Sequence[str]) -> list[str]:
+    """Names to say in a line: of more than 20 the first five, and how many more there are."""
+    return list(names) if len(names) <= LINES else [*names[:_NAMED], f"and {len(names) - _NAMED} more"]
+
+
+def stretches(states: Sequence[Hashable]) -> Iterator[tuple[int, int]]:
+    """Place and length of each line: of more than 20 states those in the midst of a long stretch of one share it."""
+    place = 0
+    for _, same in groupby(states):
+        length = len(list(same))
+        inner = length - 2 * _ENDS
+        if len(states) <= LINES or inner < 2:
+            yield from ((place + offset, 1) for offset in range(length))
+        else:
+            yield from ((place + offset, 1) for offset in range(_ENDS))
+            yield place + _ENDS, inner
+            yield from ((place + _ENDS + inner + offset, 1) for offset in range(_ENDS))
+        place += length
