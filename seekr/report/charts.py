@@ -228,9 +228,9 @@ def _across(step: float, total: int) -> float:
 
 
 def _borders(run: Run, total: int) -> list[Markup]:
-    """Of up to twenty tasks, or every so many, where each begins, and its name where that fits, or else its number."""
+    """Where each of up to twenty tasks begins, or every so many, and its name where that fits, or else its number."""
     parts, before, stages = [], 0, run.stages
-    every = 1 + (len(stages) - 1) // 20
+    every = 1 + (len(stages) - 1) // (20 if len(stages) < 100 else 10)
     for stage in stages:
         length = _length(stage)
         if not length or stage.index % every:

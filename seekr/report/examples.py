@@ -48,7 +48,7 @@ def choose_examples(run: Run) -> list[TaskExamples]:
         return []
     chosen, cells = [], run.cells
     newest_of = {column: row for row, column in sorted(cells)}
-    for column in telling([run.scored], MANY):
+    for column in telling([run], MANY):
         task, metric = run.scored.tasks[column], run.scored.metrics[column]
         last = newest_of.get(column)
         if last is None or last >= len(run.scored.tasks):

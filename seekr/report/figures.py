@@ -15,6 +15,8 @@ import numpy as np
 from seekr.disk import write_atomically
 from seekr.errors import InputError
 from seekr.report.estimate import Estimate, measured, scored
+from seekr.report.folding import MANY, telling
+from seekr.report.run_view import stages_shown
 from seekr.report.summary import MethodSummary, by_tasks, decimal, summarize
 from seekr.runs.run import Stage, read_runs
 
@@ -99,7 +101,7 @@ def _figures(summaries: Sequence[MethodSummary]) -> Iterator[Named]:
         yield f"matrix-{summary.label}", _matrix(summary)
     for summary in summaries:
         for run in summary.runs:
-            stages = [stage for stage in run.stages if stage.importance.get("importance", np.empty(0)).size]
+            stages = [stage for stage in stages_shown(run) if stage.importance.get("importance", np.empty(0)).size]
             if stages:
                 yield f"heads-{summary.label}-seed-{run.seed}", _heads(stages)
 
@@ -112,18 +114,20 @@ def _figure(width: float, height: float) -> Figure:
 
 def _stages(summaries: Sequence[MethodSummary]) -> Figure:
     """A panel a task: its score after each stage, a line a method; joint, which has one stage, as a level."""
-    tasks = summaries[0].tasks
+    places = telling([run for summary in summaries for run in summary.counted], MANY)
+    tasks = [summaries[0].tasks[place] for place in places]
     columns = min(3, len(tasks))
     rows = math.ceil(len(tasks) / columns)
     figure = _figure(_WIDTH, 1.5 * rows + 0.4)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten().tolist()
-    for task, (name, axes) in enumerate(zip(tasks, panels, strict=False)):
+    stages = len(summaries[0].tasks)
+    for task, name, axes in zip(places, tasks, panels, strict=False):
         axes.set_title(name)
         axes.set_ylim(-3, 103)
-        axes.set_xticks(range(1, len(tasks) + 1))
+        axes.set_xticks(range(1, stages + 1, max(1, stages // MANY * 10)))
         axes.grid(axis="y", alpha=0.3)
         for place, summary in enumerate(summaries):
-            found = {after: one for after in range(len(tasks)) if (one := scored(summary, after, task))}
+            found = {after: one for after in range(stages) if (one := scored(summary, after, task))}
             _line(axes, {after + 1: one for after, one in found.items()}, place, summary)
     for axes in panels[len(tasks) :]:
         axes.set_visible(False)
@@ -165,19 +169,28 @@ def _performance(summaries: Sequence[MethodSummary]) -> Figure:
 
 
 def _matrix(summary: MethodSummary) -> Figure:
-    """Row: after which task, column: the score of a task then, the mean over the seeds; blank where not measured."""
+    """Row: after which task, column: the score of a task then, the mean over the seeds; blank where not measured.
+
+    Of many tasks colours alone, and the numbers of tasks.
+    """
     tasks = summary.tasks
     rows = [len(tasks) - 1] if summary.joint else list(range(len(tasks)))
-    cells = [[scored(summary, after, task) for task in range(len(tasks))] for after in rows]
-    figure = _figure(min(_WIDTH, 0.55 * len(tasks) + 1.2), 0.34 * len(rows) + 0.8)
+    cells = [[scored(summary, after, task, by_rows=False) for task in range(len(tasks))] for after in rows]
+    many = len(tasks) > MANY
+    figure = _figure(min(_WIDTH, 0.55 * len(tasks) + 1.2), min(0.34 * len(rows) + 0.8, _WIDTH if many else math.inf))
     axes = figure.subplots()
     values = np.array([[math.nan if one is None else one.value for one in row] for row in cells])
-    axes.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        if not math.isnan(value):
-            axes.text(column, row, decimal(value), ha="center", va="center", color="white" if value > 60 else "black")
-    axes.set_xticks(range(len(tasks)), list(tasks), rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), ["all at once"] if summary.joint else list(tasks))
+    place = (0.5, len(tasks) + 0.5, len(rows) + 0.5, 0.5) if many else None
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto", extent=place)
+    if many:
+        axes.set_xlabel("task")
+    else:
+        for (row, column), value in np.ndenumerate(values):
+            if not math.isnan(value):
+                colour = "white" if value > 60 else "black"
+                axes.text(column, row, decimal(value), ha="center", va="center", color=colour)
+        axes.set_xticks(range(len(tasks)), list(tasks), rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(rows)), ["all at once"] if summary.joint else list(tasks))
     axes.set_ylabel("after")
     axes.spines[:].set_visible(False)
     return figure

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import groupby
 
+from seekr.runs.run import Run
 from seekr.scoring import ScoreMatrix
 
 MANY = 40
@@ -15,9 +16,10 @@ LINES = 20
 _ENDS, _WORST, _NAMED = 3, 6, 5
 
 
-def telling(matrices: Sequence[ScoreMatrix], most: int) -> list[int]:
+def telling(runs: Sequence[Run], most: int) -> list[int]:
     """Places of the tasks to show, in their order: all, or of more than `most` the first and last three, and the
     six that lost most in one of the runs, which learned the same tasks."""
+    matrices = [run.scores for run in runs if not run.joint] or [run.scores for run in runs]
     count = len(matrices[0].tasks) if matrices else 0
     if count <= most:
         return list(range(count))

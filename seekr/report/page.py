@@ -119,8 +119,7 @@ def _group(summaries: Sequence[MethodSummary]) -> Group:
     answer_of = {id(answer.summary): answer for answer in found}
     runs = [run for summary in summaries for run in summary.counted]
     whole = [run for run in runs if run.measure("overall_performance") is not None]
-    learners = [run.scores for run in runs if not run.joint] or [run.scores for run in runs]
-    places = telling(learners, MANY)
+    places = telling(runs, MANY)
     return Group(
         summaries[0].tasks,
         tuple(summaries[0].tasks[place] for place in places),

@@ -107,7 +107,7 @@ def stages_shown(run: Run) -> list[Stage]:
     """All finished stages, or those of the tasks that tell most."""
     if len(run.stages) <= MANY or run.scored is None:
         return run.stages
-    names = {run.scored.tasks[place] for place in telling([run.scored], MANY)}
+    names = {run.scored.tasks[place] for place in telling([run], MANY)}
     return [stage for stage in run.stages if stage.name in names]
 
 

@@ -64,7 +64,7 @@ def score_table(run: Run) -> RenderableType:
     """
     if run.scored is None:
         return Text("nothing scored yet")
-    places = telling([run.scored], LINES)
+    places = telling([run], LINES)
     forms = (_named_scores, _numbered_scores, _narrow_scores)
     return FirstThatFits(*(partial(form, run, part(run.scored, places), places) for form in forms))
 
