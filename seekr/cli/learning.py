@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr.errors import InputError, RunError
@@ -65,7 +66,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
         return
     failed = run_sweep(entries)
     if is_main():
-        print_comparison(compare([entry.folder for entry in entries if entry.begun]))
+        here, folders = Path.cwd(), [entry.folder for entry in entries if entry.begun]
+        print_comparison(compare([it.relative_to(here) if it.is_relative_to(here) else it for it in folders]))
     if failed:
         raise RunError(f"failed: {', '.join(failed)}, as said above; the same command tries again")
 

@@ -17,14 +17,16 @@ _ENDS, _WORST, _NAMED = 3, 6, 5
 
 
 def telling(runs: Sequence[Run], most: int) -> list[int]:
-    """Places of the tasks to show, in their order: all, or of more than `most` the first and last three, and the
-    six that lost most in one of the runs, which learned the same tasks."""
+    """Places of the tasks to show, in their order: all, or of more than `most` the first and last three that were
+    scored, and the six that lost most in one of the runs, which learned the same tasks."""
     matrices = [run.scores for run in runs if not run.joint] or [run.scores for run in runs]
     count = len(matrices[0].tasks) if matrices else 0
     if count <= most:
         return list(range(count))
-    ends = {*range(_ENDS), *range(count - _ENDS, count)}
-    inner = sorted(set(range(count)) - ends, key=lambda place: -max(_lost(one, place) for one in matrices))
+    lost = [max(_lost(one, place) for one in matrices) for place in range(count)]
+    known = [place for place in range(count) if lost[place] > -math.inf]
+    ends = {*known[:_ENDS], *known[-_ENDS:]}
+    inner = sorted(set(known) - ends, key=lambda place: -lost[place])
     return sorted(ends | set(inner[:_WORST]))
 
 

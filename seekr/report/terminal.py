@@ -201,7 +201,7 @@ def _scores(run: Run, scores: ScoreMatrix, headings: Sequence[str], names: Seque
     if any(score is not None for score in scores.base):
         rows.append(("–", None, scores.base))
     if run.joint:
-        rows.append(("all", None, scores.matrix[-1]))
+        rows.append(("all", None, [run.final[task] for task in scores.tasks]))
     else:
         rows.extend((name, own, row) for own, (name, row) in enumerate(zip(names, scores.matrix, strict=True)))
     for name, own, row in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,14 @@ def test_first_last_and_worst_are_shown(runs: dict[int, Run], tmp_path: Path) ->
     assert telling([joint, runs[50]], MANY) == telling([runs[50]], MANY)
     scores = np.array(joint.scores.matrix[-1], dtype=float)
     assert set(telling([joint], MANY)) - {0, 1, 2, 47, 48, 49} == {3 + place for place in np.argsort(scores[3:47])[:6]}
+
+
+def test_of_a_run_that_goes_on_the_newest_tasks_are_shown(tmp_path: Path) -> None:
+    run = many(tmp_path / "run", 50)
+    scores = json.loads((run.folder / "scores.json").read_text())
+    (run.folder / "scores.json").write_text(json.dumps(scores | {"matrix": scores["matrix"][:30] + [[None] * 50] * 20}))
+    assert telling([run], MANY)[-3:] == [27, 28, 29]
+    assert {7, 11, 13} < set(telling([run], MANY))
 
 
 def test_the_map_has_every_score_in_its_shade(runs: dict[int, Run]) -> None:
