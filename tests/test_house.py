@@ -97,3 +97,62 @@ def test_no_module_imports_itself_by_a_detour():
             graph = {module: to for module, to in graph.items() if module not in ends}
     circles = [f"{module}: {', '.join(sorted(to & graph.keys()))}" for module, to in sorted(graph.items())]
     assert not circles, "\n".join(circles)
+
+
+READ_OTHER_FILES = {
+    "data",  # rows, which may come by a FIFO
+    "config",  # what the user wrote
+    "bench",  # the system's own
+    "disk/regular.py",
+    "disk/sealed.py: cipher",  # the key, which may come by a FIFO
+}
+OPEN = {"open", "read_text", "read_bytes", "load_file", "safe_open", "load", "memmap", "fromfile"}
+WRITES = {"a", "ab+", "xb"}
+
+
+def opened(path: Path) -> list[str]:
+    """Where a file is opened to be read by other means than seekr.disk's: FILE: FUNCTION."""
+    name = path.relative_to(HOUSE).as_posix()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = []
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
+            called, arguments = call.func, call.args
+            means = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+            owner = getattr(called.value, "id", "") if isinstance(called, ast.Attribute) else ""
+            if means not in OPEN or owner in ("Memory", "os"):
+                continue
+            if means == "load" and owner not in ("torch", "np", "json", "pickle"):
+                continue
+            if means in ("read_text", "read_bytes") and not isinstance(called, ast.Attribute):
+                continue  # seekr.disk's
+            if means in ("load_file", "safe_open") and ast.unparse(arguments[0]).startswith("regular("):
+                continue
+            if means == "open" and any(isinstance(mode, ast.Constant) and mode.value in WRITES for mode in arguments):
+                continue
+            found.append(f"{name}: {function.name}")
+    return found
+
+
+def test_files_of_a_run_are_opened_by_one_opener():
+    """A FIFO in the place of a file that is opened by other means keeps a command waiting for ever."""
+    others = [
+        place
+        for path in modules().values()
+        for place in opened(path)
+        if not {place, place.partition(":")[0], place.partition("/")[0]} & READ_OTHER_FILES
+    ]
+    assert not others, "\n".join(others)
+
+
+def test_the_test_of_the_opener_sees_what_goes_past_it(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.HOUSE", tmp_path)
+    for number, line in enumerate(
+        ["open(path)", "path.open()", "path.open('rb')", "path.read_text()", "load_file(path)", "np.load(path)"]
+    ):
+        (tmp_path / f"{number}.py").write_text(f"def f(path):\n    return {line}\n")
+        assert opened(tmp_path / f"{number}.py") == [f"{number}.py: f"]
+    (tmp_path / "no.py").write_text("def f(path):\n    path.open('xb'), read_text(path), load_file(regular(path))\n")
+    assert not opened(tmp_path / "no.py")

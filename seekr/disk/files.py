@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from seekr.disk.regular import OddFile, open_regular, read_bytes
 from seekr.errors import InputError, RunError
 
 STDOUT = Path("-")
@@ -40,16 +42,39 @@ def check_writable(path: Path | None, name: str) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces a file; a reader, or a crash, sees the old content or the new one."""
+    """Replaces a file; a reader, or a crash, sees the old content or the new one.
+
+    Raises InputError where a folder is in the way.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)  # whatever it is: a link would lead the writing elsewhere
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, where a file should be; remove it")
+    make_room(partial)
     with partial.open("xb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
     sync(path.parent)
+
+
+def make_room(place: Path) -> None:
+    """Takes away what a killed process, or somebody, left under the name that a file has until it is whole.
+
+    A link goes, and what it leads to stays. Raises InputError where it is a folder, which seekr has not made.
+    """
+    if place.is_dir() and not place.is_symlink():
+        raise InputError(f"{place}: is a folder, and seekr writes a file under this name; remove it")
+    place.unlink(missing_ok=True)
+
+
+def clear_folder(place: Path) -> None:
+    """The same of the name that a folder has until it is whole, or while it is removed: a folder there is seekr's."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -71,9 +96,12 @@ def parse_json(text: str) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file that a run has written. Raises RunError where it is broken or missing."""
+    """Reads a JSON file that a run has written. Raises RunError where it is broken or missing, OddFile where it is no
+    file."""
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path).decode())
+    except OddFile:
+        raise
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
 
@@ -87,7 +115,7 @@ def flush(folder: Path) -> None:
 
 def sync(path: Path) -> None:
     """Sees to it that a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # of a FIFO it would wait
     try:
         os.fsync(descriptor)
     finally:
@@ -105,7 +133,7 @@ def file_digest(path: Path) -> str:
     about = path.stat()
     known = about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
     if known not in _DIGESTS:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             _DIGESTS[known] = hashlib.file_digest(stream, "sha256").hexdigest()
     return _DIGESTS[known]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seekr.disk.files import user_path, write_atomically
+from seekr.disk.regular import open_regular, read_bytes
 from seekr.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def read_text(path: Path) -> str:
 
     Raises:
         InputError: where it is encrypted, and there is no key, or another one, or the file was changed.
-        OSError, UnicodeDecodeError: where it cannot be read.
+        OSError, UnicodeDecodeError: where it cannot be read; OddFile, where it is no file.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_bytes(path).decode()
     if not text.startswith(_MARK):
         return text
     try:
@@ -71,7 +72,7 @@ def read_text(path: Path) -> str:
 
 def is_encrypted(path: Path) -> bool:
     """Whether a text that is there is encrypted."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(len(_MARK)) == _MARK.encode()
 
 

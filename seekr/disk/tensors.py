@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load, save, save_file
 from torch import Tensor
 
+from seekr.disk.regular import regular
 from seekr.disk.sealed import decrypt, encrypt
 
 _ENCRYPTED = "seekr AES-256-GCM"
@@ -34,7 +35,7 @@ class Tensors:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: Any = safe_open(path, framework="pt")
+        self._file: Any = safe_open(regular(path), framework="pt")
         self.encrypted = _ENCRYPTED in (self._file.metadata() or {})
         self._sliced: dict[str, Tensor] = {}
 

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from seekr.disk import read_bytes
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import gathered, own_share, process_count
 from seekr.errors import InputError, RunError
@@ -235,7 +236,7 @@ def _plain(value: Any) -> Any:
 
 
 def _rank_of(adapter: Path) -> int:
-    config = json.loads((adapter / "adapter_config.json").read_text())
+    config = json.loads(read_bytes(adapter / "adapter_config.json"))
     return max([config["r"], *(config.get("rank_pattern") or {}).values()])
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from seekr.disk import parse_json
+from seekr.disk import OddFile, parse_json, read_text
 from seekr.errors import InputError, reason
 
 VERSION = 2
@@ -58,10 +58,12 @@ _MEND = "restore it or learn the task again"
 def read_about(folder: Path) -> dict[str, Any]:
     """What `memory.json` says. Raises InputError where it is missing, broken or of another version."""
     path = folder / "memory.json"
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: not found; the folder holds no memory")
     try:
-        about = parse_json(path.read_text(encoding="utf-8"))
+        about = parse_json(read_text(path))
+    except OddFile as error:
+        raise InputError(f"{error}; {_MEND}") from None
     except (OSError, ValueError) as error:
         where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(f"{path}{where}: broken JSON ({error}); {_MEND}") from None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from seekr.data.token_rows import TokenizedRow
+from seekr.disk import regular
 from seekr.distributed.processes import is_main, own_share, summed
 from seekr.errors import InputError
 from seekr.methods.base import Method, Objective, TaskContext, batch_of
@@ -157,7 +158,7 @@ class Quadratic:
     """½ (Σ_i F_i (θ_i − anchor_i)² + constant), read from a file by memory map, one parameter at a time."""
 
     def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, framework="pt")
+        self._file = safe_open(regular(path), framework="pt")
         self.names = {key.removeprefix("fisher.") for key in self._file.keys() if key.startswith("fisher.")}  # noqa: SIM118
         self.constant = self._file.get_tensor("constant").item()
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from seekr.disk import regular
 from seekr.methods.base import Method, Objective, TaskContext
 from seekr.methods.soft_prompts import WEIGHTS, SoftPromptForm, SoftPromptModel
 
@@ -30,7 +31,7 @@ class PromptOfEachTask(SoftPromptForm):
         return tasks * self.method.prompt_tokens
 
     def continue_from(self, model: Any, weights: Path) -> None:
-        model.freeze_earlier(load_file(weights / WEIGHTS))
+        model.freeze_earlier(load_file(regular(weights / WEIGHTS)))
 
     def tell_task(self, model: nn.Module, task: int) -> None:
         if isinstance(model, ProgressivePromptModel):

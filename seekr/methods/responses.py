@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
@@ -13,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seekr.data.token_rows import IGNORED, TokenizedRow
+from seekr.disk import clear_folder
 from seekr.distributed.processes import is_main, own_share, wait_for_all
 from seekr.memory.reader import Memory, compared
 from seekr.memory.writer import MemoryWriter
@@ -74,7 +74,7 @@ class Recorded(Method):
             return None
         folder = context.working / "responses"
         if is_main():  # an interrupted recording is begun again, the old weights being there
-            shutil.rmtree(folder, ignore_errors=True)
+            clear_folder(folder)
         wait_for_all()
         writer = context.writer(folder, context.samples)
         self._record(writer, own_share(len(context.samples)), context)

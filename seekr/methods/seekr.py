@@ -27,6 +27,7 @@ from seekr.attention.stored import TeacherForm, stored_bytes
 from seekr.attention.tap import AttentionCall, Tap, head_size, layers_and_heads
 from seekr.attention.weight import automatic_weight, drift_of, mean_known, weight_advice
 from seekr.data.token_rows import TokenizedRow
+from seekr.disk import regular
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import in_step, is_main, own_share, summed
 from seekr.errors import InputError
@@ -254,7 +255,7 @@ def importance_of(stage: Path) -> dict[str, Tensor]:
 @cache
 def _tables(path: Path, *_: int) -> dict[str, Tensor]:
     """A process reads a file once: each task asks for those of all tasks before it."""
-    return load_file(path)
+    return load_file(regular(path))
 
 
 def attention_floor(model: nn.Module, memory: Memory, context: TaskContext) -> float:

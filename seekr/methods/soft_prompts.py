@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import override
 
+from seekr.disk import regular
 from seekr.errors import InputError
 from seekr.methods.form import ModelForm
 from seekr.modeling.inputs import position_ids
@@ -139,7 +140,7 @@ class SoftPromptModel(PeftModelForCausalLM):
     @override
     def load_adapter(self, model_id: str | Path, *_: Any, **__: Any) -> None:  # type: ignore[override]
         """Takes over what `save_pretrained` wrote. The Trainer resumes by this; peft's own refuses to train prompts."""
-        self.from_file(load_file(Path(model_id) / WEIGHTS))
+        self.from_file(load_file(regular(Path(model_id) / WEIGHTS)))
 
 
 class SoftPromptForm(ModelForm):

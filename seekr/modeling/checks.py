@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seekr.disk import read_bytes, regular
 from seekr.errors import InputError, said_by
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ _WRAPPERS = {
 }
 
 
+def check_files(folder: str | Path) -> None:
+    """Raises InputError where whoever loads what is in a folder would wait for a FIFO; hub names have no folder."""
+    for path in sorted(Path(folder).glob("*")):
+        if path.exists() and not path.is_dir():
+            regular(path)
+
+
 def check_is_model(model: str) -> None:
     """Raises InputError where a folder is an adapter, or a run of seekr, in place of a model."""
     path = Path(model)
@@ -37,6 +45,7 @@ def check_is_model(model: str) -> None:
             f"`seekr learn --from {model} --task NAME=PATH` goes on with it"
         )
     if path.is_dir():
+        check_files(path)
         check_no_adapter(model)
 
 
@@ -46,7 +55,7 @@ def check_no_adapter(model: str) -> None:
 
     try:
         found = find_adapter_config_file(model)
-        about = None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
+        about = None if found is None else json.loads(read_bytes(Path(found)))
         base = None if about is None else str(about.get("base_model_name_or_path") or "its base model")
         joins = about is not None and not str(about.get("peft_type")).startswith(("PROMPT", "PREFIX", "P_TUNING"))
     except Exception:  # no such name, no network, not JSON: whoever loads the model says so
@@ -76,7 +85,7 @@ def check_generation_settings(model: str) -> None:
     if file is None:
         return
     try:
-        ends = GenerationConfig.from_dict(json.loads(Path(file).read_text(encoding="utf-8"))).eos_token_id
+        ends = GenerationConfig.from_dict(json.loads(read_bytes(Path(file)))).eos_token_id
         right = ends is None or all(type(end) is int for end in (ends if isinstance(ends, list) else [ends]))
         fault = None if right else f"eos_token_id {str(ends)[:60]!r} is no token id, nor a list of them"
     except Exception as error:  # not JSON, not an object, or settings that contradict each other

@@ -15,7 +15,13 @@ from seekr.data.hub import hub_or_cache
 from seekr.disk import user_path
 from seekr.errors import InputError, said_by
 from seekr.modeling.balancing import ask_for_balance_again, without_balance
-from seekr.modeling.checks import check_generation_settings, check_is_model, check_no_adapter, check_weights
+from seekr.modeling.checks import (
+    check_files,
+    check_generation_settings,
+    check_is_model,
+    check_no_adapter,
+    check_weights,
+)
 from seekr.modeling.precision import no_autocast
 
 if TYPE_CHECKING:
@@ -49,6 +55,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer that lies next to a model. Raises InputError."""
     from transformers import AutoTokenizer
 
+    check_files(model)
     try:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception as error:
@@ -99,6 +106,7 @@ def few_layers(base: str, *, dtype: str) -> Any:
 def _read(base: str, dtype: str, **more: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
+    check_files(base)
     check_generation_settings(base)
     try:
         with _read_whole():
@@ -139,6 +147,7 @@ def _drop_what_cannot_be_saved(model: Any) -> None:
 def _with_saved_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
     from peft import PeftModel
 
+    check_files(adapter)
     if getattr(_peft_config(adapter), "megatron_config", None):
         raise InputError(f"{adapter}: its adapter_config.json names a module that peft would run (megatron_core)")
     with warnings.catch_warnings():

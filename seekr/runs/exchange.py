@@ -7,14 +7,13 @@ place what is not yet. So a repeat never counts rows anew, and needs neither the
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from seekr.disk import PRIVATE, flush, read_json, sync, write_json
+from seekr.disk import PRIVATE, clear_folder, flush, read_json, sync, write_json
 from seekr.errors import InputError
 from seekr.runs.lock import locked
 
@@ -44,13 +43,13 @@ def place_for_rest(run: Path) -> Iterator[Path]:
     Raises InputError where another removal is to be finished first.
     """
     check_settled(run)
-    shutil.rmtree(run / _LEFT, ignore_errors=True)
+    clear_folder(run / _LEFT)
     (run / _LEFT).mkdir(PRIVATE)
     try:
         yield run / _LEFT
     finally:
         if not is_unsettled(run):
-            shutil.rmtree(run / _LEFT, ignore_errors=True)
+            clear_folder(run / _LEFT)
 
 
 def exchange(run: Path, removed: Removed, say: Callable[[Removed], None]) -> None:
@@ -63,7 +62,7 @@ def exchange(run: Path, removed: Removed, say: Callable[[Removed], None]) -> Non
 
 def is_unsettled(run: Path) -> bool:
     """Whether a removal was stopped once it had begun to change the run."""
-    return (run / _MARKER).is_file()
+    return (run / _MARKER).exists()
 
 
 def check_settled(run: Path) -> None:
@@ -95,13 +94,11 @@ def _read(marker: Path) -> Removed:
 
 def _finish(run: Path, removed: Removed, say: Callable[[Removed], None]) -> None:
     for new, place in list(_moves(run)):
-        if place.is_dir():
-            shutil.rmtree(place)
+        clear_folder(place)
         new.replace(place)
         sync(place.parent)
     say(removed)  # while the marker stands: whoever did not read it gives the command again, and no more is removed
-    if (run / _LEFT).exists():
-        shutil.rmtree(run / _LEFT)
+    clear_folder(run / _LEFT)
     (run / _MARKER).unlink()
     sync(run)
 

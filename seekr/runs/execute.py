@@ -14,7 +14,7 @@ import torch
 
 from seekr.data.clock import now
 from seekr.data.task_data import PlannedStage
-from seekr.disk import read_json, sync, write_atomically, write_json
+from seekr.disk import clear_folder, read_bytes, read_json, sync, write_atomically, write_json
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, of_main, process_count, wait_for_all
 from seekr.errors import InputError, RunError
@@ -22,6 +22,7 @@ from seekr.modeling.loading import one_kind_of_bar
 from seekr.progress import all_tasks
 from seekr.runs.exchange import check_settled, settle
 from seekr.runs.folder import (
+    check_copied,
     copy_stage,
     drop_older_weights,
     finished_stages,
@@ -185,18 +186,17 @@ def copy_run(source: Path, run: Path) -> None:
     The stages come last and all at once: of a part of them the newest would have no weights.
     """
     answers = source / "predictions"
-    if links := [path for path in (answers, *answers.glob("*")) if path.is_symlink()]:
-        raise InputError(f"{links[0]}: is a link, and copying would take what it leads to; put the file itself there")
+    check_copied(answers)
     if answers.is_dir() and not (run / "predictions").is_dir():
         partial = run / ".predictions.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        clear_folder(partial)
         shutil.copytree(answers, partial)
         partial.rename(run / "predictions")
     for name in ("scores.json", GENERAL_TASKS):
         if (source / name).is_file() and not (run / name).is_file():
-            write_atomically(run / name, (source / name).read_text(encoding="utf-8"))
+            write_atomically(run / name, read_bytes(source / name))
     stages, partial = finished_stages(source), run / ".stages.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    clear_folder(partial)
     for stage in stages:
         copy_stage(stage, partial / stage.name, weights=stage == stages[-1])
     partial.rename(run / "stages")

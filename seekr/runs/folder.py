@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from seekr.disk import flush, sync, write_atomically
+from seekr.disk import clear_folder, flush, make_room, read_bytes, regular, sync, write_atomically
 from seekr.errors import InputError, RunError
 
 _STAGE = re.compile(r"^(\d{2,})-(.+)$")
@@ -80,7 +80,7 @@ def partial_folder(final: Path) -> Path:
 def stage_under_construction(final: Path) -> Iterator[Path]:
     """Yields an empty folder; when the block ends well, its content is on the disk and stands under `final`."""
     partial = partial_folder(final)
-    shutil.rmtree(partial, ignore_errors=True)
+    clear_folder(partial)
     partial.mkdir(parents=True)
     yield partial
     flush(partial)
@@ -90,9 +90,8 @@ def stage_under_construction(final: Path) -> Iterator[Path]:
 
 def drop_older_weights(stages: list[Path], keep: str | int) -> None:
     """Removes the model folders of all but the newest `keep` stages that have one; everything else of them stays."""
-    for leftover in (stage / ".model.removed" for stage in stages):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
+    for stage in stages:
+        clear_folder(stage / ".model.removed")
     if keep == "all":
         return
     count = 1 if keep == "last" else int(keep)
@@ -112,7 +111,7 @@ def remove_stage(stage: Path) -> None:
         if int(answers.name.partition("-")[0]) >= index:
             answers.unlink()
     removed = stage.with_name(f".{stage.name}.removed")
-    shutil.rmtree(removed, ignore_errors=True)
+    clear_folder(removed)
     stage.replace(removed)
     sync(stage.parent)
     shutil.rmtree(removed)
@@ -135,7 +134,7 @@ def point_to_newest_model(run: Path) -> None:
     if there == target:
         return
     partial = place.with_name(".model.partial")
-    partial.unlink(missing_ok=True)
+    make_room(partial)
     try:
         partial.symlink_to(target, target_is_directory=True)
     except OSError:  # a file system, or a Windows, without links
@@ -148,16 +147,24 @@ def point_to_newest_model(run: Path) -> None:
 def _pointed_at(place: Path) -> str | None:
     """Where RUN/model points to, from RUN; None where it is not there, or not of our making."""
     try:
-        text = place.readlink().as_posix() if place.is_symlink() else place.read_text(encoding="utf-8").strip()
+        text = place.readlink().as_posix() if place.is_symlink() else read_bytes(place).decode().strip()
     except (OSError, UnicodeDecodeError):
         return None
     return text if _POINTED.fullmatch(text) else None
 
 
+def check_copied(source: Path) -> None:
+    """Raises InputError where something in a folder that is to be copied is neither a file nor a folder."""
+    for path in (source, *source.rglob("*")):
+        if path.is_symlink():
+            raise InputError(f"{path}: is a link, and copying would take what it leads to; put the file itself there")
+        if path.exists() and not path.is_dir():
+            regular(path)
+
+
 def copy_stage(source: Path, final: Path, *, weights: bool) -> None:
     """Copies a finished stage, whole or not at all, with or without its model; its tensors are shared, see `_share`."""
-    if links := [path for path in (source, *source.rglob("*")) if path.is_symlink()]:
-        raise InputError(f"{links[0]}: is a link, and copying would take what it leads to; put the file itself there")
+    check_copied(source)
     with stage_under_construction(final) as partial:
         ignore = None if weights else shutil.ignore_patterns("model")
         shutil.copytree(source, partial, dirs_exist_ok=True, ignore=ignore, copy_function=_share)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seekr.disk import file_digest, parse_json
+from seekr.disk import file_digest, parse_json, read_text
 from seekr.distributed.processes import is_main
 from seekr.errors import InputError
 from seekr.scoring import ScoreMatrix
@@ -31,11 +31,11 @@ class KeptScores:
 
     @classmethod
     def read(cls, path: Path) -> KeptScores:
-        """scores.json, nothing where it is not there; one that is damaged is put aside, and that is said."""
-        if not path.is_file():
+        """scores.json, nothing where it is not there; one that is damaged, or no file, is put aside, which is said."""
+        if not path.exists():
             return cls()
         try:
-            content = parse_json(path.read_text(encoding="utf-8"))
+            content = parse_json(read_text(path))
             known = ({**content.get(key, {})} for key in ("answers", "removed_answers"))
             return cls(ScoreMatrix.from_json(content, str(path)), *known)
         except (InputError, OSError, ValueError, TypeError, AttributeError):

@@ -14,7 +14,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-from seekr.disk import write_atomically
+from seekr.disk import read_bytes, write_atomically
 from seekr.distributed.processes import is_main
 from seekr.runs.folder import finished_stages
 
@@ -107,7 +107,7 @@ class LiveLog(TrainerCallback):
         path = self.run / "logs" / "wandb-id"
         if not path.is_file():
             write_atomically(path, uuid.uuid4().hex[:12])
-        return path.read_text(encoding="utf-8")
+        return read_bytes(path).decode()
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def live_log(spec: RunSpec) -> Iterator[LiveLog]:
 def steps_of(stages: list[Path]) -> int:
     """Optimizer steps of finished stages, by the last line of each log; a skill has none."""
     logs = [stage / "log.jsonl" for stage in stages]
-    return sum(json.loads(log.read_bytes().split(b"\n")[-2])["step"] for log in logs if log.is_file())
+    return sum(json.loads(read_bytes(log).split(b"\n")[-2])["step"] for log in logs if log.is_file())
 
 
 def values_of(line: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from seekr.disk import read_bytes, regular
 from seekr.errors import InputError, RunError
 
 FILE = ".lock"
@@ -32,7 +33,11 @@ def locked(run: Path) -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
         if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
             raise InputError(f"{path}: is a link, and locking writes to it; remove it")
+        if path.exists():
+            regular(path)
         descriptor = _take(path)
+    except InputError:
+        raise
     except BlockingIOError:
         by = f" ({_holder(path)})" if _holder(path) else ""
         raise InputError(f"{run}: another process{by} is at work in this folder; wait for it or stop it") from None
@@ -110,7 +115,7 @@ def _own_words() -> str:
 
 def _said(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        return read_bytes(path).decode() if path.is_file() else ""
     except (OSError, UnicodeDecodeError):
         return ""
 

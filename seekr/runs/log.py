@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import parse_json, read_text
+from seekr.disk import OddFile, parse_json, read_text
 from seekr.errors import InputError
 
 EVALUATE = "delete it and run `seekr evaluate {run}`"
@@ -101,7 +101,9 @@ def _log_entry(path: Path, line: int, row: dict[str, Any]) -> LogEntry:
 def read_whole(path: Path, mend: str) -> Any:
     """A JSON file. Raises InputError with what to do about it."""
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_text(path))
+    except OddFile as error:
+        raise InputError(f"{error}; {mend}") from error
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; {mend}") from error
     except json.JSONDecodeError as error:
@@ -114,6 +116,8 @@ def _read_lines(path: Path, mend: str) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a JSON Lines file with their line numbers, counted from 1."""
     try:
         text = read_text(path)
+    except OddFile as error:
+        raise InputError(f"{error}; {mend}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {mend}") from error
     rows = []

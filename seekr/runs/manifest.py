@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import Fault, faults_of_files, file_digest, list_files, parse_json, write_json
+from seekr.disk import Fault, faults_of_files, file_digest, list_files, parse_json, read_text, write_json
 from seekr.errors import InputError
 from seekr.runs.folder import has_weights
 
@@ -69,7 +69,7 @@ def unverified(stages: Sequence[Path], record: Mapping[str, Any] | None = None) 
 
     `record`: run.json. Since it names them, whatever else lacks its manifest has lost it.
     """
-    names = [stage.name for stage in stages if not (stage / MANIFEST).is_file()]
+    names = [stage.name for stage in stages if not (stage / MANIFEST).exists()]
     known = (record or {}).get("unverified")
     return names if not isinstance(known, list) else [name for name in names if name in known]
 
@@ -95,7 +95,7 @@ def file_faults(stage: Path, *, hashed: bool, weights: bool, only: str = "") -> 
     Weights that `keep_stages` dropped, all of them, are no fault.
     """
     try:
-        listed = _read(stage)["files"] if (stage / MANIFEST).is_file() else {}
+        listed = _read(stage)["files"] if (stage / MANIFEST).exists() else {}
     except ValueError as error:
         yield Fault(stage / MANIFEST, str(error))
         return
@@ -123,7 +123,7 @@ def read_manifest(stage: Path) -> dict[str, Any]:
 def _read(stage: Path) -> dict[str, Any]:
     """The same. Raises ValueError with what is wrong alone."""
     try:
-        content = parse_json((stage / MANIFEST).read_text(encoding="utf-8"))
+        content = parse_json(read_text(stage / MANIFEST))
         version, whole = content["version"], with_own_hash(content) == content
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"damaged ({error})") from None
@@ -136,7 +136,7 @@ def _read(stage: Path) -> dict[str, Any]:
 
 def _chain_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[Fault]:
     stage = stages[-1]
-    if not (stage / MANIFEST).is_file():
+    if not (stage / MANIFEST).exists():
         if not unverified([stage], record):
             yield Fault(stage / MANIFEST, "missing")
         return

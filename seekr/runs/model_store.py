@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import set_seed
 
+from seekr.disk import clear_folder
 from seekr.distributed.processes import is_main, process_count, wait_for_all
 from seekr.distributed.sharded import load_sharded
 from seekr.methods.averaging import average_weights
@@ -102,7 +103,7 @@ class ModelStore:
         if not self.shards_frozen:
             return self.settled(self.trainable(whole), start, seed=seed).to(self.device)
         if is_main():
-            shutil.rmtree(written, ignore_errors=True)  # of an attempt that was stopped
+            clear_folder(written)  # of an attempt that was stopped
             save_model(self.settled(self.trainable(whole), start, seed=seed), self.tokenizer, written)
             shutil.rmtree(whole)
         wait_for_all()

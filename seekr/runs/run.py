@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from seekr.attention.weight import mean_drift
 from seekr.config.identity import method_as_kept_now
 from seekr.config.schema import Config, make_config, resolve_paths
+from seekr.disk import regular
 from seekr.errors import InputError
 from seekr.runs.folder import find_runs, finished_stages, has_weights, stage_name, working_folder
 from seekr.runs.grafted import Grafted, read_grafted
@@ -76,7 +77,7 @@ class Stage:
         if not path.exists():
             return {}
         try:
-            found = {name: table for name, table in sorted(load_file(path).items()) if table.ndim == 2}
+            found = {name: table for name, table in sorted(load_file(regular(path)).items()) if table.ndim == 2}
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: cannot be read ({error}); {RELEARN}") from error
         named = [(layer, head) for layer, kept in self.heads.items() for head in kept]
@@ -140,7 +141,7 @@ class Run:
         self.folder = Path(folder)
         self._scores: tuple[tuple[int, int], ScoreMatrix] | None = None
         self._stages: dict[Path, Stage] = {}
-        if not (self.folder / "run.json").is_file():
+        if not (self.folder / "run.json").exists():
             if seeds := seed_folders(self.folder):
                 names = ", ".join(map(str, seeds))
                 raise InputError(f"{self.folder}: holds a run of each of several seeds; give one of {names}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr.config import identity
-from seekr.disk import Fault, read_json
+from seekr.disk import Fault, read_json, regular
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, nearest
 from seekr.runs.exchange import check_settled
@@ -40,13 +40,20 @@ def check_folder(run: Path) -> None:
 
 
 def check_no_links(run: Path) -> None:
-    """What a run writes lies in its folder: a received one may lead elsewhere. Raises InputError naming the link."""
+    """What a run writes lies in its folder: a received one may lead elsewhere, or hold what is no file.
+
+    Raises InputError naming it.
+    """
     places = [run / name for name in ("predictions", "stages", "working", "logs")]
     for path in (*places, *run.glob("predictions/*"), *run.glob("working/**/*")):
+        if path.name.startswith(".") and path.suffix == ".partial":
+            continue  # taken away before anything is written under this name
         if path.is_symlink():
             raise InputError(
                 f"{path}: is a link, and seekr would write where it leads; put the file or folder itself there"
             )
+        if path.exists() and not path.is_dir():
+            regular(path)
 
 
 def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) -> None:

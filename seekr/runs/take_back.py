@@ -6,14 +6,13 @@ What the weights learned of them stays learned. The manifests say that something
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import file_digest, is_encrypted, read_json, read_text, write_json, write_text
+from seekr.disk import clear_folder, file_digest, is_encrypted, read_json, read_text, write_json, write_text
 from seekr.errors import InputError, RunError, nearest
 from seekr.memory.removal import write_without
 from seekr.runs.exchange import Removed, exchange, place_for_rest
@@ -97,7 +96,7 @@ def _clear_leftovers(run: Path) -> None:
     """What a process that was killed had begun to write or to remove; no other one is at work."""
     for pattern in (".*.partial", "predictions/.*.partial", "stages/.*.partial", "stages/.*.removed"):
         for path in run.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            clear_folder(path)
 
 
 def copies(run: Run) -> tuple[list[Path], list[Path], list[Path]]:

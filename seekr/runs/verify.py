@@ -72,9 +72,14 @@ def quick_faults(folder: Path) -> Iterator[Fault]:
             yield from checkpoint_faults(checkpoint, hashed=False)
             if not is_marked(checkpoint):
                 yield Fault(checkpoint, "not written to its end; it is passed over")
-    if not (run.folder / "scores.json").is_file() and any((run.folder / "predictions").glob("*.jsonl")):
-        made = f"missing, though answers are there; `seekr evaluate {run.folder}` makes it"
-        yield Fault(run.folder / "scores.json", made)
+    yield from _lost_scores(run.folder)
+
+
+def _lost_scores(run: Path) -> Iterator[Fault]:
+    path = run / "scores.json"
+    if not path.is_file() and any((run / "predictions").glob("*.jsonl")):
+        state = "no file" if path.exists() else "missing"
+        yield Fault(path, f"{state}, though answers are there; `seekr evaluate {run}` makes it")
 
 
 def _record_faults(run: Run) -> Iterator[Fault]:
@@ -100,7 +105,8 @@ def _torn(run: Run) -> Iterator[Fault]:
 def _scores(run: Run) -> Iterator[str | Finding]:
     """What scores.json has that does not follow from the answers, or from its own matrix."""
     path = run.folder / "scores.json"
-    if not path.is_file():
+    if not path.exists():
+        yield from map(str, _lost_scores(run.folder))
         return
     try:
         matrix, content = run.scores, run.scores_json

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import TypedDict, override
 
-from seekr.disk import Fault, faults_of_files, flush, list_files, parse_json, sync, write_json
+from seekr.disk import Fault, faults_of_files, flush, list_files, parse_json, read_text, sync, write_json
 from seekr.distributed.processes import process_count, wait_for_all
 from seekr.errors import RunError
 
@@ -64,6 +64,8 @@ def checkpoint_faults(checkpoint: Path, *, hashed: bool) -> Iterable[Fault]:
     Versions of before listed no files.
     """
     if is_marked(checkpoint):
+        odd = (path for path in checkpoint.rglob("*") if path.exists() and not (path.is_file() or path.is_dir()))
+        yield from (Fault(path, "is no file") for path in odd)
         yield from faults_of_files(checkpoint, _marker(checkpoint).get("files", {}), hashed=hashed)
 
 
@@ -81,7 +83,7 @@ def is_marked(checkpoint: Path) -> bool:
 
 
 def _marker(checkpoint: Path) -> _Marker:
-    return _MARKER.validate_python(parse_json((checkpoint / MARKER).read_text(encoding="utf-8")))
+    return _MARKER.validate_python(parse_json(read_text(checkpoint / MARKER)))
 
 
 def check_processes(checkpoint: Path, processes: int) -> None:

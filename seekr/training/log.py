@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
+
+from seekr.disk import regular, sync
 
 
 class StepLog(TrainerCallback):
@@ -33,6 +34,8 @@ class StepLog(TrainerCallback):
     def truncate(self, step: int) -> None:
         """Keep the whole lines of steps up to `step`."""
         kept = 0
+        if self.path.exists():
+            regular(self.path)
         with self.path.open("ab+") as file:
             file.seek(0)
             for line in file:
@@ -53,8 +56,7 @@ class StepLog(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # A checkpoint that survives a power cut must find the lines of its steps.
         if state.is_world_process_zero and self.path.exists():
-            with self.path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(self.path)
 
 
 def _finite(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from seekr.data import Example, Task, read_rows
-from seekr.disk import PRIVATE, write_json
+from seekr.disk import PRIVATE, read_json, write_json
 from seekr.errors import InputError
 
 Rows = list[Any]
@@ -99,7 +99,7 @@ def hold_out(task: Task, amount: float | int) -> TuningRows:
 def check_files(rows: dict[str, TuningRows], folder: Path) -> None:
     """Raises InputError where `folder` holds other rows: scores on them would stand in one table with these."""
     for path, content in _files(rows, folder):
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != content:
+        if path.is_file() and read_json(path) != content:
             raise InputError(
                 f"{path}: the tuning there was on other rows (data or --holdout changed); give another --output-dir"
             )

@@ -153,7 +153,9 @@ def _tasks(run: Run, stages: Sequence[Stage]) -> list[dict[str, str]]:
     for stage in stages:
         about = read_whole(stage.folder / "stage.json", RELEARN)
         for name, identity in about["identity"]["tasks"].items():
-            said = [f"{about['rows'][name]['rows']} rows"] + [f"scored by {metrics[name]}"] * bool(metrics.get(name))
+            said = [f"{about['rows'][name]['rows']} rows"] + [f"scored by {metrics.get(name)}"] * bool(
+                metrics.get(name)
+            )
             said += ["a skill of the base, not trained"] * (not identity["learn"])
             found.append({"name": name, "about": ", ".join(said)})
     return found

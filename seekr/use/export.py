@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from seekr.disk import clear_folder, read_bytes
 from seekr.errors import InputError, RunError, said_by
 from seekr.methods import make_method
 from seekr.modeling.generation import only_asked
@@ -110,13 +111,13 @@ def _write(run: Run, weights: Path, form: Form, text: str, output: Path) -> list
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(partial_folder(output), ignore_errors=True)
+        clear_folder(partial_folder(output))
     return notes
 
 
 def _write_adapter_config(run: Run, weights: Path, folder: Path) -> list[str]:
     """Its base by a name that anyone may read, in place of a path of this machine."""
-    about = json.loads((weights / "adapter_config.json").read_text(encoding="utf-8"))
+    about = json.loads(read_bytes(weights / "adapter_config.json"))
     named = about["base_model_name_or_path"] = public_name(run.config.model)
     (folder / "adapter_config.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if named == run.config.model:

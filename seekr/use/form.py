@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from seekr.disk import read_bytes, regular
 from seekr.errors import InputError
 from seekr.methods import Method
 from seekr.methods.form import ModelForm
@@ -58,14 +59,14 @@ def form_of(weights: Path, method: Method, *, merge: bool) -> Form:
     odd += ["bias"] * (about.get("bias", "none") != "none")
     rank = max([int(about.get("r") or 0), *(about.get("rank_pattern") or {}).values()])
     readme = weights / "README.md"  # says how a base is loaded that asks for the loss
-    balanced = readme.is_file() and "output_router_logits=False" in readme.read_text(encoding="utf-8")
+    balanced = readme.is_file() and "output_router_logits=False" in read_bytes(readme).decode()
     return Form(PROMPTS if own else ADAPTER, chat, rank, ", ".join(odd), balanced)
 
 
 def _adapter(weights: Path) -> tuple[dict, set[str]]:
     try:
-        about = json.loads((weights / "adapter_config.json").read_text(encoding="utf-8"))
-        with safe_open(weights / "adapter_model.safetensors", framework="pt") as tensors:
+        about = json.loads(read_bytes(weights / "adapter_config.json"))
+        with safe_open(regular(weights / "adapter_model.safetensors"), framework="pt") as tensors:
             return dict(about), set(tensors.keys())
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise InputError(f"{weights}: the adapter cannot be read ({error}); restore the folder") from None
