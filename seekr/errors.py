@@ -1,10 +1,12 @@
-"""The two ways in which seekr gives up, and the hint about what was meant."""
+"""What seekr says: the two ways in which it gives up, hints about what was meant, and texts that steer no terminal."""
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rapidfuzz import fuzz, process, utils
 
@@ -14,6 +16,31 @@ if TYPE_CHECKING:
 
 _LONGEST = 580
 """Characters of a message: paths, names and what libraries say may be of any length."""
+
+
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys in place of showing it: control characters of ASCII and Latin-1 but line breaks and tabs, and
+marks that turn the direction of a text. Halves of characters cannot be written at all."""
+
+
+def visible(text: str) -> str:
+    """A text as a terminal may be given it: what would steer it is shown, as JSON writes it (`\\u001b`)."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def show_text(text: str = "", *, end: str = "\n", file: TextIO | None = None) -> None:
+    """A text on stdout, or in another `file`. Tables go by `seekr.progress.Terminal`."""
+    print(visible(text), end=end, file=file, flush=True)
+
+
+def say(text: str) -> None:
+    """A line on stderr that says who says it."""
+    show_text(f"seekr: {text}", file=sys.stderr)
+
+
+def hand_over(data: str) -> None:
+    """Data on stdout: as it is where a file or another program takes it."""
+    sys.stdout.write(visible(data) if sys.stdout.isatty() else data)
 
 
 class InputError(ValueError):
@@ -34,7 +61,8 @@ class RunError(RuntimeError):
 
 
 def one_line(message: str) -> str:
-    """A message without line breaks and control characters; of one that is too long the middle is left out."""
+    """A message without line breaks and what steers a terminal; of one that is too long the middle is left out."""
+    message = visible(message)
     if not message.isprintable():
         message = " ".join("".join(char if char.isprintable() else " " for char in message).split())
     if len(message) <= _LONGEST:

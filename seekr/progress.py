@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
+from rich import text as rich_text
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import Progress, ProgressColumn, Task
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
-from rich.text import Text
 
 from seekr.distributed.processes import is_main
+from seekr.errors import visible
 
 LINE_EVERY = 30.0  # seconds between plain lines
 WORTH_A_LINE = 10.0  # a part that took so many seconds leaves a line when it is done
@@ -46,7 +48,7 @@ def bar(label: str, total: int | None = None, *, done: int = 0, place: int | Non
     if sys.stderr.isatty():
         with _terminal.bar(part) as advance:
             yield advance
-    elif Console(stderr=True).is_jupyter:
+    elif Terminal(stderr=True).is_jupyter:
         with _notebook_bar(part) as advance:
             yield advance
     else:
@@ -206,7 +208,7 @@ def _notebook_bar(part: _Part) -> Iterator[Advance]:
     """tqdm's, which draws in the cell."""
     from tqdm.auto import tqdm
 
-    with tqdm(desc=part.name(), total=part.total, initial=part.done, leave=False) as shown:
+    with tqdm(desc=visible(part.name()), total=part.total, initial=part.done, leave=False) as shown:
 
         def advance(n: int = 1, **numbers: float) -> None:
             part.advance(n, numbers)
@@ -214,6 +216,24 @@ def _notebook_bar(part: _Part) -> Iterator[Advance]:
             shown.update(n)
 
         yield advance
+
+
+class Terminal(Console):
+    """A console on which nothing but rich itself colours and moves: what steers a terminal in a text is shown."""
+
+    def render_str(self, text: str, **more: Any) -> rich_text.Text:
+        return super().render_str(visible(text), **more)  # before it is measured
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
+
+
+class Text(rich_text.Text):
+    """One of rich's that is as wide as it is shown."""
+
+    def __init__(self, text: str = "", *more: Any, **named: Any) -> None:
+        super().__init__(visible(text), *more, **named)
 
 
 class _Terminal:
@@ -243,14 +263,14 @@ class _Terminal:
                 self._display = None
 
     def line(self, text: str) -> None:
-        console = self._display.console if self._display is not None else Console(stderr=True, soft_wrap=True)
+        console = self._display.console if self._display is not None else Terminal(stderr=True, soft_wrap=True)
         console.print(text, markup=False, highlight=False)
 
     @staticmethod
     def _new_display() -> Progress:
         return Progress(
             _Line(),
-            console=Console(stderr=True),
+            console=Terminal(stderr=True),
             transient=True,
             refresh_per_second=4,
             redirect_stdout=sys.stdout.isatty(),  # what is piped elsewhere must not end up on the terminal

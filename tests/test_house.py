@@ -156,3 +156,44 @@ def test_the_test_of_the_opener_sees_what_goes_past_it(tmp_path: Path, monkeypat
         assert opened(tmp_path / f"{number}.py") == [f"{number}.py: f"]
     (tmp_path / "no.py").write_text("def f(path):\n    path.open('xb'), read_text(path), load_file(regular(path))\n")
     assert not opened(tmp_path / "no.py")
+
+
+WRITERS = {
+    "print": "errors.py",
+    "sys.stdout.write": "errors.py",
+    "sys.stderr.write": "errors.py",
+    "Console": "progress.py",
+    "rich.print": "progress.py",
+    "rich.text": "progress.py",
+}
+"""What reaches a terminal → the file in which alone it is done: there nothing steers it."""
+
+
+def written(path: Path) -> list[str]:
+    """How a file writes to a terminal: calls, and what it imports to make texts of."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            found.append(ast.unparse(node.func))
+        if isinstance(node, ast.ImportFrom) and node.module == "rich.text":
+            found.append("rich.text")
+    return [name for name in found if name in WRITERS]
+
+
+def test_texts_reach_the_terminal_by_one_way():
+    """A name in a received run would clear the screen, or look like what it is not, by another way."""
+    others = [
+        f"{path.relative_to(HOUSE)}: {name}"
+        for path in modules().values()
+        for name in written(path)
+        if path.relative_to(HOUSE).as_posix() != WRITERS[name]
+    ]
+    assert not others, "\n".join(others)
+
+
+def test_the_test_of_the_terminal_sees_what_goes_past_it(tmp_path: Path):
+    for number, name in enumerate(WRITERS):
+        (tmp_path / f"{number}.py").write_text(
+            "from rich.text import Text\n" if name == "rich.text" else f"def f(text):\n    {name}(text)\n"
+        )
+        assert written(tmp_path / f"{number}.py") == [name]

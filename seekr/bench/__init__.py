@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import transformers
-from rich.console import Console
 from rich.table import Table
 
 from seekr.bench.bytes import bytes_rows
@@ -22,6 +21,7 @@ from seekr.bench.step import step_rows
 from seekr.bench.tables import HEADINGS, bench_cells
 from seekr.bench.task_step import task_step_rows
 from seekr.disk import write_json
+from seekr.progress import Terminal
 from seekr.report.terminal import FirstThatFits, plain_table
 
 Measure = Callable[[], list[dict[str, Any]]]
@@ -32,7 +32,7 @@ def run_bench(json_file: Path | None = None) -> dict[str, Any]:
 
     The file has every row as soon as it is known.
     """
-    console = Console()
+    console = Terminal()
     machine = describe_machine()
     where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
     console.print(f"machine: {where}; torch {machine['torch']}, transformers {machine['transformers']}")

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from seekr.builtin import TASKS, builtin_model, builtin_rows
 from seekr.builtin.tasks import Split
 from seekr.data import Task
 from seekr.disk import check_writable, read_json, write_json
 from seekr.errors import InputError
+from seekr.progress import Text
 from seekr.report import write_report
 from seekr.report.answer import answers
 from seekr.report.summary import summarize

@@ -11,6 +11,7 @@ from types import ModuleType
 
 from seekr import __version__
 from seekr.cli.output import give
+from seekr.errors import show_text
 
 _PACKAGES = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "huggingface-hub"),
@@ -28,7 +29,7 @@ def show_environment(arguments: argparse.Namespace) -> None:
 
     def show() -> None:
         for name, value in facts():
-            print(f"{name}: {value}", flush=True)
+            show_text(f"{name}: {value}")
 
     give(arguments.json, lambda: dict(facts()), show)
 

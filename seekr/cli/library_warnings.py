@@ -6,6 +6,9 @@ import logging
 import os
 import re
 import warnings
+from typing import Any
+
+from seekr.errors import visible
 
 _ADVICE = {
     "transformers.configuration_utils": "torch_dtype",
@@ -19,6 +22,8 @@ _ADVICE = {
 
 def leave_out_advice() -> None:
     """Sets what libraries print, before they are imported; what the environment says already holds."""
+    logging.setLogRecordFactory(_Record)
+    warnings.formatwarning = _formatted
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -26,6 +31,20 @@ def leave_out_advice() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name, advice in _ADVICE.items():
         logging.getLogger(name).addFilter(_Advice(advice))
+
+
+_plainly = warnings.formatwarning
+
+
+def _formatted(*said: Any, **more: Any) -> str:
+    return visible(_plainly(*said, **more))
+
+
+class _Record(logging.LogRecord):
+    """What a library says, with names of files and tasks in it."""
+
+    def getMessage(self) -> str:
+        return visible(super().getMessage())
 
 
 class _Advice(logging.Filter):

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from seekr.cli.output import CHECK_FAILED, DONE, give
-from seekr.errors import InputError
+from seekr.errors import InputError, show_text
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -62,9 +62,9 @@ def report(arguments: argparse.Namespace) -> None:
     from seekr.report.figures import check_figures
 
     check_figures(arguments.figures)
-    print(f"written: {write_report(arguments.runs, arguments.output)}")
+    show_text(f"written: {write_report(arguments.runs, arguments.output)}")
     for path in write_figures(arguments.runs, arguments.figures) if arguments.figures else ():
-        print(f"written: {path}, and as .pdf and .png")
+        show_text(f"written: {path}, and as .pdf and .png")
 
 
 def heads(arguments: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from seekr.cli.library_warnings import leave_out_advice
 from seekr.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT
 from seekr.cli.parser import make_parser, parse
 from seekr.distributed.processes import disconnect
-from seekr.errors import InputError, RunError, one_line
+from seekr.errors import InputError, RunError, one_line, say, show_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,12 +96,12 @@ def _name_faults(folders: Sequence[Path]) -> None:
             continue  # the command itself says so
         for run in found:
             for fault in quick_faults(run):
-                print(f"seekr: {one_line(str(fault))}", file=sys.stderr)
+                say(one_line(str(fault)))
 
 
 def _give_up(message: str, status: int, *, silently: bool = False) -> int:
     if not silently:
-        print(f"seekr: error: {' '.join(message.split())}", file=sys.stderr)
+        say(f"error: {' '.join(message.split())}")
     return status
 
 
@@ -115,7 +115,7 @@ def _reported_by_another(error: InputError | RunError) -> bool:
 def _launch_config(arguments: argparse.Namespace) -> None:
     from seekr.config.launch import launch_file
 
-    print(launch_file(arguments.name))
+    show_text(str(launch_file(arguments.name)))
 
 
 def _bench(arguments: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ import json
 import sys
 
 from seekr.cli.output import give
+from seekr.errors import say, show_text
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -22,7 +23,7 @@ def export(arguments: argparse.Namespace) -> None:
         dry_run=arguments.dry_run,
     )
     if arguments.dry_run:
-        print(found.card, end="")
+        show_text(found.card, end="")
         return
     print_fact("written", str(arguments.output))
     for note in found.notes:
@@ -43,14 +44,13 @@ def chat(arguments: argparse.Namespace) -> None:
         converse(talk, piped())
         return
     how = "a conversation" if talk.chat else "no chat template: each line is completed by itself"
-    print(f"{how}; {RESET} begins again, Ctrl-C stops an answer, Ctrl-D leaves", file=sys.stderr)
+    show_text(f"{how}; {RESET} begins again, Ctrl-C stops an answer, Ctrl-D leaves", file=sys.stderr)
     converse(talk, typed())
 
 
 def score(arguments: argparse.Namespace) -> None:
-    from rich.text import Text
-
     from seekr.disk import check_writable, write_atomically
+    from seekr.progress import Text
     from seekr.report.summary import decimal
     from seekr.report.tables import print_table
     from seekr.use.score import score
@@ -59,7 +59,7 @@ def score(arguments: argparse.Namespace) -> None:
     check_writable(arguments.output, "--output")
     found = score(arguments.run, arguments.task, arguments.stage)
     for warning in found.warnings:
-        print(f"seekr: task {found.task}: {warning}", file=sys.stderr)
+        say(f"task {found.task}: {warning}")
 
     def show() -> None:
         error = "" if found.error is None else f" ± {decimal(found.error)} (standard error)"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 from seekr.distributed.processes import is_main
-from seekr.errors import InputError
+from seekr.errors import InputError, say
 
 SECONDS = 10.0
 
@@ -50,4 +49,4 @@ def _unreachable() -> str | None:
 @cache
 def _say_cache_is_used(why: str) -> None:
     if is_main():
-        print(f"seekr: {why}; what is in the cache is used (HF_HUB_OFFLINE=1)", file=sys.stderr)
+        say(f"{why}; what is in the cache is used (HF_HUB_OFFLINE=1)")

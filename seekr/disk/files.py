@@ -73,8 +73,8 @@ def clear_folder(place: Path) -> None:
     """The same of the name that a folder has until it is whole, or while it is removed: a folder there is seekr's."""
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)
-    else:
-        place.unlink(missing_ok=True)
+    elif os.path.lexists(place):
+        place.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import chain
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from transformers import GenerationConfig
 
 from seekr.data.token_rows import TokenizedRow
 from seekr.distributed.processes import is_main, spread
+from seekr.errors import say
 from seekr.memory.reader import KeptSample
 from seekr.methods.base import Objective, TaskContext
 from seekr.methods.derpp import LogitRehearsal, LogitReplay
@@ -101,7 +101,7 @@ class Lfpt5(LogitRehearsal):
                 advance(len(found))
         if len(kept) < max(wanted, 1) and is_main():
             why = "were usable" if context.learn else "are drawn of a skill: the base model never learned to"
-            print(f"seekr: task {context.task}: {len(kept)} of {wanted} pseudo-samples {why}", file=sys.stderr)
+            say(f"task {context.task}: {len(kept)} of {wanted} pseudo-samples {why}")
         return kept
 
 

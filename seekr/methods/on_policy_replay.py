@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from seekr.data.token_rows import IGNORED, TokenizedRow
 from seekr.distributed.processes import is_main
+from seekr.errors import say
 from seekr.memory.reader import KeptSample
 from seekr.memory.writer import MemoryWriter
 from seekr.methods.base import TaskContext
@@ -74,7 +74,7 @@ class OnPolicyReplay(Seekr):
         if context.metric == LIKELIHOOD:
             if is_main():
                 why = "metric likelihood can tell of no own answer whether it is correct"
-                print(f"seekr: task {context.task}: the answers of the data are replayed: {why}", file=sys.stderr)
+                say(f"task {context.task}: the answers of the data are replayed: {why}")
             return {}
         prompts = {place: prompt_of(context.samples[place]) for place in places}
         room = context.max_length - context.max_new_tokens

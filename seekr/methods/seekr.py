@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -30,7 +29,7 @@ from seekr.data.token_rows import TokenizedRow
 from seekr.disk import regular
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import in_step, is_main, own_share, summed
-from seekr.errors import InputError
+from seekr.errors import InputError, say
 from seekr.memory.reader import Memory
 from seekr.methods.base import Objective, TaskContext, batch_of
 from seekr.methods.costs import MEASURED_TOGETHER
@@ -105,7 +104,7 @@ class Seekr(Derpp):
         drifts = [drift_of(*one) for one in kept]
         advice = [weight_advice(self.attention_weight, mean_known(drifts[:count])) for count in range(len(kept) + 1)]
         if advice[-1] and not any(advice[:-1]) and is_main():
-            print(f"seekr: task {context.task}: {advice[-1]}", file=sys.stderr)
+            say(f"task {context.task}: {advice[-1]}")
         if self.attention_weight:
             dtype = next(context.model.parameters()).dtype
             if torch.is_autocast_enabled(context.device.type):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.text import Text
-
 from seekr.distributed.processes import process_count
 from seekr.planning.disk import disk
 from seekr.planning.rows import StageRows, plan_steps
+from seekr.progress import Text
 from seekr.report.blocks import Blocks
 from seekr.report.tables import print_fact, print_table
 from seekr.report.terminal import plain_table, readable_bytes

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from seekr.planning.live import WEIGHTS
 from seekr.planning.moments import Kept
 from seekr.planning.paper import OPTIMIZER
 from seekr.planning.plan import Phase, Plan, optimizer_name
 from seekr.planning.rows import Shape, StageSteps
+from seekr.progress import Text
 from seekr.report.terminal import plain_table, readable_bytes
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
+from seekr.progress import Text
 from seekr.report.folding import LINES, few
 from seekr.report.forgotten import FORGOTTEN, HELD, NOISE, NOTHING, PARTLY, SLIPPED, Change
 from seekr.report.summary import decimal

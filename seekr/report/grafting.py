@@ -8,8 +8,8 @@ from statistics import fmean
 
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
+from seekr.progress import Text
 from seekr.report.summary import decimal
 from seekr.report.terminal import FirstThatFits, plain_table
 from seekr.runs.grafted import ALL, RANDOM, SELECTED, Grafted

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from rich.console import Console
-from rich.text import Text
+from rich.console import Console, RenderableType
 
 from seekr.data.showing import Kind, ShownRow, ShownText
+from seekr.progress import Text
 
 _STYLES: dict[Kind, str] = {
     "prompt": "",
@@ -50,13 +50,13 @@ def print_row(row: ShownRow, out: Console) -> None:
         wrapped(Text.assemble((f"{name}: ", "bold"), value))
 
 
-def _legend(text: ShownText, *, plain: bool) -> Text:
+def _legend(text: ShownText, *, plain: bool) -> RenderableType:
     kinds = [kind for kind in _WORDS if any(piece.kind == kind for piece in text.pieces)]
     names = [_mark(_WORDS[kind], kind) if plain else Text(_WORDS[kind], _STYLES[kind]) for kind in kinds]
     return Text("  ").join(names)
 
 
-def _written(text: ShownText, *, plain: bool) -> Text:
+def _written(text: ShownText, *, plain: bool) -> RenderableType:
     whole = Text()
     for piece in text.pieces:
         # A line break that is learned, or left out, is to be seen.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.table import Table
-from rich.text import Text
 
+from seekr.progress import Text
 from seekr.report.blocks import Blocks
 from seekr.report.comparison import HEADINGS, Comparison, Row
 from seekr.report.folding import stretches

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from seekr.attention.weight import weight_advice
 from seekr.data.checking import FolderCheck
 from seekr.disk import STDOUT, check_writable, write_atomically
+from seekr.errors import hand_over, show_text
+from seekr.progress import Terminal, Text
 from seekr.report.answer import answers
 from seekr.report.as_json import kept_of_tasks, replayed, stages_with_heads
 from seekr.report.blocks import Blocks
@@ -32,7 +33,7 @@ from seekr.runs.run import Run
 
 def console() -> Console:
     """Our texts are no markup, and lines of them are not broken where someone reads them by a script."""
-    return Console(highlight=False, markup=False, soft_wrap=True)
+    return Terminal(highlight=False, markup=False, soft_wrap=True)
 
 
 def print_table(table: RenderableType) -> None:
@@ -101,13 +102,13 @@ def print_comparison(comparison: Comparison, **files: Path | None) -> None:
         check_writable(path, f"--{name}")
     for path, text in texts:
         if path == STDOUT:
-            sys.stdout.write(text)
+            hand_over(text)
         else:
             write_atomically(path, text)
     if not piped:
         print_table(comparison_table(comparison))
     for note in comparison.notes:
-        print(f"note: {note}", file=sys.stderr if piped else sys.stdout)
+        show_text(f"note: {note}", file=sys.stderr if piped else sys.stdout)
 
 
 def print_heads(run: Run) -> None:

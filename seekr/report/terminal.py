@@ -10,8 +10,8 @@ from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
+from seekr.progress import Text
 from seekr.report.blocks import Blocks
 from seekr.report.folding import LINES, part, telling
 from seekr.report.summary import MEASURES, SPREAD, best, decimal, summarize
@@ -236,7 +236,7 @@ class _HeadGrid:
             "dim italic",
         )
 
-    def _block(self, first: int, last: int, margin: int, cell: int) -> Text:
+    def _block(self, first: int, last: int, margin: int, cell: int) -> RenderableType:
         largest = float(np.nanmax(self.importance, initial=0.0))
         lines = [
             Text(" " * margin + "".join(str(head).ljust(2 * cell) for head in range(first, last, 2)).rstrip(), "dim")

@@ -7,14 +7,13 @@ place what is not yet. So a repeat never counts rows anew, and needs neither the
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from seekr.disk import PRIVATE, clear_folder, flush, read_json, sync, write_json
-from seekr.errors import InputError
+from seekr.errors import InputError, say
 from seekr.runs.lock import locked
 
 _MARKER, _LEFT = ".removing.json", ".removing"
@@ -80,7 +79,7 @@ def settle(run: Path) -> Removed | None:
         return None
     with locked(run):
         removed = _read(run / _MARKER)
-        _finish(run, removed, lambda it: print(f"seekr: {run}: {_FINISHED}; {it}", file=sys.stderr))
+        _finish(run, removed, lambda it: say(f"{run}: {_FINISHED}; {it}"))
     return removed
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,7 +16,7 @@ from seekr.data.task_data import PlannedStage
 from seekr.disk import clear_folder, read_bytes, read_json, sync, write_atomically, write_json
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, of_main, process_count, wait_for_all
-from seekr.errors import InputError, RunError
+from seekr.errors import InputError, RunError, say
 from seekr.modeling.loading import one_kind_of_bar
 from seekr.progress import all_tasks
 from seekr.runs.exchange import check_settled, settle
@@ -94,27 +93,23 @@ def warn(spec: RunSpec) -> None:
     """Says on stderr what happened to the rows of tasks that are still to be learned: cut, empty, shared out again."""
     micro_batches = spec.arguments.gradient_accumulation_steps
     if micro_batches != int(spec.config.training.get("gradient_accumulation_steps", 1)):
-        print(
-            f"seekr: a step keeps its {spec.step_rows} rows: on {process_count()} processes "
-            f"gradient_accumulation_steps is {micro_batches}",
-            file=sys.stderr,
+        say(
+            f"a step keeps its {spec.step_rows} rows: on {process_count()} processes "
+            f"gradient_accumulation_steps is {micro_batches}"
         )
     if len(spec.finished) < len(spec.stages) and (old := unverified(spec.finished)):
-        print(
-            f"seekr: {', '.join(old)}: of a version that kept no hashes of files; unverified",
-            file=sys.stderr,
-        )
+        say(f"{', '.join(old)}: of a version that kept no hashes of files; unverified")
     for folder in spec.redone:
-        print(f"seekr: {folder} and its scores are removed, to be learned again (--redo)", file=sys.stderr)
+        say(f"{folder} and its scores are removed, to be learned again (--redo)")
     for note in spec.notes if len(spec.finished) < len(spec.stages) else ():
-        print(f"seekr: {note}", file=sys.stderr)
+        say(note)
     for stage in spec.stages[len(spec.finished) :]:
         for data in stage.data:
             for warning in data.warnings():
-                print(f"seekr: task {data.task.name}: {warning}", file=sys.stderr)
+                say(f"task {data.task.name}: {warning}")
     if spec.general is not None and len(spec.finished) < len(spec.stages):
         for warning in (*spec.general.warnings(), *trained_rows(spec.general, spec.tasks)):
-            print(f"seekr: general: {warning}", file=sys.stderr)
+            say(f"general: {warning}")
 
 
 def sizes_of(spec: RunSpec) -> list[float]:
@@ -151,7 +146,7 @@ def start(spec: RunSpec, stack: ExitStack) -> None:
             home = spec.finished[0].parents[1]
             record = read_json(home / "run.json")
             for fault in check_whole(spec.finished, spec.stages, record, hashed=spec.verify):
-                print(f"seekr: {fault}; no later task needs it", file=sys.stderr)
+                say(f"{fault}; no later task needs it")
         begin(spec)
 
 

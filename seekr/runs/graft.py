@@ -6,7 +6,6 @@ What maps bring back of a skill is in how the tokens attend to each other; what 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from seekr.attention.graft import Graft, check_graft
 from seekr.distributed.processes import process_count
-from seekr.errors import InputError, RunError, nearest
+from seekr.errors import InputError, RunError, nearest, say
 from seekr.evaluation.checks import answering_dtype
 from seekr.modeling.loading import load_config_of, one_kind_of_bar
 from seekr.progress import bar
@@ -260,4 +259,4 @@ def _askable(spec: RunSpec, question: Question, *, named: bool) -> bool:
 
 def _tell(why: str, names: Sequence[str]) -> None:
     if names:
-        print(f"seekr: not grafted: {', '.join(names)}: {why}", file=sys.stderr)
+        say(f"not grafted: {', '.join(names)}: {why}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from seekr.disk import file_digest, parse_json, read_text
 from seekr.distributed.processes import is_main
-from seekr.errors import InputError
+from seekr.errors import InputError, say
 from seekr.scoring import ScoreMatrix
 from seekr.scoring.cells import BASE, cell_name
 
@@ -42,7 +41,7 @@ class KeptScores:
             if is_main():
                 aside = path.with_name("scores.json.damaged")
                 path.replace(aside)
-                say(f"{path} is damaged and was moved to {aside.name}; scores are made again from the answers")
+                say_once(f"{path} is damaged and was moved to {aside.name}; scores are made again from the answers")
             return cls()
 
     def scores(self, tasks: list[str], metrics: Mapping[int, str]) -> dict[Cell, float]:
@@ -60,7 +59,7 @@ class KeptScores:
         return scored is not None and path.is_file() and file_digest(path) != scored
 
 
-def say(text: str) -> None:
+def say_once(text: str) -> None:
     """A line on stderr, by one process."""
     if is_main():
-        print(f"seekr: {text}", file=sys.stderr)
+        say(text)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from seekr.disk import read_bytes, regular
-from seekr.errors import InputError, RunError
+from seekr.errors import InputError, RunError, say
 
 FILE = ".lock"
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
@@ -67,7 +67,7 @@ def keep_lock(run: Path) -> None:
             "meanwhile: the file was deleted, or this file system does not tell machines of each other's locks; this "
             "process stops, and the same command goes on once the other one has ended"
         ) from None
-    print(f"seekr: {path} was deleted while this process is at work, and is there again", file=sys.stderr)
+    say(f"{path} was deleted while this process is at work, and is there again")
     os.close(_HELD[home])
     _HELD[home] = taken
 
@@ -106,7 +106,7 @@ def _lock(descriptor: int, path: Path) -> None:
         if error.errno not in _NO_LOCKS:
             raise
         said = f"this file system has no locks ({error.strerror}); see to it that no second process works here"
-        print(f"seekr: {path}: {said}", file=sys.stderr)
+        say(f"{path}: {said}")
 
 
 def _own_words() -> str:

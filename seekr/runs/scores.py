@@ -16,7 +16,7 @@ from seekr.distributed.processes import is_main
 from seekr.modeling.generation import Generated, answer_text
 from seekr.progress import bar
 from seekr.runs.folder import finished_stages, has_weights, stage_folder
-from seekr.runs.kept_scores import KeptScores, say
+from seekr.runs.kept_scores import KeptScores, say_once
 from seekr.runs.standing import check_weights
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood, row_scores
 from seekr.scoring.cells import BASE, GENERAL, cell_name
@@ -60,7 +60,7 @@ class ScoreBook:
                 self._read(row, column, known.get((row, column)))
         self._unwritten = True  # what was read may be other than what scores.json says
         if lost := [cell_name(*cell) for cell in self.stale if self._source(cell[0]) is None]:
-            say(
+            say_once(
                 f"predictions: {', '.join(lost)} (row-column): the answers that were scored are gone, and so are the "
                 "weights; their scores stay"
             )
@@ -145,7 +145,7 @@ class ScoreBook:
         cell, path, data = (row, column), self._path(row, column), self.columns[column]
         changed = known is not None and self._before.are_others(cell, path)
         if changed:
-            say(f"{path}: not the answers that were scored; somebody has changed the file")
+            say_once(f"{path}: not the answers that were scored; somebody has changed the file")
         else:
             self._read_answers(row, column)
         score = self.scores.get(cell)
@@ -155,7 +155,7 @@ class ScoreBook:
                 return  # of another guard
             self.stale[cell] = known
         elif known is not None and score is not None and abs(known - score) > _SAME:
-            say(f"{path}: these answers score {score:.2f}, and scores.json had {known:.2f} for them; it is mended")
+            say_once(f"{path}: these answers score {score:.2f}, and scores.json had {known:.2f} for them; it is mended")
 
     def _read_answers(self, row: int, column: int) -> None:
         path, data = self._path(row, column), self.columns[column]
@@ -187,7 +187,7 @@ class ScoreBook:
             self.live.score(name, self.scores[row, column], row)
         if column == GENERAL:
             before = "" if row == BASE else f"{self.scores[BASE, GENERAL]:.1f} → "
-            say(f"general ability {before}{self.scores[row, column]:.1f} {self._after(row)}")
+            say_once(f"general ability {before}{self.scores[row, column]:.1f} {self._after(row)}")
 
     def _keep_score(self, row: int, column: int, found: list[Found]) -> None:
         self.stale.pop((row, column), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -14,7 +13,7 @@ from seekr.data.clock import clock_of, now
 from seekr.disk import read_json
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, of_main
-from seekr.errors import InputError, RunError
+from seekr.errors import InputError, RunError, say
 from seekr.runs.execute import run_request, settle_runs
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.run import Run, seed_folders
@@ -45,7 +44,7 @@ def run_seeds(requests: Sequence[Request]) -> list[Run]:
     for number, request in enumerate(requests, start=1):
         seed, folder = request.config.seed, request.config.output_dir
         if is_main():
-            print(f"seekr: seed {seed}, {number} of {len(requests)}: {folder}", file=sys.stderr)
+            say(f"seed {seed}, {number} of {len(requests)}: {folder}")
         try:
             runs.append(run_request(replace(request, began=began)))
         except RunError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,7 @@ from seekr.data.task_data import PlannedStage
 from seekr.disk import read_json, write_json
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, wait_for_all
-from seekr.errors import RunError
+from seekr.errors import RunError, say
 from seekr.methods import TaskContext
 from seekr.methods.base import batch_of
 from seekr.modeling.inputs import model_inputs
@@ -193,10 +192,9 @@ def claim(working: Path, spec: RunSpec, stage: PlannedStage) -> None:
         if (checkpoint := newest_complete_checkpoint(working)) is not None:
             of = f"is of another configuration ({difference_in_words(there, here)})"
             of = of if there else f"is of nobody knows what: {path} is missing or damaged"
-            print(
-                f"seekr: task {stage.name}: its checkpoint of step {checkpoint_step(checkpoint)} {of}; it is deleted, "
-                "and the task is learned from its beginning",
-                file=sys.stderr,
+            say(
+                f"task {stage.name}: its checkpoint of step {checkpoint_step(checkpoint)} {of}; it is deleted, "
+                "and the task is learned from its beginning"
             )
         shutil.rmtree(working)
     write_json(path, here)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NotRequired
@@ -17,7 +16,7 @@ from typing_extensions import TypedDict, override
 
 from seekr.disk import Fault, faults_of_files, flush, list_files, parse_json, read_text, sync, write_json
 from seekr.distributed.processes import process_count, wait_for_all
-from seekr.errors import RunError
+from seekr.errors import RunError, say
 
 MARKER = "complete.json"
 
@@ -54,7 +53,7 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
             fault = next(iter(checkpoint_faults(checkpoint, hashed=True)), None)
         if fault is None:
             return checkpoint
-        print(f"seekr: {fault}; this checkpoint is passed over", file=sys.stderr)
+        say(f"{fault}; this checkpoint is passed over")
     return None
 
 

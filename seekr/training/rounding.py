@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerState, TrainingArguments
+
+from seekr.errors import say
 
 STEPS = 10  # that are looked at
 REPORTED_FROM = 0.25  # of the weights
@@ -59,11 +60,10 @@ class RoundingWatch(TrainerCallback):
         self._before, self._asked = [], []
         if self.share >= REPORTED_FROM and state.is_world_process_zero:
             name = str(next(_halves(model)).dtype).removeprefix("torch.")
-            print(
-                f"seekr: task {self.task}: {self.share:.0%} of the weights did not move in the first {self._steps} "
+            say(
+                f"task {self.task}: {self.share:.0%} of the weights did not move in the first {self._steps} "
                 f"steps: changes at a learning rate of {args.learning_rate:g} round away in {name}; set dtype: float32 "
-                "and training.bf16: true (mixed precision), or train an adapter (lora)",
-                file=sys.stderr,
+                "and training.bf16: true (mixed precision), or train an adapter (lora)"
             )
 
 

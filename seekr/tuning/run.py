@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,7 +11,7 @@ from typing import Any
 from seekr.config.schema import Config, make_tasks
 from seekr.disk import write_json
 from seekr.distributed.processes import is_main, process_count, wait_for_all
-from seekr.errors import InputError, RunError
+from seekr.errors import InputError, RunError, say
 from seekr.planning.dry_run import print_plan
 from seekr.report.comparison import Row
 from seekr.report.tables import console
@@ -86,7 +85,7 @@ def tune(
     results: list[Result] = []
     for number, candidate in enumerate(candidates, start=1):
         if is_main():
-            print(f"seekr: candidate {number} of {len(candidates)}: {candidate.folder.name}", file=sys.stderr)
+            say(f"candidate {number} of {len(candidates)}: {candidate.folder.name}")
         results.append((candidate.settings, learn_candidate(candidate, began)))
         if is_main():
             write_json(folder / "table.json", describe(results, holdout))

@@ -17,7 +17,7 @@ from seekr.data import Chat, encode_prompts
 from seekr.data.example import Example, parse_row
 from seekr.data.reading import chat_of
 from seekr.data.task import with_template_kwargs
-from seekr.errors import InputError
+from seekr.errors import InputError, say, show_text
 from seekr.evaluation.checks import answering_dtype
 from seekr.modeling.generation import answering_settings, only_asked
 from seekr.modeling.loading import load_tokenizer, one_kind_of_bar
@@ -64,7 +64,7 @@ class Talk:
         turns = [*self.messages, {"role": "user", "content": text}]
         (asked,) = encode_prompts([self._example(turns)], self.tokenizer, self.length, self.max_new_tokens)
         if asked.cut:
-            print(f"seekr: of what came before only the end fits into {self.length} tokens", file=sys.stderr)
+            say(f"of what came before only the end fits into {self.length} tokens")
         ids = torch.as_tensor(asked.ids, dtype=torch.long, device=self.model.device)[None]
         settings = answering_settings(self.model.generation_config, self.tokenizer, max_new_tokens=self.max_new_tokens)
         shown = _Shown(self.tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -92,7 +92,7 @@ class _Shown(TextStreamer):
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self.text += text
-        super().on_finalized_text(text, stream_end=stream_end)
+        show_text(text, end="\n" if stream_end else "")
 
 
 def open_talk(
@@ -144,10 +144,10 @@ def typed() -> Iterator[str]:
         try:
             yield input("> ")
         except EOFError:
-            print()
+            show_text()
             return
         except KeyboardInterrupt:
-            print(f"\n({RESET} begins again, Ctrl-D leaves)")
+            show_text(f"\n({RESET} begins again, Ctrl-D leaves)")
 
 
 def piped() -> Iterator[str]:

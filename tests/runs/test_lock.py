@@ -137,5 +137,5 @@ def test_a_lock_that_is_another_name_of_a_file_is_not_written_to(tmp_path: Path)
 
 def test_what_cannot_be_locked_ends_in_a_line(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(InputError, match="cannot be written to"):
+    with pytest.raises(InputError, match="is a folder, where a file should be"):
         locked(tmp_path).__enter__()
