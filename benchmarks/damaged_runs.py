@@ -9,7 +9,7 @@ given for the copy, `learn` last. What is seen is compared with the same command
     named       it is done, and the file is named
     same        nothing is said, and nothing is other than it was: output, weights, memory and scores
     SILENT      something is other than it was, and nothing is said
-    TRACEBACK   an exception that is no message
+    TRACEBACK   an exception that is no message, or a command that was not done after a minute
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -33,7 +35,16 @@ from seekr.cli.main import main as seekr
 from seekr.disk import write_json
 from seekr.training.interruption import Interruption
 
+MINUTE = 60
 LOOKS = ("status", "check", "heads", "memory", "compare", "report", "verify", "evaluate")
+
+
+class Waits(BaseException):
+    """A command waits for something that does not come."""
+
+
+def end(*_: Any) -> None:
+    raise Waits
 
 
 def flip(path: Path) -> None:
@@ -60,6 +71,7 @@ FAULTS: dict[str, Callable[[Path], Any]] = {
     "one bit": flip,
     "gone": Path.unlink,
     "directory": lambda path: replaced(path, Path.mkdir),
+    "FIFO": lambda path: replaced(path, os.mkfifo),
     "dangling link": lambda path: replaced(path, lambda it: it.symlink_to("nowhere")),
     "other file": other,
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
@@ -72,6 +84,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="the rows")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True)
+    signal.signal(signal.SIGALRM, end)
     run = make_run(arguments.folder)
     whole = outcomes(run, arguments.folder)
     found: dict[str, dict[str, dict[str, str]]] = {}
@@ -148,10 +161,12 @@ def called(words: list[str], run: Path) -> dict[str, Any]:
     out, err = io.StringIO(), io.StringIO()
     status: int | str
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        signal.alarm(MINUTE)
         try:
             status = seekr(words)
-        except Exception as error:
+        except (Exception, Waits) as error:
             status = f"{type(error).__name__}: {error}"
+        signal.alarm(0)
     said = [text.getvalue().replace(str(run.parent), "") for text in (out, err)]
     return {"status": status, "out": said[0], "err": said[1], "left": left(run)}
 

@@ -20,7 +20,7 @@ from seekr.attention.rows import MapRows
 from seekr.attention.stored import decode
 from seekr.attention.tap import Geometry
 from seekr.data.token_rows import IGNORED
-from seekr.disk import file_digest
+from seekr.disk import file_digest, regular
 from seekr.disk.tensors import Tensors
 from seekr.errors import InputError
 from seekr.memory.about import check_owner, read_about
@@ -140,10 +140,11 @@ class Memory:
         digests = {"samples.safetensors": about["samples_sha256"]}
         digests |= {shard["file"]: shard["sha256"] for shard in about["shards"]}
         for name, digest in digests.items():
-            if not (folder / name).is_file():
+            if not (folder / name).exists():
                 raise InputError(
                     f"{folder / name}: missing; the memory is incomplete, restore it or learn the task again"
                 )
+            regular(folder / name)
             if verify and file_digest(folder / name) != digest:
                 raise InputError(
                     f"{folder / name}: checksum differs; the file is damaged, restore it or learn the task again"

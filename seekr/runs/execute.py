@@ -188,7 +188,7 @@ def copy_run(source: Path, run: Path) -> None:
         shutil.copytree(answers, partial)
         partial.rename(run / "predictions")
     for name in ("scores.json", GENERAL_TASKS):
-        if (source / name).is_file() and not (run / name).is_file():
+        if (source / name).exists() and not (run / name).exists():
             write_atomically(run / name, read_bytes(source / name))
     stages, partial = finished_stages(source), run / ".stages.partial"
     clear_folder(partial)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import signal
 import socket
@@ -123,11 +124,11 @@ def kinds(run: Path) -> list[str]:
 
 def give(command: str, run: Path) -> str:
     """What a command says of a run, in a time that is no waiting and without a traceback."""
-    places = {"RUN": run, "OUT": run.parent / "out", "OUT.html": run.parent / "page.html"}
-    words = [str(places.get(word, word)) for word in command.replace("CONFIG", str(run.parent / "config.json")).split()]
+    for name, place in {"RUN": run, "OUT": run.parent / "out", "CONFIG": run.parent / "config.json"}.items():
+        command = re.sub(rf"\b{name}\b", str(place), command)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), no_waiting():
-        status = main(words)
+        status = main(command.split())
     assert status in (0, 1, 2, 3), command
     assert status in (0, 3) or "seekr: error: " in err.getvalue(), command
     return out.getvalue() + err.getvalue()
@@ -190,7 +191,8 @@ def test_no_command_that_works_waits_or_trips(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))
-    for source, command in [*((stopped, command) for command in WORKS), (finished.folder, "graft RUN --task a")]:
+    of_finished = ("graft RUN --task a", "learn --from RUN --task c=DATA/c --output-dir OUT")
+    for source, command in [(stopped, one) for one in WORKS] + [(finished.folder, one) for one in of_finished]:
         for name in kinds(source):
             if manifests or not name.endswith(MANIFEST):
                 run = copied(source, tmp_path / "one", manifests=manifests)
