@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from seekr.config.schema import Config
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, process_count
-from seekr.errors import InputError, RunError
+from seekr.errors import InputError, RunError, say
 from seekr.methods import find_method
 from seekr.runs.execute import run_request
 from seekr.runs.prepare import Request, RunSpec, prepare
@@ -105,7 +104,7 @@ def run_sweep(entries: Sequence[Entry]) -> list[str]:
     failed = []
     for number, entry in enumerate(entries, start=1):
         if is_main():
-            print(f"seekr: method {number} of {len(entries)}: {entry}", file=sys.stderr)
+            say(f"method {number} of {len(entries)}: {entry}")
         requests = [replace(request, began=began) for request in entry.requests]
         try:
             run_seeds(requests) if entry.in_seeds else run_request(requests[0])
@@ -113,5 +112,5 @@ def run_sweep(entries: Sequence[Entry]) -> list[str]:
             if process_count() > 1:
                 raise RunError(f"method {entry.method}: {error}") from None
             failed.append(entry.method)
-            print(f"seekr: method {entry.method} failed: {error}", file=sys.stderr)
+            say(f"method {entry.method} failed: {error}")
     return failed
