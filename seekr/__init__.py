@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seekr import methods as methods
-    from seekr.attention import attention_distillation_loss as attention_distillation_loss
-    from seekr.attention import measure_change as measure_change
-    from seekr.attention import measure_sensitivity as measure_sensitivity
+    from seekr.attention.change import measure_change as measure_change
+    from seekr.attention.distillation import attention_distillation_loss as attention_distillation_loss
     from seekr.attention.heads import select_heads as select_heads
+    from seekr.attention.sensitivity import measure_sensitivity as measure_sensitivity
     from seekr.config.schema import load_config as load_config
     from seekr.data import Task as Task
     from seekr.errors import InputError as InputError
@@ -34,14 +34,14 @@ _HOMES = {
     "Run": "seekr.runs.run",
     "RunError": "seekr.errors",
     "Task": "seekr.data",
-    "attention_distillation_loss": "seekr.attention",
+    "attention_distillation_loss": "seekr.attention.distillation",
     "compare": "seekr.report.comparison",
     "evaluate": "seekr.runs.learn",
     "learn": "seekr.runs.learn",
     "load_config": "seekr.config.schema",
     "logit_distillation_loss": "seekr.modeling.losses",
-    "measure_change": "seekr.attention",
-    "measure_sensitivity": "seekr.attention",
+    "measure_change": "seekr.attention.change",
+    "measure_sensitivity": "seekr.attention.sensitivity",
     "plan": "seekr.planning.plan",
     "select_heads": "seekr.attention.heads",
     "trace_metrics": "seekr.scoring",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from seekr.runs.prepare import RunSpec
 
 _SAME = 1e-6
+_SECONDS = 10.0
+"""Between two writings of all scores, while a row of the matrix is filled."""
 Found = str | RowLikelihood
 """Of a test row: the answer that was generated, or how likely the right one is."""
 
@@ -58,6 +62,7 @@ class ScoreBook:
         for row, column in product(range(BASE, finished), self.columns):
             if (row, column) in known or cell_name(row, column) in answered:
                 self._read(row, column, known.get((row, column)))
+        self._written = -math.inf
         self._unwritten = True  # what was read may be other than what scores.json says
         if lost := [cell_name(*cell) for cell in self.stale if self._source(cell[0]) is None]:
             say_once(
@@ -77,7 +82,7 @@ class ScoreBook:
         return [cell for cell in cells if cell[0] in there]
 
     def fill(self, cells: list[tuple[int, int]]) -> None:
-        """Generates and scores cells, row by row; each is on the disk as soon as it is scored."""
+        """Generates and scores cells, row by row; answers are on the disk at once, scores soon after."""
         for row in sorted({row for row, _ in cells}):
             columns = [column for r, column in cells if r == row]
             columns = [column for column in columns if not self._copy_from_same_model(row, column)]
@@ -98,6 +103,7 @@ class ScoreBook:
         with answering(self.spec, weights, engine=engine) as answer:
             for column in columns:
                 self._score(answer, row, column)
+        self.write()
 
     def matrix(self) -> ScoreMatrix:
         """Everything scored so far."""
@@ -120,7 +126,7 @@ class ScoreBook:
 
     def write(self) -> None:
         """scores.json, at once."""
-        self._unwritten = False
+        self._unwritten, self._written = False, time.monotonic()
         if is_main():
             answers = {name: digest for name, digest in self._before.answers.items() if self._stays(name)}
             paths = {cell_name(*cell): self._path(*cell) for cell in sorted(self.scores)}
@@ -181,7 +187,9 @@ class ScoreBook:
             self._path(row, column).parent.mkdir(PRIVATE, exist_ok=True)
             write_text(self._path(row, column), text, encrypted=self.spec.config.encrypt)
         self._keep_score(row, column, found_in(lines, data))
-        self.write()
+        self._unwritten = True
+        if time.monotonic() - self._written > _SECONDS or cell_name(row, column) in self._before.answers:
+            self.write()  # else a start that finds these answers scores them; it has all cells, and is many
         if self.live is not None:
             name = "general ability" if column == GENERAL else f"score/{data.task.name}"
             self.live.score(name, self.scores[row, column], row)

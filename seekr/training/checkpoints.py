@@ -1,4 +1,4 @@
-"""Checkpoints inside a task: written in place by the Trainer, made whole by a marker that comes last."""
+"""Checkpoints inside a task, as they lie on the disk: whole by a marker that comes last; read without torch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import NotRequired
 
-from peft import PeftModel
 from pydantic import ConfigDict, TypeAdapter, with_config
-from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from typing_extensions import TypedDict, override
+from typing_extensions import TypedDict
 
-from seekr.disk import Fault, faults_of_files, flush, list_files, parse_json, read_text, sync, write_json
-from seekr.distributed.processes import process_count, wait_for_all
+from seekr.disk import Fault, faults_of_files, parse_json, read_text
 from seekr.errors import RunError, say
 
 MARKER = "complete.json"
@@ -95,52 +91,6 @@ def check_processes(checkpoint: Path, processes: int) -> None:
         )
 
 
-def load_trained_adapter(model: nn.Module, checkpoint: Path) -> None:
-    """Loads the adapter that is trained, where others lie next to it in folders of their own.
-
-    transformers 5.17 loads those alone, so that a resumed task would begin again without a word.
-    """
-    if isinstance(model, PeftModel) and any(checkpoint.glob("*/adapter_model.safetensors")):
-        model.load_adapter(str(checkpoint), "default", is_trainable=True)
-
-
-class CheckpointKeeper(TrainerCallback):
-    """Marks each checkpoint complete once it lies on the disk, and keeps the newest `limit` (None = all).
-
-    The Trainer's own rotation would delete the last complete checkpoint before the new one is marked.
-    """
-
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
-
-    @override
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        # What lies beyond the step that training goes on from would be taken for its future later on.
-        if state.is_world_process_zero:
-            for checkpoint in checkpoints_of(Path(str(args.output_dir))):
-                if not is_complete(checkpoint) or checkpoint_step(checkpoint) > state.global_step:
-                    _remove(checkpoint)
-
-    @override
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        wait_for_all()  # every process has written its part
-        if not state.is_world_process_zero:
-            return
-        folder = Path(str(args.output_dir))
-        checkpoint = folder / f"checkpoint-{state.global_step}"
-        if not checkpoint.is_dir():
-            return
-        flush(checkpoint)
-        files = list_files(checkpoint)
-        write_json(checkpoint / MARKER, {"step": state.global_step, "processes": process_count(), "files": files})
-        sync(folder)
-        if self.limit is not None:
-            for old in checkpoints_of(folder)[: -self.limit]:
-                _remove(old)
-
-
 def checkpoints_of(folder: Path) -> list[Path]:
     """The checkpoints in the working folder of a task, torn ones too, by their steps."""
     found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and re.fullmatch(r"\d+", path.name[11:])]
@@ -152,6 +102,7 @@ def checkpoint_step(checkpoint: Path) -> int:
     return int(checkpoint.name[11:])
 
 
-def _remove(checkpoint: Path) -> None:
-    (checkpoint / MARKER).unlink(missing_ok=True)  # first, so that a half deleted checkpoint counts as torn
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Removes it; killed in between, it counts as torn."""
+    (checkpoint / MARKER).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)

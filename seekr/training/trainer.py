@@ -33,14 +33,9 @@ from seekr.modeling.balancing import Balancer, Experts, experts_of
 from seekr.modeling.batches import MicroBatch, StepKind
 from seekr.modeling.packing import layout_planner
 from seekr.training.bar import TrainingBar
-from seekr.training.checkpoints import (
-    CheckpointKeeper,
-    check_processes,
-    is_complete,
-    load_trained_adapter,
-    newest_whole_checkpoint,
-)
+from seekr.training.checkpoints import check_processes, is_complete, newest_whole_checkpoint
 from seekr.training.gradient_share import gradient_shares
+from seekr.training.keeper import CheckpointKeeper, load_trained_adapter
 from seekr.training.log import StepLog
 from seekr.training.order import StepPlan, task_seed
 from seekr.training.own_arguments import own_arguments

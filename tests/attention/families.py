@@ -10,7 +10,9 @@ import torch
 import transformers
 from torch import nn
 
-from seekr.attention import attention_distillation_loss, measure_change, measure_sensitivity
+from seekr.attention.change import measure_change
+from seekr.attention.distillation import attention_distillation_loss
+from seekr.attention.sensitivity import measure_sensitivity
 from seekr.attention.support import check_attention
 from seekr.errors import InputError
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seekr.attention import Tap, attention_distillation_loss
-from seekr.attention.distillation import weighted_attention_divergence
+from seekr.attention.distillation import attention_distillation_loss, weighted_attention_divergence
 from seekr.attention.rows import MapRows, QueryKeyRows
+from seekr.attention.tap import Tap
 from seekr.errors import InputError
 from seekr.modeling.inputs import model_inputs, sample_spans
 

@@ -9,9 +9,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from seekr.attention import Tap, attention_distillation_loss, measure_change, measure_sensitivity
+from seekr.attention.change import measure_change
+from seekr.attention.distillation import attention_distillation_loss
 from seekr.attention.rows import QueryKeyRows
-from seekr.attention.tap import AttentionCall, Geometry, layers_and_heads
+from seekr.attention.sensitivity import measure_sensitivity
+from seekr.attention.tap import AttentionCall, Geometry, Tap, layers_and_heads
 from seekr.errors import InputError
 from seekr.modeling.inputs import model_inputs, sample_spans
 

@@ -356,6 +356,16 @@ def test_help_imports_nothing_heavy() -> None:
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("command", ["status", "check", "verify", "compare", "report"])
+def test_looking_at_a_run_imports_no_torch(command: str, finished: Run, tmp_path: Path) -> None:
+    """It took four seconds where the answer takes a tenth of one."""
+    words = [command, str(finished.folder), *(["--output", str(tmp_path / "page.html")] if command == "report" else [])]
+    code = "import sys; from seekr.cli.main import main; main(%r); print([m for m in %r if m in sys.modules])"
+    heavy = ["torch", "transformers", "peft", "datasets"]
+    result = subprocess.run([sys.executable, "-c", code % (words, heavy)], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["working/*/checkpoint-*/complete.json", "stages/00-a", "predictions/0-0.jsonl"])
 def test_killed_and_resumed_is_never_stopped(config: Config, tmp_path: Path, where: str) -> None:

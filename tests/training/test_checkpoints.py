@@ -8,7 +8,7 @@ import attention_definitions as by_definition
 import torch
 from peft import LoraConfig, get_peft_model
 
-from seekr.training.checkpoints import load_trained_adapter
+from seekr.training.keeper import load_trained_adapter
 
 
 def test_the_trained_adapter_is_loaded_where_another_lies_beside_it(tmp_path: Path) -> None:

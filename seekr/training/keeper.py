@@ -1,0 +1,61 @@
+"""Checkpoints inside a task are written in place by the Trainer; a marker that comes last makes each whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
+
+from seekr.disk import flush, list_files, sync, write_json
+from seekr.distributed.processes import process_count, wait_for_all
+from seekr.training.checkpoints import MARKER, checkpoint_step, checkpoints_of, is_complete, remove_checkpoint
+
+
+class CheckpointKeeper(TrainerCallback):
+    """Marks each checkpoint complete once it lies on the disk, and keeps the newest `limit` (None = all).
+
+    The Trainer's own rotation would delete the last complete checkpoint before the new one is marked.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+
+    @override
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # What lies beyond the step that training goes on from would be taken for its future later on.
+        if state.is_world_process_zero:
+            for checkpoint in checkpoints_of(Path(str(args.output_dir))):
+                if not is_complete(checkpoint) or checkpoint_step(checkpoint) > state.global_step:
+                    remove_checkpoint(checkpoint)
+
+    @override
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        wait_for_all()  # every process has written its part
+        if not state.is_world_process_zero:
+            return
+        folder = Path(str(args.output_dir))
+        checkpoint = folder / f"checkpoint-{state.global_step}"
+        if not checkpoint.is_dir():
+            return
+        flush(checkpoint)
+        files = list_files(checkpoint)
+        write_json(checkpoint / MARKER, {"step": state.global_step, "processes": process_count(), "files": files})
+        sync(folder)
+        if self.limit is not None:
+            for old in checkpoints_of(folder)[: -self.limit]:
+                remove_checkpoint(old)
+
+
+def load_trained_adapter(model: nn.Module, checkpoint: Path) -> None:
+    """Loads the adapter that is trained, where others lie next to it in folders of their own.
+
+    transformers 5.17 loads those alone, so that a resumed task would begin again without a word.
+    """
+    if isinstance(model, PeftModel) and any(checkpoint.glob("*/adapter_model.safetensors")):
+        model.load_adapter(str(checkpoint), "default", is_trainable=True)
