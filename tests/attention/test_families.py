@@ -15,8 +15,9 @@ from families import EXACT, LENGTHS, REFUSED, Family, errors, refusal
 from torch import Tensor, nn
 from transformers.integrations import sdpa_attention
 
-from seekr.attention import Tap, attention_distillation_loss
+from seekr.attention.distillation import attention_distillation_loss
 from seekr.attention.support import check_attention
+from seekr.attention.tap import Tap
 from seekr.errors import InputError
 from seekr.modeling.batches import MicroBatch
 from seekr.modeling.flat_tensors import FlatTensors

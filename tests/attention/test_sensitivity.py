@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from seekr.attention import Tap, attention_distillation_loss, change, measure_change, measure_sensitivity, sensitivity
+from seekr.attention import change, sensitivity
+from seekr.attention.change import measure_change
+from seekr.attention.distillation import attention_distillation_loss
 from seekr.attention.divergence import SampleTeacher, attention_divergence
 from seekr.attention.rows import QueryKeyRows
-from seekr.attention.sensitivity import normalize_layers, squared_norm, unnormalized_sensitivity
-from seekr.attention.tap import Geometry
+from seekr.attention.sensitivity import measure_sensitivity, normalize_layers, squared_norm, unnormalized_sensitivity
+from seekr.attention.tap import Geometry, Tap
 from seekr.errors import InputError
 from seekr.modeling.inputs import model_inputs
 

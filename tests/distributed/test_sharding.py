@@ -23,8 +23,8 @@ from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.models.llama import modeling_llama
 from two_processes import results_of
 
-from seekr.attention import measure_change
 from seekr.attention.backend import attention_divergence
+from seekr.attention.change import measure_change
 from seekr.attention.divergence import SampleTeacher
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import unnormalized_sensitivity

@@ -14,8 +14,8 @@ from torch import nn
 from toy_tasks import toy_samples
 from transformers import PreTrainedTokenizerFast
 
-from seekr.attention import Tap
 from seekr.attention.rows import QueryKeyRows
+from seekr.attention.tap import Tap
 from seekr.disk import tensors as tensor_files
 from seekr.errors import InputError
 from seekr.memory import writer as memory_file

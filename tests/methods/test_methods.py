@@ -20,7 +20,7 @@ from toy_tasks import context, learn_stages, replay_batch, toy_samples
 
 import seekr.methods
 from seekr import measure_change, measure_sensitivity, select_heads
-from seekr.attention import attention_distillation_loss
+from seekr.attention.distillation import attention_distillation_loss
 from seekr.attention.heads import head_importance, resolve_budgets
 from seekr.errors import InputError
 from seekr.methods import METHODS, Derpp, Method, Objective, Replay, Seekr, Sequential, make_method

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toy_tasks import context, task_batch, toy_samples
 from transfers import Crossings, Moves, Waits
 
-from seekr.attention import attention_distillation_loss
+from seekr.attention.distillation import attention_distillation_loss
 from seekr.attention.stored import FORMS
 from seekr.memory.reader import Memory
 from seekr.methods import Lwf, Objective, Sequential, make_method
