@@ -60,9 +60,18 @@ class RunError(RuntimeError):
         super().__init__(one_line(str(message)))
 
 
+SECRETS = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|AKIA[A-Z0-9]{16}"
+    r"|glpat-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})\b"
+    r"|(?<=://)[^/\s:@]+(?::[^/\s@]+)?(?=@)|(?<=[?&])(?:token|key|sig|signature|access_token|api_key)=[^&\s]{8,}"
+)
+"""Tokens of Hugging Face, OpenAI, GitHub, AWS, GitLab and Slack, of JSON Web Tokens; who is named in an address."""
+
+
 def one_line(message: str) -> str:
-    """A message without line breaks and what steers a terminal; of one that is too long the middle is left out."""
-    message = visible(message)
+    """A message without line breaks, what steers a terminal, and secrets; of one that is too long the middle is left
+    out."""
+    message = SECRETS.sub("(…)", visible(message))
     if not message.isprintable():
         message = " ".join("".join(char if char.isprintable() else " " for char in message).split())
     if len(message) <= _LONGEST:

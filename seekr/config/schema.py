@@ -167,19 +167,19 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         raise InputError(f"{override!r}: an override reads key=value, such as training.learning_rate=1e-4")
     top = set(Config.model_fields)
     if parts[0] not in top:
-        raise InputError(f"{override[:80]!r}: unknown key {parts[0][:60]!r}; {meant(parts[0], top)}")
+        raise InputError(f"{key[:80]!r}: unknown key {parts[0][:60]!r}; {meant(parts[0], top)}")
     place: Any = raw
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
         if isinstance(place, list):
             if not part.isdigit() or int(part) >= len(place):
                 count = len(place)
-                raise InputError(f"{override!r}: {'.'.join(parts[:depth])} is a list of {count}, counted from 0")
+                raise InputError(f"{key!r}: {'.'.join(parts[:depth])} is a list of {count}, counted from 0")
             index: Any = int(part)
         elif isinstance(place, dict):
             index = part
         else:
-            raise InputError(f"{override!r}: {'.'.join(parts[:depth])} holds no keys")
+            raise InputError(f"{key!r}: {'.'.join(parts[:depth])} holds no keys")
         if last:
             if parts == ["method", "name"]:
                 place = raw["method"] = drop_keys_of_other_method(place, value)

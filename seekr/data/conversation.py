@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from seekr.data.example import Example
 from seekr.data.messages import Message, turn_text
-from seekr.disk import user_path
+from seekr.disk import read_bytes, user_path
 from seekr.errors import InputError
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def read_template(path: str | Path) -> str:
     """The text of a chat template's file. Raises InputError."""
     file = user_path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_bytes(file).decode()
     except FileNotFoundError:
         raise InputError(f"chat_template: {file}: no such file; give the file of a Jinja template") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from seekr.errors import InputError
 
+LARGEST = 1 << 31
+"""Bytes of a text, most of them answers to test rows, that are taken into memory at once."""
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
@@ -39,8 +42,10 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What is in a file. Raises OddFile where it is none, OSError where it cannot be read."""
+    """What is in a file. Raises OddFile where it is none, or too large to be one, OSError where it cannot be read."""
     with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > LARGEST:
+            raise OddFile(f"{path}: has {size} bytes, and no text that is read here is that large; look what it is")
         return file.read()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seekr.disk import read_bytes, regular
+from seekr.disk import parse_json, read_bytes, regular
 from seekr.errors import InputError, said_by
 
 if TYPE_CHECKING:
@@ -30,10 +31,18 @@ _WRAPPERS = {
 
 
 def check_files(folder: str | Path) -> None:
-    """Raises InputError where whoever loads what is in a folder would wait for a FIFO; hub names have no folder."""
+    """Raises InputError where whoever loads what is in a folder would wait for a FIFO, or leave the folder; hub names
+    have none."""
     for path in sorted(Path(folder).glob("*")):
         if path.exists() and not path.is_dir():
             regular(path)
+    for index in Path(folder).glob("*.index.json"):
+        try:
+            names = set(parse_json(read_bytes(index).decode())["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # whoever loads it says so
+        if away := [name for name in names if Path(str(name)).name != name]:
+            raise InputError(f"{index}: {away[0]!r} is outside of the folder; weights lie next to their index")
 
 
 def check_is_model(model: str) -> None:
@@ -190,3 +199,17 @@ def check_loss_scale(model: nn.Module) -> None:
             "dtype: float16 cannot be with training.fp16, whose loss scale needs float32 weights to train; set dtype: "
             "float32, or train an adapter (lora)"
         )
+
+
+def check_kernels(config: PretrainedConfig, model: str) -> None:
+    """No code of the hub attends, or computes experts, because a model's config.json asks for it. Raises InputError."""
+    from transformers import PretrainedConfig
+
+    for part in (config, *(part for part in vars(config).values() if isinstance(part, PretrainedConfig))):
+        for name, value in vars(part).items():
+            key = name.strip("_").removesuffix("_internal")
+            if key.endswith("_implementation") and not re.fullmatch(r"[\w|]*", str(value or "")):
+                raise InputError(
+                    f"model: the config.json of {model!r} asks for {key} {value!r}, code of the hub; seekr runs none "
+                    "that comes with a model; remove the key there"
+                )

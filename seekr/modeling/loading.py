@@ -19,6 +19,7 @@ from seekr.modeling.checks import (
     check_files,
     check_generation_settings,
     check_is_model,
+    check_kernels,
     check_no_adapter,
     check_weights,
 )
@@ -43,24 +44,30 @@ def _read_config(model: str) -> PretrainedConfig:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(model, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # configurations of all families, and clients of the hub, raise all kinds
         _check_code(model, error)
         if "does not appear to have a file named" in str(error):  # the hub was reached
             check_no_adapter(model)
         raise InputError(f"model: {model!r} is no model folder and no model of the hub: {said_by(error)}") from None
+    check_kernels(config, model)
+    return config
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer that lies next to a model. Raises InputError."""
+    check_files(model)
     from transformers import AutoTokenizer
 
-    check_files(model)
     try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except Exception as error:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        tokenizer.model_max_length = int(tokenizer.model_max_length)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
         _check_code(model, error)
         raise InputError(f"model: {model!r} has no tokenizer that can be loaded: {said_by(error)}") from None
+    return tokenizer
 
 
 def load_model(base: str, adapter: Path | None = None, *, dtype: str, trainable: bool = False) -> Any:
@@ -145,26 +152,17 @@ def _drop_what_cannot_be_saved(model: Any) -> None:
 
 
 def _with_saved_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     check_files(adapter)
-    if getattr(_peft_config(adapter), "megatron_config", None):
-        raise InputError(f"{adapter}: its adapter_config.json names a module that peft would run (megatron_core)")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")  # they would be random numbers
         try:
+            if getattr(PeftConfig.from_pretrained(str(adapter)), "megatron_config", None):
+                raise InputError("its adapter_config.json names a module that peft would run (megatron_core)")
             return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
         except Exception as error:
             raise InputError(f"{adapter}: the adapter cannot be loaded: {said_by(error)}; restore the folder") from None
-
-
-def _peft_config(adapter: Path) -> Any:
-    from peft import PeftConfig
-
-    try:
-        return PeftConfig.from_pretrained(str(adapter))
-    except Exception as error:
-        raise InputError(f"{adapter}: the adapter cannot be loaded: {said_by(error)}; restore the folder") from None
 
 
 def _check_code(model: str, error: BaseException) -> None:
@@ -258,7 +256,9 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
 
 def _write_how_to_load(folder: Path, *, balanced: bool) -> None:
     """Adds to the README.md of an adapter how it is loaded to answer as it was scored; `balanced`: its base is."""
-    about = _peft_config(folder)
+    from peft import PeftConfig
+
+    about = PeftConfig.from_pretrained(str(folder))
     more = ", output_router_logits=False" if balanced else ""
     load = f"AutoModelForCausalLM.from_pretrained({{}}, generation_config=settings{more})"
     lines = ["from transformers import AutoModelForCausalLM, GenerationConfig", ""]

@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from seekr.attention.weight import weight_advice
+from seekr.config.secrets import without_secrets
 from seekr.report import charts
 from seekr.report.estimate import Estimate, scored
 from seekr.report.examples import TaskExamples, choose_examples
@@ -80,7 +81,7 @@ def run_view(run: Run, label: str, number: int) -> RunView:
         share=share,
         advice=weight_advice(run.record["config"]["method"].get("attention_weight"), run.attention_drift),
         share_legend=tuple(curve.name for curve in shares),
-        settings=tuple((key, _plain(value)) for key, value in flatten(run.record).items()),
+        settings=tuple((key, _plain(value)) for key, value in flatten(without_secrets(run.record)).items()),
         examples=tuple(choose_examples(run)),
     )
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from seekr.config.identity import without_seed
+from seekr.config.secrets import without_secrets
 from seekr.runs.run import Run
 from seekr.scoring.uncertainty import half_interval
 
@@ -168,7 +169,7 @@ def _spread(values: Iterable[float | None]) -> Spread | None:
 
 def _identity(run: Run) -> dict[str, Any]:
     """What is the same in runs of one method: all but the seed; `settings` are those that a label may tell."""
-    shared = without_seed(run.record)
+    shared = without_seed(without_secrets(run.record))
     tasks = shared.pop("tasks")
     return {"method": run.method, "tasks": list(tasks.items()), "settings": flatten(shared)}
 

@@ -87,7 +87,7 @@ def _read(marker: Path) -> Removed:
     content = read_json(marker)
     try:
         return Removed([str(row) for row in content["rows"]], int(content["answers"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise InputError(f"{marker}: not what a removal writes; bring the run back from a copy") from None
 
 

@@ -6,6 +6,7 @@ What the weights learned of them stays learned. The manifests say that something
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -49,7 +50,7 @@ def kept_rows(run: Run) -> list[KeptRow]:
 
 def matching(run: Run, text: str) -> list[KeptRow]:
     """The kept rows that hold a text, in any case of its letters."""
-    return [row for row in kept_rows(run) if text.casefold() in row.text.casefold()]
+    return [row for row in kept_rows(run) if _plain(text) in _plain(row.text)]
 
 
 def named(run: Run, name: str) -> KeptRow:
@@ -140,7 +141,12 @@ def _holds(line: str, text: str) -> bool:
         texts = list(_texts(json.loads(line))) if line.strip() else []
     except ValueError:  # torn
         texts = [line]
-    return any(text.casefold() in one.casefold() for one in texts)
+    return any(_plain(text) in _plain(one) for one in texts)
+
+
+def _plain(text: str) -> str:
+    """What two texts have in common that read alike: letters of any case and form (NFKC), any white space."""
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from seekr.config.secrets import secrets_of
 from seekr.data.finished import read_predictions
 from seekr.disk import Fault, file_digest
 from seekr.errors import InputError, RunError
@@ -83,7 +84,10 @@ def _lost_scores(run: Path) -> Iterator[Fault]:
 
 
 def _record_faults(run: Run) -> Iterator[Fault]:
-    return record_faults(run.record, run.folder / "run.json")
+    path = run.folder / "run.json"
+    yield from record_faults(run.record, path)
+    for what in secrets_of(run.record.get("config")):
+        yield Fault(path, f"{what}; remove it there, and have it made anew: it may have been seen")
 
 
 def _mend(fault: Fault, stages: list[Path]) -> str:

@@ -48,7 +48,8 @@ def stopping_politely() -> Iterator[Interruption]:
     # Only the main thread may set handlers; elsewhere (a notebook's worker) signals do what they always did.
     here = threading.current_thread() is threading.main_thread()
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    old = {number: signal.signal(number, ask) for number in numbers} if here else {}
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+    old = {number: signal.signal(number, ask) for number in heard} if here else {}
     try:
         yield interruption
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from seekr import Run
 from seekr.cli.main import main
 from seekr.errors import InputError
 from seekr.methods import Sequential
+from seekr.modeling.loading import load_config_of, load_tokenizer
 
 MODULE = """
 from pathlib import Path
@@ -154,3 +156,61 @@ def test_adapter_that_names_a_module_is_not_loaded(
     assert main(["score", str(run), "--task", f"b={data_folder / 'b'}"]) == 2
     assert "megatron_core" in capsys.readouterr().err
     assert not (tmp_path / "code_of_others.ran").exists()
+
+
+def test_token_in_a_received_record_is_named_and_on_no_page(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A version of before took hub_token, wrote it into run.json, and the page showed it."""
+    token = "hf_" + "aB3" * 10
+    received(run, "training.hub_token", token)
+    received(run, "training.run_name", f"of {token}")
+    page = tmp_path / "page.html"
+    for command in (["report", str(run), "--output", str(page)], ["status", str(run)], ["verify", str(run)]):
+        assert main(command) in (0, 3)
+        said = capsys.readouterr()
+        assert token not in said.out + said.err
+        assert "training.hub_token is a token" in " ".join((said.out + said.err).split())
+    assert token not in page.read_text()
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_model_that_asks_for_code_of_the_hub_is_refused(
+    key: str, tiny_model_folder: Path, tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers would fetch and run a kernel of this name."""
+    model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {key: "kernels-community/flash-attn2@branch"}))
+    (tmp_path / "c.json").write_text(
+        json.dumps({"model": "model", "tasks": [{"name": "a", "train": str(data_folder / "a")}], "output_dir": "r"})
+    )
+    assert main(["learn", str(tmp_path / "c.json"), "--dry-run"]) == 2
+    assert "code of the hub; seekr runs none that comes with a model" in capsys.readouterr().err
+
+
+def test_weights_lie_next_to_their_index(tiny_model_folder: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    (model / "model.safetensors").rename(tmp_path / "moved.safetensors")
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "../moved.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="outside of the folder"):
+        load_config_of(str(model))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("tokenizer_config.json", "model_max_length", "x"),
+        ("tokenizer.json", "pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated",
+                                             "invert": False}),
+    ],
+)  # fmt: skip
+def test_tokenizer_that_breaks_its_library_is_one_line(
+    file: str, key: str, value: object, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    content = json.loads((model / file).read_text())
+    (model / file).write_text(json.dumps(content | {key: value}))
+    with contextlib.suppress(InputError):
+        load_tokenizer(str(model))("aaaa b")

@@ -19,6 +19,7 @@ from seekr.runs import folder as folders
 from seekr.runs import take_back as taking
 from seekr.runs.execute import run_request
 from seekr.runs.extend import extend
+from seekr.runs.take_back import _holds, _plain
 from seekr.runs.verify import verify
 
 
@@ -236,3 +237,13 @@ def test_where_no_second_name_can_be_made_files_are_copied(
     assert not (copied / "stages/00-a/memory/samples.safetensors").samefile(
         run / "stages/00-a/memory/samples.safetensors"
     )
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked"), [("From: Jane\nDoe", "Jane Doe"), ("e\u0301milie", "émilie"), ("ＡＢ", "ab")]
+)
+def test_text_is_found_as_it_reads(kept: str, asked: str) -> None:
+    """White space and forms of letters differ between what is shown and what is kept."""
+    assert _plain(asked) in _plain(f"x {kept} y")
+    assert _holds(json.dumps({"prompt": f"x {kept} y"}), asked)
+    assert not _holds(json.dumps({"prompt": kept}), "Janet")
