@@ -29,7 +29,8 @@ def check_secrets(raw: Any, where: str) -> None:
 
 def secrets_of(settings: Any) -> Iterator[str]:
     """The keys that are a secret by their name, their value, or the environment's own secrets, and why."""
-    own = [value for name, value in os.environ.items() if _KEYS.search(name) and len(value) >= _SHORT]
+    named = [value for name, value in os.environ.items() if _KEYS.search(name) and len(value) >= _SHORT]
+    own = [value for value in named if not os.path.lexists(value)]  # $PWD, and files that hold a secret
     for key, value in _scalars(settings, ""):
         shown = SECRETS.sub("(…)", key)
         if _is_secret(key, value):

@@ -77,6 +77,9 @@ def test_secret_of_the_environment_is_none_of_the_settings(monkeypatch: pytest.M
     monkeypatch.setenv("WANDB_API_KEY", "correct-horse")
     with pytest.raises(InputError, match=r"training\.run_name holds what the environment has as a secret"):
         check_secrets({"training": {"run_name": "mine correct-horse"}}, "run.yaml")
+    monkeypatch.setenv("PWD", str(Path.cwd()))
+    monkeypatch.setenv("DB_PASSWORD", str(Path.cwd()))
+    check_secrets({"model": str(Path.cwd() / "model")}, "run.yaml")
     monkeypatch.setenv("WANDB_API_KEY", "mine")  # too short to be told from words
     check_secrets({"training": {"run_name": "mine"}}, "run.yaml")
 
