@@ -92,6 +92,8 @@ def main() -> None:
         for fault, damage in FAULTS.items():
             seen = outcomes(run, arguments.folder, lambda copy, d=damage, f=file: d(copy / f))
             judgements = {command: judged(seen[command], whole[command], file) for command in seen}
+            if judgements["learn"] == "same" and seen["learn"]["left"] != whole["learn"]["left"]:
+                judgements["learn"] = "SILENT"
             for command, outcome in judgements.items():
                 if outcome.isupper():
                     print(file, fault, command, outcome, seen[command], file=sys.stderr)
@@ -111,7 +113,7 @@ def kinds_of_files(run: Path) -> list[Path]:
         for file in files
         if (file.parts[:2] != ("stages", "00-sort") or file.name in older)
         and (file.parts[0] != "predictions" or file.name == "1-0.jsonl")
-        and (file.parts[0] != "working" or run / file.parent == checkpoint or file.name == "task.json")
+        and (file.parts[0] != "working" or run / file.parent == checkpoint or file.name in ("task.json", "log.jsonl"))
     )
 
 
@@ -172,8 +174,9 @@ def called(words: list[str], run: Path) -> dict[str, Any]:
 
 
 def left(run: Path) -> str:
-    """A hash of the weights, memory and scores of a run."""
+    """A hash of the weights, memory, logs and scores of a run."""
     paths = [*run.glob("stages/*/model/*.safetensors"), *run.glob("stages/*/memory/*"), run / "scores.json"]
+    paths += run.glob("stages/*/log.jsonl")
     contents = [(str(path.relative_to(run)), path.read_bytes()) for path in sorted(paths) if path.is_file()]
     return hashlib.sha256(repr(contents).encode()).hexdigest()
 

@@ -17,6 +17,7 @@ from seekr.disk.files import (
     read_json,
     sync,
     user_path,
+    with_own_hash,
     write_atomically,
     write_json,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "regular",
     "sync",
     "user_path",
+    "with_own_hash",
     "write_atomically",
     "write_json",
     "write_text",

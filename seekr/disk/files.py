@@ -157,6 +157,13 @@ def file_digest(path: Path) -> str:
     return _DIGESTS[known]
 
 
+def with_own_hash(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a JSON file that says by its key `sha256` what all else of it was."""
+    content = {key: value for key, value in content.items() if key != "sha256"}
+    as_read = json.loads(json.dumps(content))  # keys that are numbers are texts then, and sort as such
+    return content | {"sha256": hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()}
+
+
 def list_files(folder: Path) -> Listing:
     """Every file below a folder, several read at a time."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())

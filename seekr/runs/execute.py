@@ -13,7 +13,7 @@ import torch
 
 from seekr.data.clock import now
 from seekr.data.task_data import PlannedStage
-from seekr.disk import clear_folder, read_bytes, read_json, sync, write_atomically, write_json
+from seekr.disk import clear_folder, read_bytes, read_json, sync, with_own_hash, write_atomically, write_json
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, of_main, process_count, wait_for_all
 from seekr.errors import InputError, RunError, say
@@ -36,7 +36,7 @@ from seekr.runs.grafted import FILE as GRAFTED
 from seekr.runs.guard import trained_rows
 from seekr.runs.live import live_log
 from seekr.runs.lock import locked
-from seekr.runs.manifest import unverified, with_own_hash
+from seekr.runs.manifest import unverified
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_run, versions
 from seekr.runs.run import Run

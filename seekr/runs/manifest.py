@@ -11,7 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import Fault, faults_of_files, file_digest, list_files, parse_json, read_text, write_json
+from seekr.disk import (
+    Fault,
+    faults_of_files,
+    file_digest,
+    list_files,
+    parse_json,
+    read_text,
+    with_own_hash,
+    write_json,
+)
 from seekr.errors import InputError
 from seekr.runs.folder import has_weights
 
@@ -149,13 +158,6 @@ def _chain_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator
     if about["previous"] != link_of(stages[:-1], record):
         before = stages[-2].name if len(stages) > 1 else "the beginning of this run"
         yield Fault(stage, f"not learned after {before} as it is here; one was changed, swapped or is of another run")
-
-
-def with_own_hash(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a JSON file that says by its key `sha256` what all else of it was."""
-    content = {key: value for key, value in content.items() if key != "sha256"}
-    as_read = json.loads(json.dumps(content))  # keys that are numbers are texts then, and sort as such
-    return content | {"sha256": hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()}
 
 
 def record_faults(record: Mapping[str, Any], path: Path) -> Iterator[Fault]:

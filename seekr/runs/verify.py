@@ -17,7 +17,13 @@ from seekr.runs.run import Run
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
 from seekr.scoring.cells import BASE, GENERAL, cell_name
 from seekr.scoring.extra import check_packages
-from seekr.training.checkpoints import checkpoint_faults, checkpoints_of, is_marked
+from seekr.training.checkpoints import (
+    checkpoint_faults,
+    checkpoints_of,
+    is_marked,
+    log_fault,
+    newest_complete_checkpoint,
+)
 
 _SAME = 1e-6
 
@@ -50,7 +56,10 @@ def verify(run: Run) -> list[Finding]:
                 False,
             )
         )
-    found += [Finding(str(it), "it is passed over, and the one before it is gone on with") for it in _torn(run)]
+    for folder in _working(run):
+        torn = [it for path in checkpoints_of(folder) if is_marked(path) for it in checkpoint_faults(path, hashed=True)]
+        found += [Finding(str(it), "it is passed over, and the one before it is gone on with") for it in torn]
+        found += [Finding(str(it), "no later task needs it; what can be read is kept") for it in _log_faults(folder)]
     evaluate = f"`seekr evaluate {run.folder}` mends it as far as the weights are there"
     found += [one if isinstance(one, Finding) else Finding(one, evaluate) for one in _scores(run)]
     return found
@@ -68,11 +77,10 @@ def quick_faults(folder: Path) -> Iterator[Fault]:
         return  # whoever shows the run says so
     yield from _record_faults(run)
     yield from faults(stages, record, hashed=False, weights=())
-    for folder in sorted((run.folder / "working").glob("*")):
+    for folder in _working(run):
         for checkpoint in checkpoints_of(folder):
             yield from checkpoint_faults(checkpoint, hashed=False)
-            if not is_marked(checkpoint):
-                yield Fault(checkpoint, "not written to its end; it is passed over")
+        yield from _log_faults(folder)
     yield from _lost_scores(run.folder)
 
 
@@ -100,10 +108,14 @@ def _mend(fault: Fault, stages: list[Path]) -> str:
     return f"bring it back from a copy, {again}"
 
 
-def _torn(run: Run) -> Iterator[Fault]:
-    for folder in sorted((run.folder / "working").glob("*")):
-        for checkpoint in checkpoints_of(folder):
-            yield from checkpoint_faults(checkpoint, hashed=True)
+def _working(run: Run) -> list[Path]:
+    return sorted((run.folder / "working").glob("*"))
+
+
+def _log_faults(folder: Path) -> Iterator[Fault]:
+    checkpoint = newest_complete_checkpoint(folder)
+    if checkpoint is not None and (fault := log_fault(checkpoint, folder / "log.jsonl")) is not None:
+        yield fault
 
 
 def _scores(run: Run) -> Iterator[str | Finding]:

@@ -1,20 +1,32 @@
-"""Checkpoints inside a task, as they lie on the disk: whole by a marker that comes last; read without torch."""
+"""Checkpoints inside a task, as they lie on the disk: whole by a marker that comes last; read without torch.
+
+The marker has the sizes and hashes of the checkpoint's files, of the log of the task as it was then, and its own.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NotRequired
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from seekr.disk import Fault, faults_of_files, parse_json, read_text
+from seekr.disk import Fault, Listing, faults_of_files, parse_json, read_bytes, read_text, with_own_hash, write_json
 from seekr.errors import RunError, say
 
 MARKER = "complete.json"
+_NEEDED = {
+    "state of the optimizer": ("optimizer*", "global_step*"),  # the other names are those of FSDP and DeepSpeed
+    "state of the schedule": ("scheduler.pt", "global_step*"),
+    "random state": ("rng_state*.pth",),
+    "state of the Trainer": ("trainer_state.json",),
+    "weights": ("*.safetensors", "*/*.safetensors", "pytorch_model*", "global_step*"),
+}
+"""Without these the Trainer begins again with new ones, some of them without a word."""
 
 
 class _File(TypedDict):
@@ -27,6 +39,8 @@ class _Marker(TypedDict):
     step: int
     processes: NotRequired[int]
     files: NotRequired[dict[str, _File]]
+    log: NotRequired[_File | None]
+    sha256: NotRequired[str]
 
 
 _MARKER = TypeAdapter(_Marker)
@@ -44,41 +58,78 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
     One that is damaged, or was not written to its end, is passed over, and that is said on stderr.
     """
     for checkpoint in reversed(checkpoints_of(folder)):
-        fault: Fault | None = Fault(checkpoint, "not written to its end")
-        if is_marked(checkpoint):
-            fault = next(iter(checkpoint_faults(checkpoint, hashed=True)), None)
+        fault = next(checkpoint_faults(checkpoint, hashed=True), None)
         if fault is None:
+            if not _marker(checkpoint).get("files"):
+                say(f"{checkpoint}: its {MARKER} lists no files, as those of earlier versions; unverified")
             return checkpoint
         say(f"{fault}; this checkpoint is passed over")
     return None
 
 
-def checkpoint_faults(checkpoint: Path, *, hashed: bool) -> Iterable[Fault]:
-    """Each file of a marked checkpoint that is not as it was written; `hashed`: large files are read too.
+def mark(checkpoint: Path, *, processes: int, files: Listing, log: Path) -> None:
+    """Writes the marker, which says that all else of the checkpoint, and of the log so far, is on the disk."""
+    content = {"step": checkpoint_step(checkpoint), "processes": processes, "files": files}
+    if log.is_file():
+        content["log"] = _about(read_bytes(log))
+    write_json(checkpoint / MARKER, with_own_hash(content))
 
-    Versions of before listed no files.
+
+def checkpoint_faults(checkpoint: Path, *, hashed: bool) -> Iterator[Fault]:
+    """Each way in which a checkpoint is not as it was written; `hashed`: large files are read too.
+
+    Versions of before listed no files: what the Trainer needs must be there in any case.
     """
-    if is_marked(checkpoint):
-        odd = (path for path in checkpoint.rglob("*") if path.exists() and not (path.is_file() or path.is_dir()))
-        yield from (Fault(path, "is no file") for path in odd)
-        yield from faults_of_files(checkpoint, _marker(checkpoint).get("files", {}), hashed=hashed)
+    try:
+        marker = _marker(checkpoint)
+    except FileNotFoundError:
+        yield Fault(checkpoint, "not written to its end")
+        return
+    except (OSError, ValueError):
+        yield Fault(checkpoint / MARKER, "damaged")
+        return
+    odd = (path for path in checkpoint.rglob("*") if path.exists() and not (path.is_file() or path.is_dir()))
+    yield from (Fault(path, "is no file") for path in odd)
+    yield from faults_of_files(checkpoint, marker.get("files", {}), hashed=hashed)
+    for what, names in _NEEDED.items():
+        if not any(path.exists() for name in names for path in checkpoint.glob(name)):
+            yield Fault(checkpoint, f"the {what} is missing ({' or '.join(names)})")
+
+
+def log_fault(checkpoint: Path, log: Path) -> Fault | None:
+    """Whether the log of the task has the lines of a checkpoint's steps as they were written.
+
+    None where it has, and where nothing says so: there is no such checkpoint, or it is of an earlier version.
+    """
+    try:
+        about = _marker(checkpoint).get("log")
+    except (OSError, ValueError):
+        return None
+    content = read_bytes(log)[: about["bytes"]] if about and log.is_file() else b""
+    return Fault(log, f"not what was written up to {checkpoint.name}") if about and _about(content) != about else None
 
 
 def is_complete(checkpoint: Path) -> bool:
     """Whether the checkpoint was written to its end, and its files are as they were, as far as is cheap to see."""
-    return is_marked(checkpoint) and not any(checkpoint_faults(checkpoint, hashed=False))
+    return not any(checkpoint_faults(checkpoint, hashed=False))
 
 
 def is_marked(checkpoint: Path) -> bool:
     """Whether the checkpoint carries the marker that is written last."""
-    try:
-        return bool(_marker(checkpoint)["step"] == checkpoint_step(checkpoint))
-    except (OSError, ValueError):
-        return False
+    return (checkpoint / MARKER).exists()
 
 
 def _marker(checkpoint: Path) -> _Marker:
-    return _MARKER.validate_python(parse_json(read_text(checkpoint / MARKER)))
+    """Raises OSError or ValueError where it is missing, or not what was written for this checkpoint."""
+    content = parse_json(read_text(checkpoint / MARKER))
+    marker = _MARKER.validate_python(content)
+    if marker["step"] != checkpoint_step(checkpoint) or ("sha256" in marker and with_own_hash(content) != content):
+        raise ValueError("not what was written")
+    return marker
+
+
+def _about(content: bytes) -> _File:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def check_processes(checkpoint: Path, processes: int) -> None:

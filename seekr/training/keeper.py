@@ -10,19 +10,21 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-from seekr.disk import flush, list_files, sync, write_json
+from seekr.disk import flush, list_files, sync
 from seekr.distributed.processes import process_count, wait_for_all
-from seekr.training.checkpoints import MARKER, checkpoint_step, checkpoints_of, is_complete, remove_checkpoint
+from seekr.training.checkpoints import checkpoint_step, checkpoints_of, is_complete, mark, remove_checkpoint
 
 
 class CheckpointKeeper(TrainerCallback):
     """Marks each checkpoint complete once it lies on the disk, and keeps the newest `limit` (None = all).
 
-    The Trainer's own rotation would delete the last complete checkpoint before the new one is marked.
+    The Trainer's own rotation would delete the last complete checkpoint before the new one is marked. `log`: the log
+    of the task, whose lines so far the marker knows too.
     """
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, log: Path) -> None:
         self.limit = limit
+        self.log = log
 
     @override
     def on_train_begin(
@@ -44,8 +46,7 @@ class CheckpointKeeper(TrainerCallback):
         if not checkpoint.is_dir():
             return
         flush(checkpoint)
-        files = list_files(checkpoint)
-        write_json(checkpoint / MARKER, {"step": state.global_step, "processes": process_count(), "files": files})
+        mark(checkpoint, processes=process_count(), files=list_files(checkpoint), log=self.log)
         sync(folder)
         if self.limit is not None:
             for old in checkpoints_of(folder)[: -self.limit]:

@@ -81,7 +81,7 @@ class ContinualTrainer(Trainer):
         if not train_samples:
             raise InputError(f"task {task_name!r} has no rows to train on; give it some, or set learn: false")
         args = own_arguments(args)
-        keeper = CheckpointKeeper(args.save_total_limit)
+        keeper = CheckpointKeeper(args.save_total_limit, log_path)
         args.save_total_limit = None
         self._config = model.config
         self._use_cache = getattr(model.config, "use_cache", None)

@@ -13,11 +13,11 @@ import yaml
 from seekr import Run, Task
 from seekr.config.schema import load_config, make_tasks
 from seekr.data import read_split
+from seekr.disk import with_own_hash
 from seekr.errors import InputError, RunError
 from seekr.memory.about import read_about
 from seekr.methods import make_method
 from seekr.runs.general_tasks import read_general
-from seekr.runs.manifest import with_own_hash
 from seekr.runs.prepare import check_settings
 from seekr.runs.verify import quick_faults, verify
 

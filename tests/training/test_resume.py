@@ -16,6 +16,7 @@ from seekr.training.log import StepLog
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2, "gradient_share_every": 2}
 SAVING |= {"per_device_train_batch_size": 2, "lr_scheduler_type": "linear", "num_train_epochs": 3}
+NEEDED = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors"]
 STEPS = 15  # of 3 epochs with 3 task steps and 2 replay steps each
 
 
@@ -148,6 +149,8 @@ def test_newest_complete_checkpoint_reads_numbers_and_markers(tmp_path: Path) ->
         ("checkpoint-best", {"step": 13}),
     ):
         (tmp_path / name).mkdir()
+        for file in NEEDED:
+            (tmp_path / name / file).touch()
         if marker is not None:
             (tmp_path / name / MARKER).write_text(json.dumps(marker))
     (tmp_path / "checkpoint-14").mkdir()
@@ -173,16 +176,99 @@ def test_resuming_reads_weights_only(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_torn_line_of_the_log_is_dropped(tmp_path: Path) -> None:
     log = StepLog(tmp_path / "log.jsonl")
     for step in (1, 2, 3):
-        log.write({"step": step, "loss": float("nan")})
+        log.write({"step": step, "kind": "task", "loss": float("nan")})
     with log.path.open("a") as file:
         file.write('{"step": 4, "lo')
-    log.truncate(9)
-    assert log_lines(tmp_path) == [{"step": step, "loss": None} for step in (1, 2, 3)]
-    log.truncate(2)
-    log.write({"step": 3})
+    log.truncate(tmp_path / "checkpoint-9")
+    assert log_lines(tmp_path) == [{"step": step, "kind": "task", "loss": None} for step in (1, 2, 3)]
+    log.truncate(tmp_path / "checkpoint-2")
+    log.write({"step": 3, "kind": "task"})
     assert [line["step"] for line in log_lines(tmp_path)] == [1, 2, 3]
-    log.truncate(0)
+    log.truncate(tmp_path / "checkpoint-0")
     assert log.path.read_bytes() == b""
+
+
+ODD_LINES = [
+    b"[]",
+    b"1",
+    b"{}",
+    b'{"step":null}',
+    b'{"step":"2"}',
+    b'{"step":1}',
+    b'{"step":1,"kind":[]}',
+    b"",
+    b"\xff",
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(lambda log, line=line: log.write_bytes(line + b"\n" + log.read_bytes()) for line in ODD_LINES),
+        Path.unlink,
+        lambda log: log.write_bytes(b""),
+        lambda log: log.write_bytes(bytes(log.stat().st_size)),
+        lambda log: log.write_bytes(log.read_bytes()[:-200]),
+        lambda log: log.write_bytes(log.read_bytes().replace(b'"loss": ', b'"loss": 1', 1)),
+        lambda log: log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[1:])),
+    ],
+)
+def test_a_log_that_is_not_what_was_written_is_named_and_training_goes_on(
+    damage: Any, tmp_path: Path, whole: tuple[torch.Tensor, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found by review: the log of the task lacked lines without a word, or its first line was a traceback."""
+    run(tmp_path, 7)
+    damage(tmp_path / "log.jsonl")
+    capsys.readouterr()
+    resumed = run(tmp_path)
+    assert capsys.readouterr().err.count("log.jsonl: not what was written up to checkpoint-6") == 1
+    assert torch.equal(weights(resumed.model), whole[0])
+    lines = (tmp_path / "log.jsonl").read_bytes().splitlines()
+    assert set(whole[1].splitlines()[6:]) <= set(lines)
+    assert all(0 < json.loads(line)["step"] <= STEPS for line in lines)
+
+
+def change_marker(checkpoint: Path, **changes: Any) -> None:
+    marker = json.loads((checkpoint / MARKER).read_text()) | changes
+    (checkpoint / MARKER).write_text(json.dumps({key: value for key, value in marker.items() if value is not None}))
+
+
+@pytest.mark.parametrize(("name", "files"), [*((name, None) for name in NEEDED), ("optimizer.pt", {})])
+def test_a_checkpoint_that_lacks_what_the_trainer_needs_is_passed_over(
+    name: str, files: Any, tmp_path: Path, whole: tuple[torch.Tensor, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found by review: its marker listed no files, and training went on with a fresh optimizer."""
+    run(tmp_path, 7)
+    newest = tmp_path / "training/checkpoint-6"
+    change_marker(newest, files=files, sha256=None)
+    (newest / name).unlink()
+    resumed = run(tmp_path)
+    said = capsys.readouterr().err
+    assert f"{newest}: the " in said
+    assert "passed over" in said
+    assert torch.equal(weights(resumed.model), whole[0])
+
+
+def test_a_checkpoint_without_a_list_of_files_is_called_unverified_once(
+    tmp_path: Path, whole: tuple[torch.Tensor, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, 7)
+    change_marker(tmp_path / "training/checkpoint-6", files=None, sha256=None, log=None)
+    resumed = run(tmp_path)
+    assert capsys.readouterr().err.count("checkpoint-6: its complete.json lists no files") == 1
+    assert torch.equal(weights(resumed.model), whole[0])
+
+
+@pytest.mark.parametrize("changes", [{"files": {}}, {"files": None}, {"log": None}, {"processes": 2}, {"step": 4}])
+def test_a_marker_that_was_changed_is_named_and_its_checkpoint_passed_over(
+    changes: dict[str, Any], tmp_path: Path, whole: tuple[torch.Tensor, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, 7)
+    change_marker(tmp_path / "training/checkpoint-6", **changes)
+    resumed = run(tmp_path)
+    assert "checkpoint-6/complete.json: damaged; this checkpoint is passed over" in capsys.readouterr().err
+    assert torch.equal(weights(resumed.model), whole[0])
 
 
 def test_deepspeeds_checkpoint_of_another_number_of_processes_is_told(tmp_path: Path) -> None:
