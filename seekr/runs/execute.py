@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -38,7 +39,7 @@ from seekr.runs.live import live_log
 from seekr.runs.lock import locked
 from seekr.runs.manifest import unverified
 from seekr.runs.prepare import Request, RunSpec, prepare
-from seekr.runs.record import describe_run, versions
+from seekr.runs.record import describe_run, name_stages, versions
 from seekr.runs.run import Run
 from seekr.runs.scores import ScoreBook
 from seekr.runs.standing import check_whole
@@ -159,17 +160,19 @@ def check_shared(run: Path) -> None:
 def begin(spec: RunSpec) -> None:
     """Writes run.json, and takes over the stages of the run that this one goes on from, where there are none yet."""
     source = None if (spec.run / "stages").is_dir() else spec.source
-    known = [path.name for path in (*spec.finished, *spec.redone)]
+    known = [path.name for path in (*spec.finished, *spec.redone) if os.path.lexists(path)]
     if source is None and [path.name for path in finished_stages(spec.run)] != known:
         raise InputError(f"{spec.run}: another process has changed this run meanwhile; give the command again")
-    if spec.redone:  # it names models that are to be others
-        (spec.run / GRAFTED).unlink(missing_ok=True)
+    if spec.redone:
+        name_stages(spec.run, spec.finished)
+        (spec.run / GRAFTED).unlink(missing_ok=True)  # it names models that are to be others
         forget_stages(spec.run, [stage_name(folder) for folder in spec.redone])
     for stage in reversed(spec.redone):
         remove_stage(stage)
     write_json(spec.run / "run.json", with_own_hash(describe_run(spec)))
     if source is not None:
         copy_run(source, spec.run)
+        name_stages(spec.run, spec.finished)
     for stage in spec.finished:  # where a run was stopped between putting a stage in place and clearing up
         shutil.rmtree(spec.run / "working" / stage.name, ignore_errors=True)
     point_to_newest_model(spec.run)

@@ -104,7 +104,7 @@ def drop_older_weights(stages: list[Path], keep: str | int) -> None:
 def remove_stage(stage: Path) -> None:
     """Removes a stage with the answers that its model gave: the newest of a run, so that those before it stay whole.
 
-    Stopped in between, it stands as before or is gone.
+    Stopped in between, it stands as before or is gone; of one that was lost the answers are left to be removed.
     """
     run, index = stage.parents[1], int(stage.name.partition("-")[0])
     for answers in (run / "predictions").glob("[0-9]*-*.jsonl"):
@@ -112,9 +112,10 @@ def remove_stage(stage: Path) -> None:
             answers.unlink()
     removed = stage.with_name(f".{stage.name}.removed")
     clear_folder(removed)
-    stage.replace(removed)
-    sync(stage.parent)
-    shutil.rmtree(removed)
+    if os.path.lexists(stage):
+        stage.replace(removed)
+        sync(stage.parent)
+        clear_folder(removed)
 
 
 def point_to_newest_model(run: Path) -> None:

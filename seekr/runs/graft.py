@@ -90,7 +90,7 @@ def graft(
         raise InputError(f"{folder}: none of its earlier tasks has test rows")
     for stage in (later, *(question.donor for question in questions)):
         if stage.model is not None:
-            check_weights(stage.folder)
+            check_weights(run.folder, stage.folder)
     return _study(run, spec, later, questions)
 
 

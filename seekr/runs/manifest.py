@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from seekr.errors import InputError
 from seekr.runs.folder import has_weights
 
 MANIFEST = "manifest.json"
+LOST = "missing, and run.json says that it was finished"
 _VERSION = 1
 _FOR_PEOPLE = "model/README.md"  # anybody may add to it
 _OF_A_RUN = ("seed", "clock", "model_fingerprint", "tokenizer_fingerprint")
@@ -94,8 +96,30 @@ def faults(
         weights: the stages whose model folders are read too, where `hashed`.
     """
     for place, stage in enumerate(stages):
-        yield from _chain_faults(stages[: place + 1], record)
+        yield from _link_faults(stages[: place + 1], record)
         yield from file_faults(stage, hashed=hashed, weights=stage in weights)
+
+
+def chain_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[Fault]:
+    """The same of their manifests alone, which says whether they are of this run: no other file is read."""
+    for place in range(len(stages)):
+        yield from _link_faults(stages[: place + 1], record)
+
+
+def lost_stages(run: Path, record: Mapping[str, Any]) -> list[Path]:
+    """The stages that run.json, the `record`, names as finished, and that are not there. More may stand than it names:
+    a process may be killed between the two. Versions of before named none.
+    """
+    return [folder for name in record.get("stages", []) if not (folder := run / "stages" / name).is_dir()]
+
+
+def standing_faults(run: Path, record: Mapping[str, Any]) -> Iterator[Fault]:
+    """The same as faults, and what stands where the stages should lie."""
+    place = run / "stages"
+    if os.path.lexists(place) and not place.is_dir():
+        yield Fault(place, "no folder, where the stages of a run lie; move it away")
+    for stage in lost_stages(run, record):
+        yield Fault(stage, LOST)
 
 
 def file_faults(stage: Path, *, hashed: bool, weights: bool, only: str = "") -> Iterator[Fault]:
@@ -143,7 +167,7 @@ def _read(stage: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _chain_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[Fault]:
+def _link_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[Fault]:
     stage = stages[-1]
     if not (stage / MANIFEST).exists():
         if not unverified([stage], record):

@@ -19,7 +19,6 @@ from seekr.disk.sealed import cipher
 from seekr.distributed.processes import process_count
 from seekr.progress import bar
 from seekr.runs.exchange import check_settled
-from seekr.runs.folder import finished_stages
 from seekr.runs.guard import read_guard
 from seekr.runs.record_schema import read_record
 from seekr.runs.standing import (
@@ -193,7 +192,7 @@ def _prepare(request: Request) -> RunSpec:
     if record is not None and "cells" not in config.model_fields_set:  # a run begun with fewer scores keeps to them
         config = config.model_copy(update={"cells": record["config"].get("cells", "paper")})
     clock = clock_of(record, home / "run.json") if record is not None else request.began or now()
-    finished, redone = without_redone(finished_stages(home), request.redo)
+    finished, redone = without_redone(run, home, record or {}, request.redo)
     known = finished_tasks(home, finished, [task.name for task in tasks])
     data = []
     with bar("reading tasks", len(tasks)) as advance, fixed_clock(clock):

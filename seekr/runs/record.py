@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr.config.identity import as_kept_now
-from seekr.disk import read_json
+from seekr.disk import read_json, with_own_hash, write_json
 from seekr.nested import flatten
 from seekr.runs.folder import finished_stages
 from seekr.runs.manifest import unverified
@@ -48,7 +50,16 @@ def describe_run(spec: RunSpec) -> dict[str, Any]:
         "identity": spec.identity,
         "changed": changed_settings(spec),
         "unverified": unverified_stages(spec),
+        "stages": [folder.name for folder in spec.finished if folder.parents[1] == spec.run],
     }
+
+
+def name_stages(run: Path, stages: Sequence[Path]) -> None:
+    """Lets run.json say which stages stand: of new ones once they do, of those that are to go before."""
+    path, names = run / "run.json", [stage.name for stage in stages]
+    record = read_json(path)
+    if record.get("stages") != names:
+        write_json(path, with_own_hash(record | {"stages": names}))
 
 
 def unverified_stages(spec: RunSpec) -> list[str]:

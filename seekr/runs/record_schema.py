@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
@@ -53,6 +53,7 @@ class _Record(_Part):
     source: str | None = Field(default=None, alias="from")
     changed: list[_Changed] = []
     unverified: list[str] = []
+    stages: list[Annotated[str, Field(pattern=r"^\d{2,}-[^/]+$")]] = []
 
 
 def read_shape(path: Path) -> dict[str, Any]:

@@ -98,8 +98,9 @@ class ScoreBook:
 
         source = self._source(row)
         weights = None if source in (None, self.spec.config.model) else Path(str(source))
-        if weights is not None and self.spec.verify:
-            agreed(lambda: check_weights(weights.parent) if is_main() else None)
+        if weights is not None:
+            run, hashed = self.spec.run, self.spec.verify
+            agreed(lambda: check_weights(run, weights.parent, hashed=hashed) if is_main() else None)
         with answering(self.spec, weights, engine=engine) as answer:
             for column in columns:
                 self._score(answer, row, column)

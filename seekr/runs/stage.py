@@ -40,6 +40,7 @@ from seekr.runs.lock import keep_lock
 from seekr.runs.manifest import link_of, write_manifest
 from seekr.runs.model_store import newest_weights, save_whole
 from seekr.runs.prepare import RunSpec
+from seekr.runs.record import name_stages
 from seekr.training.checkpoints import checkpoint_step, newest_complete_checkpoint
 from seekr.training.interruption import stopping_politely
 from seekr.training.order import task_seed
@@ -79,6 +80,7 @@ def build_stage(spec: RunSpec, stage: PlannedStage, live: LiveLog) -> None:
             write_json(folder / "stage.json", {"identity": stage.identity(), "rows": rows})
             write_manifest(folder, final.name, link_of(earlier, read_json(spec.run / "run.json")))
     if is_main():
+        name_stages(spec.run, [*earlier, final])
         shutil.rmtree(working.parent, ignore_errors=True)
     wait_for_all()
 

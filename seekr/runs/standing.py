@@ -11,8 +11,9 @@ from seekr.disk import Fault, read_json, regular
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, nearest
 from seekr.runs.exchange import check_settled
-from seekr.runs.folder import has_weights, stage_name
-from seekr.runs.manifest import faults, file_faults
+from seekr.runs.folder import finished_stages, has_weights, stage_name
+from seekr.runs.manifest import LOST, chain_faults, faults, file_faults, lost_stages
+from seekr.runs.record_schema import read_record
 from seekr.runs.run import seed_folders
 from seekr.scoring.cells import cell_name
 
@@ -54,6 +55,8 @@ def check_no_links(run: Path) -> None:
             )
         if path.exists() and not path.is_dir():
             regular(path)
+            if path in places:
+                raise InputError(f"{path}: is a file, where a run has a folder; move it away")
 
 
 def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) -> None:
@@ -127,14 +130,23 @@ def rows_of_a_step(training: dict[str, Any], record: dict[str, Any] | None) -> i
     return of_a_process(training) * process_count()
 
 
-def without_redone(finished: list[Path], redo: str | None) -> tuple[list[Path], list[Path]]:
-    """The stages that stay, and from the one called `redo` on those that are to be learned again. Raises InputError."""
-    if redo is None:
-        return finished, []
+def without_redone(run: Path, home: Path, record: Mapping[str, Any], redo: str | None) -> tuple[list[Path], list[Path]]:
+    """The stages that stay, and from the one called `redo` on those that are to be learned again, lost ones too.
+
+    `home`, whose run.json is `record`: the run itself, or the one that it takes its stages from. Raises InputError
+    where a stage is lost that is not to be learned again.
+    """
+    standing = finished_stages(home)
+    finished = [*standing, *(folder for folder in lost_stages(home, record) if folder not in standing)]
     names = [stage_name(folder) for folder in finished]
-    if redo not in names:
+    if redo is not None and redo not in names:
         raise InputError(f"--redo {redo}: no finished stage is called so; {nearest(redo, names)}")
-    place = names.index(redo)
+    place = len(names) if redo is None else names.index(redo)
+    for folder in finished[:place]:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: {LOST}; {_mend(folder)}")
+    for folder in lost_stages(run, read_record(run) or {}) if run != home else ():
+        raise InputError(f"{folder}: {LOST}; bring it back from a copy, or give another output_dir")
     return finished[:place], finished[place:]
 
 
@@ -170,9 +182,16 @@ def check_whole(
     return found
 
 
-def check_weights(stage: Path) -> None:
-    """The weights of a stage that are to answer are those that were written. Raises InputError."""
-    for fault in file_faults(stage, hashed=True, weights=True, only="model/"):
+def check_weights(run: Path, stage: Path, *, hashed: bool = True) -> None:
+    """The weights of a stage that are to answer are those that were written, and the stage is of this run.
+
+    `hashed`: large files are read too. Raises InputError.
+    """
+    stages = finished_stages(run)
+    before = stages[: 1 + [folder.name for folder in stages].index(stage.name)]
+    for fault in chain_faults(before, read_record(run) or {}):
+        raise InputError(f"{fault}; {_mend(next(folder for folder in before if fault.lies_in(folder)))}")
+    for fault in file_faults(stage, hashed=hashed, weights=True, only="model/"):
         raise InputError(f"{fault}; {_mend(stage)}")
 
 

@@ -12,7 +12,7 @@ from seekr.disk import Fault, file_digest
 from seekr.errors import InputError, RunError
 from seekr.runs.exchange import STOPPED, is_unsettled
 from seekr.runs.folder import finished_stages, stage_name
-from seekr.runs.manifest import faults, record_faults, unverified
+from seekr.runs.manifest import faults, lost_stages, record_faults, standing_faults, unverified
 from seekr.runs.run import Run
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
 from seekr.scoring.cells import BASE, GENERAL, cell_name
@@ -47,7 +47,9 @@ def verify(run: Run) -> list[Finding]:
     except RunError as error:
         return [Finding(str(error), "the order of the stages decides what each was learned from")]
     found = [Finding(str(it), "its settings are what it was learned by") for it in _record_faults(run)]
-    found += [Finding(str(it), _mend(it, stages)) for it in faults(stages, record, hashed=True, weights=stages)]
+    lost = lost_stages(run.folder, record)
+    wrong = [*standing_faults(run.folder, record), *faults(stages, record, hashed=True, weights=stages)]
+    found += [Finding(str(it), _mend(it, [*stages, *lost])) for it in wrong]
     for name in unverified(stages, run.record):
         found.append(
             Finding(
@@ -76,6 +78,7 @@ def quick_faults(folder: Path) -> Iterator[Fault]:
     except (RunError, InputError):
         return  # whoever shows the run says so
     yield from _record_faults(run)
+    yield from standing_faults(run.folder, record)
     yield from faults(stages, record, hashed=False, weights=())
     for folder in _working(run):
         for checkpoint in checkpoints_of(folder):
@@ -99,7 +102,9 @@ def _record_faults(run: Run) -> Iterator[Fault]:
 
 
 def _mend(fault: Fault, stages: list[Path]) -> str:
-    stage = next(stage for stage in stages if fault.lies_in(stage))
+    stage = next((stage for stage in stages if fault.lies_in(stage)), None)
+    if stage is None:
+        return "bring the stages back from a copy"
     again = f"or learn {stage_name(stage)} and what comes after it again (--redo {stage_name(stage)})"
     if fault.lies_in(stage / "model") and stage != stages[-1]:
         return f"no later task needs it, only its scores and exports do: bring it back from a copy, {again}"

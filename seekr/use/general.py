@@ -101,7 +101,7 @@ def answering_model(run: Run, weights: Path | None) -> Any:
     """The base model, or that of a stage, as it answers test rows. Raises InputError where it is not as it was."""
     config, dtype = run.config, answering_dtype(run.config)
     if weights is not None:
-        check_weights(weights.parent)
+        check_weights(run.folder, weights.parent)
         model = load(run, weights, dtype=dtype)[0]
     elif base_model(config.model, config.dtype).read() != run.record["model_fingerprint"]:
         raise InputError(f"model: {config.model} is not what {run.folder} was trained from; put that one back")

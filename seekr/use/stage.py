@@ -41,7 +41,7 @@ def choose(run: Run, name: str | None) -> tuple[Stage, Path]:
         stage = stages[names.index(name)]
     if stage.model is None:
         raise InputError(f"{stage.folder}: {_why_without_weights(stage, stages)}")
-    check_weights(stage.folder)
+    check_weights(run.folder, stage.folder)
     return stage, stage.model
 
 

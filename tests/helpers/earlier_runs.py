@@ -11,6 +11,6 @@ def as_of_before_manifests(run: Path) -> None:
     for manifest in run.glob("stages/*/manifest.json"):
         manifest.unlink()
     record = json.loads((run / "run.json").read_text())
-    for key in ("unverified", "sha256"):
+    for key in ("unverified", "sha256", "stages"):
         record.pop(key, None)
     (run / "run.json").write_text(json.dumps(record))
