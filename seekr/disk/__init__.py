@@ -22,7 +22,7 @@ from seekr.disk.files import (
     write_json,
 )
 from seekr.disk.regular import OddFile, open_regular, read_bytes, regular
-from seekr.disk.sealed import is_encrypted, read_text, write_text
+from seekr.disk.sealed import is_encrypted, is_encrypted_tensors, read_text, write_text
 
 __all__ = [
     "PRIVATE",
@@ -36,6 +36,7 @@ __all__ = [
     "file_digest",
     "flush",
     "is_encrypted",
+    "is_encrypted_tensors",
     "json_text",
     "list_files",
     "make_room",

@@ -9,15 +9,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import safe_open
+
 from seekr.disk.files import user_path, write_atomically
-from seekr.disk.regular import open_regular, read_bytes
+from seekr.disk.regular import open_regular, read_bytes, regular
 from seekr.errors import InputError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY, KEY_FILE = "SEEKR_KEY", "SEEKR_KEY_FILE"
-_MARK = "seekr AES-256-GCM "
+TENSORS_MARK = "seekr AES-256-GCM"
+"""Among the metadata of a safetensors file whose tensors are encrypted."""
+_MARK = f"{TENSORS_MARK} "
 _NONCE = 12
 _MAKE = "python -c 'import secrets; print(secrets.token_hex(32))' makes one"
 
@@ -29,7 +33,7 @@ def cipher(what: str) -> AESGCM:
     except ImportError:
         raise InputError(f'{what}: encryption needs a package: pip install "seekr-continual[encryption]"') from None
     text, where = os.environ.get(KEY), KEY
-    if text is None and (name := os.environ.get(KEY_FILE)):
+    if not text and (name := os.environ.get(KEY_FILE)):
         where = f"{KEY_FILE}={name}"
         try:
             text = user_path(name).read_text(encoding="utf-8")
@@ -74,6 +78,12 @@ def is_encrypted(path: Path) -> bool:
     """Whether a text that is there is encrypted."""
     with open_regular(path) as file:
         return file.read(len(_MARK)) == _MARK.encode()
+
+
+def is_encrypted_tensors(path: Path) -> bool:
+    """The same of a file of tensors. Raises SafetensorError or OSError where it is none."""
+    with safe_open(regular(path), framework="np") as file:
+        return TENSORS_MARK in (file.metadata() or {})
 
 
 def encrypt(content: bytes, path: Path, name: str) -> bytes:

@@ -12,9 +12,7 @@ from safetensors.torch import load, save, save_file
 from torch import Tensor
 
 from seekr.disk.regular import regular
-from seekr.disk.sealed import decrypt, encrypt
-
-_ENCRYPTED = "seekr AES-256-GCM"
+from seekr.disk.sealed import TENSORS_MARK, decrypt, encrypt
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, encrypted: bool) -> None:
@@ -24,7 +22,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, encrypted: bool) 
         return
     sealed = {name: encrypt(save({"": tensor}), path, name) for name, tensor in tensors.items()}
     as_bytes = {name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in sealed.items()}
-    save_file(as_bytes, path, metadata={_ENCRYPTED: "1"})
+    save_file(as_bytes, path, metadata={TENSORS_MARK: "1"})
 
 
 class Tensors:
@@ -36,7 +34,7 @@ class Tensors:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: Any = safe_open(regular(path), framework="pt")
-        self.encrypted = _ENCRYPTED in (self._file.metadata() or {})
+        self.encrypted = TENSORS_MARK in (self._file.metadata() or {})
         self._sliced: dict[str, Tensor] = {}
 
     def keys(self) -> list[str]:

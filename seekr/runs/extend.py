@@ -36,7 +36,7 @@ def extend(source: Path, text: str, output_dir: Path | None, overrides: Sequence
     folder = output_dir if output_dir is not None else here.with_name(f"{here.name}-{made.name}")
     if folder.resolve() == source.resolve():
         raise InputError(f"--output-dir {folder}: is the run to go on from, which stays untouched; give another folder")
-    raw = run.config.model_dump()
+    raw = run.config.model_dump(exclude={"encrypt"})  # as the run has it, or the one that goes on
     for override in overrides:
         check_free(override, raw["method"])
     apply_overrides(raw, overrides)

@@ -40,7 +40,7 @@ class _Settings(TypedDict, total=False):
     general: str | Path | Mapping[str, Any] | None
     vllm: Mapping[str, Any] | None
     keep_stages: str | int
-    encrypt: bool
+    encrypt: bool | None
     seed: int
     callbacks: Sequence[TrainerCallback]
 
@@ -83,7 +83,7 @@ def learn(
     general: str | Path | Mapping[str, Any] | None = None,
     vllm: Mapping[str, Any] | None = None,
     keep_stages: str | int = "all",
-    encrypt: bool = False,
+    encrypt: bool | None = None,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -109,7 +109,8 @@ def learn(
         general: a file, or keys of the section, of rows that no task trains on, by whose likelihood general ability is
         vllm: arguments of vLLM's engine, which then answers test rows; None = transformers answers them.
         keep_stages: whose weights stay on disk: "all", "last", or a number of stages.
-        encrypt: whether kept rows, what is said of them, and answers are encrypted, see `seekr.disk.sealed`.
+        encrypt: whether kept rows, what is said of them, and answers are encrypted, see `seekr.disk.sealed`; None = as
+            the run was begun, or not.
         seed: of everything that is drawn.
         seeds: instead of `seed`: a run of each, in output_dir/seed-N.
         callbacks: for transformers' Trainer, task after task.

@@ -22,6 +22,7 @@ from seekr.runs.exchange import check_settled
 from seekr.runs.guard import read_guard
 from seekr.runs.record_schema import read_record
 from seekr.runs.standing import (
+    as_begun,
     check_answered,
     check_finished,
     check_folder,
@@ -174,6 +175,9 @@ def _prepare(request: Request) -> RunSpec:
     check_folder(run)
     if request.source is not None:
         check_settled(request.source)
+    home = request.source if request.source is not None and not (run / "stages").is_dir() else run
+    record = read_record(home)
+    config = as_begun(config, record, home)
     if config.encrypt:
         cipher("encrypt")
     tasks = list(request.tasks) if request.tasks is not None else make_tasks(config)
@@ -187,10 +191,6 @@ def _prepare(request: Request) -> RunSpec:
     tokenizer = use_template(load_tokenizer(config.model), config.chat_template)
     learned = sum(task.learn for task in tasks)
     max_length = max_length_of(model_config, tokenizer, config.max_length, method.form.virtual_tokens(learned))
-    home = request.source if request.source is not None and not (run / "stages").is_dir() else run
-    record = read_record(home)
-    if record is not None and "cells" not in config.model_fields_set:  # a run begun with fewer scores keeps to them
-        config = config.model_copy(update={"cells": record["config"].get("cells", "paper")})
     clock = clock_of(record, home / "run.json") if record is not None else request.began or now()
     finished, redone = without_redone(run, home, record or {}, request.redo)
     known = finished_tasks(home, finished, [task.name for task in tasks])

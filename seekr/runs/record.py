@@ -51,6 +51,7 @@ def describe_run(spec: RunSpec) -> dict[str, Any]:
         "changed": changed_settings(spec),
         "unverified": unverified_stages(spec),
         "stages": [folder.name for folder in spec.finished if folder.parents[1] == spec.run],
+        "encrypted_after": encrypted_after(spec),
     }
 
 
@@ -68,6 +69,19 @@ def unverified_stages(spec: RunSpec) -> list[str]:
         if home is not None and (home / "run.json").is_file():
             return list(read_json(home / "run.json").get("unverified", unverified(spec.finished)))
     return []
+
+
+def encrypted_after(spec: RunSpec) -> int | None:
+    """How many stages were finished when encryption began; None = it has not, or that was not written down."""
+    if not spec.config.encrypt:
+        return None
+    done = len(spec.finished)
+    for home in (spec.run, spec.source):
+        if home is not None and (home / "run.json").is_file():
+            record = read_json(home / "run.json")
+            since = record.get("encrypted_after") if record["config"].get("encrypt") else done
+            return None if since is None else min(since, done)
+    return 0
 
 
 def changed_settings(spec: RunSpec) -> list[dict[str, Any]]:

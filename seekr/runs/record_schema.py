@@ -31,6 +31,7 @@ class _Config(_Part):
     method: _Method
     training: dict[str, Any]
     cells: str = ""
+    encrypt: bool = False
 
 
 class _Identity(_Part):
@@ -54,6 +55,7 @@ class _Record(_Part):
     changed: list[_Changed] = []
     unverified: list[str] = []
     stages: list[Annotated[str, Field(pattern=r"^\d{2,}-[^/]+$")]] = []
+    encrypted_after: NonNegativeInt | None = None
 
 
 def read_shape(path: Path) -> dict[str, Any]:

@@ -68,8 +68,8 @@ def check_seeds(requests: Sequence[Request]) -> RunSpec:
     check_root(root)
     first = prepare(requests[0])
     check_other_seeds(root, requests, first)
-    for request in requests[1:]:
-        prepare(request)
+    for spec in (first, *map(prepare, requests[1:])):
+        check_encryption(root, spec)
     return first
 
 
@@ -84,6 +84,15 @@ def check_root(root: Path) -> None:
         )
     if root.is_dir() and any(root.glob("[!.]*")) and not any(root.glob("seed-*")):
         raise InputError(f"output_dir: {root} holds files, but no seeds of a run; give an empty or a new folder")
+
+
+def check_encryption(root: Path, spec: RunSpec) -> None:
+    """A seed that is new among encrypted ones is encrypted as well. Raises InputError."""
+    if spec.config.encrypt or (spec.run / "run.json").is_file():
+        return
+    for folder in seed_folders(root):
+        if read_json(folder / "run.json")["config"].get("encrypt"):
+            raise InputError(f"{folder} is encrypted, and {spec.run.name} would not be; say encrypt: true")
 
 
 def check_other_seeds(root: Path, requests: Sequence[Request], spec: RunSpec) -> None:

@@ -18,6 +18,7 @@ from seekr.runs.run import seed_folders
 from seekr.scoring.cells import cell_name
 
 if TYPE_CHECKING:
+    from seekr.config.schema import Config
     from seekr.data.task_data import PlannedStage, TaskData
     from seekr.methods import Method
 
@@ -38,6 +39,23 @@ def check_folder(run: Path) -> None:
         if (run / "stages").is_dir():
             raise InputError(f"{run / 'run.json'}: missing, though stages are there; bring it back from a copy")
         raise InputError(f"output_dir: {run} holds files, but no run of seekr; give an empty or a new folder")
+
+
+def as_begun(config: Config, record: Mapping[str, Any] | None, home: Path) -> Config:
+    """A configuration with what a run keeps to wherever it does not say otherwise: fewer scores, and encryption.
+
+    `record`: run.json of `home`, None = a new run. Raises InputError where an encrypted run is to go on without.
+    """
+    if record is None:
+        return config
+    kept = {"cells": record["config"].get("cells", "paper"), "encrypt": record["config"].get("encrypt", False)}
+    config = config.model_copy(update={key: kept[key] for key in kept if key not in config.model_fields_set})
+    if kept["encrypt"] and not config.encrypt:
+        raise InputError(
+            f"encrypt: false, but what {home} keeps is encrypted, and stays so: leave the key out, or say encrypt: "
+            "true; for rows in plain text begin a new run in another output_dir"
+        )
+    return config
 
 
 def check_no_links(run: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from seekr.errors import InputError, RunError
 from seekr.runs.exchange import STOPPED, is_unsettled
 from seekr.runs.folder import finished_stages, stage_name
 from seekr.runs.manifest import faults, lost_stages, record_faults, standing_faults, unverified
+from seekr.runs.plain_parts import plain_parts
 from seekr.runs.run import Run
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
 from seekr.scoring.cells import BASE, GENERAL, cell_name
@@ -26,6 +27,7 @@ from seekr.training.checkpoints import (
 )
 
 _SAME = 1e-6
+_PLAIN = "in plain text, though run.json says encrypt: true"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def verify(run: Run) -> list[Finding]:
         torn = [it for path in checkpoints_of(folder) if is_marked(path) for it in checkpoint_faults(path, hashed=True)]
         found += [Finding(str(it), "it is passed over, and the one before it is gone on with") for it in torn]
         found += [Finding(str(it), "no later task needs it; what can be read is kept") for it in _log_faults(folder)]
+    found += _plain(run)
     evaluate = f"`seekr evaluate {run.folder}` mends it as far as the weights are there"
     found += [one if isinstance(one, Finding) else Finding(one, evaluate) for one in _scores(run)]
     return found
@@ -85,6 +88,8 @@ def quick_faults(folder: Path) -> Iterator[Fault]:
             yield from checkpoint_faults(checkpoint, hashed=False)
         yield from _log_faults(folder)
     yield from _lost_scores(run.folder)
+    if since := plain_parts(run)[1]:
+        yield Fault(run.folder / since[0], f"{_PLAIN}{_and_more(since)}")
 
 
 def _lost_scores(run: Path) -> Iterator[Fault]:
@@ -123,6 +128,14 @@ def _log_faults(folder: Path) -> Iterator[Fault]:
         yield fault
 
 
+def _plain(run: Run) -> Iterator[Finding]:
+    before, since = plain_parts(run)
+    again = "--redo STAGE learns what is kept again, and `seekr evaluate` makes answers again that are deleted"
+    for parts, mend in ((before, "kept before encryption began, and stays so"), (since, again)):
+        if parts:
+            yield Finding(f"{run.folder / parts[0]}: {_PLAIN}{_and_more(parts)}", mend, parts is since)
+
+
 def _scores(run: Run) -> Iterator[str | Finding]:
     """What scores.json has that does not follow from the answers, or from its own matrix."""
     path = run.folder / "scores.json"
@@ -138,6 +151,7 @@ def _scores(run: Run) -> Iterator[str | Finding]:
         if not _same(content.get(name), value):
             yield f"{path}: {name} is {content.get(name)}, and {value} by its matrix"
     answers = content.get("answers", {})
+    locked: list[str] = []
     for row, column in _cells(matrix):
         cell = cell_name(row, column)
         file = run.folder / "predictions" / f"{cell}.jsonl"
@@ -151,8 +165,20 @@ def _scores(run: Run) -> Iterator[str | Finding]:
             yield Finding(f"predictions/{cell}.jsonl: {gone} answers were taken back", "its score stays", False)
         elif not _computable(metric):
             yield Finding(f"{file}: scored by {metric}", "what it gives is not computed again", False)
-        elif (score := _score(file, metric)) is None or not _same(score, had):
-            yield f"{file}: its answers give {score}, and scores.json has {had}"
+        else:
+            try:
+                score = _score(file, metric)
+            except InputError as error:  # without the key
+                locked.append(str(error))
+                continue
+            if score is None or not _same(score, had):
+                yield f"{file}: its answers give {score}, and scores.json has {had}"
+    if locked:
+        yield Finding(f"{locked[0]}{_and_more(locked)}", "scores were not computed again from these answers", False)
+
+
+def _and_more(found: Sequence[object]) -> str:
+    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
 
 
 def _computable(metric: str | None) -> bool:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from seekr.config.identity import as_kept_now
 from seekr.evaluation.vllm_engine import lora_rank
+from seekr.memory.about import read_about
 from seekr.methods import Method
 from seekr.methods.form import ModelForm
 from seekr.nested import flatten
@@ -183,7 +184,8 @@ def _measures(run: Run) -> str:
 
 def _kept(stages: Sequence[Stage], method: Method) -> str:
     """What the run keeps of the tasks that a stage has learned."""
-    counts = {stage.name: stage.memory.summary()["samples"] for stage in stages if stage.memory is not None}
+    folders = {stage.name: stage.folder / "memory" for stage in stages}
+    counts = {name: read_about(folder)["samples"] for name, folder in folders.items() if folder.is_dir()}
     gone = [f"`{stage.name}`" for stage in stages if method.keeps and stage.name not in counts]
     if not counts and not gone:
         return f"`{method.name}` keeps no rows of a task once it is learned."

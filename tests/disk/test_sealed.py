@@ -56,7 +56,7 @@ def test_nothing_of_it_can_be_read_without_the_key(tmp_path: Path, monkeypatch: 
 def test_the_key_may_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_text(tmp_path / "x", "text", encrypted=True)
     (tmp_path / "key").write_text(f"{ONE}\n")
-    monkeypatch.delenv("SEEKR_KEY")
+    monkeypatch.setenv("SEEKR_KEY", "")  # as an unset variable of a job's settings
     monkeypatch.setenv("SEEKR_KEY_FILE", str(tmp_path / "key"))
     assert read_text(tmp_path / "x") == "text"
     monkeypatch.setenv("SEEKR_KEY_FILE", str(tmp_path / "nowhere"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from small_runs import SEEKR, Stop, StopAt, digests
 
 from seekr import InputError, Run
 from seekr.cli.main import main
+from seekr.disk import read_text
 
 KEY = "07" * 32
 
@@ -91,3 +93,120 @@ def test_a_run_that_goes_on_from_one_that_is_not_encrypted_reads_both(
     assert main([*words, "encrypt=true"]) == 0
     memories = [stage.memory for stage in Run(tmp_path / "more").stages]
     assert [memory.encrypted for memory in memories if memory is not None] == [False, False, True]
+
+
+@pytest.fixture
+def another(encrypted: Path, tmp_path: Path) -> Path:
+    """The same run, to be written to."""
+    return Path(shutil.copytree(encrypted, tmp_path / "another", symlinks=True))
+
+
+def plain(run: Path) -> list[str]:
+    """What could hold text of a row, and is in plain text."""
+    files = [*run.glob("predictions/*"), *run.glob("stages/*/memory/*.safetensors")]
+    return [str(path.relative_to(run)) for path in files if b"AES-256-GCM" not in path.read_bytes()[:4000]]
+
+
+def encrypts(run: Path) -> bool:
+    return bool(Run(run).record["config"]["encrypt"])
+
+
+def test_a_run_stays_encrypted_where_the_configuration_says_nothing_of_it(
+    another: Path, learn: Callable[..., Run]
+) -> None:
+    """It went on in plain text, and said encrypt: false from then on."""
+    learn(another, "ab", method=SEEKR)
+    assert encrypts(another)
+    shutil.rmtree(another / "stages" / "01-b")
+    for answers in another.glob("predictions/1-*"):
+        answers.unlink()
+    learn(another, "abc", method=SEEKR)
+    assert encrypts(another)
+    assert plain(another) == []
+    assert main(["verify", str(another)]) == 0
+
+
+def test_a_run_that_goes_on_from_an_encrypted_one_is_encrypted(another: Path, data_folder: Path) -> None:
+    more = another.with_name("more")
+    words = ["learn", "--from", str(another), "--task", f"c={data_folder / 'c'},max_new_tokens=3", "--output-dir"]
+    assert main([*words, str(more)]) == 0
+    assert encrypts(more)
+    assert plain(more) == []
+    assert main(["verify", str(more)]) == 0
+
+
+def test_an_encrypted_run_refuses_to_go_on_in_plain_text(
+    another: Path, learn: Callable[..., Run], data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = digests(another, "**/*")
+    for more in ({}, {"cells": "all"}):
+        with pytest.raises(InputError, match=r"encrypt: false, but what .* keeps is encrypted"):
+            learn(another, "abc", method=SEEKR, encrypt=False, **more)
+    words = ["learn", "--from", str(another), "--task", f"c={data_folder / 'c'}", "--output-dir"]
+    assert main([*words, str(another.with_name("more")), "encrypt=false"]) == 2
+    assert "leave the key out, or say encrypt: true" in capsys.readouterr().err
+    assert not another.with_name("more").exists()
+    assert digests(another, "**/*") == before
+
+
+def test_a_new_seed_among_encrypted_ones_is_refused_in_plain_text(learn: Callable[..., Run], tmp_path: Path) -> None:
+    small = {"tasks": "a", "method": "sequential"}
+    learn(tmp_path / "run", seeds=[0], encrypt=True, **small)
+    with pytest.raises(InputError, match="seed-0 is encrypted, and seed-1 would not be; say encrypt: true"):
+        learn(tmp_path / "run", seeds=[0, 1], **small)
+    assert not (tmp_path / "run" / "seed-1").exists()
+
+
+def test_a_part_in_plain_text_is_a_fault_where_it_was_kept_since_encryption_began(
+    another: Path, finished: Run, tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the run that goes on from one in plain text, the stages taken over are a note."""
+    more = tmp_path / "more"
+    words = ["learn", "--from", str(finished.folder), "--task", f"c={data_folder / 'c'},max_new_tokens=3"]
+    assert main([*words, "--output-dir", str(more), "encrypt=true"]) == 0
+    assert [path for path in plain(more) if "/2-" in path or "02-c" in path] == []
+    capsys.readouterr()
+    assert main(["verify", str(more)]) == 0
+    assert "kept before encryption began, and stays so" in capsys.readouterr().out
+    assert main(["status", str(more)]) == 0
+    assert capsys.readouterr().err == ""
+
+    answers = another / "predictions" / "1-0.jsonl"
+    answers.write_text(read_text(answers))
+    shutil.copy(finished.stages[0].folder / "memory" / "samples.safetensors", another / "stages" / "00-a" / "memory")
+    assert main(["verify", str(another)]) == 3
+    said = capsys.readouterr().out
+    assert (
+        "stages/00-a/memory/samples.safetensors: in plain text, though run.json says encrypt: true (and 1 more)" in said
+    )
+    assert main(["status", str(another)]) == 0
+    assert capsys.readouterr().err.count("in plain text") == 1
+
+
+def test_verify_without_the_key_reports_all_hashes(
+    another: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended before anything was reported."""
+    for key, told in (("", "encryption needs a key"), ("08" * 32, "another key")):
+        monkeypatch.setenv("SEEKR_KEY", key)
+        assert main(["verify", str(another)]) == 0
+        said = capsys.readouterr().out
+        assert told in said
+        assert said.count("scores were not computed again") == 1
+        assert "no fault was found" in said
+    (another / "stages" / "01-b" / "log.jsonl").write_text("")
+    (another / "predictions" / "1-1.jsonl").write_text("")
+    assert main(["verify", str(another)]) == 3
+    said = capsys.readouterr().out
+    assert "log.jsonl: it has 0 bytes" in said
+    assert "1-1.jsonl: not the answers that were scored" in said
+
+
+def test_export_needs_no_key(encrypted: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cards = []
+    for number in "12":
+        assert main(["export", str(encrypted), "--output", str(tmp_path / number / "model")]) == 0
+        cards.append((tmp_path / number / "model" / "README.md").read_text())
+        monkeypatch.delenv("SEEKR_KEY", raising=False)
+    assert "3 of `a`" in cards[0]
+    assert cards[0] == cards[1]
