@@ -66,9 +66,14 @@ def make_room(place: Path) -> None:
 
     A link goes, and what it leads to stays. Raises InputError where it is a folder, which seekr has not made.
     """
+    check_room(place)
+    place.unlink(missing_ok=True)
+
+
+def check_room(place: Path) -> None:
+    """Raises InputError where `make_room` would."""
     if place.is_dir() and not place.is_symlink():
         raise InputError(f"{place}: is a folder, and seekr writes a file under this name; remove it")
-    place.unlink(missing_ok=True)
 
 
 def clear_folder(place: Path) -> None:

@@ -22,7 +22,6 @@ from seekr.modeling.loading import one_kind_of_bar
 from seekr.progress import all_tasks
 from seekr.runs.exchange import check_settled, settle
 from seekr.runs.folder import (
-    check_copied,
     copy_stage,
     drop_older_weights,
     finished_stages,
@@ -184,7 +183,6 @@ def copy_run(source: Path, run: Path) -> None:
     The stages come last and all at once: of a part of them the newest would have no weights.
     """
     answers = source / "predictions"
-    check_copied(answers)
     if answers.is_dir() and not (run / "predictions").is_dir():
         partial = run / ".predictions.partial"
         clear_folder(partial)

@@ -88,14 +88,18 @@ def stage_under_construction(final: Path) -> Iterator[Path]:
     sync(final.parent)
 
 
+def without_newest(stages: list[Path], keep: str | int, *, more: int = 0) -> list[Path]:
+    """The stages that have weights but for the newest `keep`, once there are so many `more` of them."""
+    found = [stage for stage in stages if has_weights(stage)]
+    kept = len(found) if keep == "all" else (1 if keep == "last" else int(keep)) - more
+    return found[: max(0, len(found) - max(0, kept))]
+
+
 def drop_older_weights(stages: list[Path], keep: str | int) -> None:
     """Removes the model folders of all but the newest `keep` stages that have one; everything else of them stays."""
     for stage in stages:
         clear_folder(stage / ".model.removed")
-    if keep == "all":
-        return
-    count = 1 if keep == "last" else int(keep)
-    for stage in [stage for stage in stages if has_weights(stage)][:-count]:
+    for stage in without_newest(stages, keep):
         removed = stage / ".model.removed"
         (stage / "model").replace(removed)
         shutil.rmtree(removed)

@@ -10,7 +10,7 @@ from seekr.disk import file_digest, parse_json, read_text
 from seekr.distributed.processes import is_main
 from seekr.errors import InputError, say
 from seekr.scoring import ScoreMatrix
-from seekr.scoring.cells import BASE, cell_name
+from seekr.scoring.cells import BASE
 
 Cell = tuple[int, int]
 
@@ -29,7 +29,7 @@ class KeptScores:
     removed: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path) -> KeptScores:
+    def read(cls, path: Path, *, put_aside: bool = True) -> KeptScores:
         """scores.json, nothing where it is not there; one that is damaged, or no file, is put aside, which is said."""
         if not path.exists():
             return cls()
@@ -38,7 +38,7 @@ class KeptScores:
             known = ({**content.get(key, {})} for key in ("answers", "removed_answers"))
             return cls(ScoreMatrix.from_json(content, str(path)), *known)
         except (InputError, OSError, ValueError, TypeError, AttributeError):
-            if is_main():
+            if put_aside and is_main():
                 aside = path.with_name("scores.json.damaged")
                 path.replace(aside)
                 say_once(f"{path} is damaged and was moved to {aside.name}; scores are made again from the answers")
@@ -53,9 +53,9 @@ class KeptScores:
         cells = {(row, one): self.matrix.score(row, one) for row in range(BASE, len(known)) for one in columns}
         return {cell: score for cell, score in cells.items() if score is not None}
 
-    def are_others(self, cell: Cell, path: Path) -> bool:
+    def are_others(self, path: Path) -> bool:
         """Whether the answers in a file are not those that were scored."""
-        scored = self.answers.get(cell_name(*cell))
+        scored = self.answers.get(path.stem)
         return scored is not None and path.is_file() and file_digest(path) != scored
 
 

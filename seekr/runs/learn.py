@@ -172,7 +172,10 @@ def evaluate(
         config = Run(run).config
         engine = {None: config.vllm, "transformers": None, "vllm": config.vllm or {}}[by]
         return prepare(
-            Request(config.model_copy(update={"vllm": engine, "cells": cells or config.cells}), verify=verify)
+            Request(
+                config.model_copy(update={"vllm": engine, "cells": cells or config.cells, "keep_stages": "all"}),
+                verify=verify,
+            )
         )
 
     agreed(lambda: settle(Path(run)) if is_main() else None)

@@ -18,8 +18,9 @@ from seekr.data.task_data import PlannedStage, TaskData, order_tasks, plan_stage
 from seekr.disk.sealed import cipher
 from seekr.distributed.processes import process_count
 from seekr.progress import bar
-from seekr.runs.exchange import check_settled
+from seekr.runs.folder import without_newest
 from seekr.runs.guard import read_guard
+from seekr.runs.places import check_home, check_removable
 from seekr.runs.record_schema import read_record
 from seekr.runs.standing import (
     as_begun,
@@ -173,13 +174,12 @@ def _prepare(request: Request) -> RunSpec:
     config = request.config
     run = Path(config.output_dir)
     check_folder(run)
-    if request.source is not None:
-        check_settled(request.source)
     home = request.source if request.source is not None and not (run / "stages").is_dir() else run
     record = read_record(home)
     config = as_begun(config, record, home)
     if config.encrypt:
         cipher("encrypt")
+    check_home(home, run)
     tasks = list(request.tasks) if request.tasks is not None else make_tasks(config)
     check_tasks(tasks)
     method = request.method or make_method(config.method)
@@ -243,6 +243,8 @@ def _prepare(request: Request) -> RunSpec:
             there = identity.with_free(there, spec.identity, method.free)
         identity.compare(home, there, spec.identity)
     check_finished(home, spec.finished, spec.stages)
+    to_come = sum(stage.learn for stage in spec.stages[len(finished) :])
+    check_removable(redone, without_newest(finished, config.keep_stages, more=to_come))
     check_answered(spec.wanted_cells(config.cells), spec.columns)
     if len(finished) < len(spec.stages):  # what is trained can be scored on any machine
         check_fp16(training)

@@ -150,7 +150,7 @@ class ScoreBook:
     def _read(self, row: int, column: int, known: float | None) -> None:
         """Takes over what an earlier start wrote: answers to the test rows as they are now, or else the score alone."""
         cell, path, data = (row, column), self._path(row, column), self.columns[column]
-        changed = known is not None and self._before.are_others(cell, path)
+        changed = known is not None and self._before.are_others(path)
         if changed:
             say_once(f"{path}: not the answers that were scored; somebody has changed the file")
         else:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seekr.config import identity
-from seekr.disk import Fault, read_json, regular
+from seekr.disk import Fault, read_json
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, nearest
 from seekr.runs.exchange import check_settled
 from seekr.runs.folder import finished_stages, has_weights, stage_name
 from seekr.runs.manifest import LOST, chain_faults, faults, file_faults, lost_stages
+from seekr.runs.places import check_places
 from seekr.runs.record_schema import read_record
 from seekr.runs.run import seed_folders
 from seekr.scoring.cells import cell_name
@@ -30,7 +31,7 @@ def check_folder(run: Path) -> None:
     """An output folder is new, empty, or holds a run. Raises InputError."""
     if run.exists() and not run.is_dir():
         raise InputError(f"output_dir: {run} is a file; give a folder")
-    check_no_links(run)
+    check_places(run)
     check_settled(run)
     if not (run / "run.json").exists() and (seeds := seed_folders(run)):
         names = ", ".join(folder.name for folder in seeds)
@@ -56,25 +57,6 @@ def as_begun(config: Config, record: Mapping[str, Any] | None, home: Path) -> Co
             "true; for rows in plain text begin a new run in another output_dir"
         )
     return config
-
-
-def check_no_links(run: Path) -> None:
-    """What a run writes lies in its folder: a received one may lead elsewhere, or hold what is no file.
-
-    Raises InputError naming it.
-    """
-    places = [run / name for name in ("predictions", "stages", "working", "logs")]
-    for path in (*places, *run.glob("predictions/*"), *run.glob("working/**/*")):
-        if path.name.startswith(".") and path.suffix == ".partial":
-            continue  # taken away before anything is written under this name
-        if path.is_symlink():
-            raise InputError(
-                f"{path}: is a link, and seekr would write where it leads; put the file or folder itself there"
-            )
-        if path.exists() and not path.is_dir():
-            regular(path)
-            if path in places:
-                raise InputError(f"{path}: is a file, where a run has a folder; move it away")
 
 
 def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) -> None:

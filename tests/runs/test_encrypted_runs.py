@@ -210,3 +210,24 @@ def test_export_needs_no_key(encrypted: Path, monkeypatch: pytest.MonkeyPatch, t
         monkeypatch.delenv("SEEKR_KEY", raising=False)
     assert "3 of `a`" in cards[0]
     assert cards[0] == cards[1]
+
+
+@pytest.mark.parametrize(("key", "told"), [("", "needs a key"), ("08" * 32, "another key")])
+@pytest.mark.parametrize("tasks", ["a", "ab"])
+def test_the_key_is_tried_before_run_json_is_written(
+    tasks: str, key: str, told: str, learn: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a method that keeps nothing: answers alone are encrypted, and they were read once the run had begun."""
+    run = learn(tmp_path / "run", "a", method="sequential", encrypt=True).folder
+    before = digests(run, "**/*")
+    monkeypatch.setenv("SEEKR_KEY", key)
+    with pytest.raises(InputError, match=told):
+        learn(run, tasks, method="sequential")
+    assert digests(run, "**/*") == before
+
+
+def test_answers_that_were_changed_are_no_sign_of_another_key(another: Path, learn: Callable[..., Run]) -> None:
+    answers = another / "predictions" / "1-0.jsonl"
+    answers.write_text(f"{answers.read_text()[:-9]}00000000\n")
+    assert learn(another, "ab", method=SEEKR).finished
+    assert main(["verify", str(another)]) == 0

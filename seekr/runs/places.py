@@ -1,0 +1,76 @@
+"""The places of a run that it writes, reads or removes, looked at before it does any of that.
+
+Nothing lies in the way, nothing leads out of the folder, and the key opens what is encrypted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from seekr.disk import check_room, is_encrypted, read_text, regular
+from seekr.errors import InputError
+from seekr.runs.exchange import check_settled
+from seekr.runs.folder import check_copied, finished_stages
+from seekr.runs.general_tasks import FILE as GENERAL_TASKS
+from seekr.runs.general_tasks import read_general
+from seekr.runs.grafted import FILE as GRAFTED
+from seekr.runs.kept_scores import KeptScores
+
+_FOLDERS = ("predictions", "stages", "working", "logs")
+_LINES = ".jsonl"
+
+
+def check_places(run: Path) -> None:
+    """What a run writes lies in its folder: a received one may lead elsewhere, or hold what is no file, or no folder.
+
+    Raises InputError naming it.
+    """
+    folders = [*(run / name for name in _FOLDERS), *run.glob("working/[0-9]*-*")]
+    for path in (*folders, *run.glob(".*.partial"), *run.glob("predictions/*"), *run.glob("working/**/*")):
+        if path.name.startswith(".") and path.suffix == ".partial":
+            whole = path.name[1:].removesuffix(".partial")
+            if whole == "model" or whole.endswith((".json", _LINES)):
+                check_room(path)
+            continue  # taken away before anything is written under this name
+        if path.is_symlink():
+            raise InputError(
+                f"{path}: is a link, and seekr would write where it leads; put the file or folder itself there"
+            )
+        if path.exists() and (not path.is_dir() or path.suffix == _LINES):
+            regular(path)
+        if path in folders and path.is_file():
+            raise InputError(f"{path}: is a file, where a run has a folder; move it away")
+
+
+def check_home(home: Path, run: Path) -> None:
+    """Where the stages of a run are: its own folder, or that of a run which it takes over. Raises InputError."""
+    if home != run:
+        check_settled(home)
+        for folder in (home / "predictions", *finished_stages(home)):
+            check_copied(folder)
+        for path in (home / "scores.json", home / GENERAL_TASKS):
+            if path.exists():
+                regular(path)
+    kept = KeptScores.read(home / "scores.json", put_aside=False)
+    for path in sorted(home.glob("predictions/*.jsonl")):
+        with suppress(OSError):  # whoever reads answers makes up for those that cannot be read
+            if not kept.are_others(path) and is_encrypted(path):
+                read_text(path)
+
+
+def check_removable(redone: Sequence[Path], dropped: Sequence[Path]) -> None:
+    """What goes once a run begins: stages that are `redone`, and in the end the weights of those that are `dropped`.
+
+    Raises InputError for links, and for what is noted of the stages and cannot be read.
+    """
+    for path in (*redone, *dropped, *(stage / "model" for stage in dropped)):
+        if path.is_symlink():
+            raise InputError(
+                f"{path}: is a link, and --redo or keep_stages removes a folder alone; put the folder itself there"
+            )
+    for run in {stage.parents[1] for stage in redone}:
+        read_general(run)
+        if (run / GRAFTED).exists():
+            regular(run / GRAFTED)
