@@ -16,6 +16,7 @@ from seekr.distributed.processes import is_main, of_main
 from seekr.errors import InputError, RunError, say
 from seekr.runs.execute import run_request, settle_runs
 from seekr.runs.prepare import Request, RunSpec, prepare
+from seekr.runs.record_schema import read_record
 from seekr.runs.run import Run, seed_folders
 
 
@@ -69,7 +70,7 @@ def check_seeds(requests: Sequence[Request]) -> RunSpec:
     first = prepare(requests[0])
     check_other_seeds(root, requests, first)
     for spec in (first, *map(prepare, requests[1:])):
-        check_encryption(root, spec)
+        check_encryption(spec, seed_folders(root))
     return first
 
 
@@ -86,13 +87,14 @@ def check_root(root: Path) -> None:
         raise InputError(f"output_dir: {root} holds files, but no seeds of a run; give an empty or a new folder")
 
 
-def check_encryption(root: Path, spec: RunSpec) -> None:
-    """A seed that is new among encrypted ones is encrypted as well. Raises InputError."""
+def check_encryption(spec: RunSpec, others: Sequence[Path]) -> None:
+    """A run that is new among encrypted ones, of other seeds or methods, is encrypted as well. Raises InputError."""
     if spec.config.encrypt or (spec.run / "run.json").is_file():
         return
-    for folder in seed_folders(root):
-        if read_json(folder / "run.json")["config"].get("encrypt"):
-            raise InputError(f"{folder} is encrypted, and {spec.run.name} would not be; say encrypt: true")
+    for folder in others:
+        record = read_record(folder)
+        if record is not None and record["config"].get("encrypt"):
+            raise InputError(f"{folder} is encrypted, and {spec.run} would not be; say encrypt: true")
 
 
 def check_other_seeds(root: Path, requests: Sequence[Request], spec: RunSpec) -> None:

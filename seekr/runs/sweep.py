@@ -14,7 +14,7 @@ from seekr.methods import find_method
 from seekr.runs.execute import run_request
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.run import seed_folders
-from seekr.runs.seeds import begin_of, check_seeds, run_seeds, seed_requests
+from seekr.runs.seeds import begin_of, check_encryption, check_seeds, run_seeds, seed_requests
 
 Load = Callable[[Sequence[str]], Config]
 """Makes the configuration with overrides applied."""
@@ -80,10 +80,13 @@ def check_sweep(entries: Sequence[Entry], *, weights: bool = True) -> Iterator[R
 
     Raises InputError, the method in front.
     """
+    folders = [Path(request.config.output_dir) for entry in entries for request in entry.requests]
     for entry in entries:
         looks = [replace(request, weights=weights) for request in entry.requests]
         try:
-            yield check_seeds(looks) if entry.in_seeds else prepare(looks[0])
+            spec = check_seeds(looks) if entry.in_seeds else prepare(looks[0])
+            check_encryption(spec, folders)
+            yield spec
         except InputError as error:
             raise InputError(f"method {entry.method}: {error}") from None
 

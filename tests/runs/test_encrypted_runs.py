@@ -12,7 +12,7 @@ from small_runs import SEEKR, Stop, StopAt, digests
 
 from seekr import InputError, Run
 from seekr.cli.main import main
-from seekr.disk import read_text
+from seekr.disk import read_text, write_json
 
 KEY = "07" * 32
 
@@ -152,9 +152,23 @@ def test_an_encrypted_run_refuses_to_go_on_in_plain_text(
 def test_a_new_seed_among_encrypted_ones_is_refused_in_plain_text(learn: Callable[..., Run], tmp_path: Path) -> None:
     small = {"tasks": "a", "method": "sequential"}
     learn(tmp_path / "run", seeds=[0], encrypt=True, **small)
-    with pytest.raises(InputError, match="seed-0 is encrypted, and seed-1 would not be; say encrypt: true"):
+    with pytest.raises(InputError, match=r"seed-0 is encrypted, and .*seed-1 would not be; say encrypt: true"):
         learn(tmp_path / "run", seeds=[0, 1], **small)
     assert not (tmp_path / "run" / "seed-1").exists()
+
+
+def test_a_new_method_next_to_an_encrypted_one_is_refused_in_plain_text(
+    learn: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = learn(tmp_path / "runs" / "sequential", "a", method="sequential", encrypt=True)
+    config = first.config.model_dump(mode="json", exclude={"encrypt", "method"})
+    write_json(tmp_path / "config.json", config | {"output_dir": str(tmp_path / "runs")})
+    words = ["learn", str(tmp_path / "config.json"), "--methods", "sequential,ewc"]
+    assert main(words) == 2
+    assert "method ewc: " in (said := capsys.readouterr().err)
+    assert "would not be; say encrypt: true" in said
+    assert not (tmp_path / "runs" / "ewc").exists()
+    assert main([*words, "encrypt=true"]) == 0
 
 
 def test_a_part_in_plain_text_is_a_fault_where_it_was_kept_since_encryption_began(
