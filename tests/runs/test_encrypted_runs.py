@@ -115,11 +115,10 @@ def test_a_run_stays_encrypted_where_the_configuration_says_nothing_of_it(
     another: Path, learn: Callable[..., Run]
 ) -> None:
     """It went on in plain text, and said encrypt: false from then on."""
-    learn(another, "ab", method=SEEKR)
-    assert encrypts(another)
-    shutil.rmtree(another / "stages" / "01-b")
-    for answers in another.glob("predictions/1-*"):
-        answers.unlink()
+    write_json(another.parent / "config.json", Run(another).config.model_dump(mode="json", exclude={"encrypt"}))
+    for words in ([], ["--redo", "b"]):
+        assert main(["learn", str(another.parent / "config.json"), *words]) == 0
+        assert encrypts(another)
     learn(another, "abc", method=SEEKR)
     assert encrypts(another)
     assert plain(another) == []
