@@ -28,7 +28,8 @@ def check_places(run: Path) -> None:
     Raises InputError naming it.
     """
     folders = [*(run / name for name in _FOLDERS), *run.glob("working/[0-9]*-*")]
-    for path in (*folders, *run.glob(".*.partial"), *run.glob("predictions/*"), *run.glob("working/**/*")):
+    below = (path for name in ("predictions/*", "working/**/*", "logs/**/*") for path in run.glob(name))
+    for path in (*folders, *run.glob(".*.partial"), *below):
         if path.name.startswith(".") and path.suffix == ".partial":
             whole = path.name[1:].removesuffix(".partial")
             if whole == "model" or whole.endswith((".json", _LINES)):

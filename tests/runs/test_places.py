@@ -122,3 +122,13 @@ def test_the_weights_that_will_be_dropped(keep: str | int, more: int, gone: int,
     for stage in stages[1:]:
         (stage / "model").mkdir(parents=True)  # the first is a skill
     assert without_newest(stages, keep, more=more) == stages[1 : 1 + gone]
+
+
+def test_link_below_the_logs_is_not_followed(run: Path, learn: Callable[..., Run], tmp_path: Path) -> None:
+    """Found by review: TensorBoard wrote where it led."""
+    (tmp_path / "victim").mkdir()
+    (run / "logs").mkdir()
+    (run / "logs/run").symlink_to(tmp_path / "victim")
+    with pytest.raises(InputError, match="logs/run: is a link"):
+        learn(run, "abc", method=SEEKR)
+    assert not list((tmp_path / "victim").iterdir())
