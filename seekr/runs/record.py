@@ -65,23 +65,25 @@ def name_stages(run: Path, stages: Sequence[Path]) -> None:
 
 def unverified_stages(spec: RunSpec) -> list[str]:
     """The finished stages without a manifest, once and for all: as this run, or the one before it, had them first."""
-    for home in (spec.run, spec.source):
-        if home is not None and (home / "run.json").is_file():
-            return list(read_json(home / "run.json").get("unverified", unverified(spec.finished)))
-    return []
+    record = _record_before(spec)
+    return [] if record is None else list(record.get("unverified", unverified(spec.finished)))
 
 
 def encrypted_after(spec: RunSpec) -> int | None:
     """How many stages were finished when encryption began; None = it has not, or that was not written down."""
     if not spec.config.encrypt:
         return None
-    done = len(spec.finished)
-    for home in (spec.run, spec.source):
-        if home is not None and (home / "run.json").is_file():
-            record = read_json(home / "run.json")
-            since = record.get("encrypted_after") if record["config"].get("encrypt") else done
-            return None if since is None else min(since, done)
-    return 0
+    record, done = _record_before(spec), len(spec.finished)
+    if record is None:
+        return 0
+    since = record.get("encrypted_after") if record["config"].get("encrypt") else done
+    return None if since is None else min(since, done)
+
+
+def _record_before(spec: RunSpec) -> dict[str, Any] | None:
+    """run.json as it stands, or else that of the run which this one goes on from; None = neither is there."""
+    homes = [home / "run.json" for home in (spec.run, spec.source) if home is not None]
+    return next((dict(read_json(path)) for path in homes if path.is_file()), None)
 
 
 def changed_settings(spec: RunSpec) -> list[dict[str, Any]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from seekr.config import identity
+from seekr.config.schema import Config
 from seekr.data.clock import clock_of, now
 from seekr.disk import read_json
 from seekr.distributed.agreement import agreed
@@ -18,6 +19,22 @@ from seekr.runs.execute import run_request, settle_runs
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record_schema import read_record
 from seekr.runs.run import Run, seed_folders
+
+Load = Callable[[Sequence[str]], Config]
+"""Makes the configuration with overrides applied."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One of several configurations that are compared: its folder, and a request for each seed."""
+
+    folder: Path
+    requests: list[Request]
+
+    @property
+    def in_seeds(self) -> bool:
+        """Whether its runs lie in seed-N below its folder."""
+        return Path(self.requests[0].config.output_dir) != self.folder
 
 
 def seed_requests(request: Request) -> list[Request]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from seekr.config.schema import Config
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, process_count
 from seekr.errors import InputError, RunError, say
@@ -14,25 +13,15 @@ from seekr.methods import find_method
 from seekr.runs.execute import run_request
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.run import seed_folders
-from seekr.runs.seeds import begin_of, check_encryption, check_seeds, run_seeds, seed_requests
-
-Load = Callable[[Sequence[str]], Config]
-"""Makes the configuration with overrides applied."""
+from seekr.runs.seeds import Load, Trial, begin_of, check_encryption, check_seeds, run_seeds, seed_requests
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A method of the sweep: its folder, a request for each seed, and the given settings that it does not know."""
+class Entry(Trial):
+    """A method of the sweep, and the given settings that it does not know."""
 
     method: str
-    folder: Path
-    requests: list[Request]
     left_out: Sequence[str]
-
-    @property
-    def in_seeds(self) -> bool:
-        """Whether its runs lie in seed-N below its folder."""
-        return Path(self.requests[0].config.output_dir) != self.folder
 
     @property
     def begun(self) -> bool:
@@ -65,7 +54,7 @@ def sweep_of(load: Load, words: Sequence[str], methods: Sequence[str], *, verify
         own = [word for word in words if _setting(word) not in foreign]
         config = load([*own, f"method.name={name}"]).model_copy(update={"output_dir": str(root / name)})
         left_out = [key for key in given if key not in config.method]
-        entries.append(Entry(name, root / name, seed_requests(Request(config, verify=verify)), left_out))
+        entries.append(Entry(root / name, seed_requests(Request(config, verify=verify)), name, left_out))
     return entries
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,27 +17,17 @@ from seekr.report.comparison import Row
 from seekr.report.tables import console
 from seekr.runs.execute import run_request
 from seekr.runs.prepare import Request, RunSpec, prepare
-from seekr.runs.seeds import begin_of, check_other_seeds, check_root, seed_requests
+from seekr.runs.seeds import Load, Trial, begin_of, check_other_seeds, check_root, seed_requests
 from seekr.tuning.grid import Settings, folder_name, parse_grid, points, words_of
 from seekr.tuning.rows import TuningRows, check_files, tuning_rows, write_files
 from seekr.tuning.table import Result, describe, print_results
 
-Load = Callable[[Sequence[str]], Config]
-"""Makes the configuration with overrides applied."""
-
 
 @dataclass(frozen=True)
-class Candidate:
-    """A point of the grid, its folder, and a request for each seed."""
+class Candidate(Trial):
+    """A point of the grid."""
 
     settings: Settings
-    folder: Path
-    requests: list[Request]
-
-    @property
-    def in_seeds(self) -> bool:
-        """Whether its runs lie in seed-N below its folder."""
-        return Path(self.requests[0].config.output_dir) != self.folder
 
 
 def tune(
@@ -114,7 +104,7 @@ def make_candidate(config: Config, settings: Settings, folder: Path, rows: dict[
     changed = {"tasks": given, "output_dir": str(place), "keep_stages": "last", "general": None}
     if "cells" not in config.model_fields_set:  # candidates are ranked by the last row
         changed["cells"] = "paper"
-    return Candidate(settings, place, seed_requests(Request(config.model_copy(update=changed), tasks=tasks)))
+    return Candidate(place, seed_requests(Request(config.model_copy(update=changed), tasks=tasks)), settings)
 
 
 def check_candidate(candidate: Candidate, *, weights: bool) -> RunSpec:
