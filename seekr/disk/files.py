@@ -169,6 +169,11 @@ def with_own_hash(content: Mapping[str, Any]) -> dict[str, Any]:
     return content | {"sha256": hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()}
 
 
+def has_own_hash(content: Mapping[str, Any]) -> bool:
+    """Whether such a content is what was written; one without the key, as versions of before wrote, may be."""
+    return "sha256" not in content or with_own_hash(content) == content
+
+
 def list_files(folder: Path) -> Listing:
     """Every file below a folder, several read at a time."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())

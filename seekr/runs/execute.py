@@ -34,6 +34,7 @@ from seekr.runs.general_tasks import FILE as GENERAL_TASKS
 from seekr.runs.general_tasks import forget_stages
 from seekr.runs.grafted import FILE as GRAFTED
 from seekr.runs.guard import trained_rows
+from seekr.runs.kept_scores import forget_rows
 from seekr.runs.live import live_log
 from seekr.runs.lock import locked
 from seekr.runs.manifest import unverified
@@ -165,6 +166,7 @@ def begin(spec: RunSpec) -> None:
     if spec.redone:
         name_stages(spec.run, spec.finished)
         (spec.run / GRAFTED).unlink(missing_ok=True)  # it names models that are to be others
+        forget_rows(spec.run, 0 if spec.joint else len(spec.finished))
         forget_stages(spec.run, [stage_name(folder) for folder in spec.redone])
     for stage in reversed(spec.redone):
         remove_stage(stage)

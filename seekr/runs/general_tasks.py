@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from seekr.disk import write_json
+from seekr.disk import with_own_hash, write_json
 from seekr.errors import InputError
-from seekr.runs.log import read_whole
+from seekr.runs.log import read_unchanged
 
 FILE = "general.json"
 
@@ -53,8 +53,9 @@ def read_general(run: Path) -> tuple[GeneralScore, ...]:
     if not path.exists():
         return ()
     mend = f"delete it and run `seekr evaluate {run} --general TASK` again"
-    content = read_whole(path, mend)
+    content = read_unchanged(path, mend)
     try:
+        content = content["scores"] if isinstance(content, dict) else content  # a list in versions of before
         found = [GeneralScore(**{field.name: row[field.name] for field in fields(GeneralScore)}) for row in content]
         if not all(isinstance(one.score, float | int) for one in found):
             raise TypeError("a score is no number")
@@ -64,7 +65,7 @@ def read_general(run: Path) -> tuple[GeneralScore, ...]:
 
 
 def write_general(run: Path, found: Sequence[GeneralScore]) -> None:
-    write_json(run / FILE, [asdict(one) for one in found])
+    write_json(run / FILE, with_own_hash({"scores": [asdict(one) for one in found]}))
 
 
 def forget_stages(run: Path, stages: Sequence[str]) -> None:

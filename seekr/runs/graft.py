@@ -20,13 +20,13 @@ from seekr.errors import InputError, RunError, nearest, say
 from seekr.evaluation.checks import answering_dtype
 from seekr.modeling.loading import load_config_of, one_kind_of_bar
 from seekr.progress import bar
+from seekr.runs.answer_lines import found_in, lines_of, row_scores_of, score_of
 from seekr.runs.answering import answer_by
 from seekr.runs.exchange import settle
 from seekr.runs.grafted import ALL, RANDOM, SELECTED, Grafted, add_grafted, read_grafted
 from seekr.runs.lock import locked
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.run import Run, Stage
-from seekr.runs.scores import found_in, lines_of, row_scores_of, score_of
 from seekr.runs.standing import check_weights
 from seekr.scoring.uncertainty import standard_error
 

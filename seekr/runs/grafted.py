@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import write_json
+from seekr.disk import with_own_hash, write_json
 from seekr.errors import InputError
-from seekr.runs.log import read_whole
+from seekr.runs.log import read_unchanged
 
 FILE = "graft.json"
 ALL, SELECTED, RANDOM = "all", "selected", "random"
@@ -68,7 +68,7 @@ def read_grafted(run: Path) -> tuple[Grafted, ...]:
     if not path.exists():
         return ()
     mend = f"delete it and run `seekr graft {run}`"
-    content = read_whole(path, mend)
+    content = read_unchanged(path, mend)
     try:
         return tuple(_grafted(row) for row in content["rows"])
     except (KeyError, TypeError, ValueError) as error:
@@ -83,7 +83,8 @@ def add_grafted(run: Path, found: Sequence[Grafted], stages: Sequence[str]) -> N
         heads = _ORDER.index(one.heads) if one.heads in _ORDER else len(_ORDER)
         return *(stages.index(name) for name in (one.task, one.donor, one.model)), heads, one.heads
 
-    write_json(run / FILE, {"rows": [one.to_json() for one in sorted(rows.values(), key=place)]})
+    in_order = [one.to_json() for one in sorted(rows.values(), key=place)]
+    write_json(run / FILE, with_own_hash({"rows": in_order}))
 
 
 def _grafted(row: dict[str, Any]) -> Grafted:

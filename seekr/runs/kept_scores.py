@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seekr.disk import file_digest, parse_json, read_text
+from seekr.disk import file_digest, has_own_hash, parse_json, read_text, with_own_hash, write_json
 from seekr.distributed.processes import is_main
 from seekr.errors import InputError, say
+from seekr.runs.answered_by import ANSWERED_BY
 from seekr.scoring import ScoreMatrix
 from seekr.scoring.cells import BASE
 
 Cell = tuple[int, int]
+_KEPT = ("answers", "removed_answers", ANSWERED_BY)
 
 
 @dataclass
@@ -22,11 +24,15 @@ class KeptScores:
     Attributes:
         answers: name of a cell → sha256 of the file of its answers as they were scored.
         removed: name of a cell → how many of its answers were taken back since.
+        models: name of a row → the model that answered, as `models_of` has it; versions of before kept none.
+        whole: whether the file is what was written; those of before had no hash of their own.
     """
 
     matrix: ScoreMatrix = field(default_factory=ScoreMatrix)
     answers: dict[str, str] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+    whole: bool = True
 
     @classmethod
     def read(cls, path: Path, *, put_aside: bool = True) -> KeptScores:
@@ -35,14 +41,20 @@ class KeptScores:
             return cls()
         try:
             content = parse_json(read_text(path))
-            known = ({**content.get(key, {})} for key in ("answers", "removed_answers"))
-            return cls(ScoreMatrix.from_json(content, str(path)), *known)
+            answers, removed, models = ({**content.get(key, {})} for key in _KEPT)
+            matrix = ScoreMatrix.from_json(content, str(path))
+            return cls(matrix, answers, removed, models, whole=has_own_hash(content))
         except (InputError, OSError, ValueError, TypeError, AttributeError):
             if put_aside and is_main():
                 aside = path.with_name("scores.json.damaged")
                 path.replace(aside)
                 say_once(f"{path} is damaged and was moved to {aside.name}; scores are made again from the answers")
             return cls()
+
+    def write(self, path: Path) -> None:
+        """As scores.json, at once."""
+        kept = zip(_KEPT, (self.answers, self.removed, self.models), strict=True)
+        write_json(path, with_own_hash(self.matrix.to_json() | {key: known for key, known in kept if known}))
 
     def scores(self, tasks: list[str], metrics: Mapping[int, str]) -> dict[Cell, float]:
         """What is known of a run of `tasks`, where the metric is still the same; tasks may have come to the end."""
@@ -57,6 +69,22 @@ class KeptScores:
         """Whether the answers in a file are not those that were scored."""
         scored = self.answers.get(path.stem)
         return scored is not None and path.is_file() and file_digest(path) != scored
+
+
+def forget_rows(run: Path, first: int) -> None:
+    """Drops the scores of models that are to go: those of a row of the matrix, and of all after it."""
+    path = run / "scores.json"
+    kept = KeptScores.read(path, put_aside=False)
+    matrix, count = kept.matrix, len(kept.matrix.tasks)
+    if not first < count:
+        return
+    matrix.matrix[first:] = [[None] * count for _ in range(first, count)]
+    if matrix.general:
+        matrix.general[first + 1 :] = [None] * (count - first)
+    for known in (kept.answers, kept.removed, kept.models):
+        for name in [name for name in known if (row := name.partition("-")[0]).isdecimal() and int(row) >= first]:
+            del known[name]
+    kept.write(path)
 
 
 def say_once(text: str) -> None:

@@ -16,6 +16,7 @@ from seekr.disk import (
     Fault,
     faults_of_files,
     file_digest,
+    has_own_hash,
     list_files,
     parse_json,
     read_text,
@@ -157,7 +158,7 @@ def _read(stage: Path) -> dict[str, Any]:
     """The same. Raises ValueError with what is wrong alone."""
     try:
         content = parse_json(read_text(stage / MANIFEST))
-        version, whole = content["version"], with_own_hash(content) == content
+        version, whole = content["version"], "sha256" in content and has_own_hash(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"damaged ({error})") from None
     if version != _VERSION:
@@ -186,5 +187,5 @@ def _link_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[
 
 def record_faults(record: Mapping[str, Any], path: Path) -> Iterator[Fault]:
     """Whether run.json, the `record`, is what was written; versions of before wrote no hash."""
-    if "sha256" in record and with_own_hash(record) != record:
+    if not has_own_hash(record):
         yield Fault(path, "not what was written; bring it back, or remove its key sha256 if you changed it")

@@ -5,30 +5,26 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seekr.data.finished import read_predictions
 from seekr.data.token_rows import answer_tokens
-from seekr.disk import PRIVATE, file_digest, read_text, write_json, write_text
+from seekr.disk import PRIVATE, file_digest, read_text, write_text
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main
-from seekr.modeling.generation import Generated, answer_text
 from seekr.progress import bar
+from seekr.runs.answer_lines import Found, are_of, found_in, lines_of, score_of
+from seekr.runs.answered_by import model_of
 from seekr.runs.folder import finished_stages, has_weights, stage_folder
 from seekr.runs.kept_scores import KeptScores, say_once
 from seekr.runs.standing import check_weights
-from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood, row_scores
-from seekr.scoring.cells import BASE, GENERAL, cell_name
-from seekr.scoring.metrics import find_metric
+from seekr.scoring import LIKELIHOOD, RowLikelihood, ScoreMatrix
+from seekr.scoring.cells import BASE, GENERAL, cell_name, row_name
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from seekr.data import AnswerKey, Example
-    from seekr.data.task_data import TaskData
     from seekr.runs.answering import Answer
     from seekr.runs.live import LiveLog
     from seekr.runs.prepare import RunSpec
@@ -36,8 +32,6 @@ if TYPE_CHECKING:
 _SAME = 1e-6
 _SECONDS = 10.0
 """Between two writings of all scores, while a row of the matrix is filled."""
-Found = str | RowLikelihood
-"""Of a test row: the answer that was generated, or how likely the right one is."""
 
 
 class ScoreBook:
@@ -55,6 +49,9 @@ class ScoreBook:
         self.stale: dict[tuple[int, int], float] = {}
         """Scores whose answers are gone, or are not those that were scored: measured again where the weights are."""
         self._before = KeptScores.read(spec.run / "scores.json")
+        self._models = dict(self._before.models)
+        if not self._before.whole:
+            say_once(f"{spec.run / 'scores.json'}: not what was written; scores are made again from the answers")
         finished = len(self.tasks) if spec.joint else len(finished_stages(spec.run))
         metrics = {column: data.task.metric for column, data in self.columns.items()}
         known = self._before.scores([data.task.name for data in self.tasks], metrics)
@@ -133,8 +130,19 @@ class ScoreBook:
             paths = {cell_name(*cell): self._path(*cell) for cell in sorted(self.scores)}
             answers |= {name: file_digest(path) for name, path in paths.items() if path.is_file()}
             removed = {name: count for name, count in self._before.removed.items() if self._stays(name)}
-            more = {"answers": answers} | ({"removed_answers": removed} if removed else {})
-            write_json(self.spec.run / "scores.json", self.matrix().to_json() | more)
+            self._find_models()
+            KeptScores(self.matrix(), answers, removed, self._models).write(self.spec.run / "scores.json")
+
+    def _find_models(self) -> None:
+        """Whose the scores are; of those that were there it was looked at when the run was prepared."""
+        for row in {row for row, _ in self.scores if row_name(row) not in self._models}:
+            base = self.spec.model_fingerprint
+            if (model := base if row == BASE else model_of(self._stage(row), base)) is not None:
+                self._models[row_name(row)] = model
+
+    def _stage(self, row: int) -> Path:
+        stage = self.spec.stages[0 if self.spec.joint else row]
+        return stage_folder(self.spec.run, stage.index, stage.name)
 
     def _stays(self, name: str) -> bool:
         """Whether what is known of a cell is not of this start: its answers are gone, or its guard is."""
@@ -158,7 +166,7 @@ class ScoreBook:
         score = self.scores.get(cell)
         if known is not None and score is None:
             kept = None if column != GENERAL or cell_name(*cell) in self._before.removed else read_predictions(path)
-            if kept is not None and not _are_of(kept, data.test):
+            if kept is not None and not are_of(kept, data.test):
                 return  # of another guard
             self.stale[cell] = known
         elif known is not None and score is not None and abs(known - score) > _SAME:
@@ -167,7 +175,7 @@ class ScoreBook:
     def _read_answers(self, row: int, column: int) -> None:
         path, data = self._path(row, column), self.columns[column]
         kept = read_predictions(path)
-        if kept is None or not _are_of(kept, data.test):
+        if kept is None or not are_of(kept, data.test):
             return
         try:
             found = found_in(kept, data)
@@ -221,8 +229,7 @@ class ScoreBook:
             return spec.config.model
         if spec.joint and row < len(self.tasks) - 1:
             return None
-        stage = spec.stages[0 if spec.joint else row]
-        folder = stage_folder(spec.run, stage.index, stage.name)
+        folder = self._stage(row)
         return str(folder / "model") if has_weights(folder) else None
 
     def _after(self, row: int) -> str:
@@ -234,63 +241,3 @@ class ScoreBook:
 def _cell(name: str) -> tuple[int, int]:
     row, _, column = name.partition("-")
     return (BASE if row == "base" else int(row)), (GENERAL if column == "general" else int(column))
-
-
-def _are_of(kept: Sequence[Mapping[str, Any]], test: Sequence[Example]) -> bool:
-    """Whether kept lines are answers to these test rows."""
-    return [(row["prompt"], row["references"]) for row in kept] == [(one.prompt_text, one.references) for one in test]
-
-
-def lines_of(
-    data: TaskData, given: Sequence[Generated | RowLikelihood], tokenizer: PreTrainedTokenizerBase
-) -> list[dict[str, Any]]:
-    """What is kept of each test row of a task, given what answered it."""
-    rows = zip(data.test, data.keys, given, strict=True)
-    return [_line(example, key, one, tokenizer) for example, key, one in rows]
-
-
-def found_in(lines: Sequence[dict[str, Any]], data: TaskData) -> list[Found]:
-    """What the lines of all test rows of a task say. Raises ValueError, KeyError or TypeError for another metric's."""
-    return [_found(line, key) for line, key in zip(lines, data.keys, strict=True)]
-
-
-def score_of(data: TaskData, found: Any) -> float:
-    """The score of a task, 0 to 100, given what was found of each test row."""
-    if data.task.metric == LIKELIHOOD:
-        return likelihood(found)
-    return find_metric(data.task.metric)(found, *_compared(data))
-
-
-def row_scores_of(data: TaskData, found: Any) -> list[float] | None:
-    """What each test row scores by itself; None where the score may be no mean over rows: a likelihood, and a function
-    of the user's."""
-    return row_scores(data.task.metric, found, *_compared(data)) if data.task.metric in METRICS else None
-
-
-def _compared(data: TaskData) -> tuple[list[list[str]], list[str]]:
-    return [question.key.references for question in data.asked], [example.prompt_text for example in data.test]
-
-
-def _line(
-    example: Example, key: AnswerKey | None, given: Generated | RowLikelihood, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    """What is kept of a test row: `compared` and `generated` where those are not the references and the prediction."""
-    if key is None or isinstance(given, RowLikelihood):
-        return {"prompt": example.prompt_text, "references": example.references, **given._asdict()}
-    ended = given.end is not None
-    prediction = key.read(given.ids, tokenizer, ended=ended)
-    line = {"prompt": example.prompt_text, "prediction": prediction, "references": example.references}
-    if key.references != example.references:
-        line["compared"] = key.references
-    written = answer_text(given, tokenizer, special=True)
-    if key.form.cut(written, ended=ended) != written:
-        line["generated"] = written
-    return line
-
-
-def _found(line: dict[str, Any], key: AnswerKey | None) -> Found:
-    """What a line says of its row; an answer that was kept before forms were known is whatever was generated."""
-    if key is None:
-        return RowLikelihood(float(line["log_likelihood"]), int(line["answer_tokens"]))
-    prediction = str(line["prediction"])
-    return prediction if "generated" in line else key.form.cut(prediction)

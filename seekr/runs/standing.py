@@ -10,8 +10,10 @@ from seekr.config import identity
 from seekr.disk import Fault, read_json
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, nearest
+from seekr.runs.answered_by import answered_by_faults
 from seekr.runs.exchange import check_settled
 from seekr.runs.folder import finished_stages, has_weights, stage_name
+from seekr.runs.kept_scores import KeptScores
 from seekr.runs.manifest import LOST, chain_faults, faults, file_faults, lost_stages
 from seekr.runs.places import check_places
 from seekr.runs.record_schema import read_record
@@ -83,6 +85,15 @@ def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) 
                 "new tasks go to the end of the list, or choose another output_dir"
             )
         identity.compare(run, {"tasks": there["tasks"]}, {"tasks": stages[index].identity()["tasks"]})
+    check_scores(run, finished)
+
+
+def check_scores(run: Path, finished: Sequence[Path]) -> None:
+    """The scores that a run goes on with are of its own models. Raises InputError."""
+    kept, record = KeptScores.read(run / "scores.json", put_aside=False), read_record(run)
+    if record is not None:
+        for fault in answered_by_faults(run / "scores.json", kept.models, finished, record, len(kept.matrix.tasks)):
+            raise InputError(str(fault))
 
 
 def check_answered(wanted: Sequence[tuple[int, int]], columns: Mapping[int, TaskData]) -> None:

@@ -13,7 +13,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import clear_folder, file_digest, is_encrypted, read_json, read_text, write_json, write_text
+from seekr.disk import (
+    clear_folder,
+    file_digest,
+    has_own_hash,
+    is_encrypted,
+    read_json,
+    read_text,
+    with_own_hash,
+    write_json,
+    write_text,
+)
 from seekr.errors import InputError, RunError, nearest
 from seekr.memory.removal import write_without
 from seekr.runs.exchange import Removed, exchange, place_for_rest
@@ -162,6 +172,7 @@ def _without_answers(run: Run, text: str, left: Path) -> int:
     path, removed = run.folder / "scores.json", {}
     content = read_json(path) if path.is_file() else None
     known = {} if content is None else content.get("answers", {})
+    whole = content is not None and has_own_hash(content)
     for file, count in answers_with(run, text).items():
         lines = [line for line in read_text(file).split("\n") if line.strip() and not _holds(line, text)]
         new, cell = left / "predictions" / file.name, file.stem
@@ -172,5 +183,5 @@ def _without_answers(run: Run, text: str, left: Path) -> int:
     if removed and content is not None:
         before = content.get("removed_answers", {})
         content["removed_answers"] = before | {cell: before.get(cell, 0) + count for cell, count in removed.items()}
-        write_json(left / "scores.json", content)
+        write_json(left / "scores.json", with_own_hash(content) if whole else content)
     return sum(removed.values())

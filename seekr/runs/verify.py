@@ -10,6 +10,7 @@ from seekr.config.secrets import secrets_of
 from seekr.data.finished import read_predictions
 from seekr.disk import Fault, file_digest
 from seekr.errors import InputError, RunError
+from seekr.runs.answered_by import score_faults
 from seekr.runs.exchange import STOPPED, is_unsettled
 from seekr.runs.folder import finished_stages, stage_name
 from seekr.runs.manifest import faults, lost_stages, record_faults, standing_faults, unverified
@@ -88,6 +89,7 @@ def quick_faults(folder: Path) -> Iterator[Fault]:
             yield from checkpoint_faults(checkpoint, hashed=False)
         yield from _log_faults(folder)
     yield from _lost_scores(run.folder)
+    yield from _score_faults(run, stages)
     if since := plain_parts(run)[1]:
         yield Fault(run.folder / since[0], f"{_PLAIN}{_and_more(since)}")
 
@@ -97,6 +99,16 @@ def _lost_scores(run: Path) -> Iterator[Fault]:
     if not path.is_file() and any((run / "predictions").glob("*.jsonl")):
         state = "no file" if path.exists() else "missing"
         yield Fault(path, f"{state}, though answers are there; `seekr evaluate {run}` makes it")
+
+
+def _score_faults(run: Run, stages: Sequence[Path]) -> Iterator[Fault]:
+    path = run.folder / "scores.json"
+    try:
+        content = run.scores_json if path.is_file() and run.scores else None
+    except InputError:
+        return  # whoever shows the scores says so
+    if content is not None:
+        yield from score_faults(path, content, stages, run.record)
 
 
 def _record_faults(run: Run) -> Iterator[Fault]:
@@ -147,6 +159,7 @@ def _scores(run: Run) -> Iterator[str | Finding]:
     except InputError as error:
         yield str(error)
         return
+    yield from map(str, _score_faults(run, finished_stages(run.folder)))
     for name, value in matrix.to_json().items():
         if not _same(content.get(name), value):
             yield f"{path}: {name} is {content.get(name)}, and {value} by its matrix"

@@ -43,7 +43,12 @@ def wanted_cells(cells: str, tasks: int, *, joint: bool = False, general: bool =
 
 def cell_name(row: int, column: int) -> str:
     """What the file of a cell's answers is called."""
-    return f"{'base' if row == BASE else row}-{column_name(column)}"
+    return f"{row_name(row)}-{column_name(column)}"
+
+
+def row_name(row: int) -> str:
+    """How the file of a cell's answers names its row."""
+    return "base" if row == BASE else str(row)
 
 
 def column_name(column: int) -> str:

@@ -15,7 +15,17 @@ from typing import NotRequired
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from seekr.disk import Fault, Listing, faults_of_files, parse_json, read_bytes, read_text, with_own_hash, write_json
+from seekr.disk import (
+    Fault,
+    Listing,
+    faults_of_files,
+    has_own_hash,
+    parse_json,
+    read_bytes,
+    read_text,
+    with_own_hash,
+    write_json,
+)
 from seekr.errors import RunError, say
 
 MARKER = "complete.json"
@@ -123,7 +133,7 @@ def _marker(checkpoint: Path) -> _Marker:
     """Raises OSError or ValueError where it is missing, or not what was written for this checkpoint."""
     content = parse_json(read_text(checkpoint / MARKER))
     marker = _MARKER.validate_python(content)
-    if marker["step"] != checkpoint_step(checkpoint) or ("sha256" in marker and with_own_hash(content) != content):
+    if marker["step"] != checkpoint_step(checkpoint) or not has_own_hash(content):
         raise ValueError("not what was written")
     return marker
 

@@ -19,10 +19,10 @@ from seekr.evaluation.checks import answering_dtype
 from seekr.modeling.checks import check_token_ids
 from seekr.modeling.loading import load_tokenizer, one_kind_of_bar
 from seekr.progress import bar
+from seekr.runs.answer_lines import found_in, lines_of, row_scores_of, score_of
 from seekr.runs.answering import ASKED_TOGETHER, answer_task
 from seekr.runs.prepare import rows_of_a_batch
 from seekr.runs.run import Run
-from seekr.runs.scores import found_in, lines_of, row_scores_of, score_of
 from seekr.scoring.uncertainty import standard_error
 from seekr.use.stage import best_device, choose, load
 

@@ -12,7 +12,7 @@ import pytest
 from small_runs import digests
 
 from seekr import Run, evaluate
-from seekr.runs import scores
+from seekr.runs import kept_scores, scores
 from seekr.runs.verify import verify
 
 
@@ -23,13 +23,13 @@ class Killed(BaseException):
 def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many scores each writing had."""
     found = []
-    real = scores.write_json
+    real = kept_scores.write_json
 
     def counted(path: Path, content: Any) -> None:
         found.append(sum(score is not None for row in content["matrix"] for score in row))
         real(path, content)
 
-    monkeypatch.setattr(scores, "write_json", counted)
+    monkeypatch.setattr(kept_scores, "write_json", counted)
     return found
 
 

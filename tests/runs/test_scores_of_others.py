@@ -1,0 +1,146 @@
+"""scores.json says which model answered each row, and by a hash of its own that it is what was written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from earlier_runs import without
+from small_runs import SEEKR, digests
+
+from seekr import InputError, Run, evaluate
+from seekr.cli.main import main
+from seekr.disk import with_own_hash
+from seekr.runs import execute
+from seekr.runs.execute import run_request
+from seekr.runs.general_tasks import FILE, GeneralScore, read_general, write_general
+from seekr.runs.grafted import Grafted, add_grafted, read_grafted
+from seekr.runs.prepare import Request
+from seekr.runs.verify import verify
+
+OTHERS = "was answered by a model that is not in this run"
+
+
+@pytest.fixture(scope="module")
+def two_seeds(learn: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    place = tmp_path_factory.mktemp("seeds")
+    first, second = (learn(place / str(seed), "ab", seed=seed).folder for seed in (0, 1))
+    return first, second
+
+
+@pytest.fixture
+def run(two_seeds: tuple[Path, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(two_seeds[0], tmp_path / "run", symlinks=True))
+
+
+def take_scores(source: Path, run: Path) -> None:
+    shutil.copy(source / "scores.json", run)
+    shutil.copytree(source / "predictions", run / "predictions", dirs_exist_ok=True)
+
+
+def test_scores_and_answers_of_another_run_are_not_taken_for_its_own(
+    run: Path, two_seeds: tuple[Path, Path], learn: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found by review: both agreed with each other, and nothing said whose they were."""
+    take_scores(two_seeds[1], run)
+    before = digests(run, "**/*")
+    for go_on in (lambda: evaluate(run, "all"), lambda: learn(run, "abc")):
+        with pytest.raises(InputError, match=f"row 0, 1 of its scores {OTHERS}"):
+            go_on()
+    assert digests(run, "**/*") == before
+    assert any(OTHERS in finding.text for finding in verify(Run(run)))
+    for command in ("status", "check", "compare"):
+        capsys.readouterr()
+        main([command, str(run)])
+        assert OTHERS in capsys.readouterr().err, command
+
+
+def test_scores_that_were_moved_away_are_measured_again(run: Path, two_seeds: tuple[Path, Path]) -> None:
+    wanted = json.loads((run / "scores.json").read_text())
+    take_scores(two_seeds[1], run)
+    (run / "scores.json").unlink()
+    shutil.rmtree(run / "predictions")
+    evaluate(run, "seen")
+    assert json.loads((run / "scores.json").read_text()) == wanted
+
+
+def test_a_score_that_was_changed_by_hand_is_named_by_whoever_shows_it(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((run / "scores.json").read_text())
+    content["matrix"][1][1] = content["overall_performance"] = 99.0
+    (run / "scores.json").write_text(json.dumps(content))
+    for command in ("status", "check", "compare", "verify"):
+        capsys.readouterr()
+        main([command, str(run)])
+        told = capsys.readouterr()
+        assert "scores.json: not what was written" in told.out + told.err, command
+    evaluate(run, "seen")
+    assert not verify(Run(run))
+
+
+def test_scores_of_an_earlier_version_are_gone_on_with_and_say_whose_they_are_then(
+    run: Path, learn: Callable[..., Run]
+) -> None:
+    without(run / "scores.json", "sha256", "answered_by")
+    assert not verify(Run(run))
+    learn(run, "abc")
+    content = json.loads((run / "scores.json").read_text())
+    assert sorted(content["answered_by"]) == ["0", "1", "2"]
+    assert with_own_hash(content) == content
+
+
+def test_a_run_killed_after_it_learned_a_stage_again_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers are of the new model then, and scores.json knows nothing of the one before."""
+
+    class Killed(BaseException):
+        pass
+
+    real = execute.ScoreBook.write
+
+    def kill(self: execute.ScoreBook) -> None:
+        if (run / "predictions/1-1.jsonl").exists():
+            raise Killed
+        real(self)
+
+    content = json.loads((run / "scores.json").read_text())
+    content["answered_by"]["1"] = "as other packages had learned it"
+    (run / "scores.json").write_text(json.dumps(with_own_hash(content)))
+    config = Run(run).config
+    with monkeypatch.context() as patched:
+        patched.setattr(execute.ScoreBook, "write", kill)
+        with pytest.raises(Killed):
+            run_request(Request(config, redo="b"))
+    run_request(Request(config))
+    assert not verify(Run(run))
+
+
+def test_rows_of_skills_and_of_a_joint_run_have_their_models(
+    learn: Callable[..., Run], task: Callable[..., Any], tmp_path: Path
+) -> None:
+    skilled = learn(tmp_path / "skilled", [task("a", learn=False), "b"], method=SEEKR).folder
+    joint = learn(tmp_path / "joint", "ab", method="joint", cells="all").folder
+    answered = [json.loads((one / "scores.json").read_text())["answered_by"] for one in (skilled, joint)]
+    base = Run(skilled).record["model_fingerprint"]
+    assert answered[0]["0"] == base != answered[0]["1"]
+    assert set(answered[1]) == {"base", "1"}
+    assert answered[1]["base"] == base
+    for one in (skilled, joint):
+        assert not verify(Run(one))
+        evaluate(one, "all")
+
+
+def test_one_changed_number_of_general_tasks_or_of_a_graft_is_found(tmp_path: Path) -> None:
+    write_general(tmp_path, [GeneralScore("t", None, "acc", 0.25, None, 8, "1")])
+    add_grafted(tmp_path, [Grafted("a", "a", "b", "all", 4, (), 8, 75.0, 25.0, 50.0, None)], ["a", "b"])
+    read_general(tmp_path), read_grafted(tmp_path)
+    for name, before, after in ((FILE, "0.25", "0.75"), ("graft.json", "50.0", "70.0")):
+        path = tmp_path / name
+        path.write_text(path.read_text().replace(before, after, 1))
+    for read in (read_general, read_grafted):
+        with pytest.raises(InputError, match="not what was written; delete it and run"):
+            read(tmp_path)
