@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -56,15 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _give_up(f"{place}: cannot be written: {why}", FAILED)
     except (OSError, SafetensorError) as error:  # a full disk, a folder that cannot be written to
         return _give_up(f"{type(error).__name__}: {error}", FAILED)
-    except Exception as error:  # torch.save and tokenizers have no class of their own for a full disk
-        if not _by_saving(error) and "(os error " not in str(error):
-            raise
-        return _give_up(f"a file could not be written to its end (is the disk full?): {error}", FAILED)
-
-
-def _by_saving(error: Exception) -> bool:
-    called = traceback.extract_tb(error.__traceback__)
-    return any(one.name == "save" and Path(one.filename).match("torch/serialization.py") for one in called)
 
 
 def _beginning(command: str) -> AbstractContextManager[None]:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from pydantic import Field
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from seekr.data.token_rows import TokenizedRow
 from seekr.disk import regular
+from seekr.disk.tensors import save_tensors
 from seekr.distributed.processes import is_main, own_share, summed
 from seekr.errors import InputError
 from seekr.methods.base import Method, Objective, TaskContext, batch_of
@@ -96,7 +96,7 @@ class Ewc(Method):
             anchors = {name: parameter.detach().float().cpu() for name, parameter in parameters}
             folder = context.folder / "model" if context.learn else context.folder
             folder.mkdir(exist_ok=True)
-            save_file(combined(newest_quadratic(context.stages), fisher, anchors), folder / FILE)
+            save_tensors(combined(newest_quadratic(context.stages), fisher, anchors), folder / FILE, encrypted=False)
         if frozen:
             model.requires_grad_(False)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from seekr.data.hub import hub_or_cache
 from seekr.disk import user_path
+from seekr.disk.tensors import written_to
 from seekr.errors import InputError, said_by
 from seekr.modeling.balancing import ask_for_balance_again, without_balance
 from seekr.modeling.checks import (
@@ -246,9 +247,9 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     from seekr.modeling.generation import answering_settings
 
     settings = answering_settings(getattr(model, "generation_config", None), tokenizer)
-    with without_balance(model, noted=True) as balanced:
+    with without_balance(model, noted=True) as balanced, written_to(folder):
         model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     settings.save_pretrained(folder)
     if is_adapter(folder):
         _write_how_to_load(folder, balanced=balanced)

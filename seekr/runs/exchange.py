@@ -91,15 +91,26 @@ def _read(marker: Path) -> Removed:
         raise InputError(f"{marker}: not what a removal writes; bring the run back from a copy") from None
 
 
-def _finish(run: Path, removed: Removed, say: Callable[[Removed], None]) -> None:
+def _finish(run: Path, removed: Removed, done: Callable[[Removed], None]) -> None:
     for new, place in list(_moves(run)):
         clear_folder(place)
         new.replace(place)
         sync(place.parent)
-    say(removed)  # while the marker stands: whoever did not read it gives the command again, and no more is removed
+    if removed.rows:
+        _forget_steps(run)
+    done(removed)  # while the marker stands: whoever did not read it gives the command again, and no more is removed
     clear_folder(run / _LEFT)
     (run / _MARKER).unlink()
     sync(run)
+
+
+def _forget_steps(run: Path) -> None:
+    """Drops the checkpoints of a task that was stopped: its steps had replayed what is taken back."""
+    for folder in sorted((run / "working").glob("*-*")):
+        if any(folder.glob("checkpoint-*")):
+            name = folder.name.partition("-")[2]
+            say(f"task {name!r} was stopped while it was learned, and begins anew: its steps had replayed these rows")
+    clear_folder(run / "working")
 
 
 def _moves(run: Path) -> Iterator[tuple[Path, Path]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from seekr.disk import file_digest, has_own_hash, parse_json, read_text, with_own_hash, write_json
@@ -46,7 +48,8 @@ class KeptScores:
             return cls(matrix, answers, removed, models, whole=has_own_hash(content))
         except (InputError, OSError, ValueError, TypeError, AttributeError):
             if put_aside and is_main():
-                aside = path.with_name("scores.json.damaged")
+                names = (path.with_name(f"scores.json.damaged{number or ''}") for number in count())
+                aside = next(name for name in names if not os.path.lexists(name))
                 path.replace(aside)
                 say_once(f"{path} is damaged and was moved to {aside.name}; scores are made again from the answers")
             return cls()
@@ -75,12 +78,12 @@ def forget_rows(run: Path, first: int) -> None:
     """Drops the scores of models that are to go: those of a row of the matrix, and of all after it."""
     path = run / "scores.json"
     kept = KeptScores.read(path, put_aside=False)
-    matrix, count = kept.matrix, len(kept.matrix.tasks)
-    if not first < count:
+    matrix, tasks = kept.matrix, len(kept.matrix.tasks)
+    if not first < tasks:
         return
-    matrix.matrix[first:] = [[None] * count for _ in range(first, count)]
+    matrix.matrix[first:] = [[None] * tasks for _ in range(first, tasks)]
     if matrix.general:
-        matrix.general[first + 1 :] = [None] * (count - first)
+        matrix.general[first + 1 :] = [None] * (tasks - first)
     for known in (kept.answers, kept.removed, kept.models):
         for name in [name for name in known if (row := name.partition("-")[0]).isdecimal() and int(row) >= first]:
             del known[name]

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ from seekr.disk import (
     write_json,
 )
 from seekr.errors import InputError
+from seekr.progress import bar
 from seekr.runs.folder import has_weights
 
 MANIFEST = "manifest.json"
 LOST = "missing, and run.json says that it was finished"
 _VERSION = 1
+_MB = 10**6
+_WORTH_A_BAR = 1000 * _MB
 _FOR_PEOPLE = "model/README.md"  # anybody may add to it
 _OF_A_RUN = ("seed", "clock", "model_fingerprint", "tokenizer_fingerprint")
 _READ_BY_LOADERS = {".json", ".safetensors", ".bin", ".jinja", ".model", ".py"}
@@ -39,6 +43,7 @@ def write_manifest(folder: Path, name: str, previous: str | None) -> None:
 
     `previous`: what `link_of` gives of the stages before.
     """
+    _hash_ahead([path for path in folder.rglob("*") if path.is_file()], name)
     files = {path: about for path, about in list_files(folder).items() if path != _FOR_PEOPLE}
     content = {"version": _VERSION, "stage": name, "previous": previous, "files": files}
     write_json(folder / MANIFEST, with_own_hash(content))
@@ -136,6 +141,8 @@ def file_faults(stage: Path, *, hashed: bool, weights: bool, only: str = "") -> 
     files = {name: about for name, about in listed.items() if name.startswith(only)}
     model = {name: about for name, about in files.items() if name.startswith("model/")}
     others = {name: about for name, about in files.items() if name not in model}
+    if hashed:
+        _hash_ahead([stage / name for name in (files if weights else others)], stage.name)
     yield from faults_of_files(stage, others, hashed=hashed)
     if has_weights(stage):
         yield from faults_of_files(stage, model, hashed=hashed and weights)
@@ -166,6 +173,20 @@ def _read(stage: Path) -> dict[str, Any]:
     if not whole:
         raise ValueError("damaged, it is not what was written")
     return dict(content)
+
+
+def _hash_ahead(paths: Sequence[Path], what: str) -> None:
+    """Hashes large files, which whoever asks next knows then, with a bar for how much of them is read."""
+    sizes = {path: path.stat().st_size for path in paths if path.is_file()}
+    if sum(sizes.values()) < _WORTH_A_BAR:
+        return
+    with (
+        bar(f"hashing {what}, MB", sum(size // _MB for size in sizes.values())) as advance,
+        ThreadPoolExecutor() as pool,
+    ):
+        waiting = {pool.submit(file_digest, path): size for path, size in sizes.items()}
+        for done in as_completed(waiting):
+            advance(waiting[done] // _MB)
 
 
 def _link_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[Fault]:

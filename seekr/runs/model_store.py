@@ -12,6 +12,7 @@ import torch
 from transformers import set_seed
 
 from seekr.disk import clear_folder
+from seekr.disk.tensors import written_to
 from seekr.distributed.processes import is_main, process_count, wait_for_all
 from seekr.distributed.sharded import load_sharded
 from seekr.methods.averaging import average_weights
@@ -120,7 +121,8 @@ class ModelStore:
 def save_whole(model: Any, state: dict[str, Any], folder: Path) -> None:
     """Writes a model whose parameters are sharded over several processes, `state` being all of them, gathered."""
     if is_main():
-        model.save_pretrained(folder, state_dict=state)
+        with written_to(folder):
+            model.save_pretrained(folder, state_dict=state)
     wait_for_all()
 
 

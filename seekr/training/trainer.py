@@ -26,6 +26,7 @@ from transformers.trainer_utils import TrainOutput
 from typing_extensions import override
 
 from seekr.data.token_rows import TokenizedRow
+from seekr.disk.tensors import written_to
 from seekr.distributed.processes import is_main, of_main
 from seekr.errors import InputError, RunError
 from seekr.methods.base import Objective
@@ -268,7 +269,8 @@ class ContinualTrainer(Trainer):
             norm = grad_norm.item() if isinstance(grad_norm, Tensor) else grad_norm
             self.step_log.write({**self._line, "grad_norm": norm})
         self._line = None
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+        with written_to(Path(str(self.args.output_dir))):
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     @override
     def _prepare_inputs(self, inputs: MicroBatch) -> MicroBatch:  # type: ignore[override]

@@ -7,34 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
 
 from seekr.cli import main as command
-
-always_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
-
-
-@always_full
-@pytest.mark.parametrize("size", [10, 10_000_000])
-def test_whatever_torch_says_of_a_full_disk_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], size: int
-) -> None:
-    """Found by full disks: "basic_ios::clear" of a small checkpoint, "unexpected pos" of a large one."""
-    monkeypatch.setitem(command._COMMANDS, "demo", lambda parsed: torch.save(torch.zeros(size), "/dev/full"))
-    assert command.main(["demo"]) == 1
-    assert "is the disk full?" in capsys.readouterr().err
-
-
-@always_full
-def test_what_tokenizers_says_of_a_full_disk_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Found by full disks: a bare Exception."""
-    tokenizer = Tokenizer(BPE(vocab={str(i): i for i in range(9999)}, merges=[]))
-    monkeypatch.setitem(command._COMMANDS, "demo", lambda parsed: tokenizer.save("/dev/full"))
-    assert command.main(["demo"]) == 1
-    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_copied_to_its_end_names_the_file(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import SEEKR
+from small_runs import SEEKR, Stop, StopAt, digests
 
 from seekr import Run
 from seekr.cli.main import main
@@ -101,6 +101,24 @@ def test_a_task_of_which_all_is_taken_back_is_still_gone_on_from(run: Path, lear
     taking.take_back(Run(run), rows, None, lambda _: None)
     assert len(memory_of(run, "00-a")) == 0
     assert learn(run, "abc", method=SEEKR | {"replay_ratio": 0.5}).finished
+
+
+def test_a_task_that_was_stopped_after_it_replayed_a_removed_row_begins_anew(
+    run: Path, two_tasks: Path, learn: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It went on from its checkpoint, whose weights had learned of the row."""
+    method = SEEKR | {"replay_ratio": 0.5}
+    never_stopped = Path(shutil.copytree(two_tasks, tmp_path / "never"))
+    with pytest.raises(Stop):
+        learn(run, "abc", method=method, callbacks=[StopAt(0, 3)])
+    assert list(run.glob("working/*/checkpoint-*"))
+    for folder in (run, never_stopped):
+        assert main(["memory", str(folder), "--remove", "a/0"]) == 0
+    assert "task 'c' was stopped while it was learned, and begins anew" in capsys.readouterr().err
+    assert not (run / "working").exists()
+    for folder in (run, never_stopped):
+        learn(folder, "abc", method=method)
+    assert digests(run) == digests(never_stopped)
 
 
 def test_a_damaged_memory_is_not_written_again_as_if_it_were_whole(
