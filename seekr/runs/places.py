@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from seekr.disk import check_room, is_encrypted, read_text, regular
+from seekr.disk.tensors import Tensors
 from seekr.errors import InputError
 from seekr.runs.exchange import check_settled
 from seekr.runs.folder import check_copied, finished_stages
@@ -59,6 +62,10 @@ def check_home(home: Path, run: Path) -> None:
         with suppress(OSError):  # whoever reads answers makes up for those that cannot be read
             if not kept.are_others(path) and is_encrypted(path):
                 read_text(path)
+    for path in sorted(home.glob("stages/*/memory/samples.safetensors")):
+        with suppress(OSError, SafetensorError):
+            if (rows := Tensors(path)).encrypted:
+                rows.get_tensor("ends")
 
 
 def check_removable(redone: Sequence[Path], dropped: Sequence[Path]) -> None:

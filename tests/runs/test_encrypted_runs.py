@@ -244,3 +244,12 @@ def test_answers_that_were_changed_are_no_sign_of_another_key(another: Path, lea
     answers.write_text(f"{answers.read_text()[:-9]}00000000\n")
     assert learn(another, "ab", method=SEEKR).finished
     assert main(["verify", str(another)]) == 0
+
+
+def test_with_all_answers_gone_the_kept_rows_tell_another_key(another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers were made again by another key then, and one run had two."""
+    shutil.rmtree(another / "predictions")
+    before = digests(another, "**/*")
+    monkeypatch.setenv("SEEKR_KEY", "08" * 32)
+    assert main(["evaluate", str(another)]) == 2
+    assert digests(another, "**/*") == before
