@@ -4,10 +4,11 @@
     unshare -rm python benchmarks/killed_runs.py FOLDER --full-disks 20 --json benchmarks/results/full_disks.json
 
 A round learns three tasks with a checkpoint every step, scores every model on every task, goes on from that run with a
-fourth task, exports its model and writes a page. `--kills`: every command is killed (SIGKILL) at random moments and
-given again until it ends, in as many rounds as the kills need. `--full-disks`: one command of a round finds room for a
-random part of what it leaves; once that has ended it, there is room again and the round goes on. What
-then stands is compared with a round that nothing happened to, file by file, times left out.
+fourth task, exports its model, takes back a kept row of the first and writes a page. `--kills`: every command is killed
+(SIGKILL) at random moments and given again until it ends, in as many rounds as the kills need. `--full-disks`: one
+command of a round finds room for a random part of what it leaves, each as often as the others; once that has ended it,
+there is room again and the round goes on. What then stands is compared with a round that nothing happened to, file by
+file, times left out.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ LIMIT = 120.0
 FULL = ("No space left on device", "is the disk full?")
 """What the one line says of a full disk, one or the other."""
 
+DONE = {"export": "is there already", "memory --remove": "removed: "}
+"""What a command says that was killed when all was done: given once more, it refuses, or would remove another row."""
+
 
 @dataclass
 class Round:
@@ -65,6 +69,7 @@ class Round:
             "evaluate": ["evaluate", str(run), "--cells", "all"],
             "learn --from": ["learn", "--from", str(run), "--task", task, "--output-dir", str(more)],
             "export": ["export", str(more), "--output", str(self.folder / "exported")],
+            "memory --remove": ["memory", str(run), "--remove", "sort/0"],
             "report": ["report", str(run), str(more), "--output", str(self.folder / "page.html")],
         }
 
@@ -178,12 +183,11 @@ def kills(count: int, place: Path, reference: Round, expected: dict[str, str], d
             for attempts in count_up():
                 longest = reference.took[name] * (0.5 + 0.1 * attempts)  # rising, so that it ends at all
                 status = here.finish(words, after=draw.uniform(0, longest))
-                done_before = name == "export" and "is there already" in here.said()
-                if status == 0 or (status == 2 and done_before):
+                killed[name] += status == -signal.SIGKILL
+                if status == 0 or DONE.get(name, "\n\n") in here.said():
                     break
                 if status != -signal.SIGKILL:
                     raise SystemExit(f"{name}: exit status {status} after a kill\n{here.said()}")
-                killed[name] += 1
         rounds.append({"kills": killed.total() - before, "differs": differing(expected, here.left())})
         print(f"{killed.total()} kills, differs: {rounds[-1]['differs']}", file=sys.stderr)
     return {"kills": dict(killed), "differs": sum(bool(one["differs"]) for one in rounds), "rounds": rounds}
@@ -194,9 +198,11 @@ def full_disks(
 ) -> dict[str, Any]:
     rounds: list[dict[str, Any]] = []
     filler = place / "filler"
-    while sum("line" in one for one in rounds) < count:
+    ended: Counter[str] = Counter()
+    while ended.total() < count:
         here = fresh(place, reference.log)
-        chosen = draw.choice(list(here.commands()))
+        fewest = min(ended[name] for name in here.commands())
+        chosen = draw.choice([name for name in here.commands() if ended[name] == fewest])
         room = draw.randrange(4096, max(8192, reference.wrote[chosen]))
         about: dict[str, Any] = {"command": chosen, "room": room}
         for name, words in here.commands().items():
@@ -209,11 +215,11 @@ def full_disks(
                 if not filler.exists() or len(lines) != 1 or not any(word in lines[0] for word in FULL):
                     raise SystemExit(f"{name}: exit status {status}\n{here.said()}")
                 about |= {"status": status, "line": lines[0]}
+                ended[name] += 1
                 filler.unlink()
             filler.unlink(missing_ok=True)
         rounds.append({**about, "differs": differing(expected, here.left())})
         print(rounds[-1], file=sys.stderr)
-    ended = Counter(one["command"] for one in rounds if "line" in one)
     return {"full": dict(ended), "differs": sum(bool(one["differs"]) for one in rounds), "rounds": rounds}
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from seekr.disk.full import naming
 from seekr.disk.regular import OddFile, open_regular, read_bytes
 from seekr.errors import InputError, RunError
 
@@ -53,7 +54,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     if path.is_dir():
         raise InputError(f"{path}: is a folder, where a file should be; remove it")
     make_room(partial)
-    with partial.open("xb") as file:
+    with naming(path), partial.open("xb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())

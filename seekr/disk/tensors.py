@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load, save, save_file
 from torch import Tensor
 
+from seekr.disk.full import written_to
 from seekr.disk.regular import regular
 from seekr.disk.sealed import TENSORS_MARK, decrypt, encrypt
-
-
-@contextmanager
-def written_to(place: Path) -> Iterator[None]:
-    """What libraries raise of a file that cannot be written to its end names no place: an OSError that does.
-
-    torch.save and tokenizers have no class of their own for it.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not (isinstance(error, SafetensorError) or _by_saving(error) or "(os error " in str(error)):
-            raise
-        raise OSError(f"{place}: a file could not be written to its end (is the disk full?): {error}") from error
-
-
-def _by_saving(error: Exception) -> bool:
-    called = traceback.extract_tb(error.__traceback__)
-    return any(one.name == "save" and Path(one.filename).match("torch/serialization.py") for one in called)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, encrypted: bool) -> None:

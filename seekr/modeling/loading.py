@@ -13,7 +13,7 @@ from torch import nn
 
 from seekr.data.hub import hub_or_cache
 from seekr.disk import user_path
-from seekr.disk.tensors import written_to
+from seekr.disk.full import written_to
 from seekr.errors import InputError, said_by
 from seekr.modeling.balancing import ask_for_balance_again, without_balance
 from seekr.modeling.checks import (

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from seekr.disk import clear_folder, flush, make_room, read_bytes, regular, sync, write_atomically
+from seekr.disk.full import naming
 from seekr.errors import InputError, RunError
 
 _STAGE = re.compile(r"^(\d{2,})-(.+)$")
@@ -82,8 +83,9 @@ def stage_under_construction(final: Path) -> Iterator[Path]:
     partial = partial_folder(final)
     clear_folder(partial)
     partial.mkdir(parents=True)
-    yield partial
-    flush(partial)
+    with naming(partial):
+        yield partial
+        flush(partial)
     partial.replace(final)
     sync(final.parent)
 

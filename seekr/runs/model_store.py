@@ -12,7 +12,7 @@ import torch
 from transformers import set_seed
 
 from seekr.disk import clear_folder
-from seekr.disk.tensors import written_to
+from seekr.disk.full import written_to
 from seekr.distributed.processes import is_main, process_count, wait_for_all
 from seekr.distributed.sharded import load_sharded
 from seekr.methods.averaging import average_weights

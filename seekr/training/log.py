@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 from seekr.disk import parse_json, read_bytes, sync, write_atomically
+from seekr.disk.full import naming
 from seekr.errors import say
 from seekr.modeling.batches import StepKind
 from seekr.training.checkpoints import checkpoint_step, log_fault
@@ -29,7 +30,7 @@ class StepLog(TrainerCallback):
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line and flush it. Numbers that JSON does not know become null."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
         if self.watch is not None:
             self.watch(line)

@@ -26,7 +26,7 @@ from transformers.trainer_utils import TrainOutput
 from typing_extensions import override
 
 from seekr.data.token_rows import TokenizedRow
-from seekr.disk.tensors import written_to
+from seekr.disk.full import written_to
 from seekr.distributed.processes import is_main, of_main
 from seekr.errors import InputError, RunError
 from seekr.methods.base import Objective

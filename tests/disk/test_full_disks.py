@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
-from seekr.disk.tensors import save_tensors, written_to
+from seekr.disk.full import naming, written_to
+from seekr.disk.tensors import save_tensors
 
 always_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
 LINE = "place: a file could not be written to its end"
@@ -41,6 +42,14 @@ def test_what_safetensors_says_of_a_file_that_cannot_be_written_names_it(
     path = tmp_path / "gone" / "teacher.safetensors"
     with pytest.raises(OSError, match=f"{path}: a file could not be written"):
         save_tensors({"a": torch.zeros(100_000)}, path, encrypted=encrypted)
+
+
+@always_full
+def test_what_python_says_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    """Found by full disks: "[Errno 28] No space left on device", and no name."""
+    path = tmp_path / "scores.json"
+    with pytest.raises(OSError, match=r"No space left on device.*scores\.json"), naming(path):
+        Path("/dev/full").write_text("a")
 
 
 def test_another_error_stays_what_it_is(tmp_path: Path) -> None:
