@@ -119,7 +119,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 _NEED_MODELS = ("bench", "demo", "evaluate", "export", "graft", "learn", "plan", "score", "tune")
-_SHOW_RUNS = ("check", "compare", "heads", "memory", "report", "status")
+_SHOW_RUNS = ("check", "compare", "export", "heads", "memory", "report", "status")
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "bench": _bench,
     "chat": using.chat,

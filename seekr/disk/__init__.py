@@ -2,6 +2,7 @@
 
 from seekr.disk.files import (
     PRIVATE,
+    SMALL,
     STDOUT,
     Fault,
     Listing,
@@ -28,6 +29,7 @@ from seekr.disk.sealed import is_encrypted, is_encrypted_tensors, read_text, wri
 
 __all__ = [
     "PRIVATE",
+    "SMALL",
     "STDOUT",
     "Fault",
     "Listing",

@@ -147,7 +147,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-_SMALL = 1 << 20
+SMALL = 1 << 20
+"""Bytes of a file up to which its hash is looked at where sizes alone are else."""
 _DIGESTS: dict[tuple[int, ...], str] = {}
 Listing = dict[str, dict[str, Any]]
 """Path below a folder → {"bytes": size, "sha256": in hexadecimal}."""
@@ -215,7 +216,7 @@ def faults_of_files(folder: Path, listing: Mapping[str, Mapping[str, Any]], *, h
         else:
             whole.append(name)
     with ThreadPoolExecutor() as pool:
-        read = [name for name in whole if hashed or listing[name]["bytes"] <= _SMALL]
+        read = [name for name in whole if hashed or listing[name]["bytes"] <= SMALL]
         for name, digest in zip(read, pool.map(lambda name: file_digest(folder / name), read), strict=True):
             if digest != listing[name]["sha256"]:
                 yield Fault(folder / name, "its checksum differs from that of the file that was written")

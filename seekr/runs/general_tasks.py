@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -50,7 +51,7 @@ class GeneralChange:
 def read_general(run: Path) -> tuple[GeneralScore, ...]:
     """What was measured of a run so far. Raises InputError where it cannot be read."""
     path = run / FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         return ()
     mend = f"delete it and run `seekr evaluate {run} --general TASK` again"
     content = read_unchanged(path, mend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -65,7 +66,7 @@ class Grafted:
 def read_grafted(run: Path) -> tuple[Grafted, ...]:
     """What was found of a run so far; nothing where no study was made. Raises InputError where it cannot be read."""
     path = run / FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         return ()
     mend = f"delete it and run `seekr graft {run}`"
     content = read_unchanged(path, mend)

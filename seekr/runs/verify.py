@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from seekr.config.secrets import secrets_of
 from seekr.data.finished import read_predictions
-from seekr.disk import Fault, file_digest
+from seekr.disk import SMALL, Fault, file_digest
 from seekr.errors import InputError, RunError
 from seekr.runs.answered_by import score_faults
 from seekr.runs.exchange import STOPPED, is_unsettled
 from seekr.runs.folder import finished_stages, stage_name
+from seekr.runs.general_tasks import FILE as GENERAL_TASKS
+from seekr.runs.general_tasks import read_general
+from seekr.runs.grafted import FILE as GRAFTED
+from seekr.runs.grafted import read_grafted
+from seekr.runs.kept_scores import KeptScores
 from seekr.runs.manifest import faults, lost_stages, record_faults, standing_faults, unverified
 from seekr.runs.plain_parts import plain_parts
 from seekr.runs.run import Run
@@ -66,20 +72,25 @@ def verify(run: Run) -> list[Finding]:
         found += [Finding(str(it), "it is passed over, and the one before it is gone on with") for it in torn]
         found += [Finding(str(it), "no later task needs it; what can be read is kept") for it in _log_faults(folder)]
     found += _plain(run)
+    found += [Finding(str(it), "no model needs it, tables and pages do") for it in _study_faults(run.folder)]
     evaluate = f"`seekr evaluate {run.folder}` mends it as far as the weights are there"
     found += [one if isinstance(one, Finding) else Finding(one, evaluate) for one in _scores(run)]
     return found
 
 
 def quick_faults(folder: Path) -> Iterator[Fault]:
-    """What is seen to be wrong in the folder of a run without reading large files."""
+    """What is seen to be wrong in the folder of a run without reading large files.
+
+    Raises InputError where run.json cannot be read: all else is held against it.
+    """
     if is_unsettled(folder):
         yield Fault(folder, STOPPED)
         return
+    run = Run(folder)
+    record = run.record
     try:
-        run = Run(folder)
-        stages, record = finished_stages(run.folder), run.record
-    except (RunError, InputError):
+        stages = finished_stages(run.folder)
+    except RunError:
         return  # whoever shows the run says so
     yield from _record_faults(run)
     yield from standing_faults(run.folder, record)
@@ -90,6 +101,9 @@ def quick_faults(folder: Path) -> Iterator[Fault]:
         yield from _log_faults(folder)
     yield from _lost_scores(run.folder)
     yield from _score_faults(run, stages)
+    kept = KeptScores.read(run.folder / "scores.json", put_aside=False)
+    yield from _answer_faults(run, kept.matrix, kept.answers, hashed=False)
+    yield from _study_faults(run.folder)
     if since := plain_parts(run)[1]:
         yield Fault(run.folder / since[0], f"{_PLAIN}{_and_more(since)}")
 
@@ -109,6 +123,27 @@ def _score_faults(run: Run, stages: Sequence[Path]) -> Iterator[Fault]:
         return  # whoever shows the scores says so
     if content is not None:
         yield from score_faults(path, content, stages, run.record)
+
+
+def _answer_faults(run: Run, matrix: ScoreMatrix, answers: Mapping[str, str], *, hashed: bool) -> Iterator[Fault]:
+    """Whether the answers are those that were scored, of which scores.json has the hashes; `hashed`: large ones too."""
+    for row, column in _cells(matrix):
+        cell = cell_name(row, column)
+        file = run.folder / "predictions" / f"{cell}.jsonl"
+        if not file.is_file():
+            state = "no file" if os.path.lexists(file) else "missing"
+            yield Fault(file, f"{state}, and scores.json has {matrix.score(row, column):.2f} of it")
+        elif cell in answers and (hashed or file.stat().st_size <= SMALL) and file_digest(file) != answers[cell]:
+            yield Fault(file, "not the answers that were scored")
+
+
+def _study_faults(run: Path) -> Iterator[Fault]:
+    """Whether what was measured besides can be read; what is not there was not measured."""
+    for name, read in ((GENERAL_TASKS, read_general), (GRAFTED, read_grafted)):
+        try:
+            read(run)
+        except InputError as error:
+            yield Fault(run / name, str(error).removeprefix(str(run / name)).lstrip(":, "))
 
 
 def _record_faults(run: Run) -> Iterator[Fault]:
@@ -163,18 +198,16 @@ def _scores(run: Run) -> Iterator[str | Finding]:
     for name, value in matrix.to_json().items():
         if not _same(content.get(name), value):
             yield f"{path}: {name} is {content.get(name)}, and {value} by its matrix"
-    answers = content.get("answers", {})
+    named = {fault.path: fault for fault in _answer_faults(run, matrix, content.get("answers", {}), hashed=True)}
+    yield from map(str, named.values())
     locked: list[str] = []
     for row, column in _cells(matrix):
         cell = cell_name(row, column)
         file = run.folder / "predictions" / f"{cell}.jsonl"
         had, metric = matrix.score(row, column), matrix.metric(column)
-        if not file.is_file():
-            if had is not None:
-                yield f"{file}: missing, and scores.json has {had:.2f} of it"
-        elif cell in answers and file_digest(file) != answers[cell]:
-            yield f"{file}: not the answers that were scored"
-        elif (gone := content.get("removed_answers", {}).get(cell)) is not None:
+        if file in named:
+            continue
+        if (gone := content.get("removed_answers", {}).get(cell)) is not None:
             yield Finding(f"predictions/{cell}.jsonl: {gone} answers were taken back", "its score stays", False)
         elif not _computable(metric):
             yield Finding(f"{file}: scored by {metric}", "what it gives is not computed again", False)

@@ -18,6 +18,8 @@ from seekr.cli.main import main
 from seekr.runs import execute
 from seekr.runs.execute import run_request
 from seekr.runs.extend import extend
+from seekr.runs.general_tasks import GeneralScore, write_general
+from seekr.runs.grafted import Grafted, add_grafted
 from seekr.runs.manifest import MANIFEST
 from seekr.runs.prepare import Request
 from seekr.runs.verify import verify
@@ -245,7 +247,7 @@ def test_scores_that_were_changed_by_hand_are_mended_from_their_answers(
 def test_without_verifying_sizes_are_looked_at_and_hashes_of_large_files_are_not(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seekr.disk.files._SMALL", 100)
+    monkeypatch.setattr("seekr.disk.files.SMALL", 100)
     path = run / "stages/01-b/model/model.safetensors"
     flip_a_bit(path)
     config = run.parent / "c.json"
@@ -355,6 +357,53 @@ def test_what_is_shown_of_a_damaged_run_names_what_is_damaged(
     flip_a_bit(run / name)
     main([command, str(run)])
     assert f"seekr: {run / name}: its checksum differs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("command", ["check", "report"])
+def test_answers_that_are_not_those_that_were_scored_are_named_where_they_are_shown(
+    command: str, damage: Callable[[Path], None], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pages and tables went without answers that were gone, and nothing said so."""
+    damage(run / "predictions/1-0.jsonl")
+    main([command, str(run), *(["--output", str(tmp_path / "page.html")] if command == "report" else [])])
+    assert f"seekr: {run / 'predictions/1-0.jsonl'}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [cut, replace_by_a_folder, replace_by_a_dangling_link])
+@pytest.mark.parametrize("name", ["general.json", "graft.json"])
+def test_a_study_that_cannot_be_read_is_a_fault_and_not_one_that_was_not_made(
+    name: str, damage: Callable[[Path], None], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A link to nowhere was no study, and verify looked at none."""
+    write_general(run, [GeneralScore("t", None, "acc", 0.5, None, 2, "1")])
+    add_grafted(run, [Grafted("a", "a", "b", "all", 8, (), 3, 50.0, 40.0, 45.0, None)], ["a", "b"])
+    assert verify(Run(run)) == []
+    (run / name).write_text((run / name).read_text().rstrip())
+    damage(run / name)
+    (found,) = verify(Run(run))
+    assert found.text.startswith(f"{run / name}: ")
+    main(["memory", str(run)])
+    assert f"seekr: {run / name}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [lose, replace_by_a_dangling_link])
+def test_a_model_that_is_exported_without_scores_that_are_gone_says_so(
+    damage: Callable[[Path], None], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(run / "scores.json")
+    assert main(["export", str(run), "--output", str(tmp_path / "exported")]) == 0
+    assert "scores.json: missing, though answers are there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["heads"], ["memory", "--search", "a"]])
+def test_what_does_not_need_the_record_is_not_shown_without_it(
+    words: list[str], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is shown is held against run.json: nothing was said where it could not be read."""
+    (run / "run.json").write_text("{")
+    assert main([*words, str(run)]) == 2
+    assert f"seekr: error: {run / 'run.json'}, line 1: broken" in capsys.readouterr().err
 
 
 def test_scores_that_are_gone_and_a_record_that_is_gone_are_named(
