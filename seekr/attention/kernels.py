@@ -176,19 +176,9 @@ def divergence_by_queries(
                 channels, head, owner, entries, length, window, scaling, softcap, SIZE, SOFTCAP, CODED, SCALED, BUCKET,
             )  # fmt: skip
             difference = _difference(
-                student,
-                teacher,
-                visible,
-                bucket,
-                student_top,
-                student_log,
-                teacher_top,
-                teacher_log,
-                factor,
-                softcap,
-                SOFTCAP,
-                BUCKET,
-            )
+                student, teacher, visible, bucket, student_top, student_log, teacher_top, teacher_log, factor, softcap,
+                SOFTCAP, BUCKET,
+            )  # fmt: skip
             gradient += tl.dot((difference * LIFT).to(key.dtype), key, input_precision="ieee")
         tl.store(query_grad + at, gradient * (scale / LIFT), mask=inside)
 
@@ -235,19 +225,9 @@ def gradient_by_keys(
             teacher_log = tl.load(of_rows + 3 * entry + place, mask=row_there, other=0.0)
             factor = tl.load(of_rows + 4 * entry + place, mask=row_there, other=0.0)
             difference = _difference(
-                student,
-                teacher,
-                visible,
-                bucket,
-                student_top,
-                student_log,
-                teacher_top,
-                teacher_log,
-                factor,
-                softcap,
-                SOFTCAP,
-                BUCKET,
-            )
+                student, teacher, visible, bucket, student_top, student_log, teacher_top, teacher_log, factor, softcap,
+                SOFTCAP, BUCKET,
+            )  # fmt: skip
             lifted = tl.trans((difference * LIFT).to(query.dtype))
             gradient += tl.dot(lifted, query, input_precision="ieee")
     tl.store(key_grad + at, gradient * (scale / LIFT), mask=there)

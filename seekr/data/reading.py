@@ -32,19 +32,18 @@ from seekr.disk import user_path
 from seekr.errors import InputError
 
 
-def read_split(task: Task, split: Split, *, seed: int, base_folder: str | Path | None = None) -> list[Example]:
+def read_split(task: Task, split: Split, *, seed: int) -> list[Example]:
     """Read one split of a task.
 
     Args:
         seed: decides the shuffle that `train_limit` and `test_limit` (for test and eval) take their rows
             from; together with the task's name and the split it gives the same rows on every machine. Where
             no limit cuts anything the rows stay in the order of the file.
-        base_folder: what relative paths start from; None = the current folder.
 
     Raises:
         InputError: with file and row (counted from 1), for a source that is missing, broken or empty.
     """
-    examples = [example for _, example in read_rows(task, split, base_folder=base_folder)]
+    examples = [example for _, example in read_rows(task, split)]
     limit = task.train_limit if split == "train" else task.test_limit
     if limit is None or limit >= len(examples):
         return examples
@@ -53,7 +52,7 @@ def read_split(task: Task, split: Split, *, seed: int, base_folder: str | Path |
     return [examples[i] for i in order[:limit]]
 
 
-def read_rows(task: Task, split: Split, *, base_folder: str | Path | None = None) -> list[tuple[Any, Example]]:
+def read_rows(task: Task, split: Split) -> list[tuple[Any, Example]]:
     """Every row of a split as its source has it, with what is read from it; no limit is looked at.
 
     Raises InputError as `read_split`.
@@ -61,10 +60,10 @@ def read_rows(task: Task, split: Split, *, base_folder: str | Path | None = None
     source = getattr(task, split)
     if source is None:
         raise InputError(f"task {task.name!r} has no {split} rows; give it {split}: FILE")
-    chat = chat_of(task, base_folder=base_folder)
+    chat = chat_of(task)
     rows = [
         (row, read_row(row, where, answers=task.answers, separator=task.separator, chat=chat))
-        for where, row in _rows(source, split, f"task {task.name!r}, {split}", Path(base_folder or "."))
+        for where, row in _rows(source, split, f"task {task.name!r}, {split}")
     ]
     if not rows:
         place = f", {source}" if isinstance(source, str | Path) else ""
@@ -75,18 +74,15 @@ def read_rows(task: Task, split: Split, *, base_folder: str | Path | None = None
 def one_row(task: Task, split: Split, number: int) -> Example:
     """One row of a split, counted from 1, whatever the others are like. Raises InputError."""
     chat, count = chat_of(task), 0
-    for count, (where, row) in enumerate(_rows(getattr(task, split), split, f"{split} rows", Path()), start=1):
+    for count, (where, row) in enumerate(_rows(getattr(task, split), split, f"{split} rows"), start=1):
         if count == number:
             return read_row(row, where, answers=task.answers, separator=task.separator, chat=chat)
     raise InputError(f"{getattr(task, split)}: there is no row {number}; it has {count} rows")
 
 
-def chat_of(task: Task, *, base_folder: str | Path | None = None) -> Chat:
+def chat_of(task: Task) -> Chat:
     """How the chat rows of a task are rendered. Raises InputError for a template that cannot be read."""
-    template = None
-    if task.chat_template is not None:
-        file = Path(base_folder or ".") / user_path(task.chat_template)
-        template = read_template(file)
+    template = None if task.chat_template is None else read_template(task.chat_template)
     return Chat(template, task.chat_template_kwargs or {})
 
 
@@ -153,7 +149,7 @@ def task_from_folder(name: str, path: str | Path, **fields: Any) -> Task:
     return Task(**{"name": name, **found, **fields})
 
 
-def _rows(source: Source, split: Split, where: str, base: Path) -> Iterable[NumberedRow]:
+def _rows(source: Source, split: Split, where: str) -> Iterable[NumberedRow]:
     if isinstance(source, list):
         return ((f"{where}, row {number}", row) for number, row in enumerate(source, start=1))
     text = str(source)
@@ -161,7 +157,7 @@ def _rows(source: Source, split: Split, where: str, base: Path) -> Iterable[Numb
         raise InputError(
             f"{where}: these rows were given in Python and are not on the disk; go on with seekr.learn(...) there"
         )
-    path = base / user_path(source)
+    path = user_path(source)
     if path.is_file():
         return rows_of_file(path)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""The life of a run: prepared, begun, stage after stage, scored. Stopped anywhere, it goes on from there."""
+"""What Python code calls: `learn` a sequence of tasks, and `evaluate` what is missing of the scores."""
 
 from __future__ import annotations
 
@@ -107,6 +107,7 @@ def learn(
         cells: which scores: "paper" = diagonal and last row, "seen" = every task so far, "all"; None = those
             that the run has, or "seen" for up to six tasks and "paper" for more.
         general: a file, or keys of the section, of rows that no task trains on, by whose likelihood general ability is
+            watched; None = it is not.
         vllm: arguments of vLLM's engine, which then answers test rows; None = transformers answers them.
         keep_stages: whose weights stay on disk: "all", "last", or a number of stages.
         encrypt: whether kept rows, what is said of them, and answers are encrypted, see `seekr.disk.sealed`; None = as

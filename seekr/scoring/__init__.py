@@ -1,21 +1,9 @@
 """Answers to numbers, and numbers to what was kept and what was lost."""
 
-from seekr.scoring.likelihood import LIKELIHOOD, RowLikelihood, likelihood
-from seekr.scoring.matrix import ScoreMatrix
-from seekr.scoring.metrics import METRICS, accuracy, edit_similarity, rouge_l, row_scores
-from seekr.scoring.rows import Metric
-from seekr.scoring.trace import trace_metrics
-
-__all__ = [
-    "LIKELIHOOD",
-    "METRICS",
-    "Metric",
-    "RowLikelihood",
-    "ScoreMatrix",
-    "accuracy",
-    "edit_similarity",
-    "likelihood",
-    "rouge_l",
-    "row_scores",
-    "trace_metrics",
-]
+from seekr.scoring.likelihood import LIKELIHOOD as LIKELIHOOD
+from seekr.scoring.likelihood import RowLikelihood as RowLikelihood
+from seekr.scoring.likelihood import likelihood as likelihood
+from seekr.scoring.matrix import ScoreMatrix as ScoreMatrix
+from seekr.scoring.metrics import METRICS as METRICS
+from seekr.scoring.metrics import row_scores as row_scores
+from seekr.scoring.trace import trace_metrics as trace_metrics

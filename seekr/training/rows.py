@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
+from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from seekr.data.token_rows import TokenizedRow, answer_tokens
 from seekr.modeling.batches import Layout, MicroBatch, Row, Signals
@@ -79,6 +78,7 @@ class Rows(Dataset[MicroBatch]):
         )
 
 
+@dataclass(eq=False)
 class RankSlots(Sampler[list[Slot]]):
     """The slots of one rank, one epoch at a time, each in a list as a batch sampler hands them out.
 
@@ -86,22 +86,12 @@ class RankSlots(Sampler[list[Slot]]):
     passed to a loader that was rebuilt to skip what an interrupted run has already seen.
     """
 
-    def __init__(
-        self,
-        plan: StepPlan,
-        length: Callable[[Row], int],
-        *,
-        accumulation: int,
-        processes: int,
-        rank: int,
-        epoch: Callable[[], int],
-    ) -> None:
-        self.plan = plan
-        self.length = length
-        self.accumulation = accumulation
-        self.processes = processes
-        self.rank = rank
-        self.epoch = epoch
+    plan: StepPlan
+    length: Callable[[Row], int]
+    accumulation: int
+    processes: int
+    rank: int
+    epoch: Callable[[], int]
 
     def __len__(self) -> int:
         return len(self.plan) * self.accumulation
@@ -110,25 +100,3 @@ class RankSlots(Sampler[list[Slot]]):
         for step in self.plan.epoch(self.epoch()):
             for slots in split(step, self.length, accumulation=self.accumulation, processes=self.processes):
                 yield [slots[self.rank]]
-
-
-def loader(
-    rows: Rows,
-    slots: RankSlots,
-    *,
-    workers: int = 0,
-    pin_memory: bool = False,
-    persistent_workers: bool = False,
-    prefetch_factor: int | None = None,
-) -> DataLoader[MicroBatch]:
-    """A plain DataLoader over one rank's micro-batches. It draws nothing from torch's random state."""
-    return DataLoader(
-        rows,
-        batch_sampler=slots,
-        collate_fn=itemgetter(0),  # a slot already is a whole micro-batch
-        num_workers=workers,
-        pin_memory=pin_memory,
-        persistent_workers=persistent_workers and workers > 0,
-        prefetch_factor=prefetch_factor if workers > 0 else None,
-        generator=torch.Generator(),
-    )

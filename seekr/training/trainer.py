@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +41,7 @@ from seekr.training.keeper import CheckpointKeeper, load_trained_adapter
 from seekr.training.log import StepLog
 from seekr.training.order import StepPlan, task_seed
 from seekr.training.own_arguments import own_arguments
-from seekr.training.rows import RankSlots, Rows, loader
+from seekr.training.rows import RankSlots, Rows
 from seekr.training.step_losses import StepLosses
 
 
@@ -167,13 +168,16 @@ class ContinualTrainer(Trainer):
             rank=args.process_index,
             epoch=lambda: self.state.global_step // len(self.plan),
         )
-        return loader(
+        workers = args.dataloader_num_workers
+        return DataLoader(
             self.rows,
-            slots,
-            workers=args.dataloader_num_workers,
+            batch_sampler=slots,
+            collate_fn=itemgetter(0),  # a slot already is a whole micro-batch
+            num_workers=workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
+            persistent_workers=args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
+            generator=torch.Generator(),  # nothing is drawn from torch's random state
         )
 
     @override

@@ -172,7 +172,7 @@ def test_a_file_takes_the_place_of_the_tokenizers_template(tmp_path: Path) -> No
     file = tmp_path / "own.jinja"
     file.write_text(CHATML.replace("<|im_start|>", "[INST]"))
     rows = [{"messages": [{"role": role, "content": content} for role, content in ONE]}]
-    (example,) = read_split(Task("t", train=rows, chat_template="own.jinja"), "train", seed=0, base_folder=tmp_path)
+    (example,) = read_split(Task("t", train=rows, chat_template=file), "train", seed=0)
     assert text_of(example, tokenizer_with(CHATML)).startswith("[INST]user\n")
     bare = byte_level()
     bare.eos_token = "<|im_end|>"

@@ -85,15 +85,17 @@ def test_a_name_that_the_hub_does_not_know_is_one_line(monkeypatch: pytest.Monke
         raise ConnectionError("cannot reach it\nand a long story")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
+    monkeypatch.setattr("seekr.data.hub._unreachable", lambda: None)  # with a network and without one
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"owner/nothing: no such file or folder, .*: cannot reach it$") as error:
         read("owner/nothing")
     assert "\n" not in str(error.value)
 
 
-def test_relative_paths_start_from_the_base_folder(tmp_path: Path) -> None:
+def test_relative_paths_start_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a" / "train.json", ROWS)
-    assert pairs(read_split(Task("t", train="a/train.json"), "train", seed=0, base_folder=tmp_path)) == EXPECTED
+    monkeypatch.chdir(tmp_path)
+    assert pairs(read_split(Task("t", train="a/train.json"), "train", seed=0)) == EXPECTED
 
 
 def test_row_forms() -> None:

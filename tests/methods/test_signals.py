@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from ragged_rows import samples, with_layout
 from test_methods import all_rows, exact, two_tasks
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from toy_tasks import context, task_batch, toy_samples
 from transfers import Crossings, Moves, Waits
 
@@ -22,7 +24,7 @@ from seekr.methods import Lwf, Objective, Sequential, make_method
 from seekr.modeling.batches import MicroBatch
 from seekr.modeling.losses import answer_positions
 from seekr.training.order import Slot, Step, StepPlan
-from seekr.training.rows import RankSlots, Rows, loader
+from seekr.training.rows import RankSlots, Rows
 
 DERPP = {"name": "derpp", "replay_ratio": 0.25}
 ROWS = toy_samples(7)
@@ -115,7 +117,7 @@ def test_what_travels_is_what_the_memory_holds(tmp_path: Path, settings: dict[st
     slots = RankSlots(plan, rows.length, accumulation=1, processes=1, rank=0, epoch=lambda: 0)
     wanted = {"logits": True, "attention": settings["name"] == "seekr"}
     seen = set()
-    for batch in loader(rows, slots, workers=workers):
+    for batch in DataLoader(rows, batch_sampler=slots, collate_fn=itemgetter(0), num_workers=workers):
         assert len(batch.signals) == len(batch.rows)
         for (source, sample), signals in zip(batch.rows, batch.signals, strict=True):
             expected = objective.memories[source].tensors(sample, **wanted) if source >= 0 else {}
