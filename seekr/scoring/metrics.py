@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
+
+from rapidfuzz import fuzz
 
 from seekr.errors import InputError, imported, nearest
 from seekr.scoring.extra import check_packages
 from seekr.scoring.likelihood import LIKELIHOOD
-from seekr.scoring.rows import Metric, check_rows, mean_of_best
+from seekr.scoring.rows import Metric, check_rows, mean_over_rows
 from seekr.scoring.sari import sari
 from seekr.scoring.superni import superni_accuracy, superni_rouge_l
 from seekr.scoring.trace import TRACE_METRICS
@@ -26,18 +29,14 @@ _UNSPACED = re.compile(
 )
 
 
-def accuracy(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
-) -> float:
+@mean_over_rows
+def accuracy(prediction: str, right: str) -> float:
     """Share of answers that equal a reference, white space at both ends aside."""
-    return mean_of_best(
-        lambda prediction, right: 100.0 * (prediction.strip() == right.strip()), predictions, references, prompts
-    )
+    return 100.0 * (prediction.strip() == right.strip())
 
 
-def rouge_l(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
-) -> float:
+@mean_over_rows
+def rouge_l(prediction: str, right: str) -> float:
     """ROUGE-L, the F-measure of the longest common subsequence of words (Lin 2004), by rouge_score without
     its stemmer.
 
@@ -45,29 +44,23 @@ def rouge_l(
     every Chinese answer; here a word is a run of letters, digits and combining marks of any script, and in
     scripts without spaces between words each character is one. A text without any word scores 0.
     """
+    return 100.0 * _rouge_scorer().score(right, prediction)["rougeL"].fmeasure
+
+
+@cache
+def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # imports nltk, which takes its time
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=False, tokenizer=_Words())
-    return mean_of_best(
-        lambda prediction, right: 100.0 * scorer.score(right, prediction)["rougeL"].fmeasure,
-        predictions,
-        references,
-        prompts,
-    )
+    return RougeScorer(["rougeL"], use_stemmer=False, tokenizer=_Words())
 
 
-def edit_similarity(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
-) -> float:
+@mean_over_rows
+def edit_similarity(prediction: str, right: str) -> float:
     """1 - (insertions + deletions) / (both lengths), by characters, white space at both ends aside.
 
     The `fuzz.ratio` of code completion benchmarks (CodeXGLUE), here not rounded. Two empty texts are equal: 100.
     """
-    from rapidfuzz import fuzz
-
-    return mean_of_best(
-        lambda prediction, right: fuzz.ratio(prediction.strip(), right.strip()), predictions, references, prompts
-    )
+    return fuzz.ratio(prediction.strip(), right.strip())
 
 
 METRICS: dict[str, Metric] = {

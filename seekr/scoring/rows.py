@@ -41,15 +41,18 @@ def list_of_rows(name: str, rows: Any) -> list[Any]:
     return list(rows)
 
 
-def mean_of_best(
-    score: Callable[[str, str], float],
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    prompts: Sequence[str] | None = None,
-) -> float:
-    """Mean over the rows of `score(prediction, reference)`, the best of a row's references. Raises as check_rows."""
-    check_rows(predictions, references, prompts)
-    return sum(
-        max(score(prediction, right) for right in rights)
-        for prediction, rights in zip(predictions, references, strict=True)
-    ) / len(predictions)
+def mean_over_rows(score: Callable[[str, str], float]) -> Metric:
+    """The metric that is the mean over the rows of `score(prediction, reference)`, the best of a row's references.
+
+    It raises as `check_rows`.
+    """
+
+    def metric(
+        predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
+    ) -> float:
+        check_rows(predictions, references, prompts)
+        rows = zip(predictions, references, strict=True)
+        return sum(max(score(prediction, right) for right in rights) for prediction, rights in rows) / len(predictions)
+
+    metric.__doc__ = score.__doc__
+    return metric

@@ -8,38 +8,31 @@ which is not on this way: for answers in other scripts than Latin use `rouge_l`,
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
-from seekr.scoring.rows import mean_of_best
+from seekr.scoring.rows import mean_over_rows
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def superni_rouge_l(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
-) -> float:
+@mean_over_rows
+def superni_rouge_l(prediction: str, right: str) -> float:
     """ROUGE-L F-measure by rouge_score with its own words (a-z and 0-9 alone) and Porter's stemmer."""
+    return 100.0 * _rouge_scorer().score(right, prediction)["rougeL"].fmeasure
+
+
+@cache
+def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # imports nltk, which takes its time
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    return mean_of_best(
-        lambda prediction, right: 100.0 * scorer.score(right, prediction)["rougeL"].fmeasure,
-        predictions,
-        references,
-        prompts,
-    )
+    return RougeScorer(["rougeL"], use_stemmer=True)
 
 
-def superni_accuracy(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
-) -> float:
+@mean_over_rows
+def superni_accuracy(prediction: str, right: str) -> float:
     """Exact match of what is left without case, ASCII punctuation and extra white space (articles stay)."""
-    return mean_of_best(
-        lambda prediction, right: 100.0 * (_normalized(prediction) == _normalized(right)),
-        predictions,
-        references,
-        prompts,
-    )
+    return 100.0 * (_normalized(prediction) == _normalized(right))
 
 
 def _normalized(text: str) -> str:

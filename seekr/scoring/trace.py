@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from seekr.errors import InputError, nearest
 from seekr.scoring.extra import extra_module
-from seekr.scoring.rows import Metric, check_rows, list_of_rows, mean_of_best
+from seekr.scoring.rows import Metric, check_rows, list_of_rows, mean_over_rows
 from seekr.scoring.sari import sari
 
 Score = Callable[[str, str], float]
@@ -82,11 +82,12 @@ def extract_answer(task: str, prediction: str) -> str:
 def _number(score: Score, part: Callable[[str], str] = str) -> Metric:
     """A mean over the rows of `score` of a part of both texts; 0 for a row where either is empty."""
 
-    def one(answer: str, right: str) -> float:
+    @mean_over_rows
+    def number(answer: str, right: str) -> float:
         answer, right = part(answer), part(right)
         return score(answer, right) if answer and right else 0.0
 
-    return lambda answers, references, prompts: mean_of_best(one, answers, references, prompts)
+    return number
 
 
 def _equal(answer: str, right: str) -> float:
