@@ -32,6 +32,7 @@ def tables() -> dict[str, str]:
         "grafting: tasks": grafting_tasks_table(read_study(RESULTS / "grafting.jsonl")),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
         "bench": bench_table(bench),
+        "sample bytes": sample_bytes_table(_rows("sample_bytes.json")),
         "teacher forms": form_table(_rows("teacher_forms.json"), seekr),
         "teacher bytes": teacher_bytes_table(_rows("teacher_bytes.json")),
         "methods": method_table(_rows("methods.json")),
@@ -192,6 +193,18 @@ def teacher_bytes_table(rows: Rows) -> str:
         found.append([row["model"], f"{row['tokens']:,}", form, *sizes, *accuracy])
     head = ["shape", "tokens", "form", "bytes", "of the released form", "to load", "error of the loss", "cosine"]
     return _markdown(head, found)
+
+
+def sample_bytes_table(rows: Rows) -> str:
+    """What one sample takes on the disk, and what of the loss and its gradient is left."""
+
+    def cells(row: Row) -> list[str]:
+        share, error = f"{row['bytes'] / row['released_bytes']:.3f}", f"{row['loss_error']:.1e}"
+        queries, size = str(row["queries"] or "all"), readable_bytes(row["bytes"])
+        return [row["form"], queries, size, share, error, f"{row['gradient_cosine']:.4f}"]
+
+    head = ["form", "queries", "bytes", "of the released form", "error of the loss", "cosine"]
+    return _markdown(head, [cells(row) for row in rows])
 
 
 def bench_table(rows: Rows) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import seekr
@@ -97,6 +98,17 @@ def test_no_module_imports_itself_by_a_detour():
             graph = {module: to for module, to in graph.items() if module not in ends}
     circles = [f"{module}: {', '.join(sorted(to & graph.keys()))}" for module, to in sorted(graph.items())]
     assert not circles, "\n".join(circles)
+
+
+def test_the_drawing_has_every_room_and_names_no_module_that_is_gone():
+    page = (HOUSE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawing, known = page.split("```")[1], modules()
+    rooms = re.findall(r"(?:^|  )([a-z_]+)  ", drawing, re.MULTILINE) + drawing.split("\n")[-2].split(", ")
+    assert rooms[::-1] == [room for room in FLOORS if room in rooms]
+    assert sorted([*rooms, "__main__"]) == sorted(FLOORS)
+    named = [name for name in re.findall(r"`([a-z_]+\.[a-z_]+)`", page) if not name.endswith(".json")]
+    assert named
+    assert [name for name in named if f"seekr.{name}" not in known] == []
 
 
 READ_OTHER_FILES = {

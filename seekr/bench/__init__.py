@@ -1,4 +1,4 @@
-"""What the attention work costs on this machine: time, memory and bytes, each next to what it replaces."""
+"""What the attention work costs on this machine: time and memory, next to those of what it replaces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 import transformers
 from rich.table import Table
 
-from seekr.bench.bytes import bytes_rows
 from seekr.bench.divergence import CASES, divergence_rows
 from seekr.bench.sensitivity import sensitivity_rows
 from seekr.bench.shapes import shapes_here
@@ -58,7 +57,7 @@ def measurements() -> list[tuple[str, Measure]]:
     for case in CASES[device]:
         found.append((f"divergence of {case.name}", partial(divergence_rows, case, device)))
     task_step = partial(task_step_rows, shapes[0])
-    return [*found, ("task step", task_step), ("bytes", bytes_rows), ("sensitivity", sensitivity_rows)]
+    return [*found, ("task step", task_step), ("sensitivity", sensitivity_rows)]
 
 
 def describe_machine() -> dict[str, Any]:

@@ -32,11 +32,6 @@ def bench_cells(rows: Rows) -> list[list[str]]:
 
 def _cells(row: Row, base: Row) -> list[str]:
     what = row["what"]
-    if what == "bytes":
-        note = f"error of the loss {row['loss_error']:.1e}, cosine of its gradient {row['gradient_cosine']:.4f}"
-        share = f"{row['bytes'] / row['released_bytes']:.3f}"
-        case = f"{row['form']}, {row['queries'] or 'all'} queries"
-        return ["kept of a sample", case, "", "", readable_bytes(row["bytes"]), share, note]
     if what == "sensitivity":
         note = f"{row['seconds'] / row['length'] * 1e6:.1f} µs a token"
         return ["sensitivity of a layer", f"{row['length']} tokens", _time(row["seconds"]), "", "", "", note]

@@ -260,7 +260,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--devices", type=count, default=1, metavar="N", help="how many of them; default: 1")
     sub.add_argument("--json", type=path, metavar="FILE", help="write the plan as JSON too")
 
-    sub = command("bench", "measure time, memory and bytes of the attention work on this machine")
+    sub = command("bench", "measure time and memory of the attention work on this machine")
     sub.add_argument("--json", type=path, metavar="FILE", help="write the rows as JSON too")
 
     _add_json(command("env", "print the versions and devices that a report of a fault needs"))

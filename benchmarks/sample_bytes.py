@@ -1,7 +1,14 @@
-"""What one replay sample takes on disk, next to the released code's form, and what the saving costs in accuracy."""
+"""What one replay sample takes on disk, next to the released code's form, and what the saving costs in accuracy.
+
+    python benchmarks/sample_bytes.py --json benchmarks/results/sample_bytes.json
+
+A sample of 1024 tokens in the shape of Llama-2-7B, random queries and keys; each form at all queries and at 100.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 import tempfile
 from collections.abc import Callable
@@ -16,6 +23,7 @@ from seekr.attention.divergence import SampleTeacher, attention_divergence
 from seekr.attention.heads import spread_heads
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.tap import AttentionCall, Geometry
+from seekr.bench import describe_machine
 from seekr.memory.reader import KeptSample, Memory
 from seekr.memory.writer import MemoryWriter
 from seekr.methods import Seekr
@@ -28,16 +36,20 @@ SCORE_SPREAD = 2.0  # standard deviation of the scores: rows that are neither fl
 DRIFT = 0.1  # how far the student's queries and keys have moved, in their own standard deviations
 
 
-def bytes_rows() -> list[dict[str, Any]]:
-    """The "bytes" rows: one sample of a Llama-2-7B shape, random queries and keys, each form at all and 100 queries.
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True)
+    arguments = parser.parse_args()
+    rows = [row for queries in (None, 100) for row in measure(queries)]
+    arguments.json.write_text(json.dumps({"machine": describe_machine(), "rows": rows}, indent=1) + "\n")
+
+
+def measure(queries: int | None) -> list[dict[str, Any]]:
+    """A row for each form.
 
     loss_error is relative to the exact loss, gradient_cosine that of the gradient to the student's queries and keys
     against the exact one, both over all chosen heads.
     """
-    return [row for queries in (None, 100) for row in _rows(queries)]
-
-
-def _rows(queries: int | None) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     heads = {layer: torch.arange(count) for layer, count in enumerate(spread_heads(CHOSEN_HEADS, LAYERS))}
     positions = None if queries is None else torch.randperm(LENGTH)[:queries].sort().values
@@ -61,7 +73,6 @@ def _rows(queries: int | None) -> list[dict[str, Any]]:
             kept = sum(path.stat().st_size for path in Path(folder).iterdir())
         found.append(
             {
-                "what": "bytes",
                 "form": form,
                 "queries": queries,
                 "bytes": kept,
@@ -116,3 +127,7 @@ def _gradient(student: Any, heads: Any, positions: Any, rows: Any) -> tuple[Any,
     loss = attention_divergence(student, [SampleTeacher(0, (0, LENGTH), heads, positions, rows)])[0]
     gradients = torch.autograd.grad(loss, (student.query, student.key))
     return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])
+
+
+if __name__ == "__main__":
+    main()
