@@ -17,7 +17,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +30,9 @@ from study_measures import Clock, general_ability, kept_bytes, peak_memory, rese
 from study_methods import LABELS, check_changes, resolve
 from study_suites import SUITES, Split, Suite, general_rows, write_tasks
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import TrainerCallback
 
+from seekr import Run
 from seekr.bench import describe_machine
 from seekr.builtin import builtin_model
 from seekr.errors import InputError, nearest
@@ -57,28 +59,45 @@ class Planned:
 
 
 def main(words: list[str] | None = None) -> None:
-    arguments = parse(words)
+    arguments = parser(__doc__).parse_args(words)
+
+    def measure_once(run: Planned) -> None:
+        if not measured(run.key, arguments.json):  # meanwhile, by another process
+            add(measure(run), arguments.json)
+            drop_weights(run.folder)
+
+    with told("study"):
+        runs = plan(arguments)
+        left = [run for run in runs if not measured(run.key, arguments.json)]
+        print(f"{len(runs)} runs, {len(runs) - len(left)} of them measured before", file=sys.stderr)
+        for_each(left, measure_once, arguments)
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """What a person got wrong ends the command with a line."""
+    try:
+        yield
+    except InputError as error:
+        raise SystemExit(f"{name}: {error}") from None
+
+
+def for_each(runs: list[Planned], work: Callable[[Planned], None], arguments: argparse.Namespace) -> None:
+    """Works on the runs that no other process has taken, computing as `arguments` say."""
     torch.set_num_threads(arguments.threads)
     # On a CPU the backward of its flash attention takes twice the time of plain matrix products in bfloat16.
-    attention = sdpa_kernel(SDPBackend.MATH) if arguments.device == "cpu" else nullcontext()
-    try:
-        runs = plan(arguments)
-        left = [run for run in runs if not measured(run, arguments.json)]
-        print(f"{len(runs)} runs, {len(runs) - len(left)} of them measured before", file=sys.stderr)
-        with attention:
-            for run in left:
-                with claimed(run.folder) as mine:
-                    if not mine:
-                        print(f"another process is at work on {run.folder}", file=sys.stderr)
-                    elif not measured(run, arguments.json):  # meanwhile, by another process
-                        add(measure(run), arguments.json)
-                        drop_weights(run.folder)
-    except InputError as error:
-        raise SystemExit(f"study: {error}") from None
+    with sdpa_kernel(SDPBackend.MATH) if arguments.device == "cpu" else nullcontext():
+        for run in runs:
+            with claimed(run.folder) as mine:
+                if mine:
+                    work(run)
+                else:
+                    print(f"another process is at work on {run.folder}", file=sys.stderr)
 
 
-def parse(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The words that say which runs are meant."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True, help="model folder, or builtin")
     parser.add_argument("--suite", required=True, choices=SUITES)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -90,7 +109,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend")
     parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args(words)
+    return parser
 
 
 def plan(arguments: argparse.Namespace) -> list[Planned]:
@@ -119,16 +138,14 @@ def plan(arguments: argparse.Namespace) -> list[Planned]:
     return runs
 
 
-def measure(run: Planned) -> dict[str, Any]:
-    """Learns and scores one run, as far as that is still to do, and describes it."""
+def learned(run: Planned, *callbacks: TrainerCallback) -> tuple[Run, dict[str, dict[str, int]]]:
+    """Learns and scores one run, as far as that is still to do; and how many rows each task has and left out."""
     split: Split = run.key["split"]
     settings = run.key["settings"]
     print(f"{run.key['method']}, seed {run.key['seed']}, {split}: {run.folder}", file=sys.stderr, flush=True)
-    reset_peak_memory()
     tokenizer = load_tokenizer(str(run.base))
     where = run.output / "data" / run.key["suite"] / run.folder.name
     tasks, counts = write_tasks(run.suite, run.data, where, seed=run.key["seed"], split=split, tokenizer=tokenizer)
-    clock = Clock(run.folder / "clock.json")
     found = learn(
         model=run.base,
         tasks=tasks,
@@ -139,13 +156,20 @@ def measure(run: Planned) -> dict[str, Any]:
         max_length=run.suite.max_length,
         cells="paper",
         seed=run.key["seed"],
-        callbacks=[clock],
+        callbacks=list(callbacks),
     )
+    return found, counts
+
+
+def measure(run: Planned) -> dict[str, Any]:
+    """Learns and scores one run, as far as that is still to do, and describes it."""
+    reset_peak_memory()
+    clock = Clock(run.folder / "clock.json")
+    found, counts = learned(run, clock)
     seconds = clock.seconds(found)
     gc.collect()
-    general = general_ability(
-        found, general_rows(run.suite, run.data, tokenizer), run.folder / "general.json", bf16=_is_bf16(settings)
-    )
+    rows = general_rows(run.suite, run.data, load_tokenizer(str(run.base)))
+    general = general_ability(found, rows, run.folder / "general.json", bf16=_is_bf16(run.key["settings"]))
     scores = found.scores
     own = {
         "overall_performance": scores.overall_performance,
@@ -161,16 +185,20 @@ def measure(run: Planned) -> dict[str, Any]:
         "peak_bytes": peak_memory(),
         "rows": counts,
     }
-    about = {"commit": commit(), "machine": describe_machine(), "model_fingerprint": found.record["model_fingerprint"]}
-    return {**run.key, **own, **about}
+    return {**run.key, **own, **made_by(found)}
 
 
-def measured(run: Planned, file: Path) -> bool:
-    """Whether the JSON has the row of a run. A setting that the row's version did not have yet may have any value."""
-    wanted = _flat(run.key)
+def made_by(run: Run) -> dict[str, Any]:
+    """What a row says of the code, the machine and the model."""
+    return {"commit": commit(), "machine": describe_machine(), "model_fingerprint": run.record["model_fingerprint"]}
+
+
+def measured(wanted: dict[str, Any], file: Path) -> bool:
+    """Whether the JSON has a row of this key. A setting that the row's version did not have yet may have any value."""
+    flat = _flat(wanted)
     for row in rows_of(file):
-        there = _flat({key: row[key] for key in run.key if key in row})
-        if all(wanted.get(key, "gone") == value for key, value in there.items()) and run.key.keys() <= row.keys():
+        there = _flat({key: row[key] for key in wanted if key in row})
+        if all(flat.get(key, "gone") == value for key, value in there.items()) and wanted.keys() <= row.keys():
             return True
     return False
 

@@ -22,6 +22,7 @@ LABELS: dict[str, dict[str, Any]] = {
     "seekr-sensitivity": {"method.name": "seekr", "method.importance": "sensitivity"},
     "seekr-change": {"method.name": "seekr", "method.importance": "change"},
     "seekr-all": {"method.name": "seekr", "method.layer_budget": "all", "method.head_budget": "all"},
+    "unheld": {"method.name": "seekr", "method.attention_weight": 0.0},
     "seekr-lora": {"method.name": "seekr", **_LORA},
     "ewc": {"method.name": "ewc"},
     "lwf": {"method.name": "lwf"},
@@ -30,7 +31,10 @@ LABELS: dict[str, dict[str, Any]] = {
     "averaging": {"method.name": "averaging"},
     "kl_anchor": {"method.name": "kl_anchor"},
 }
-"""`seekr` is the method with its own defaults. Keys: `method.KEY`, `training.KEY`, `lora.KEY`."""
+"""`seekr` is the method with its own defaults; `unheld` chooses heads as it does, and holds no map of them.
+
+Keys: `method.KEY`, `training.KEY`, `lora.KEY`.
+"""
 
 
 def resolve(label: str, common: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def study_table(rows: Sequence[Row], naming: Callable[[Row], str] = label) -> st
         cells += [_bytes(mean(row["kept_bytes"] for row in own))]
         lines.append((mean(performance), cells))
     head = ["method", "seeds", "overall performance", "backward transfer", "general ability", "seconds", "kept"]
-    return _markdown(head, [cells for _, cells in sorted(lines, key=lambda line: -line[0])])
+    return markdown(head, [cells for _, cells in sorted(lines, key=lambda line: -line[0])])
 
 
 def tasks_table(rows: Sequence[Row], naming: Callable[[Row], str] = label) -> str:
@@ -60,7 +60,7 @@ def tasks_table(rows: Sequence[Row], naming: Callable[[Row], str] = label) -> st
         when = list(zip(*(row["when_learned"] or [] for row in own), strict=True))
         brackets = [f" ({mean(scores):.0f})" if None not in scores else "" for scores in when] or [""] * len(last)
         lines.append([name, *(f"{now:.0f}{then}" for now, then in zip(last, brackets, strict=True))])
-    return _markdown(["method", *rows[0]["tasks"]], lines)
+    return markdown(["method", *rows[0]["tasks"]], lines)
 
 
 def rules_table(rows: Sequence[Row]) -> str:
@@ -75,7 +75,7 @@ def rules_table(rows: Sequence[Row]) -> str:
         lines.append([key[0], f"`{key[1]}`", *key[2:], seeds, *scores])
     head = ["suite", "method", "replay", "attention weight", "seeds", "overall performance", "backward transfer"]
     order = sorted(lines, key=lambda line: (line[0], -float(line[-2])))
-    return _markdown(head, order)
+    return markdown(head, order)
 
 
 def interval(values: Sequence[float | None], *, signed: bool = False) -> str:
@@ -98,13 +98,13 @@ def paired_table(rows: Sequence[Row], base: str, naming: Callable[[Row], str] = 
         differences = [row["overall_performance"] - reference[row["seed"]] for row in own]
         lines.append([name, interval([row["overall_performance"] for row in own]), interval(differences, signed=True)])
     head = ["method", "overall performance", f"difference to {base}"]
-    return _markdown(head, [[base, interval(list(reference.values())), ""], *lines])
+    return markdown(head, [[base, interval(list(reference.values())), ""], *lines])
 
 
 def _bytes(count: float) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
+def markdown(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from study_tables import Row, interval, paired_table, read_study, rules_table, study_table, tasks_table
+from grafting_tables import grafting_tables
+from study_tables import Row, markdown, paired_table, read_study, rules_table, study_table, tasks_table
 
 from seekr.bench.tables import HEADINGS, Rows, bench_cells
 from seekr.builtin.demo import METHODS as DEMO_METHODS
@@ -28,8 +28,8 @@ def tables() -> dict[str, str]:
         "demo": demo_table(demo),
         **evidence_tables(study),
         **real_model_tables(read_study(RESULTS / "study_smollm2.jsonl")),
-        "grafting": grafting_table(read_study(RESULTS / "grafting.jsonl")),
-        "grafting: tasks": grafting_tasks_table(read_study(RESULTS / "grafting.jsonl")),
+        **grafting_tables("grafting", read_study(RESULTS / "grafting.jsonl")),
+        **grafting_tables("grafting: smollm2", read_study(RESULTS / "grafting_smollm2.jsonl")),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
         "bench": bench_table(bench),
         "sample bytes": sample_bytes_table(_rows("sample_bytes.json")),
@@ -86,42 +86,6 @@ def damaged_table(outcomes: dict[str, dict[str, dict[str, str]]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def grafting_table(rows: Sequence[Row]) -> str:
-    """A line a run and set of heads: points that a task lost, and those that its old maps bring back, means over tasks
-    with the interval over the seeds; seed by seed how much more than as many random heads do."""
-    found = []
-    for run in dict.fromkeys(row["run"] for row in rows):
-        own = [row["found"] for row in rows if row["run"] == run]
-        gains: dict[str, list[float]] = {}
-        for one in own[0]:
-            gains[one["heads"]] = [mean(it["gain"] for it in seed if it["heads"] == one["heads"]) for seed in own]
-        lost = [mean(one["lost"] for one in seed) for seed in own]
-        for heads, gain in gains.items():
-            count = next(one["count"] for one in own[0] if one["heads"] == heads)
-            more = [a - b for a, b in zip(gain, gains.get("random", []), strict=False)] if heads == "selected" else []
-            share = f"{sum(gain) / sum(lost):.0%}"
-            cells = [f"`{run}`", f"{heads} {count}", interval(lost), interval(gain), share, interval(more, signed=True)]
-            found.append(cells)
-    return _markdown(["run", "heads", "lost", "brought back", "share", "more than random"], found)
-
-
-def grafting_tasks_table(rows: Sequence[Row]) -> str:
-    """A line a run and task: its scores, means over the seeds."""
-    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for row in rows:
-        for one in row["found"]:
-            own = cells.setdefault((row["run"], one["task"]), {})
-            for name, score in (("then", "donor_score"), ("now", "own_score"), (one["heads"], "score")):
-                own.setdefault(name, []).append(one[score])
-    words = list(dict.fromkeys(name for own in cells.values() for name in own))
-    lines = [
-        [f"`{run}`", task, *(f"{mean(own[word]):.0f}" if word in own else "" for word in words)]
-        for (run, task), own in cells.items()
-    ]
-    heads = {"then": "when learned", "now": "at the end"}
-    return _markdown(["run", "task", *(heads.get(word, f"maps of {word}") for word in words)], lines)
-
-
 def _kept(row: Row) -> float | None:
     """The share of a task's rows that a method keeps; None = it keeps none."""
     return row["settings"]["method"].get("replay_ratio")
@@ -133,7 +97,7 @@ def demo_table(rows: Rows) -> str:
     for method in DEMO_METHODS:
         own = [row for row in rows if row["method"] == method]
         found.append([f"`{method}`", *(_spread([row[key] for row in own]) for key in _SCORES)])
-    return _markdown(["method", "overall performance", "backward transfer"], found)
+    return markdown(["method", "overall performance", "backward transfer"], found)
 
 
 def all_methods_table(rows: Rows) -> str:
@@ -147,7 +111,7 @@ def all_methods_table(rows: Rows) -> str:
         order = mean(row["overall_performance"] for row in own)
         found.append((order, [f"`{method}`", *scores, _spread(learned)]))
     head = ["method", "overall performance", "backward transfer", "a task when it was learned"]
-    return _markdown(head, [line for _, line in sorted(found, key=lambda item: -item[0])])
+    return markdown(head, [line for _, line in sorted(found, key=lambda item: -item[0])])
 
 
 def recipe_table(rows: Rows, seekr: Rows) -> str:
@@ -160,7 +124,7 @@ def recipe_table(rows: Rows, seekr: Rows) -> str:
         paired = [row["overall_performance"] - base[row["seed"]] for row in own]
         scores = [_spread([row[key] for row in own]) for key in _SCORES]
         found.append([variant, change, *scores, _spread(paired, signed=True)])
-    return _markdown(["form", "what changes", "overall performance", "backward transfer", "difference"], found)
+    return markdown(["form", "what changes", "overall performance", "backward transfer", "difference"], found)
 
 
 def form_table(rows: Rows, seekr: Rows) -> str:
@@ -172,7 +136,7 @@ def form_table(rows: Rows, seekr: Rows) -> str:
         paired = [row["overall_performance"] - base[row["seed"]] for row in own]
         scores = [_spread([row[key] for row in own]) for key in _SCORES]
         found.append([f"`{form}`", *scores, f"{mean(paired):+.1f} ± {_interval(paired):.1f}"])
-    return _markdown(["form", "overall performance", "backward transfer", "difference, 95% interval"], found)
+    return markdown(["form", "overall performance", "backward transfer", "difference, 95% interval"], found)
 
 
 def _interval(values: list[float]) -> float:
@@ -192,7 +156,7 @@ def teacher_bytes_table(rows: Rows) -> str:
         accuracy = [f"{row['loss_error']:.1e}", f"{row['gradient_cosine']:.4f}"]
         found.append([row["model"], f"{row['tokens']:,}", form, *sizes, *accuracy])
     head = ["shape", "tokens", "form", "bytes", "of the released form", "to load", "error of the loss", "cosine"]
-    return _markdown(head, found)
+    return markdown(head, found)
 
 
 def sample_bytes_table(rows: Rows) -> str:
@@ -211,7 +175,7 @@ def bench_table(rows: Rows) -> str:
     """As `seekr bench` prints it."""
     cells = bench_cells(rows)
     used = [i for i, heading in enumerate(HEADINGS) if heading or any(row[i] for row in cells)]
-    return _markdown([HEADINGS[i] for i in used], [[row[i] for i in used] for row in cells])
+    return markdown([HEADINGS[i] for i in used], [[row[i] for i in used] for row in cells])
 
 
 def method_table(rows: Rows) -> str:
@@ -227,7 +191,7 @@ def method_table(rows: Rows) -> str:
         found.append([f"`{row['method']}`", trains[row["adapter"]], row["old_data"], needs_task, kept, *ratios, *runs])
     costs = ["kept a task", "× step", "× task", "× peak"]
     head = ["method", "trains", "old data", "given the task", *costs, "checkpointing", "DDP", "FSDP2"]
-    return _markdown(head, found)
+    return markdown(head, found)
 
 
 def plan_table(rows: Rows) -> str:
@@ -242,7 +206,7 @@ def plan_table(rows: Rows) -> str:
         ratios = [f"{row[key]:.2f}" for key in ("memory_ratio", "time_ratio")]
         found.append([*what, str(row["length"]), *memory, ratios[0], *seconds, ratios[1]])
     head = ["model", "trained", "method", "checkpointing", "tokens"]
-    return _markdown([*head, "memory planned", "measured", "ratio", "steps planned", "measured", "ratio"], found)
+    return markdown([*head, "memory planned", "measured", "ratio", "steps planned", "measured", "ratio"], found)
 
 
 def example_table(rows: Rows) -> str:
@@ -258,7 +222,7 @@ def example_table(rows: Rows) -> str:
         tokens = f"{row['tokens'] / 1e6:.0f} M"
         found.append([f"`{row['example']}`", devices, needs, f"{steps:,}", tokens, readable_bytes(kept), weights])
     head = ["plan", "devices", "a device needs (fits)", "steps", "tokens", "rows and teachers kept", "weights kept"]
-    return _markdown(head, found)
+    return markdown(head, found)
 
 
 def example_parts_table(rows: Rows) -> str:
@@ -268,7 +232,7 @@ def example_parts_table(rows: Rows) -> str:
     found = [["most in", *(peak["phase"] for peak in peaks.values())]]
     found += [[part, *(_size(peak["parts"].get(part, 0)) for peak in peaks.values())] for part in parts]
     found.append(["together", *(readable_bytes(peak["bytes"]) for peak in peaks.values())])
-    return _markdown(["part", *(f"`{name}`" for name in peaks)], found)
+    return markdown(["part", *(f"`{name}`" for name in peaks)], found)
 
 
 def _size(count: int) -> str:
@@ -288,7 +252,7 @@ def throughput_table(rows: Rows) -> str:
         ]
         for row in rows
     ]
-    return _markdown(
+    return markdown(
         ["trainer", "rows × micro-batches", "answers", "tokens a second", "ratio to TRL's best", "peak memory"], found
     )
 
@@ -305,7 +269,7 @@ def answering_table(rows: Rows) -> str:
         ]
         for row in rows
     ]
-    return _markdown(["answers by", "start", "answers", "prompts a second", "the same answers"], found)
+    return markdown(["answers by", "start", "answers", "prompts a second", "the same answers"], found)
 
 
 def _where(distance: float | str) -> str:
@@ -328,11 +292,6 @@ def _rows(name: str) -> Rows:
 def _spread(values: list[float | None], *, signed: bool = False) -> str:
     known = [value for value in values if value is not None]
     return f"{mean(known):{'+' if signed else ''}.1f} ± {stdev(known):.1f}" if len(known) > 1 else ""
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import grafting
+import grafting_tables
 import pytest
 import study
 import study_methods
@@ -118,6 +120,28 @@ def test_general_ability_each_stage(tmp_path: Path) -> None:
     assert len(row["general"]) == 3
     assert 50 < row["general"][0] <= 100  # the built-in model knows the texts that it was pre-trained on
     assert row["steps"] == {"task": 4, "replay": 1}  # 2 kept rows of the first task: one step before the second's
+
+
+def test_grafting_measured_once_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row a task that another came after, of as many test rows as were asked for. A row that is gone is measured
+    again of the same run, which is not learned again; weights go when it is said.
+    """
+    file = tmp_path / "it.jsonl"
+    words = ["--base", "builtin", "--suite", "demo", "--output", str(tmp_path / "out"), "--json", str(file)]
+    words += ["--methods", "sequential", "unheld", "--seeds", "0", "--rows", "3", "--set", *_SMALL]
+    grafting.main(words)
+    rows = study.rows_of(file)
+    assert [(row["method"], row["task"]) for row in rows] == [("sequential", "upper"), ("unheld", "upper")]
+    assert [[one["heads"] for one in row["found"]] for row in rows] == [["all"], ["all", "selected", "random"]]
+    assert {one["rows"] for row in rows for one in row["found"]} == {3}
+    file.write_text(json.dumps(rows[0]) + "\n")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*/*/run/stages/*/model/*")}
+    grafting.main(words)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert study.rows_of(file) == rows
+    grafting.main([*words, "--drop-weights"])
+    assert not list(tmp_path.glob("out/*/*/run/stages/*/model"))
+    assert set(grafting_tables.grafting_tables("it", rows)) == {"it", "it: tasks"}
 
 
 @pytest.mark.parametrize(
