@@ -50,7 +50,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
     from seekr.distributed.agreement import agreed
     from seekr.distributed.processes import is_main
     from seekr.planning.dry_run import print_plan
-    from seekr.report.comparison import compare
+    from seekr.report.comparison import compare, folded
     from seekr.report.tables import console, print_comparison
     from seekr.runs.sweep import check_sweep, run_sweep, sweep_of
 
@@ -67,7 +67,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
     failed = run_sweep(entries)
     if is_main():
         here, folders = Path.cwd(), [entry.folder for entry in entries if entry.begun]
-        print_comparison(compare([it.relative_to(here) if it.is_relative_to(here) else it for it in folders]))
+        found = compare([it.relative_to(here) if it.is_relative_to(here) else it for it in folders])
+        print_comparison(found, folded(found))
     if failed:
         raise RunError(f"failed: {', '.join(failed)}, as said above; the same command tries again")
 

@@ -28,7 +28,7 @@ def check(arguments: argparse.Namespace) -> int:
         for run, lost in found:
             console().print(f"run: {run.folder}")
             print_general(run)
-            for part in renderables(lost, most=most, examples=arguments.examples):
+            for part in renderables(lost, most=most, examples=arguments.examples, whole=arguments.all):
                 print_table(part)
 
     give(arguments.json, lambda: {"max_drop": most, "over": over, "runs": runs}, show)
@@ -131,10 +131,12 @@ def status(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    from seekr.report.comparison import compare, sorted_by
+    from seekr.report.comparison import compare, folded, sorted_by
     from seekr.report.tables import print_comparison
 
     found = compare(arguments.runs)
     if arguments.sort is not None:
         found = sorted_by(found, arguments.sort)
-    print_comparison(found, **{name: getattr(arguments, name) for name in ("csv", "json", "latex", "markdown")})
+    shown = found if arguments.all else folded(found, arguments.sort)
+    files = {name: getattr(arguments, name) for name in ("csv", "json", "latex", "markdown")}
+    print_comparison(found, shown, **files)

@@ -76,11 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_configuration(sub, "key=value", "dotted, e.g. method.name=derpp tasks.0.train_limit=9")
     sub.add_argument(
-        "--from",
-        dest="source",
-        type=path,
-        metavar="RUN",
-        help="a finished run to go on from; it stays untouched",
+        "--from", dest="source", type=path, metavar="RUN", help="a finished run to go on from; it stays untouched"
     )
     sub.add_argument(
         "--task", metavar="NAME=PATH[,key=value,...]", help="the one more task: a file or a folder of splits"
@@ -101,6 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--markdown", type=path, metavar="FILE", help="write a table to paste; - is stdout")
     sub.add_argument("--latex", type=path, metavar="FILE", help="write a table for a paper (booktabs); - is stdout")
     sub.add_argument("--sort", metavar="COLUMN", help="best first: op, bwt, forgetting, or a task")
+    _add_all(sub, "column")
     _add_json(sub)
 
     sub = command(
@@ -154,6 +151,7 @@ def make_parser() -> argparse.ArgumentParser:
     lost = "points of 100 that a task may lose; default: 5"
     sub.add_argument("--max-drop", type=points, default=5.0, metavar="N", help=lost)
     sub.add_argument("--examples", type=natural, default=2, metavar="N", help="lost answers to show; default: 2")
+    _add_all(sub, "line")
     _add_json(sub)
 
     sub = command("memory", "show what a run keeps of its tasks; find kept rows by their text, and take them back")
@@ -202,12 +200,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_stage(sub)
     sub.add_argument("--system", metavar="TEXT", help="the system prompt")
     sub.add_argument("--plain", action="store_true", help="no chat template: each line is completed by itself")
-    sub.add_argument(
-        "--max-new-tokens",
-        type=count,
-        metavar="N",
-        help="of an answer; default: 256, or half of the run's tokens",
-    )
+    limit = "of an answer; default: 256, or half of the run's tokens"
+    sub.add_argument("--max-new-tokens", type=count, metavar="N", help=limit)
 
     sub = command("score", "score a stage on new rows of a task; the run stays as it is")
     sub.add_argument("run", type=path, metavar="RUN")
@@ -289,6 +283,10 @@ def _add_no_verify(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="use large files without comparing them with their hashes; their sizes are looked at all the same",
     )
+
+
+def _add_all(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--all", action="store_true", help=f"a {what} for every task, where there are more than 20")
 
 
 def _add_json(parser: argparse._ActionsContainer) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
 
 from seekr.progress import Text
-from seekr.report.folding import LINES, few
+from seekr.report.folding import LINES, NAMED, few
 from seekr.report.forgotten import FORGOTTEN, HELD, NOISE, NOTHING, PARTLY, SLIPPED, Change
 from seekr.report.summary import decimal
 from seekr.report.terminal import plain_table
@@ -20,15 +21,27 @@ MARKS = {HELD: "✓", NOTHING: "–", SLIPPED: "↘", PARTLY: "↘", FORGOTTEN: 
 _STYLES = {HELD: "green", PARTLY: "yellow", FORGOTTEN: "bold red"}
 
 
-def renderables(found: Sequence[Change], *, most: float, examples: int) -> Iterator[RenderableType]:
-    """The whole answer, from its one line down."""
+def renderables(found: Sequence[Change], *, most: float, examples: int, whole: bool) -> Iterator[RenderableType]:
+    """The whole answer, from its one line down; of more than 20 tasks what was lost, unless it is to be `whole`."""
+    shown = list(found) if whole or len(found) <= LINES else _lost_most(found)
     yield Text(headline(found, most))
-    yield changes_table(found)
+    yield changes_table(shown, _verdicts_of_the_others(found, shown))
     if unsure := [change.task for change in found if change.drop is not None and change.error is None]:
-        yield Text(f"no ± for {', '.join(unsure)}: {NO_ANSWERS}; a drop of more than {NOISE:g} counts")
-    for change in found:
-        if change.over(most) and examples and change.lost:
-            yield examples_of(change, examples)
+        yield Text(f"no ± for {', '.join(few(unsure))}: {NO_ANSWERS}; a drop of more than {NOISE:g} counts")
+    worse = [change for change in shown if change.over(most) and change.lost] if examples else []
+    listed = worse if len(shown) == len(found) else worse[:NAMED]
+    yield from (examples_of(change, examples) for change in listed)
+    if len(shown) < len(found):
+        yield Text("a line for every task, and examples of each that lost too much: --all; as data: --json")
+
+
+def _lost_most(found: Sequence[Change]) -> list[Change]:
+    lost = [change for change in found if change.verdict in (FORGOTTEN, PARTLY, SLIPPED)]
+    return _by_drop(lost)[:LINES]
+
+
+def _verdicts_of_the_others(found: Sequence[Change], shown: Sequence[Change]) -> Counter[str]:
+    return Counter(change.verdict for change in found) - Counter(change.verdict for change in shown)
 
 
 def headline(found: Sequence[Change], most: float) -> str:
@@ -38,8 +51,17 @@ def headline(found: Sequence[Change], most: float) -> str:
     tasks = f"{len(found)} task{'s' * (len(found) != 1)}"
     surely = " beyond chance" if maybe else ""
     text = f"{len(over) or 'none'} of {tasks} lost more than {most:g} points{surely}"
-    text += f": {', '.join(map(_from_to, over))}" if over else ""
-    return text + (f"; within chance: {', '.join(map(_from_to, maybe))}" if maybe else "")
+    text += f": {_worst(over)}" if over else ""
+    return text + (f"; within chance: {_worst(maybe)}" if maybe else "")
+
+
+def _worst(found: Sequence[Change]) -> str:
+    """In their order; of many those that lost most."""
+    return ", ".join(few(list(map(_from_to, found if len(found) <= LINES else _by_drop(found)))))
+
+
+def _by_drop(found: Sequence[Change]) -> list[Change]:
+    return sorted(found, key=lambda change: -(change.drop or 0.0))
 
 
 def _from_to(change: Change) -> str:
@@ -57,13 +79,13 @@ def by_verdict(found: Sequence[Change]) -> dict[str, list[str]]:
     for verdict in (FORGOTTEN, PARTLY, SLIPPED, HELD):
         tasks = [change for change in found if change.verdict == verdict]
         if len(tasks) > LINES:  # those that lost most are named
-            tasks.sort(key=lambda change: -(change.drop or 0.0))
+            tasks = _by_drop(tasks)
         named[verdict] = few([change.task if verdict == HELD else _from_to(change) for change in tasks])
     return {verdict: tasks for verdict, tasks in named.items() if tasks}
 
 
-def changes_table(found: Sequence[Change]) -> Table:
-    """Before, now and the drop with what it may be by chance."""
+def changes_table(found: Sequence[Change], others: Counter[str]) -> Table:
+    """Before, now and the drop with what it may be by chance; and how many `others` there are of each verdict."""
     table = plain_table("", "± is twice the standard error of the drop over the test rows; held: within that")
     table.add_column("task", overflow="fold")
     for heading in ("learned", "now", "drop", "±"):
@@ -76,6 +98,8 @@ def changes_table(found: Sequence[Change]) -> Table:
             "" if change.error is None else decimal(change.noise),
             Text(change.verdict, _STYLES.get(change.verdict, "")),
         )
+    for verdict, count in others.items():
+        table.add_row(f"… {count} task{'s' * (count != 1)}", "", "", "", "", Text(verdict, _STYLES.get(verdict, "")))
     return table
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from seekr.config.identity import without_seed
 from seekr.errors import InputError, nearest
+from seekr.report.folding import LINES, telling
 from seekr.report.general import CHANGE, digits_of, general_numbers, how_measured
 from seekr.report.summary import Spread, summarize
 from seekr.runs.run import Run, read_runs
@@ -105,6 +106,18 @@ def sorted_by(comparison: Comparison, name: str) -> Comparison:
         return -math.inf if spread is None else sign * spread.mean
 
     return replace(comparison, rows=tuple(sorted(comparison.rows, key=key, reverse=True)))
+
+
+def folded(comparison: Comparison, column: str | None = None) -> Comparison:
+    """The same for a reader: of more than 20 tasks those that tell most, and the one that `column` names."""
+    tasks = comparison.tasks
+    places = telling([run for row in comparison.rows for run in row.runs], LINES, tasks)
+    if len(places) == len(tasks):
+        return comparison
+    shown = tuple(task for place, task in enumerate(tasks) if place in places or task == column)
+    note = f"{len(tasks) - len(shown)} of {len(tasks)} tasks have no column here: these are the first, the last, and "
+    note += "those that lost most; --all shows every one, --json and --csv have them"
+    return replace(comparison, tasks=shown, notes=(*comparison.notes, note))
 
 
 def compare(paths: Sequence[Path]) -> Comparison:

@@ -13,17 +13,21 @@ MANY = 40
 """Tasks up to which the page draws each of them."""
 LINES = 20
 """Tasks up to which a terminal has a line or a column for each."""
-_ENDS, _WORST, _NAMED = 3, 6, 5
+NAMED = 5
+"""Of more than that, how many are named."""
+_ENDS, _WORST = 3, 6
 
 
-def telling(runs: Sequence[Run], most: int) -> list[int]:
+def telling(runs: Sequence[Run], most: int, tasks: Sequence[str] | None = None) -> list[int]:
     """Places of the tasks to show, in their order: all, or of more than `most` the first and last three that were
-    scored, and the six that lost most in one of the runs, which learned the same tasks."""
+    scored, and the six that lost most in one of the runs. `tasks`: those that all runs have; None = they learned the
+    same ones."""
     matrices = [run.scores for run in runs if not run.joint] or [run.scores for run in runs]
-    count = len(matrices[0].tasks) if matrices else 0
+    names = (matrices[0].tasks if matrices else ()) if tasks is None else tasks
+    count = len(names)
     if count <= most:
         return list(range(count))
-    lost = [max(_lost(one, place) for one in matrices) for place in range(count)]
+    lost = [max(_lost(one, one.tasks.index(name)) for one in matrices) for name in names]
     known = [place for place in range(count) if lost[place] > -math.inf]
     ends = {*known[:_ENDS], *known[-_ENDS:]}
     inner = sorted(set(known) - ends, key=lambda place: -lost[place])
@@ -48,7 +52,7 @@ def part(scores: ScoreMatrix, places: Sequence[int]) -> ScoreMatrix:
 
 def few(names: Sequence[str]) -> list[str]:
     """Names to say in a line: of more than 20 the first five, and how many more there are."""
-    return list(names) if len(names) <= LINES else [*names[:_NAMED], f"and {len(names) - _NAMED} more"]
+    return list(names) if len(names) <= LINES else [*names[:NAMED], f"and {len(names) - NAMED} more"]
 
 
 def stretches(states: Sequence[Hashable]) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from seekr.progress import Text
 from seekr.report.blocks import Blocks
 from seekr.report.comparison import HEADINGS, Comparison, Row
-from seekr.report.folding import stretches
+from seekr.report.folding import LINES, stretches, telling
 from seekr.report.summary import SPREAD, Spread, decimal
 from seekr.runs.run import Run
 
@@ -58,9 +58,13 @@ def comparison_table(comparison: Comparison) -> Blocks:
 
 
 def seeds_table(runs: Sequence[Run]) -> Blocks:
-    """The seeds of one run: measures, then the last row of the matrix, down; the mean, then each seed, across."""
+    """The seeds of one run: measures, then the last row of the matrix, down; the mean, then each seed, across.
+
+    Of more than 20 tasks those that tell most.
+    """
     every = Row("", "", tuple(runs))
-    tasks = list(dict.fromkeys(task for run in runs for task in run.final))
+    known = list(dict.fromkeys(task for run in runs for task in run.final))
+    tasks = [known[place] for place in telling([run for run in runs if run.scored], LINES)]
     fields = [field for field in HEADINGS if any(run.measure(field) is not None for run in runs)]
     columns = [
         Column("", [*(HEADINGS[field] for field in fields), *tasks], number=False),
@@ -70,7 +74,8 @@ def seeds_table(runs: Sequence[Run]) -> Blocks:
         values = [*(run.measure(field) for field in fields), *(run.final.get(task) for task in tasks)]
         columns.append(Column(f"seed {run.seed}", [NOTHING if value is None else decimal(value) for value in values]))
     title = f"{runs[0].method}: after the last task" if runs[0].scored else f"{runs[0].method}: nothing scored yet"
-    return side_by_side(columns, title=title, caption=SPREAD if len(runs) > 1 else "")
+    left = f"{len(known) - len(tasks)} tasks between are in scores.json" if len(tasks) < len(known) else ""
+    return side_by_side(columns, title=title, caption="; ".join(filter(None, [SPREAD if len(runs) > 1 else "", left])))
 
 
 def status_table(title: str, statuses: Mapping[str, Sequence[TaskStatus]]) -> Blocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -90,13 +91,18 @@ def print_seeds(runs: Sequence[Run]) -> None:
     console().print(f"runs: {', '.join(str(run.folder) for run in runs)}")
 
 
-def print_comparison(comparison: Comparison, **files: Path | None) -> None:
+def print_comparison(comparison: Comparison, shown: Comparison, **files: Path | None) -> None:
     """Runs in one table, on the terminal and in files by their form: csv, json, latex, markdown.
 
-    A file named - is stdout, and takes the table's place.
+    What people read has the columns that are `shown`. A file named - is stdout, and takes the table's place.
     """
-    forms = {"csv": csv_text, "json": as_json_text, "latex": latex_text, "markdown": markdown_text}
-    texts = [(path, forms[name](comparison)) for name, path in files.items() if path]
+    forms = {
+        "csv": partial(csv_text, comparison),
+        "json": partial(as_json_text, comparison),
+        "latex": partial(latex_text, shown),
+        "markdown": partial(markdown_text, shown),
+    }
+    texts = [(path, forms[name]()) for name, path in files.items() if path]
     piped = any(path == STDOUT for path, _ in texts)
     for name, path in files.items():
         check_writable(path, f"--{name}")
@@ -106,8 +112,8 @@ def print_comparison(comparison: Comparison, **files: Path | None) -> None:
         else:
             write_atomically(path, text)
     if not piped:
-        print_table(comparison_table(comparison))
-    for note in comparison.notes:
+        print_table(comparison_table(shown))
+    for note in shown.notes:
         show_text(f"note: {note}", file=sys.stderr if piped else sys.stdout)
 
 

@@ -16,11 +16,12 @@ from rich.console import Console
 from seekr.cli.main import main
 from seekr.report import write_report
 from seekr.report.charts import LEVELS
-from seekr.report.check_run import by_verdict
+from seekr.report.check_run import by_verdict, renderables
 from seekr.report.folding import LINES, MANY, few, stretches, telling
 from seekr.report.forgotten import Change
 from seekr.report.run_view import matrix_rows
 from seekr.report.score_map import score_map
+from seekr.report.side_by_side import seeds_table
 from seekr.report.summary import summarize
 from seekr.report.terminal import score_table
 from seekr.runs.run import Run
@@ -96,6 +97,63 @@ def test_elements_of_the_page_and_lines_of_status_do_not_grow_with_the_square(
     assert elements[100] - elements[50] < 50 * 40  # 50 settings, losses and rows; the matrix has 3,775 more scores
     assert len(lines[50]) == len(lines[100]) < 40
     assert any("… 44 tasks" in line for line in lines[50])
+
+
+def test_check_says_what_was_lost_and_counts_the_others(
+    runs: dict[int, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """200 tasks were 2,100 lines; what the gate is about comes first, the largest drop before the others."""
+    for run in runs.values():
+        assert main(["check", str(run.folder), "--examples", "0"]) == 3
+        out = capsys.readouterr().out.splitlines()
+        assert len(out) < 40
+        lost = [line.split()[0] for line in out if line.rstrip().endswith("forgotten")]
+        assert lost == sorted(lost, key=lambda name: int(name[1:]))  # the earlier one lost more
+        assert set(lost) <= {f"t{place}" for place in WORST}
+        whole = main(["check", str(run.folder), "--all"]), capsys.readouterr().out.splitlines()
+        assert whole[0] == 3
+        assert sum(line.lstrip().startswith("t") for line in whole[1]) >= len(run.scores.tasks)
+        assert main(["check", str(run.folder), "--json"]) == 3
+        assert len(json.loads(capsys.readouterr().out)["runs"][0]["tasks"]) == len(run.scores.tasks)
+
+
+def test_of_more_drops_than_lines_the_largest_are_shown_and_no_task_is_lost() -> None:
+    found = [Change(f"t{number}", "accuracy", 90.0, float(number), 1.0, ()) for number in range(60)]
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    for part in renderables(found[::-1], most=5, examples=2, whole=False):
+        console.print(part)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.findall(r"^ ?(t\d+) ", text, re.MULTILINE) == [f"t{number}" for number in range(LINES)]
+    others = {verdict: int(count) for count, verdict in re.findall(r"… (\d+) tasks? +(\w+ ?\w+)", text)}
+    assert sum(others.values()) + LINES == len(found)
+    assert "t0 90 → 0, t1 90 → 1, t2 90 → 2, t3 90 → 3, t4 90 → 4, and 55 more" in " ".join(text.split())
+
+
+def test_compare_shows_what_tells_most_and_hands_over_all(
+    runs: dict[int, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {name: tmp_path / f"it.{name}" for name in ("csv", "json", "latex", "markdown")}
+    words = [word for name, file in files.items() for word in (f"--{name}", str(file))]
+    assert main(["compare", str(runs[50].folder), "--sort", "t20", *words]) == 0
+    out = capsys.readouterr().out
+    shown = sorted({0, 1, 2, *WORST, 20, 47, 48, 49})
+    assert [int(place) for place in re.findall(r" t(\d+) ", out)] == shown
+    assert "37 of 50 tasks have no column here" in " ".join(out.split())
+    for name in ("latex", "markdown"):
+        assert [int(place) for place in re.findall(r" t(\d+) ", files[name].read_text())] == shown
+    (row,) = json.loads(files["json"].read_text())["rows"]
+    assert len(row["tasks"]) == files["csv"].read_text().partition("\n")[0].count("_mean") - len(row["measures"]) == 50
+    main(["compare", str(runs[50].folder), "--all", "--latex", "-"])
+    assert len(re.findall(r" t\d+ ", capsys.readouterr().out)) == 50
+
+
+def test_seeds_of_many_tasks_are_few_lines(tmp_path: Path) -> None:
+    seeds = [many(tmp_path / f"seed-{seed}", 50, seed=seed) for seed in (0, 1)]
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console.print(seeds_table(seeds))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert sorted(map(int, re.findall(r"│ t(\d+) ", text))) == telling(seeds, LINES)
+    assert "38 tasks between are in scores.json" in " ".join(text.split())
 
 
 def test_answers_are_not_listed_once_a_score(
