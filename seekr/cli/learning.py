@@ -47,6 +47,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
         if getattr(arguments, option) is not None:
             word = {"source": "from"}.get(option, option).replace("_", "-")
             raise InputError(f"--{word} is of one run, and --methods begins one a method; leave one of them out")
+    from seekr.config.recipes import default_output_dir
     from seekr.distributed.agreement import agreed
     from seekr.distributed.processes import is_main
     from seekr.planning.dry_run import print_plan
@@ -54,8 +55,11 @@ def _sweep(arguments: argparse.Namespace) -> None:
     from seekr.report.tables import console, print_comparison
     from seekr.runs.sweep import check_sweep, run_sweep, sweep_of
 
+    words = list(arguments.overrides)
+    if arguments.recipes:  # an output_dir that is said stands behind, and wins
+        words.insert(0, f"output_dir={default_output_dir(arguments.recipes)}")
     entries = agreed(
-        lambda: sweep_of(_loader(arguments), arguments.overrides, arguments.methods, verify=arguments.verify),
+        lambda: sweep_of(_loader(arguments), words, arguments.methods, verify=arguments.verify),
         lambda found: {entry.method: _asked(entry.requests) for entry in found},
     )
     if arguments.dry_run:

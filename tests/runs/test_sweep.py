@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,4 +122,18 @@ def test_a_dry_run_shows_each_method_and_writes_nothing(learn_all: Callable[...,
     assert status == 0
     assert out.count("nothing was written (--dry-run)") == 2
     assert "method sequential: " in out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("more", "root"), [([], "runs/paper"), (["output_dir=here"], "here")])
+def test_a_sweep_of_a_recipe_is_in_a_folder_of_its_name(
+    tmp_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], more: list[str], root: str,
+) -> None:  # fmt: skip
+    """It was named after the recipe's own method too: runs/paper-seekr/sequential."""
+    monkeypatch.chdir(tmp_path)
+    words = [f"model={config['model']}", f"tasks={json.dumps(config['tasks'])}", *more]
+    assert main(["learn", "--recipe", "paper", "--methods", "sequential,replay", *words, "--dry-run"]) == 0
+    out = "".join(capsys.readouterr().out.split())
+    assert all(f"method{name}:{tmp_path / root / name}" in out for name in ("sequential", "replay"))
     assert not (tmp_path / "runs").exists()

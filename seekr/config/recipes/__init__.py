@@ -50,6 +50,6 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def default_output_dir(names: Sequence[str], method: str) -> str:
-    """Where a run of recipes goes unless output_dir is said: runs/<recipes>-<method>."""
-    return str(Path("runs") / "-".join([*dict.fromkeys(names), method]))
+def default_output_dir(names: Sequence[str], *method: str) -> str:
+    """Where a run of recipes goes unless output_dir is said: runs/<recipes>-<method>, and a sweep in runs/<recipes>."""
+    return str(Path("runs") / "-".join([*dict.fromkeys(names), *method]))
