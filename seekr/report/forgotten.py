@@ -11,7 +11,7 @@ from typing import Any
 from seekr.errors import InputError
 from seekr.report.row_scores import rows_of_cell
 from seekr.runs.run import Run
-from seekr.scoring.uncertainty import standard_error
+from seekr.scoring.uncertainty import error_of_rows, standard_error
 
 HELD, SLIPPED, PARTLY, FORGOTTEN = "held", "slipped", "partly forgotten", "forgotten"
 UNKNOWN, NEW, NOTHING = "not scored", "just learned", "had nothing"
@@ -109,7 +109,7 @@ def _mean_change(seeds: Sequence[Change]) -> Change:
     by_seeds = standard_error(drops) if len(drops) == len(seeds) else None
     by_rows = [change.error for change in seeds if change.error is not None]
     rows = fmean(by_rows) if len(by_rows) == len(seeds) else 0.0
-    error = None if by_seeds is None else math.hypot(by_seeds, rows)
+    error = None if by_seeds is None else math.hypot(by_seeds, rows) or None
     before, now = (_mean([getattr(change, name) for change in seeds]) for name in ("before", "now"))
     return Change(seeds[0].task, seeds[0].metric, before, now, error, (), any(change.new for change in seeds))
 
@@ -131,4 +131,4 @@ def _compared(run: Run, place: int, newest: int) -> tuple[float | None, tuple[Lo
     lost = tuple(
         Lost(now[row].prompt, now[row].references, before[row].prediction, now[row].prediction) for row in worst
     )
-    return standard_error(drops), lost
+    return error_of_rows(drops), lost

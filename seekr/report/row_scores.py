@@ -9,7 +9,7 @@ from statistics import fmean
 from seekr.runs.log import EVALUATE, read_answers
 from seekr.runs.run import Run
 from seekr.scoring.metrics import METRICS, row_scores
-from seekr.scoring.uncertainty import standard_error
+from seekr.scoring.uncertainty import error_of_rows
 
 _SAME = 0.01
 """Points that a score may differ by from the mean over its rows, by rounding."""
@@ -33,7 +33,7 @@ def error_of_cell(run: Run, after: int, task: int) -> float | None:
     rows, score = rows_of_cell(run, after, task), run.scores.matrix[after][task]
     if rows is None or score is None or abs(fmean(rows) - score) > _SAME:
         return None
-    return standard_error(rows)
+    return error_of_rows(rows)
 
 
 @lru_cache(maxsize=512)

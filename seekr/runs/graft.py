@@ -28,7 +28,7 @@ from seekr.runs.lock import locked
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.run import Run, Stage
 from seekr.runs.standing import check_weights
-from seekr.scoring.uncertainty import standard_error
+from seekr.scoring.uncertainty import error_of_rows
 
 RANDOM_SEEDS = (0, 1, 2)
 """Of the draws of random heads, whose mean counts."""
@@ -161,7 +161,7 @@ def _error(draws: Sequence[list[float] | None], own: list[float] | None) -> floa
     if own is None:
         return None
     gains = [mean(scores) - before for *scores, before in zip(*grafted, own, strict=True)]
-    return standard_error(gains)
+    return error_of_rows(gains)
 
 
 def _plan(

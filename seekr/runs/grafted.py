@@ -11,6 +11,7 @@ from typing import Any
 from seekr.disk import with_own_hash, write_json
 from seekr.errors import InputError
 from seekr.runs.log import read_unchanged
+from seekr.scoring.uncertainty import error_of_alike
 
 FILE = "graft.json"
 ALL, SELECTED, RANDOM = "all", "selected", "random"
@@ -91,7 +92,9 @@ def add_grafted(run: Path, found: Sequence[Grafted], stages: Sequence[str]) -> N
 def _grafted(row: dict[str, Any]) -> Grafted:
     known = {field.name: row[field.name] for field in fields(Grafted)}
     scores = {name: float(known[name]) for name in ("donor_score", "own_score", "score")}
-    error = None if known["error"] is None else float(known["error"])
+    error = known["error"]
+    if error is not None:  # earlier versions wrote 0 where all rows were alike
+        error = float(error) or error_of_alike(max(1, int(known["rows"])))
     return Grafted(
         **known | scores | {"error": error, "seeds": tuple(map(int, known["seeds"])), "count": int(known["count"])}
     )

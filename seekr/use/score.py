@@ -23,7 +23,7 @@ from seekr.runs.answer_lines import found_in, lines_of, row_scores_of, score_of
 from seekr.runs.answering import ASKED_TOGETHER, answer_task
 from seekr.runs.prepare import rows_of_a_batch
 from seekr.runs.run import Run
-from seekr.scoring.uncertainty import standard_error
+from seekr.scoring.uncertainty import error_of_rows
 from seekr.use.stage import best_device, choose, load
 
 
@@ -87,7 +87,7 @@ def score(folder: Path, text: str, stage: str | None = None) -> Scored:
         metric=task.metric,
         max_new_tokens=data.max_new_tokens if data.asked else None,
         score=score_of(data, found),
-        error=standard_error(rows),
+        error=error_of_rows(rows),
         warnings=data.warnings(),
         lines=lines,
     )

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from fake_runs import write_run
 
+from seekr.cli.main import main
 from seekr.report.answer import answers
 from seekr.report.estimate import Estimate, measured, scored
 from seekr.report.forgotten import changes, changes_over_seeds
 from seekr.report.page import render
 from seekr.report.summary import by_tasks, summarize
 from seekr.runs.run import Run
-from seekr.scoring.uncertainty import half_interval, standard_error
+from seekr.scoring.uncertainty import error_of_alike, half_interval, standard_error
 
 TASKS = ("copy", "sort", "add")
 ROWS = 40
@@ -93,6 +94,22 @@ def test_scores_of_several_seeds_have_the_interval_of_the_seeds(tmp_path: Path) 
     )
 
 
+def test_rows_that_are_all_alike_are_not_said_to_be_certain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page, `learn` and `check` read "0.0 ± 0.0" where the few rows of a task were all wrong."""
+    run = run_with(tmp_path / "run", (40, 40, 0), (0, 40, 0))
+    shown = [str(*answers(summarize([run]))), render([run], [run.folder])]
+    main(["check", str(run.folder)])
+    shown.append(capsys.readouterr().out)
+    assert not any("± 0.0" in text for text in shown)
+    error = error_of_alike(ROWS)
+    assert f"33.3 ± {error / math.sqrt(3):.1f}; forgotten: copy 100 → 0" in shown[0]
+    assert f"± {error:.1f}" in shown[1]
+    assert [line.split()[1:] for line in shown[2].splitlines() if line.split()[:1] in (["copy"], ["sort"])] == [
+        ["100.0", "0.0", "100.0", f"{2 * error:.1f}", "forgotten"],
+        ["100.0", "100.0", "0.0", f"{2 * error:.1f}", "held"],
+    ]
+
+
 def test_a_seed_that_is_not_finished_is_in_no_mean(tmp_path: Path) -> None:
     for seed in (0, 1):
         run_with(tmp_path / f"seed-{seed}", (40, 36, 30), (16 + seed, 35, 30), seed=seed)
@@ -101,7 +118,7 @@ def test_a_seed_that_is_not_finished_is_in_no_mean(tmp_path: Path) -> None:
     scores["matrix"][2] = [None] * 3
     (run.folder / "scores.json").write_text(json.dumps(scores))
     (summary,) = summarize([Run(tmp_path / f"seed-{seed}") for seed in (0, 1, 2)])
-    assert scored(summary, 0, 0) == Estimate(100.0, 0.0, 2)
+    assert scored(summary, 0, 0) == Estimate(100.0, None, 2)  # alike, so that nothing is known of their spread
     assert "seekr · mean of seeds 0, 1<" in render([*summary.runs], [tmp_path])
 
 

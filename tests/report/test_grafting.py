@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from seekr.report.charts import graft_chart
 from seekr.report.grafting import grafted_table, groups, verdicts
-from seekr.runs.grafted import Grafted
+from seekr.runs.grafted import Grafted, add_grafted, read_grafted
+from seekr.scoring.uncertainty import error_of_alike
 
 
 def grafted(task: str, heads: str, score: float, *, donor: str | None = None, error: float | None = 1.5) -> Grafted:
@@ -36,6 +38,14 @@ def test_the_table_fits_and_keeps_its_numbers(width: int) -> None:
         ["90.0", "50.0", "100.0", "+50.0", *error], ["80.0", "+30.0", *error], ["60.0", "+10.0", *error],
     ]  # fmt: skip
     assert "draws by seeds 0, 1, 2" in " ".join(" ".join(lines).split())
+
+
+def test_gains_that_are_all_alike_are_not_certain_in_files_of_before(tmp_path: Path) -> None:
+    """Their error was written as 0."""
+    add_grafted(
+        tmp_path, [grafted("sort", "all", 50.0, error=0.0), grafted("add", "all", 60.0)], ["sort", "add", "last"]
+    )
+    assert [one.error for one in read_grafted(tmp_path)] == [error_of_alike(100), 1.5]
 
 
 def test_what_comes_back_is_the_mean_over_tasks() -> None:

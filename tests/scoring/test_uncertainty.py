@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from seekr.scoring.uncertainty import half_interval, standard_error
+from seekr.scoring.uncertainty import error_of_rows, half_interval, standard_error
 
 
 def student(freedom: int) -> float:
@@ -23,3 +23,24 @@ def test_interval_is_students(count):
 def test_one_value_has_no_error():
     assert standard_error([3.0]) is None
     assert half_interval([]) is None
+
+
+@pytest.mark.parametrize("rows", [2, 5, 40, 80, 1000])
+@pytest.mark.parametrize("score", [0.0, 100.0, 100 / 3, -12.5])
+def test_rows_that_are_all_alike_are_not_certain(rows, score):
+    """A few rows that were all wrong read "0.0 ± 0.0". Twice the error is the share of other rows, at 100 points each,
+    of which so many draws would have shown one in 95 of 100 cases."""
+    share = 2 * error_of_rows([score] * rows) / 100
+    assert (1 - share) ** rows == pytest.approx(0.05)
+    assert error_of_rows([score] * rows) > error_of_rows([score] * (rows + 1))
+
+
+def test_rows_that_differ_have_their_standard_error():
+    values = [0.0, 100.0, 50.0]
+    assert error_of_rows(values) == standard_error(values)
+    assert error_of_rows([3.0]) is None
+
+
+def test_seeds_that_are_all_alike_have_no_interval():
+    assert half_interval([100.0] * 3) is None
+    assert half_interval([0.1 + 0.2, 0.3, 0.3]) is None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from statistics import stdev
 
 import pytest
 from snapshot import snapshot
 
 from seekr import InputError, Run
 from seekr.cli.main import main
+from seekr.scoring.uncertainty import error_of_rows
 from seekr.use.score import score
 
 RunOf = Callable[[str], Run]
@@ -48,7 +48,7 @@ def test_new_rows_by_the_command(run_of: RunOf, data: Path, tmp_path: Path, caps
     right = [100.0 * (line["prediction"].strip() in line["references"]) for line in lines]
     assert [line["prompt"] for line in lines] == [row["prompt"] for row in json.loads((data / "new.json").read_text())]
     assert found["score"] == pytest.approx(sum(right) / 7)
-    assert found["error"] == pytest.approx(stdev(right) / 7**0.5)
+    assert found["error"] == pytest.approx(error_of_rows(right))
     assert {key: found[key] for key in ("stage", "task", "rows", "metric", "max_new_tokens")} == {
         "stage": "a", "task": "a", "rows": 7, "metric": "accuracy", "max_new_tokens": 4,
     }  # fmt: skip
