@@ -12,7 +12,7 @@ from typing import Any
 
 from seekr.config.identity import without_seed
 from seekr.errors import InputError, nearest
-from seekr.report.folding import LINES, telling
+from seekr.report.folding import LINES, few, telling
 from seekr.report.general import CHANGE, digits_of, general_numbers, how_measured
 from seekr.report.summary import Spread, summarize
 from seekr.runs.run import Run, read_runs
@@ -207,7 +207,8 @@ def differences(runs: Sequence[Run]) -> list[str]:
     unlike = [name for name in shared if len({_scored_how(run, name) for run in runs}) > 1]
     if unlike:
         notes.append(
-            f"not scored alike in all runs (test rows, test_limit, metric or max_new_tokens): {', '.join(unlike)}"
+            "maybe not scored alike in all runs (another test file, test_limit, metric or max_new_tokens): "
+            f"{', '.join(few(unlike))}"
         )
     general = dict.fromkeys(name for run in runs for name in general_numbers(run) if not name.endswith(CHANGE))
     if unlike := [name for name in general if len({how_measured(run, name) for run in runs} - {None}) > 1]:

@@ -1,12 +1,13 @@
 """The page: everything about some runs in one HTML file that needs no network and no script."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from seekr.disk import write_atomically
 from seekr.errors import InputError
@@ -158,6 +159,11 @@ def _method(summary: MethodSummary, answer: Answer | None, places: Sequence[int]
     return Method(summary, answer, tuple(lines), tuple(finals), changes, mean)
 
 
+def _with_code(text: str) -> Markup:
+    """What stands between backticks is a command."""
+    return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text))))
+
+
 @cache
 def _template() -> Template:
     environment = Environment(
@@ -172,6 +178,6 @@ def _template() -> Template:
         verdicts=verdicts, graft_caption=caption, graft_chart=charts.graft_chart, marks=MARKS,
         by_verdict=by_verdict,
         general_lines=general_lines, score_map=score_map, many=MANY, few=few, stages_shown=stages_shown,
-        weights_of=weights_of,
+        weights_of=weights_of, with_code=_with_code,
     )  # fmt: skip
     return environment.get_template("page.html.j2")

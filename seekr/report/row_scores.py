@@ -18,22 +18,21 @@ _SAME = 0.01
 def rows_of_cell(run: Run, after: int, task: int) -> tuple[float, ...] | None:
     """What each answer to `task` after `after` scores by itself, 0..100, in the order of the rows.
 
-    None where the answers are not there, or the metric may be no mean over rows: likelihood, a user's own. Raises
-    InputError where the file is torn.
+    None where the answers are not there, or are not those that were scored, or the metric may be no mean over rows:
+    likelihood, a user's own. Raises InputError where the file is torn.
     """
-    metric = run.scores.metrics[task]
+    metric, score = run.scores.metrics[task], run.scores.matrix[after][task]
     path = run.folder / "predictions" / f"{after}-{task}.jsonl"
-    if metric not in METRICS or not path.is_file():
+    if metric not in METRICS or score is None or not path.is_file():
         return None
-    return _rows(path, path.stat().st_mtime_ns, str(metric), EVALUATE.format(run=run.folder)) or None
+    rows = _rows(path, path.stat().st_mtime_ns, str(metric), EVALUATE.format(run=run.folder))
+    return rows if rows and abs(fmean(rows) - score) <= _SAME else None
 
 
 def error_of_cell(run: Run, after: int, task: int) -> float | None:
-    """The standard error of a score of the matrix over its rows; None where they are not known, or are others."""
-    rows, score = rows_of_cell(run, after, task), run.scores.matrix[after][task]
-    if rows is None or score is None or abs(fmean(rows) - score) > _SAME:
-        return None
-    return error_of_rows(rows)
+    """The standard error of a score of the matrix over its rows; None where they are not known."""
+    rows = rows_of_cell(run, after, task)
+    return None if rows is None else error_of_rows(rows)
 
 
 @lru_cache(maxsize=512)

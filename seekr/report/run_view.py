@@ -134,7 +134,7 @@ def _map_note(stage: Stage, name: str) -> str:
     if not np.isfinite(table).any():
         return "no finite entry"
     layer, head = np.unravel_index(np.nanargmax(table), table.shape)
-    return f"largest: {table[layer, head]:.3g} in layer {layer}, head {head}"
+    return f"largest: {table[layer, head]:.3g} in layer\u00a0{layer}, head\u00a0{head}"
 
 
 def _loss_figures(run: Run) -> Iterable[Figure]:

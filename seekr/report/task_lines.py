@@ -73,7 +73,7 @@ def _axes(stages: int, form: Form) -> list[Markup]:
         parts.append(Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(form.left, y, form.width - 4))
         if form.axes:
             parts.append(svg_text(form.left - 4, y + 4, score, "end"))
-    every = 1 + (stages - 1) // (10 if stages < 100 else 5)
+    every = 1 + (stages - 1) // (10 if stages < 20 else 6 if stages < 100 else 5)
     for stage in range(0, stages, every) if form.axes else ():
         x, y = form.place(stage, 0, stages)
         parts.append(svg_text(x, y + 14, stage + 1, "middle"))

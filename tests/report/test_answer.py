@@ -161,7 +161,7 @@ def test_other_tasks_are_another_part_of_the_page(tmp_path: Path) -> None:
     assert [part.split("</section>")[0].count('aria-label="Overall performance') for part in parts] == [1, 0]
 
 
-@pytest.mark.parametrize(("kept", "said"), [(True, "--cells seen` does it"), (False, "weights are gone")])
+@pytest.mark.parametrize(("kept", "said"), [(True, "--cells seen</code> does it"), (False, "weights are gone")])
 def test_the_page_says_how_to_see_when_a_task_was_lost(tmp_path: Path, kept: bool, said: str) -> None:
     run = run_with(tmp_path / "my run", (40, 36, 30), (16, 35, 30))
     for stage in run.stages if kept else ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from seekr.report.forgotten import Change, changes
 from seekr.report.tables import print_scores
 from seekr.runs.run import Run
 from seekr.scoring import METRICS
+from seekr.scoring.metrics import row_scores
 
 
 def answered(run: Path, cell: tuple[int, int], right: list[bool]) -> None:
@@ -101,8 +103,21 @@ def test_a_large_drop_that_chance_explains_is_not_denied():
 def test_every_metric_that_is_a_mean_over_rows_has_an_error(run, metric):
     scores = json.loads((run / "scores.json").read_text())
     scores["metrics"][0] = metric
+    for row in (0, 2):
+        given = Run(run).answers(row, 0)
+        texts = ([one.prediction for one in given], [one.references for one in given], [one.prompt for one in given])
+        scores["matrix"][row][0] = fmean(row_scores(metric, *texts))
     (run / "scores.json").write_text(json.dumps(scores))
     assert changes(Run(run))[0].error is not None
+
+
+def test_answers_that_are_not_those_that_were_scored_say_nothing_of_a_drop(run):
+    """The drop had the error of other answers, beside scores that had none."""
+    scores = json.loads((run / "scores.json").read_text())
+    scores["matrix"][2][0] = 50.0
+    (run / "scores.json").write_text(json.dumps(scores))
+    first = changes(Run(run))[0]
+    assert (first.drop, first.error, first.lost) == (40, None, ())
 
 
 def test_answers_that_are_gone_leave_the_drop(run):
