@@ -12,7 +12,7 @@ from seekr.progress import Text
 from seekr.report.folding import LINES, NAMED, few
 from seekr.report.forgotten import FORGOTTEN, HELD, NOISE, NOTHING, PARTLY, SLIPPED, Change
 from seekr.report.summary import decimal
-from seekr.report.terminal import plain_table
+from seekr.report.terminal import FirstThatFits, plain_table
 
 _LONGEST = 160
 NO_ANSWERS = "the answers that were scored are not all in predictions/, or the metric is no mean over rows"
@@ -84,23 +84,34 @@ def by_verdict(found: Sequence[Change]) -> dict[str, list[str]]:
     return {verdict: tasks for verdict, tasks in named.items() if tasks}
 
 
-def changes_table(found: Sequence[Change], others: Counter[str]) -> Table:
-    """Before, now and the drop with what it may be by chance; and how many `others` there are of each verdict."""
-    table = plain_table("", "± is twice the standard error of the drop over the test rows; held: within that")
+def changes_table(found: Sequence[Change], others: Counter[str]) -> RenderableType:
+    """Before, now and the drop with what it may be by chance; and how many `others` there are of each verdict. Narrow
+    terminals do without what it may be by chance, which the verdict tells.
+    """
+    return FirstThatFits(
+        lambda: _changes_table(found, others, errors=True), lambda: _changes_table(found, others, errors=False)
+    )
+
+
+def _changes_table(found: Sequence[Change], others: Counter[str], *, errors: bool) -> Table:
+    noise = "twice the standard error of the drop over the test rows"
+    caption = f"± is {noise}; held: within that" if errors else f"held: the drop is within {noise}"
+    table = plain_table("", caption)
     table.add_column("task", overflow="fold")
-    for heading in ("learned", "now", "drop", "±"):
+    for heading in ("learned", "now", "drop", *(["±"] if errors else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for change in found:
-        table.add_row(
-            Text(change.task),
-            *("" if value is None else decimal(value) for value in (change.before, change.now, change.drop)),
-            "" if change.error is None else decimal(change.noise),
-            Text(change.verdict, _STYLES.get(change.verdict, "")),
-        )
+        scores = ["" if value is None else decimal(value) for value in (change.before, change.now, change.drop)]
+        error = ["" if change.error is None else decimal(change.noise)] if errors else []
+        table.add_row(Text(change.task), *scores, *error, _verdict(change.verdict))
     for verdict, count in others.items():
-        table.add_row(f"… {count} task{'s' * (count != 1)}", "", "", "", "", Text(verdict, _STYLES.get(verdict, "")))
+        table.add_row(f"… {count} task{'s' * (count != 1)}", *[""] * (len(table.columns) - 2), _verdict(verdict))
     return table
+
+
+def _verdict(verdict: str) -> Text:
+    return Text(verdict, _STYLES.get(verdict, ""))
 
 
 def examples_of(change: Change, count: int) -> Text:

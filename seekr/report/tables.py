@@ -25,9 +25,16 @@ from seekr.report.facts import weights_of
 from seekr.report.folding import few, stretches
 from seekr.report.general import general_lines
 from seekr.report.grafting import grafted_table, verdicts
-from seekr.report.side_by_side import comparison_table, seeds_table, status_table
+from seekr.report.side_by_side import (
+    NOTHING,
+    Column,
+    comparison_table,
+    seeds_table,
+    side_by_side,
+    status_table,
+)
 from seekr.report.summary import decimal, summarize
-from seekr.report.terminal import heads_table, memory_table, score_table
+from seekr.report.terminal import HEADS, heads_table, memory_table, score_table
 from seekr.runs.grafted import FILE, Grafted
 from seekr.runs.run import Run
 
@@ -121,6 +128,7 @@ def print_heads(run: Run) -> None:
     """Importance of all heads after each task, which were chosen, and whether they carry the tasks if that is known."""
     for stage in stages_with_heads(run):
         print_table(heads_table(stage))
+    print_table(Text(HEADS, "dim italic"))
     for line in verdicts(run.grafted, held=bool(run.attention_weights)):
         print_table(Text(line))
 
@@ -141,12 +149,12 @@ def print_memory(run: Run) -> None:
     if any("replayed" in it for it in summaries):
         kept, some = (sum(it[key] for it in summaries) for key in ("samples", "replayed"))
         each = ", ".join(f"{it['task']} {it['replayed']}" for it in summaries)
-        console().print(f"replay_limit: the next task replays {some:,} of {kept:,} kept rows: {each}")
+        print_table(Text(f"replay_limit: the next task replays {some:,} of {kept:,} kept rows: {each}"))
     if floors:
-        console().print(f"attention loss of the very model that was remembered, in nats: {', '.join(floors)}")
+        print_table(Text(f"attention loss of the very model that was remembered, in nats: {', '.join(floors)}"))
     own = [f"{it['task']} {it['own_answers']} of {it['samples']}" for it in summaries if "own_answers" in it]
     if own:
-        console().print(f"the model's own answers stand in place of stored ones: {', '.join(own)}")
+        print_table(Text(f"the model's own answers stand in place of stored ones: {', '.join(own)}"))
 
 
 def print_status(run: Run) -> None:
@@ -158,20 +166,20 @@ def print_status(run: Run) -> None:
         table.add_row(str(place), name, str(statuses[place]))
     print_table(Blocks(table, keys=2))
     measured = 0 if run.scored is None else sum(score is not None for row in run.scored.matrix for score in row)
-    console().print(f"{measured} cells of the score matrix are measured")
+    print_table(Text(f"{measured} cells of the score matrix are measured"))
     if run.scored is not None:
         print_table(score_table(run))
     print_general(run)
     if run.attention_weights:
-        console().print(f"attention weight: {', '.join(few(weights_of(run)))}")
+        print_table(Text(f"attention weight: {', '.join(few(weights_of(run)))}"))
     if limited := replayed(run):
         each = [f"{task} {some:,} of {kept:,}" for task, (some, kept) in limited.items()]
-        console().print(f"replay_limit: kept rows that were replayed: {', '.join(few(each))}")
+        print_table(Text(f"replay_limit: kept rows that were replayed: {', '.join(few(each))}"))
     advice = weight_advice(run.record["config"]["method"].get("attention_weight"), run.attention_drift)
     if advice:
-        console().print(advice)
+        print_table(Text(advice))
     if any(status.state != "done" for status in statuses):
-        console().print("the `seekr learn` command of this run goes on from here")
+        print_table(Text("the `seekr learn` command of this run goes on from here"))
 
 
 def print_check(check: FolderCheck) -> None:
@@ -186,13 +194,15 @@ def print_check(check: FolderCheck) -> None:
 
 def print_status_of_runs(folder: Path, runs: Sequence[Run]) -> None:
     """The runs below a folder, a line each: how far they are and what they came to."""
-    table = Table("run", "method", "seed", "tasks", "overall\nperformance", title=str(folder), title_justify="left")
-    for run in runs:
-        score = run.measure("overall_performance")
-        done = f"{len(run.stages)} of {run.planned}"
-        cells = (str(run.folder.relative_to(folder)), run.method, str(run.seed), done)
-        table.add_row(*map(Text, cells), "–" if score is None else decimal(score))
-    print_table(table)
+    scores = [run.measure("overall_performance") for run in runs]
+    columns = [
+        Column("run", [str(run.folder.relative_to(folder)) for run in runs], number=False),
+        Column("method", [run.method for run in runs], number=False),
+        Column("seed", [str(run.seed) for run in runs]),
+        Column("tasks", [f"{len(run.stages)} of {run.planned}" for run in runs]),
+        Column("overall\nperformance", [NOTHING if score is None else decimal(score) for score in scores]),
+    ]
+    print_table(side_by_side(columns, title=str(folder)))
 
 
 def print_status_of_seeds(folder: Path, runs: Sequence[Run]) -> None:

@@ -25,6 +25,8 @@ _SHORT = {
     "forgetting": "forgetting\n",
     "forward_transfer": "forward\ntransfer",
 }
+HEADS = "importance in tenths of the largest: # is the largest, · less than half a tenth; * is chosen"
+"""What the digits and signs of `heads_table` are."""
 _SCORE_CAPTION = "row: after which task; column: the score of a task then"
 
 
@@ -70,10 +72,7 @@ def score_table(run: Run) -> RenderableType:
 
 
 def heads_table(stage: Stage) -> RenderableType:
-    """Layers down, heads across: importance in tenths of the largest; * marks the chosen.
-
-    · is under 0.05, # the largest itself. More heads than the terminal is wide come in several blocks.
-    """
+    """Layers down, heads across, as `HEADS` says. More heads than the terminal is wide come in several blocks."""
     if "importance" not in stage.importance:
         return Text(f"{stage.name}: its method measures no heads")
     return _HeadGrid(stage)
@@ -227,14 +226,10 @@ class _HeadGrid:
         room = max(4, (options.max_width - margin) // cell)
         blocks = -(-heads // room)
         edges = np.linspace(0, heads, blocks + 1).round().astype(int).tolist()
-        yield Text(f"Heads after {self.stage.name}", "italic")
-        yield Group(*(self._block(first, last, margin, cell) for first, last in pairwise(edges)))
         chosen = sum(map(len, self.stage.heads.values()))
-        yield Text(
-            f"importance in tenths of the largest (# = the largest); * = chosen: {chosen} heads in "
-            f"{len(self.stage.heads)} of {layers} layers",
-            "dim italic",
-        )
+        where = f"{chosen} chosen, in {len(self.stage.heads)} of {layers} layers"
+        yield Text(f"Heads after {self.stage.name}: {where}", "italic")
+        yield Group(*(self._block(first, last, margin, cell) for first, last in pairwise(edges)))
 
     def _block(self, first: int, last: int, margin: int, cell: int) -> RenderableType:
         largest = float(np.nanmax(self.importance, initial=0.0))
