@@ -168,7 +168,7 @@ def sample_bytes_table(rows: Rows) -> str:
         return [row["form"], queries, size, share, error, f"{row['gradient_cosine']:.4f}"]
 
     head = ["form", "queries", "bytes", "of the released form", "error of the loss", "cosine"]
-    return _markdown(head, [cells(row) for row in rows])
+    return markdown(head, [cells(row) for row in rows])
 
 
 def bench_table(rows: Rows) -> str:
