@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from seekr.progress import Text
-from seekr.report.summary import decimal
+from seekr.report.summary import decimal, signed
 from seekr.report.terminal import FirstThatFits, plain_table
 from seekr.runs.grafted import ALL, RANDOM, SELECTED, Grafted
 
@@ -61,7 +61,7 @@ def _table(found: Sequence[Grafted], *, errors: bool) -> Table:
         for place, one in enumerate(rows):
             scores = ("", "") if place else (decimal(one.donor_score), decimal(one.own_score))
             error = "" if one.error is None else decimal(2 * one.error)
-            numbers = (*scores, decimal(one.score), f"{one.gain:+.1f}", *([error] if errors else []))
+            numbers = (*scores, decimal(one.score), signed(one.gain), *([error] if errors else []))
             table.add_row(Text("" if place else name), Text(f"{one.heads} {one.count}"), *numbers)
     return table
 
@@ -79,11 +79,11 @@ def verdicts(found: Sequence[Grafted], *, held: bool) -> Iterator[str]:
             continue
         lost = fmean(own[task, words[0]].lost for task in tasks)
         gains = {word: fmean(own[task, word].gain for task in tasks) for word in words}
-        named = [f"{gain:.1f}{_share(gain, lost)} {_IN.get(word, f'in {word}')}" for word, gain in gains.items()]
+        named = [f"{decimal(gain)}{_share(gain, lost)} {_IN.get(word, f'in {word}')}" for word, gain in gains.items()]
         what = (
-            f"{len(tasks)} tasks lost {lost:.1f} points each"
+            f"{len(tasks)} tasks lost {decimal(lost)} points each"
             if len(tasks) > 1
-            else f"{tasks[0]} lost {lost:.1f} points"
+            else f"{tasks[0]} lost {decimal(lost)} points"
         )
         yield f"{what} until {model} was learned; old maps {'bring back' if lost > 0 else 'add'} {', '.join(named)}"
         if {SELECTED, RANDOM} <= gains.keys():
@@ -102,7 +102,7 @@ def _selected_or_random(difference: float, pairs: Sequence[tuple[Grafted, Grafte
     errors = [one.error for pair in pairs for one in pair]
     known = [error for error in errors if error is not None]
     if len(known) < len(errors):
-        return f"selected less random heads: {difference:+.1f}"
+        return f"selected less random heads: {signed(difference)}"
     noise = 2 * math.sqrt(math.fsum(error**2 for error in known)) / len(pairs)
     more = "more" if difference > noise else "less" if difference < -noise else "no more, beyond chance,"
-    return f"the selected heads carry {more} of these tasks than random ones: {difference:+.1f} ± {noise:.1f}"
+    return f"the selected heads carry {more} of these tasks than random ones: {signed(difference)} ± {decimal(noise)}"

@@ -24,7 +24,7 @@ from seekr.report.grafting import caption, verdicts
 from seekr.report.grafting import groups as grafts_of
 from seekr.report.run_view import Row, matrix_rows, run_view, stages_shown
 from seekr.report.score_map import score_map
-from seekr.report.summary import MEASURES, Measure, MethodSummary, best, by_tasks, decimal, summarize
+from seekr.report.summary import MEASURES, Measure, MethodSummary, best, by_tasks, decimal, signed, summarize
 from seekr.report.task_lines import PANEL, SPARK, Form, task_line
 from seekr.runs.run import Run, read_runs
 
@@ -178,6 +178,6 @@ def _template() -> Template:
         verdicts=verdicts, graft_caption=caption, graft_chart=charts.graft_chart, marks=MARKS,
         by_verdict=by_verdict,
         general_lines=general_lines, score_map=score_map, many=MANY, few=few, stages_shown=stages_shown,
-        weights_of=weights_of, with_code=_with_code,
+        weights_of=weights_of, with_code=_with_code, signed=signed,
     )  # fmt: skip
     return environment.get_template("page.html.j2")

@@ -32,7 +32,7 @@ MEASURES = (
 )
 
 
-SPREAD = "± is half of the 95% interval of the mean over the seeds"
+SPREAD = "± is half of the 95% interval of the mean over the seeds, where these differ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,12 @@ def decimal(value: float, digits: int = 1) -> str:
     """One decimal, or as many as asked for, a true minus sign, and none before a zero."""
     text = f"{value:.{digits}f}"
     return (text if float(text) else text.removeprefix("-")).replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """The same of a change: with a plus sign where it is above zero."""
+    text = decimal(value)
+    return text if text.startswith("−") or not float(text) else f"+{text}"
 
 
 def summarize(runs: Sequence[Run]) -> list[MethodSummary]:

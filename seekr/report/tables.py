@@ -70,7 +70,7 @@ def print_scores(run: Run) -> None:
         print_table(Text(str(answer)))
     print_table(score_table(run))
     scores = run.scores.to_json()
-    found = [f"{label} {scores[key]:.1f}" for key, label in HEADINGS.items() if scores[key] is not None]
+    found = [f"{label} {decimal(scores[key])}" for key, label in HEADINGS.items() if scores[key] is not None]
     if found:
         console().print("   ".join(found))
     print_general(run)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from seekr.report.charts import graft_chart
 from seekr.report.grafting import grafted_table, groups, verdicts
+from seekr.report.summary import signed
 from seekr.runs.grafted import Grafted, add_grafted, read_grafted
 from seekr.scoring.uncertainty import error_of_alike
 
@@ -48,6 +49,13 @@ def test_gains_that_are_all_alike_are_not_certain_in_files_of_before(tmp_path: P
     assert [one.error for one in read_grafted(tmp_path)] == [error_of_alike(100), 1.5]
 
 
+def test_nothing_gained_or_lost_has_no_sign() -> None:
+    """It read "-0.0" where a task held what it had."""
+    (said,) = verdicts([Grafted("sort", "sort", "last", "all", 8, (), 9, 50.0, 50.01, 50.0, None)], held=False)
+    assert said == "sort lost 0.0 points until last was learned; old maps add 0.0 in all heads"
+    assert [signed(gain) for gain in (-0.01, 0.0, 0.26, -0.26)] == ["0.0", "0.0", "+0.3", "−0.3"]
+
+
 def test_what_comes_back_is_the_mean_over_tasks() -> None:
     lost, chosen = verdicts(study(), held=False)
     assert lost == (
@@ -61,7 +69,7 @@ def test_what_comes_back_is_the_mean_over_tasks() -> None:
     ("random", "error", "said"),
     [
         (78.0, 1.5, "carry no more, beyond chance, of these tasks than random ones: +2.0 ± 3.0"),
-        (99.0, 1.5, "carry less of these tasks than random ones: -19.0 ± 3.0"),
+        (99.0, 1.5, "carry less of these tasks than random ones: −19.0 ± 3.0"),
         (78.0, None, "selected less random heads: +2.0"),
     ],
 )

@@ -20,6 +20,7 @@ from small_runs import TRAINING, digests
 
 from seekr import Run
 from seekr.cli.main import main
+from seekr.report.summary import decimal
 
 Config = dict[str, Any]
 
@@ -314,7 +315,8 @@ def test_learn_then_look_at_it(seekr: Any, tmp_path: Path, capsys: pytest.Captur
         shown += capsys.readouterr().out
     score = Run(run).scores.matrix[0][0]
     assert cells(shown.partition("───")[2], "a")[1:] == [f"{score:.1f}"]
-    assert f"OP {Run(run).scores.overall_performance:.1f}   BWT {Run(run).scores.backward_transfer:.1f}" in shown
+    scores = Run(run).scores
+    assert f"OP {decimal(scores.overall_performance)}   BWT {decimal(scores.backward_transfer)}" in shown
     assert cells(shown, "0", "a") == ["0", "a", "done"]
     assert [len(cells(shown.partition(f"Heads after {name}")[2], "layer", "1")) for name in "ab"] == [6, 6]
     assert cells(shown.partition("Kept of each task")[2], "b")[1:7] == ["3", "24", "12", "1", "1", "4"]
