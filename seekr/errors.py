@@ -85,6 +85,11 @@ def said_by(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says, where the others are a story; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of a message about an unknown name: the valid one that was probably meant, or what there is."""
     names = sorted(valid)

@@ -178,29 +178,18 @@ class _Part:
         text = next((text for text in texts if len(self.name()) + 1 + len(text) <= width), texts[-1])
         return self.name(width - len(text) - 1), 0, text
 
-
-class _Fitted:
-    """A part as a line of the terminal, however narrow that is."""
-
-    def __init__(self, part: _Part) -> None:
-        self.part = part
-
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        name, columns, text = self.part.fitted(options.max_width)
-        drawn = ProgressBar(self.part.total, self.part.done, width=columns, pulse=self.part.total is None)
-        cells: list[RenderableType] = [
-            Text(name, no_wrap=True),
-            *([drawn] if columns else []),
-            Text(text, no_wrap=True),
-        ]
+        """A line of the terminal, however narrow that is."""
+        name, columns, text = self.fitted(options.max_width)
+        drawn = [ProgressBar(self.total, self.done, width=columns, pulse=self.total is None)] if columns else []
         grid = Table.grid(padding=(0, 1, 0, 0))
-        grid.add_row(*cells)
+        grid.add_row(Text(name, no_wrap=True), *drawn, Text(text, no_wrap=True))
         yield grid
 
 
 class _Line(ProgressColumn):
     def render(self, task: Task) -> Any:
-        return _Fitted(task.fields["part"])
+        return task.fields["part"]
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def test_on_a_terminal_nested_bars_share_one_display_and_leave_stdout_alone() ->
 def shown(part: progress._Part, width: int) -> str:
     """What a terminal so wide shows of a part."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(progress._Fitted(part))
+    console.print(part)
     return console.file.getvalue().removesuffix("\n")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from seekr.builtin import TASKS, builtin_model, builtin_rows
 from seekr.builtin.tasks import Split
 from seekr.data import Task
-from seekr.disk import check_writable, read_json, write_json
+from seekr.disk import read_json, write_json
 from seekr.errors import InputError
 from seekr.progress import Text
 from seekr.report import write_report
@@ -62,7 +62,7 @@ def run_demo(
     `small` takes the first tasks and the methods `SMALL` alone.
     Raises InputError where `output_dir` holds a demo of another seed, or something else.
     """
-    check_folder(output_dir, seed, json_file)
+    check_folder(output_dir, seed)
     out = console()
     tasks = write_tasks(output_dir, seed, split)[: SMALL_TASKS if small else None]
     methods = {name: settings for name, settings in METHODS.items() if name in SMALL or not small}
@@ -97,8 +97,8 @@ def run_demo(
     return runs
 
 
-def check_folder(output_dir: Path, seed: int, json_file: Path | None) -> None:
-    """Raises InputError for a folder that holds anything but a demo of this seed, or a JSON file that cannot be."""
+def check_folder(output_dir: Path, seed: int) -> None:
+    """Raises InputError for a folder that holds anything but a demo of this seed."""
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"--output-dir: {output_dir} is a file; give a folder")
     found = {path.name for path in output_dir.glob("[!.]*")} if output_dir.is_dir() else set()
@@ -112,7 +112,6 @@ def check_folder(output_dir: Path, seed: int, json_file: Path | None) -> None:
         raise InputError(
             f"--output-dir: {output_dir} holds a demo of {min(seeds)}; give that --seed, or another folder"
         )
-    check_writable(json_file, "--json")
 
 
 def write_tasks(output_dir: Path, seed: int, split: Split) -> list[Task]:

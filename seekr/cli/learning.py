@@ -130,7 +130,6 @@ def demo(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     from seekr.cli.output import give
-    from seekr.disk import check_writable
     from seekr.distributed.agreement import agreed
     from seekr.distributed.processes import is_main
     from seekr.report.as_json import scores_json
@@ -139,7 +138,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from seekr.runs.run import open_runs
 
     found = agreed(lambda: open_runs(arguments.run))
-    check_writable(arguments.json, "--json")
     if arguments.general is not None:
         from seekr.use.general import measure_general
 
@@ -166,13 +164,12 @@ def tune(arguments: argparse.Namespace) -> None:
 
 def plan(arguments: argparse.Namespace) -> None:
     config = _loader(arguments)(arguments.overrides)
-    from seekr.disk import check_writable, write_json
+    from seekr.disk import write_json
     from seekr.modeling.loading import one_kind_of_bar
     from seekr.planning.plan import make_plan
     from seekr.planning.table import renderables
     from seekr.report.tables import print_table
 
-    check_writable(arguments.json, "--json")
     options = {name: getattr(arguments, name) for name in ("tokens_per_second", "device_memory", "devices")}
     with one_kind_of_bar():
         plan = make_plan(config, **options)

@@ -36,12 +36,10 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    from seekr.disk import check_writable
     from seekr.report.tables import console
     from seekr.runs.run import open_runs
     from seekr.runs.verify import verify
 
-    check_writable(arguments.json, "--json")
     found = [(run.folder, verify(run)) for run in open_runs(arguments.run)]
     faults = sum(one.fault for _, findings in found for one in findings)
     runs = [{"run": str(folder), "findings": [asdict(one) for one in findings]} for folder, findings in found]
@@ -77,12 +75,10 @@ def heads(arguments: argparse.Namespace) -> None:
 
 
 def graft(arguments: argparse.Namespace) -> None:
-    from seekr.disk import check_writable
     from seekr.report.tables import print_grafted
     from seekr.runs.graft import graft
     from seekr.runs.run import Run
 
-    check_writable(arguments.json, "--json")
     asked = {"task": arguments.task, "heads": arguments.heads, "donor": arguments.donor, "model": arguments.model}
     found = graft(arguments.run, **asked)
     content = {"run": str(arguments.run), "rows": [one.to_json() for one in found]}

@@ -20,6 +20,7 @@ from seekr.cli import environment, learning, looking, tasks, using
 from seekr.cli.library_warnings import leave_out_advice
 from seekr.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT
 from seekr.cli.parser import make_parser, parse
+from seekr.disk import check_writable
 from seekr.distributed.processes import disconnect
 from seekr.errors import InputError, RunError, one_line, say, show_text
 
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             argcomplete.autocomplete(make_parser())
         parsed = parse(arguments)
         leave_out_advice()
+        check_writable(getattr(parsed, "json", None), "--json")
         if parsed.command != "chat":  # where Ctrl-C stops an answer and no more
             _end_politely()
         if parsed.command in _SHOW_RUNS:
@@ -109,9 +111,6 @@ def _launch_config(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from seekr.disk import check_writable
-
-    check_writable(arguments.json, "--json")
     os.environ.setdefault("OMP_PROC_BIND", "true")  # a thread stays on its core; read when torch is imported
     from seekr.bench import run_bench
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import STDOUT, check_writable, json_text, write_json
+from seekr.disk import STDOUT, json_text, write_json
 from seekr.errors import hand_over
 
 DONE, FAILED, WRONG_INPUT, CHECK_FAILED = 0, 1, 2, 3
@@ -16,7 +16,6 @@ INTERRUPTED = 130  # as a shell says of Ctrl-C: 128 and the number of the signal
 
 def give(file: Path | None, content: Callable[[], Any], show: Callable[[], None]) -> None:
     """Shows what was found, unless its `content` as JSON goes to stdout; writes that where a `file` is named."""
-    check_writable(file, "--json")
     if file == STDOUT:
         hand_over(json_text(content()))
         return

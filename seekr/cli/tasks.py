@@ -23,14 +23,13 @@ def tasks(arguments: argparse.Namespace) -> None:
 
 def _check_tasks(arguments: argparse.Namespace) -> None:
     from seekr.data.checking import check_folder
-    from seekr.disk import check_writable, write_json
+    from seekr.disk import write_json
     from seekr.report.tables import print_check
 
     limit, file = arguments.max_length, arguments.json
     for option, given in (("--max-length", limit), ("--max-new-tokens", arguments.max_new_tokens)):
         if given is not None and arguments.tokenizer is None:
             raise InputError(f"{option} counts tokens; say whose: --tokenizer MODEL")
-    check_writable(file, "--json")
     tokenizer = None
     if arguments.tokenizer is not None and arguments.folder.is_dir():
         from seekr.modeling.loading import load_tokenizer

@@ -55,7 +55,6 @@ def score(arguments: argparse.Namespace) -> None:
     from seekr.report.tables import print_table
     from seekr.use.score import score
 
-    check_writable(arguments.json, "--json")
     check_writable(arguments.output, "--output")
     found = score(arguments.run, arguments.task, arguments.stage)
     for warning in found.warnings:

@@ -20,7 +20,7 @@ from seekr.data.conversation import Conversation
 from seekr.data.example import Example
 from seekr.data.messages import REASONING, Message
 from seekr.data.rendering import MARK, THOUGHT, Question, prompt_of, render_question, saying, shared_start, thinking
-from seekr.data.tokenizing import tokenize
+from seekr.data.tokenizing import decode, tokenize
 from seekr.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ class AnswerKey:
 
     def read(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, ended: bool = True) -> str:
         """The answer in what was generated, `ids` being the tokens before its end; not `ended` as of `cut`."""
-        plain = _decode(ids, tokenizer)
+        plain = decode(ids, tokenizer, special=False)
         if self.form.is_plain:
             return plain
-        written = _decode(ids, tokenizer, special=True)
+        written = decode(ids, tokenizer, special=True)
         answer = self.form.cut(written, ended=ended)
         return plain if answer == written else _without_special(answer, tokenizer)
 
@@ -260,11 +260,7 @@ def _as_decoded(text: str, tokenizer: Any) -> str:
     """A text as it comes out of `decode`; nothing of white space alone."""
     if not text.strip():
         return ""
-    return _decode(tokenizer(text, add_special_tokens=False, verbose=False).input_ids, tokenizer, special=True)
-
-
-def _decode(ids: Sequence[int], tokenizer: Any, *, special: bool = False) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False))
+    return decode(tokenizer(text, add_special_tokens=False, verbose=False).input_ids, tokenizer, special=True)
 
 
 def _without_special(text: str, tokenizer: Any) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seekr.data.answer_lengths import LongAnswers, long_answers
-from seekr.data.encoding import IGNORED, Encoded, EncodingSummary, encode_all
+from seekr.data.encoding import Encoded, EncodingSummary, encode_all
 from seekr.data.example import Example
 from seekr.data.fields import field_notes, scored_turns_note
 from seekr.data.files import NumberedRow, rows_of_file
@@ -276,7 +276,7 @@ def _encoded(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) ->
 def _tokens(
     encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, max_length: int | None, generated: int | None
 ) -> Tokens:
-    answers = [int((row.labels != IGNORED).sum()) for row in encoded]
+    answers = [row.learned for row in encoded]
     prompts = [len(row.labels) - answer for row, answer in zip(encoded, answers, strict=True)]
     cut_prompts = cut_answers = None
     if generated is not None:

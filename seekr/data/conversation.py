@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from seekr.data.example import Example
 from seekr.data.messages import Message, turn_text
 from seekr.disk import read_bytes, user_path
-from seekr.errors import InputError
+from seekr.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,13 +97,13 @@ class Conversation:
 
     def _chosen_form(self) -> Form:
         """The first form that the template takes and in which it writes every turn; else the one that lacks least."""
-        first: Exception | None = None
+        refusals: list[Exception] = []
         found: list[tuple[int, Form]] = []
         for form in self._forms():
             try:
                 text = self._write(self.example.messages, form)
             except Exception as error:  # as above
-                first = first or error
+                refusals.append(error)
                 continue
             if form.parts and any(shown in text for shown in _PARTS_AS_THEY_ARE):
                 continue  # it knows no parts, and writes their list
@@ -113,7 +113,7 @@ class Conversation:
                 return form
             found.append((lacking, form))
         if not found:
-            raise self._refused(first)
+            raise self._refused(refusals[0])
         return min(found, key=lambda pair: pair[0])[1]
 
     def _forms(self) -> Iterator[Form]:
@@ -148,9 +148,8 @@ class Conversation:
             )
         )
 
-    def _refused(self, error: BaseException | None) -> InputError:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return InputError(f"{self.example.source}: the chat template refuses these messages: {reason[:200]}")
+    def _refused(self, error: BaseException) -> InputError:
+        return InputError(f"{self.example.source}: the chat template refuses these messages: {first_line(error)}")
 
 
 def stands_in(message: Message, text: str) -> bool:

@@ -37,6 +37,11 @@ class Encoded:
     example: Example  # that it is of: the row of the file, or of a conversation the part up to one answer
     notes: tuple[str, ...] = ()
 
+    @property
+    def learned(self) -> int:
+        """Tokens that are answer, its end among them."""
+        return int((self.labels != IGNORED).sum())
+
 
 @dataclass(frozen=True, slots=True)
 class Traced:
@@ -84,10 +89,9 @@ class EncodingSummary:
             cut_answers=sum(row.answer_cut for row in encoded),
             empty_answers=sum(not row.example.answer.strip() for row in encoded),
             tokens=sum(len(row.input_ids) for row in encoded),
-            answer_tokens=sum(int((row.labels != IGNORED).sum()) for row in encoded),
+            answer_tokens=sum(row.learned for row in encoded),
             unread_answers=sum(
-                bool(row.example.answer.strip()) and not row.answer_cut and int((row.labels != IGNORED).sum()) < 2
-                for row in encoded
+                bool(row.example.answer.strip()) and not row.answer_cut and row.learned < 2 for row in encoded
             ),
             notes=dict(Counter(note for row in encoded for note in row.notes)),
         )

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
-from seekr.errors import InputError
+from seekr.errors import InputError, first_line
 
 NumberedRow = tuple[str, Any]
 """Where a row stands, for messages; the row, or the InputError that says why it cannot be read."""
@@ -224,8 +224,7 @@ def _parquet(data: bytes, name: str) -> Iterator[NumberedRow]:
     except InputError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"{name}: not a whole Parquet file: {reason}") from None
+        raise InputError(f"{name}: not a whole Parquet file: {first_line(error)}") from None
 
 
 def _check_structs(kind: Any, column: str, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from seekr.data.files import FORMATS, NumberedRow, format_of, rows_of_bytes, rows_of_file, stem_of
 from seekr.data.hub import hub_or_cache
-from seekr.errors import InputError
+from seekr.errors import InputError, first_line
 
 Split = Literal["train", "eval", "test"]
 NAMES: dict[str, tuple[str, ...]] = {
@@ -108,7 +108,7 @@ def load_saved(folder: Path) -> Any:
     try:
         return datasets.load_from_disk(str(folder))
     except Exception as error:  # Arrow and datasets raise all kinds for torn files; the user sees one line
-        raise InputError(f"{folder}: the saved data set cannot be loaded: {_first_line(error)}") from None
+        raise InputError(f"{folder}: the saved data set cannot be loaded: {first_line(error)}") from None
 
 
 def rows_of_hub(name: str, split: Split, where: str) -> Iterator[NumberedRow]:
@@ -146,7 +146,7 @@ def _open(name: str, where: str) -> Any:
             return splits
         return datasets.load_dataset(repository, configuration or None)
     except Exception as error:  # the clients of the hub raise all kinds; the user sees one line
-        raise InputError(f"{where}: {_first_line(error)}") from None
+        raise InputError(f"{where}: {first_line(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _fetched(path: str, base: str | None, where: str) -> Path:
     try:
         return Path(datasets.DownloadManager(base_path=base).download(path))
     except Exception as error:
-        raise InputError(f"{where}: {path}: {_first_line(error)}") from None
+        raise InputError(f"{where}: {path}: {first_line(error)}") from None
 
 
 def pick(data: Any, split: str) -> Any | None:
@@ -242,7 +242,3 @@ def _split_of(path: Path) -> str | None:
         if len(said) == 1:
             return said[0]
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

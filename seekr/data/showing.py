@@ -14,6 +14,7 @@ from seekr.data.encoding import IGNORED, Traced, encode_prompts, trace_all
 from seekr.data.example import Example
 from seekr.data.fields import field_notes
 from seekr.data.rendering import render_question
+from seekr.data.tokenizing import decode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +64,7 @@ def show_row(
     return ShownRow(
         source=example.source,
         texts=[_shown(row, tokenizer) for row in rows],
-        asked=_decode(asked.ids, tokenizer) if asked.cut else question.text[: question.end],
+        asked=decode(asked.ids, tokenizer, special=True) if asked.cut else question.text[: question.end],
         asked_tokens=len(asked.ids),
         key=asked.key,
         notes=[*notes, *field_notes([example], tokenizer)],
@@ -73,7 +74,7 @@ def show_row(
 def _shown(row: Traced, tokenizer: PreTrainedTokenizerBase) -> ShownText:
     places = row.kept[row.labels[row.kept] != IGNORED]
     answers = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
-    learned = [_decode(row.ids[answer], tokenizer) for answer in answers]
+    learned = [decode(row.ids[answer], tokenizer, special=True) for answer in answers]
     return ShownText(_pieces(row, tokenizer), len(row.kept), len(places), learned)
 
 
@@ -96,7 +97,3 @@ def _pieces(row: Traced, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
     stretches = groupby(found, key=lambda piece: piece.kind)
     joined = [Piece("".join(piece.text for piece in stretch), kind) for kind, stretch in stretches]
     return [piece for piece in joined if piece.text]
-
-
-def _decode(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -35,6 +35,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
         raise InputError("tokenizer: it has no eos_token, so no answer could end; name one in tokenizer_config.json")
 
 
+def decode(ids: Any, tokenizer: Any, *, special: bool) -> str:
+    """The text of token ids as the tokenizer writes them, with its special tokens or without."""
+    return str(tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False))
+
+
 def tokenize(texts: Sequence[str], is_chat: Sequence[bool], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
     """Tokenize whole texts, without what the tokenizer adds after them, and with one begin token at most.
 

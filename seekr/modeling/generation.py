@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import GenerationConfig, PreTrainedModel
 
 from seekr.data.token_rows import TokenizedRow
+from seekr.data.tokenizing import decode
 from seekr.distributed.processes import process_count, spread
 from seekr.distributed.sharded import is_sharded
 from seekr.modeling.balancing import without_balance
@@ -37,7 +38,7 @@ class Generated(NamedTuple):
 
 def answer_text(answer: Generated, tokenizer: PreTrainedTokenizerBase, *, special: bool = False) -> str:
     """A generated answer, without special tokens unless they are asked for."""
-    return str(tokenizer.decode(answer.ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False))
+    return decode(answer.ids, tokenizer, special=special)
 
 
 def generate_tokens(
