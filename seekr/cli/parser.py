@@ -57,6 +57,11 @@ def make_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=name)
         return sub
 
+    def of_run(name: str, text: str, about: str | None = None) -> argparse.ArgumentParser:
+        sub = command(name, text)
+        sub.add_argument("run", type=path, metavar="RUN", help=about)
+        return sub
+
     sub = command("demo", "learn the built-in tasks with several methods side by side: a table and a page")
     sub.add_argument(
         "--output-dir", type=path, default=Path("demo-run"), metavar="DIR", help="one run a method below it"
@@ -118,8 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--dry-run", action="store_true", help="print the candidates and the first one's plan, no more")
 
-    sub = command("evaluate", "fill in what is missing of a run's score matrix")
-    sub.add_argument("run", type=path, metavar="RUN")
+    sub = of_run("evaluate", "fill in what is missing of a run's score matrix")
     sub.add_argument("--cells", choices=("paper", "seen", "all"), help="which scores; default: those of the run")
     sub.add_argument("--general", metavar="TASK,...", help="tasks of lm-evaluation-harness too; trace: TRACE's six")
     sub.add_argument("--general-tasks", type=path, metavar="DIR", help="where tasks of your own are (YAML)")
@@ -127,11 +131,11 @@ def make_parser() -> argparse.ArgumentParser:
     _add_json(sub)
     _add_no_verify(sub)
 
-    sub = command(
+    sub = of_run(
         "verify",
         "compare every file of a run with its hash, every number with what it follows from; exit status 3 at a fault",
+        "a run, or the folder of its seeds",
     )
-    sub.add_argument("run", type=path, metavar="RUN", help="a run, or the folder of its seeds")
     _add_json(sub)
 
     sub = command("report", "write one self-contained page about runs")
@@ -143,19 +147,18 @@ def make_parser() -> argparse.ArgumentParser:
         "--figures", type=path, metavar="DIR", help="write figures for papers too: SVG, PDF and PNG (needs matplotlib)"
     )
 
-    sub = command(
+    sub = of_run(
         "check",
         "say what a run forgot: each task's score when it was learned and now; exit status 3 where too much is lost",
+        "a run, or the folder of its seeds",
     )
-    sub.add_argument("run", type=Path, metavar="RUN", help="a run, or the folder of its seeds")
     lost = "points of 100 that a task may lose; default: 5"
     sub.add_argument("--max-drop", type=points, default=5.0, metavar="N", help=lost)
     sub.add_argument("--examples", type=natural, default=2, metavar="N", help="lost answers to show; default: 2")
     _add_all(sub, "line")
     _add_json(sub)
 
-    sub = command("memory", "show what a run keeps of its tasks; find kept rows by their text, and take them back")
-    sub.add_argument("run", type=path, metavar="RUN")
+    sub = of_run("memory", "show what a run keeps of its tasks; find kept rows by their text, and take them back")
     what = sub.add_mutually_exclusive_group()
     what.add_argument("--search", metavar="TEXT", help="show the kept rows that hold a text")
     what.add_argument(
@@ -164,10 +167,11 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument("--remove", metavar="TASK/N", help="remove one kept row, by the name that --search shows")
     _add_json(what)
 
-    sub = command(
-        "graft", "say whether attention maps carry what was lost: the last model answers with the maps of earlier ones"
+    sub = of_run(
+        "graft",
+        "say whether attention maps carry what was lost: the last model answers with the maps of earlier ones",
+        "a finished run whose stages have their weights",
     )
-    sub.add_argument("run", type=path, metavar="RUN", help="a finished run whose stages have their weights")
     sub.add_argument("--task", metavar="T", help="whose test rows; default: every task learned before the later stage")
     sub.add_argument(
         "--heads", metavar="WORD", help="all, selected, random or layers=a-b; default: the first three that there are"
@@ -180,31 +184,25 @@ def make_parser() -> argparse.ArgumentParser:
         ("heads", "show which heads were chosen after each task, and their importance"),
         ("status", "show where a run stands, or the runs below a folder"),
     ):
-        sub = command(name, text)
-        sub.add_argument("run", type=path, metavar="RUN")
-        _add_json(sub)
+        _add_json(of_run(name, text))
 
-    sub = command(
-        "export",
-        "write a stage as a plain model folder with a filled card, for transformers, peft, vLLM and the hub",
+    sub = of_run(
+        "export", "write a stage as a plain model folder with a filled card, for transformers, peft, vLLM and the hub"
     )
-    sub.add_argument("run", type=path, metavar="RUN")
     _add_stage(sub)
     sub.add_argument("--output", type=path, metavar="DIR", help="a new or an empty folder")
     sub.add_argument("--merge", action="store_true", help="a LoRA adapter and its base as one model")
     sub.add_argument("--push", metavar="OWNER/NAME", help="upload it too; a model that is new there is private")
     sub.add_argument("--dry-run", action="store_true", help="print the card alone; write and upload nothing")
 
-    sub = command("chat", "talk with a stage; /reset begins again, Ctrl-C stops an answer, Ctrl-D leaves")
-    sub.add_argument("run", type=path, metavar="RUN")
+    sub = of_run("chat", "talk with a stage; /reset begins again, Ctrl-C stops an answer, Ctrl-D leaves")
     _add_stage(sub)
     sub.add_argument("--system", metavar="TEXT", help="the system prompt")
     sub.add_argument("--plain", action="store_true", help="no chat template: each line is completed by itself")
     limit = "of an answer; default: 256, or half of the run's tokens"
     sub.add_argument("--max-new-tokens", type=count, metavar="N", help=limit)
 
-    sub = command("score", "score a stage on new rows of a task; the run stays as it is")
-    sub.add_argument("run", type=path, metavar="RUN")
+    sub = of_run("score", "score a stage on new rows of a task; the run stays as it is")
     sub.add_argument(
         "--task",
         required=True,
@@ -245,10 +243,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_configuration(sub, "key=value", "dotted, as seekr learn takes them")
     sub.add_argument(
-        "--tokens-per-second",
-        type=above_zero,
-        metavar="N",
-        help="what all devices read together in training: hours",
+        "--tokens-per-second", type=above_zero, metavar="N", help="what all devices read together in training: hours"
     )
     sub.add_argument("--device-memory", type=size, metavar="SIZE", help="of one device, such as 80GB: what fits it")
     sub.add_argument("--devices", type=count, default=1, metavar="N", help="how many of them; default: 1")

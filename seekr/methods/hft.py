@@ -88,14 +88,10 @@ def units_of_layers(model: nn.Module) -> dict[str, dict[Kind, list[Unit]]]:
             continue
         matrices = [parameter for parameter in own if parameter.ndim > 1]
         rest = [parameter for parameter in own if parameter.ndim <= 1]
-        kind = _kind(name.removeprefix(layer[0])) if matrices else "norm"
         if not matrices:
-            layers[layer[0]][kind].append(rest)
+            layers[layer[0]]["norm"].append(rest)
             continue
+        kind: Kind = "attention" if re.search(r"att(n|ention)", name.removeprefix(layer[0])) else "feed-forward"
         # Several matrices of one module (experts) are units of their own; a bias belongs to the first of them.
         layers[layer[0]][kind] += [[first, *rest] if first is matrices[0] else [first] for first in matrices]
     return layers
-
-
-def _kind(path: str) -> Kind:
-    return "attention" if re.search(r"att(n|ention)", path) else "feed-forward"

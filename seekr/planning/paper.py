@@ -103,7 +103,7 @@ class Paper:
                 for parameter in self.to_train:
                     parameter.grad = torch.empty_like(parameter)
                 optimizer.step()
-                return sum(tensor.nbytes for of in optimizer.state.values() for tensor in _tensors(of))
+                return sum(it.nbytes for of in optimizer.state.values() for it in of.values() if isinstance(it, Tensor))
             except Exception:  # an optimizer of another package, with kernels of its own
                 return None
             finally:
@@ -156,10 +156,6 @@ class Paper:
 
 
 _NOT_REENTRANT = {"use_reentrant": False}
-
-
-def _tensors(state: Any) -> list[Tensor]:
-    return [value for value in state.values() if isinstance(value, Tensor)]
 
 
 def _give_storage(model: nn.Module) -> None:

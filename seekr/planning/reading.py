@@ -84,16 +84,13 @@ def _tokenizer(config: Config) -> PreTrainedTokenizerBase | None:
 def _stages(tasks: list[Task], tokenizer: Any, max_length: int, seed: int, *, joint: bool) -> list[StageRows]:
     stages = []
     for index, task in enumerate(tasks):
-        if tokenizer is not None and _is_here(task.train):
+        here = isinstance(task.train, list) or Path(str(task.train)).exists()
+        if tokenizer is not None and here:
             data = read_task(task, tokenizer, max_length, seed=seed)
             stages.append(StageRows.of(PlannedStage(index, task.name, task.learn, [data])))
         else:
             stages.append(assumed(index, task.name, task.learn, task.num_train_epochs, _limit(task, index), max_length))
     return [together(JOINT, [stage for stage in stages if stage.learn])] if joint else stages
-
-
-def _is_here(source: Any) -> bool:
-    return isinstance(source, list) or Path(str(source)).exists()
 
 
 def _limit(task: Task, index: int) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain, count, islice
 from typing import TYPE_CHECKING
 
 from seekr.modeling.batches import Row, StepKind
-from seekr.training.order import Step, StepPlan, split
+from seekr.training.order import StepPlan, split
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -114,7 +114,7 @@ def _counted(
 
     steps: Counter[StepKind] = Counter()
     tokens: Counter[StepKind] = Counter()
-    for step in _taken(plan, total):
+    for step in islice(chain.from_iterable(map(plan.epoch, count())), total):  # over as many epochs as that takes
         steps[step.kind] += 1
         tokens[step.kind] += sum(size(row)[0] for row in step.rows)
     shapes: dict[StepKind, list[Shape]] = defaultdict(list)
@@ -123,11 +123,6 @@ def _counted(
             shapes[step.kind] += [shape_of([size(row) for row in slot.rows]) for slot in slots]
     largest = {kind: reduce(_larger, found) for kind, found in shapes.items()}
     return StageSteps(stage, steps["task"], steps["replay"], tokens["task"], tokens["replay"], kept, largest)
-
-
-def _taken(plan: StepPlan, total: int) -> Iterator[Step]:
-    """The first `total` steps of a stage, over as many epochs as that takes."""
-    return islice(chain.from_iterable(map(plan.epoch, count())), total)
 
 
 def measured_shape(plans: Sequence[StageSteps], together: int) -> Shape | None:

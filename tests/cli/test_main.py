@@ -36,3 +36,14 @@ def test_an_error_of_the_program_is_no_full_disk(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(command._COMMANDS, "demo", load)
     with pytest.raises(RuntimeError):
         command.main(["demo"])
+
+
+@pytest.mark.parametrize(
+    "name", ["chat", "check", "evaluate", "export", "graft", "heads", "memory", "status", "verify"]
+)
+def test_a_run_whose_name_no_folder_can_have_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`check` alone took its run as it was written."""
+    assert command.main([name, "x" * 300]) == 2
+    error = capsys.readouterr().err
+    assert "no file or folder can have this name" in error
+    assert error.count("\n") == 1
