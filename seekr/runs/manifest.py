@@ -146,6 +146,8 @@ def file_faults(stage: Path, *, hashed: bool, weights: bool, only: str = "") -> 
     yield from faults_of_files(stage, others, hashed=hashed)
     if has_weights(stage):
         yield from faults_of_files(stage, model, hashed=hashed and weights)
+    elif "model/".startswith(only) and os.path.lexists(stage / "model"):
+        yield Fault(stage / "model", "no folder, where weights lie")
     for path in sorted(path for part in ("model", "memory") for path in (stage / part).rglob("*") if files):
         name = path.relative_to(stage).as_posix()
         added = path.suffix in _READ_BY_LOADERS and path.is_file() and name not in listed

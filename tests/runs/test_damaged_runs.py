@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -105,6 +106,18 @@ def test_what_no_later_task_needs_is_named_and_the_run_goes_on(
     cut(run / "stages" / name)
     assert learn(run, "abc", method=SEEKR).finished
     assert f"stages/{name}: it has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("odd", [Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_stands_in_place_of_older_weights_is_no_keep_stages(
+    odd: Callable[[Path], None], run: Path, learn: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(run / "stages/00-a/model")
+    assert verify(Run(run)) == []
+    odd(run / "stages/00-a/model")
+    assert [finding.text.split(":")[0] for finding in verify(Run(run))] == [str(run / "stages/00-a/model")]
+    assert learn(run, "abc", method=SEEKR).finished
+    assert "00-a/model: no folder, where weights lie" in capsys.readouterr().err
 
 
 def test_redone_stages_are_those_of_a_run_that_was_never_damaged(
