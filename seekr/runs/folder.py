@@ -20,16 +20,31 @@ _POINTED = re.compile(r"stages/\d{2,}-[^/\n]+/model")
 def find_runs(paths: Sequence[Path]) -> list[Path]:
     """The run folders meant by `paths`: each itself, or those below it (methods of a demo, seeds of a run).
 
-    In the order given, within a folder by name, each once. Raises InputError where a path holds no run.
+    In the order given, within a folder by name, each once. Raises InputError where a path holds no run, or a seed is
+    torn out.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         runs = [path] if (path / "run.json").exists() else runs_below(path)
         if not runs:
             raise InputError(f"{path}: no run.json there or below; give the output_dir of a `seekr learn`")
+        for root in {run.parent for run in runs if run != path}:
+            check_seeds(root)
         for run in runs:
             found.setdefault(run.resolve(), run)
     return list(found.values())
+
+
+def check_seeds(root: Path) -> None:
+    """Each seed-N next to the run of another seed holds one, or has not begun. Raises InputError."""
+    seeds = [path for path in sorted(root.glob("seed-*")) if path.name.removeprefix("seed-").isdecimal()]
+    torn = [path for path in seeds if not (path / "run.json").exists()]
+    for path in torn if len(torn) < len(seeds) else ():
+        if not path.is_dir() or any(path.glob("[!.]*")):
+            raise InputError(
+                f"{path}: run.json is missing, and every mean would go without this seed; bring it back from a copy, "
+                "or move away what is left of it"
+            )
 
 
 def runs_below(folder: Path) -> list[Path]:

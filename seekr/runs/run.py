@@ -22,7 +22,7 @@ from seekr.config.identity import method_as_kept_now
 from seekr.config.schema import Config, make_config, resolve_paths
 from seekr.disk import regular
 from seekr.errors import InputError
-from seekr.runs.folder import find_runs, finished_stages, has_weights, stage_name, working_folder
+from seekr.runs.folder import check_seeds, find_runs, finished_stages, has_weights, stage_name, working_folder
 from seekr.runs.grafted import Grafted, read_grafted
 from seekr.runs.log import EVALUATE, RELEARN, Answer, LogEntry, read_answers, read_log, read_whole
 from seekr.runs.own_code import check_code
@@ -129,9 +129,11 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def open_runs(folder: Path) -> list[Run]:
-    """The run in a folder, or those of its seeds. Raises InputError where there is none."""
-    own = (folder / "run.json").is_file()
-    return [Run(path) for path in ([] if own else seed_folders(folder)) or [folder]]
+    """The run in a folder, or those of its seeds. Raises InputError where there is none, or a seed is torn out."""
+    if (folder / "run.json").is_file():
+        return [Run(folder)]
+    check_seeds(folder)
+    return [Run(path) for path in seed_folders(folder) or [folder]]
 
 
 class Run:

@@ -198,3 +198,27 @@ def test_one_more_task_on_top_of_every_seed(command: Any, seeds: Path, data_fold
     assert digests(seeds, "**/*") == before
     status, _, err = command(*add[:-1], seeds)
     assert (status, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["run.json", "."])
+def test_figures_do_not_go_without_a_seed_that_is_torn_out(
+    name: str, seeds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Means were of the seeds that were left, and nothing said so."""
+    root = Path(shutil.copytree(seeds, tmp_path / "run"))
+    lost = root / "seed-2" / name
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    if name == ".":
+        lost.write_text("")
+    for command in ("status", "check", "compare", "report", "verify", "evaluate"):
+        more = ["--output", str(tmp_path / "page.html")] if command == "report" else []
+        assert main([command, str(root), *more]) == 2
+        assert f"{root / 'seed-2'}: run.json is missing" in capsys.readouterr().err
+    assert main(["status", str(root / "seed-0")]) == 0
+
+
+def test_a_seed_that_has_not_begun_is_no_lost_one(seeds: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(seeds, tmp_path / "run"))
+    (root / "seed-3").mkdir()
+    (root / "seed-3/.lock").touch()
+    assert main(["status", str(root)]) == 0
