@@ -37,7 +37,7 @@ from seekr.runs.guard import trained_rows
 from seekr.runs.kept_scores import forget_rows
 from seekr.runs.live import live_log
 from seekr.runs.lock import locked
-from seekr.runs.manifest import unverified
+from seekr.runs.manifest import faults, unverified
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_run, name_stages, versions
 from seekr.runs.run import Run
@@ -143,11 +143,14 @@ def start(spec: RunSpec, stack: ExitStack) -> None:
     if is_main():
         stack.enter_context(locked(spec.run))
         check_settled(spec.run)
-        if spec.finished and len(spec.finished) < len(spec.stages):
-            home = spec.finished[0].parents[1]
-            record = read_json(home / "run.json")
-            for fault in check_whole(spec.finished, spec.stages, record, hashed=spec.verify):
-                say(f"{fault}; no later task needs it")
+        if spec.finished:
+            record = read_json(spec.finished[0].parents[1] / "run.json")
+            if len(spec.finished) < len(spec.stages):
+                for fault in check_whole(spec.finished, spec.stages, record, hashed=spec.verify):
+                    say(f"{fault}; no later task needs it")
+            else:
+                for fault in faults(spec.finished, record, hashed=False, weights=()):
+                    say(str(fault))
         begin(spec)
 
 

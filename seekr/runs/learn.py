@@ -14,12 +14,14 @@ from seekr.errors import InputError, RunError
 from seekr.modeling.loading import one_kind_of_bar
 from seekr.runs.exchange import settle
 from seekr.runs.execute import facts, run_request
+from seekr.runs.folder import finished_stages
 from seekr.runs.live import live_log
 from seekr.runs.lock import locked
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_task
 from seekr.runs.run import Run
 from seekr.runs.scores import ScoreBook
+from seekr.runs.standing import check_chain
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -171,6 +173,7 @@ def evaluate(
 
     def spec_of_run() -> RunSpec:
         config = Run(run).config
+        check_chain(finished_stages(Path(run)), Run(run).record)
         engine = {None: config.vllm, "transformers": None, "vllm": config.vllm or {}}[by]
         return prepare(
             Request(

@@ -193,15 +193,19 @@ def check_whole(
     return found
 
 
+def check_chain(stages: Sequence[Path], record: Mapping[str, Any]) -> None:
+    """The stages are of the run whose run.json the `record` is, each after those before it. Raises InputError."""
+    for fault in chain_faults(stages, record):
+        raise InputError(f"{fault}; {_mend(next(stage for stage in stages if fault.lies_in(stage)))}")
+
+
 def check_weights(run: Path, stage: Path, *, hashed: bool = True) -> None:
     """The weights of a stage that are to answer are those that were written, and the stage is of this run.
 
     `hashed`: large files are read too. Raises InputError.
     """
     stages = finished_stages(run)
-    before = stages[: 1 + [folder.name for folder in stages].index(stage.name)]
-    for fault in chain_faults(before, read_record(run) or {}):
-        raise InputError(f"{fault}; {_mend(next(folder for folder in before if fault.lies_in(folder)))}")
+    check_chain(stages[: 1 + [folder.name for folder in stages].index(stage.name)], read_record(run) or {})
     for fault in file_faults(stage, hashed=hashed, weights=True, only="model/"):
         raise InputError(f"{fault}; {_mend(stage)}")
 

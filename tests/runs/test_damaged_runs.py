@@ -120,6 +120,28 @@ def test_what_stands_in_place_of_older_weights_is_no_keep_stages(
     assert "00-a/model: no folder, where weights lie" in capsys.readouterr().err
 
 
+def test_what_is_damaged_of_a_run_with_nothing_left_to_learn_is_named(
+    run: Path, learn: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was looked at before a task was trained, and no more once there was none."""
+    flip_a_bit(run / "stages/01-b/memory/samples.safetensors")
+    learn(run, "ab", method=SEEKR)
+    assert "01-b/memory/samples.safetensors: its checksum differs" in capsys.readouterr().err
+
+
+def test_scores_are_not_filled_in_by_the_record_of_another_run(
+    run: Path, learn: Callable[..., Run], tmp_path: Path
+) -> None:
+    """All answers were there, so that no weights were needed, and nothing was held against run.json."""
+    other = learn(tmp_path / "other", "a", method=SEEKR, seed=1).folder
+    record = json.loads((other / "run.json").read_text())
+    tasks = json.loads((run / "run.json").read_text())["config"]["tasks"]
+    record["config"]["tasks"] = tasks
+    (run / "run.json").write_text(json.dumps({key: record[key] for key in record if key not in ("sha256", "stages")}))
+    with pytest.raises(InputError, match="not learned after the beginning of this run as it is here"):
+        evaluate(run)
+
+
 def test_redone_stages_are_those_of_a_run_that_was_never_damaged(
     run: Path, learn: Callable[..., Run], tmp_path: Path
 ) -> None:
