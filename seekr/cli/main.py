@@ -21,6 +21,7 @@ from seekr.cli.library_warnings import leave_out_advice
 from seekr.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT
 from seekr.cli.parser import make_parser, parse
 from seekr.disk import check_writable
+from seekr.disk.full import UNWRITTEN, is_unwritten
 from seekr.distributed.processes import disconnect
 from seekr.errors import InputError, RunError, one_line, say, show_text
 
@@ -57,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _give_up(f"{place}: cannot be written: {why}", FAILED)
     except (OSError, SafetensorError) as error:  # a full disk, a folder that cannot be written to
         return _give_up(f"{type(error).__name__}: {error}", FAILED)
+    except Exception as error:
+        if not is_unwritten(error):
+            raise
+        return _give_up(f"{UNWRITTEN}: {error}", FAILED)
 
 
 def _beginning(command: str) -> AbstractContextManager[None]:

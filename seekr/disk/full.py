@@ -9,6 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+UNWRITTEN = "a file could not be written to its end (is the disk full?)"
+
 
 @contextmanager
 def naming(place: Path) -> Iterator[None]:
@@ -30,11 +32,13 @@ def written_to(place: Path) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        if not (isinstance(error, SafetensorError) or _by_saving(error) or "(os error " in str(error)):
+        if not (isinstance(error, SafetensorError) or is_unwritten(error)):
             raise
-        raise OSError(f"{place}: a file could not be written to its end (is the disk full?): {error}") from error
+        raise OSError(f"{place}: {UNWRITTEN}: {error}") from error
 
 
-def _by_saving(error: Exception) -> bool:
+def is_unwritten(error: Exception) -> bool:
+    """Whether it is of torch.save or tokenizers."""
     called = traceback.extract_tb(error.__traceback__)
-    return any(one.name == "save" and Path(one.filename).match("torch/serialization.py") for one in called)
+    saving = any(one.name == "save" and Path(one.filename).match("torch/serialization.py") for one in called)
+    return saving or "(os error " in str(error)

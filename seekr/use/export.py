@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seekr.disk import clear_folder, read_bytes
+from seekr.disk.full import written_to
 from seekr.errors import InputError, RunError, said_by
 from seekr.methods import make_method
 from seekr.modeling.generation import only_asked
@@ -97,7 +98,7 @@ def _write(run: Run, weights: Path, form: Form, text: str, output: Path) -> list
     notes = []
     tokenizer = load_tokenizer(str(weights))
     try:
-        with stage_under_construction(output) as partial:
+        with written_to(output), stage_under_construction(output) as partial:
             if form.kind == WHOLE and is_adapter(weights):
                 notes.append(_merge(run, weights, tokenizer, partial))
             else:

@@ -273,6 +273,20 @@ def test_a_run_that_is_not_whole_is_one_line(
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
+def test_a_tokenizer_that_finds_the_disk_full_is_one_line(
+    run_of: RunOf, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by full disks: a bare Exception."""
+
+    def save(*_: object, **__: object) -> None:
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", save)
+    assert main(["export", str(run_of("whole")), "--output", str(tmp_path / "out")]) == 2
+    assert f"--output {tmp_path / 'out'}: cannot be written: " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stage_of_an_unfinished_run_can_be_named(run_of: RunOf, tmp_path: Path) -> None:
     export(torn(run_of("whole"), tmp_path / "run", "unfinished"), tmp_path / "out", stage="a")
     assert (tmp_path / "out" / "model.safetensors").is_file()
