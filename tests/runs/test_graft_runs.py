@@ -22,11 +22,13 @@ from seekr.cli.main import main
 from seekr.errors import InputError
 from seekr.modeling.loading import load_model, load_tokenizer
 from seekr.report import write_report
+from seekr.report.summary import signed
 from seekr.runs.execute import run_request
 from seekr.runs.graft import RANDOM_SEEDS, _heads, graft
 from seekr.runs.grafted import read_grafted
 from seekr.runs.prepare import Request
 from seekr.scoring import METRICS
+from seekr.scoring.uncertainty import error_of_alike
 
 pytestmark = pytest.mark.thorough
 
@@ -88,7 +90,8 @@ def test_scores_are_those_of_a_graft_put_together_by_hand(run: Run) -> None:
 
 def test_a_stage_grafted_onto_itself_gains_nothing(run: Run) -> None:
     for one in graft(run.folder, task="a", donor="c", model="c"):
-        assert (one.donor_score, one.score, one.gain, one.error) == (one.own_score, one.own_score, 0, 0)
+        assert (one.donor_score, one.score, one.gain) == (one.own_score, one.own_score, 0)
+        assert one.error == error_of_alike(one.rows)
 
 
 def test_what_was_found_before_stays_and_the_same_question_is_answered_once(run: Run) -> None:
@@ -238,5 +241,5 @@ def test_terminal_and_page_say_what_old_maps_bring_back(run: Run, capsys: pytest
     page = write_report([run.folder], run.folder.parent / "report.html").read_text()
     for one in run.grafted:
         assert f"<td>{one.heads} {one.count}" in page
-        assert f"<td>{one.gain:+.1f}</td>" in page
+        assert f"<td>{signed(one.gain)}</td>" in page
     assert all(line[1:] in page for line in said)
