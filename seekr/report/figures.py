@@ -18,7 +18,8 @@ from seekr.report.estimate import Estimate, measured, scored
 from seekr.report.folding import MANY, telling
 from seekr.report.run_view import stages_shown
 from seekr.report.summary import MethodSummary, by_tasks, decimal, summarize
-from seekr.runs.run import Stage, read_runs
+from seekr.report.torn import read_as_far_as_possible
+from seekr.runs.run import Stage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +67,7 @@ def write_figures(runs: Sequence[Path], folder: Path) -> list[Path]:
     check_figures(folder)
     from matplotlib import rc_context
 
-    groups = [summarize(group) for group in by_tasks(read_runs(runs))]
+    groups = [summarize(group) for group in by_tasks(read_as_far_as_possible(runs))]
     written = []
     with rc_context(_STYLE):
         for number, summaries in enumerate(groups, start=1):

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from seekr.report.summary import decimal
-from seekr.runs.general_tasks import GeneralChange, general_changes, read_general
+from seekr.runs.general_tasks import GeneralChange, general_changes
 from seekr.runs.run import Run
 
 GUARD, CHANGE = "general ability", " change"
@@ -44,10 +44,10 @@ def how_measured(run: Run, name: str) -> str | None:
 
 def task_changes(run: Run) -> list[GeneralChange]:
     """What became of general tasks, in the order in which they were asked for."""
-    return general_changes(read_general(run.folder), [stage.name for stage in run.stages])
+    return general_changes(run.general_scores, [stage.name for stage in run.stages])
 
 
 def general_json(run: Run) -> dict[str, Any]:
     """The same for `--json`, null = not measured, and every score on a general task."""
     before, now = (run.scored.general_change if run.scored is not None else None) or (None, None)
-    return {"before": before, "now": now, "tasks": [asdict(one) for one in read_general(run.folder)]}
+    return {"before": before, "now": now, "tasks": [asdict(one) for one in run.general_scores]}

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from seekr.disk import write_atomically
-from seekr.errors import InputError
+from seekr.errors import InputError, say
 from seekr.report import charts
 from seekr.report.answer import Answer, answers
 from seekr.report.check_run import MARKS, by_verdict
@@ -26,7 +26,8 @@ from seekr.report.run_view import Row, matrix_rows, run_view, stages_shown
 from seekr.report.score_map import score_map
 from seekr.report.summary import MEASURES, Measure, MethodSummary, best, by_tasks, decimal, signed, summarize
 from seekr.report.task_lines import PANEL, SPARK, Form, task_line
-from seekr.runs.run import Run, read_runs
+from seekr.report.torn import read_as_far_as_possible
+from seekr.runs.run import Run
 
 _DARKEST_CELL = 55  # per cent of the heat colour under a score of 100, so that the ink on it stays readable
 _DIVISORS = {"backward_transfer": "(T − 1)", "backward_transfer_over_all_tasks": "T"}
@@ -73,13 +74,19 @@ class Group:
 def write_report(runs: Sequence[Path], output: Path, *, title: str | None = None) -> Path:
     """Writes one self-contained HTML page about `runs`, folders of runs or of folders of runs, to `output`.
 
-    The same runs give the same bytes; `output` is replaced as a whole or not at all. Returns `output`. Raises
-    InputError where there is no run, a file of one is torn, or `output` cannot be written.
+    The same runs give the same bytes; `output` is replaced as a whole or not at all. Files of a run that cannot be read
+    are named on it. Returns `output`. Raises InputError where there is no run, its run.json cannot be read, or `output`
+    cannot be written.
     """
     if not runs:
         raise InputError("no run to report on; give one run folder or more")
     output = Path(output)
-    page = render(read_runs(runs), runs, title=title)
+    found = read_as_far_as_possible(runs)
+    page = render(found, runs, title=title)
+    if faults := [fault for run in found for fault in run.faults]:
+        page = render(found, runs, title=title, faults=faults)
+        for fault in faults:
+            say(f"not on the page: {fault}")
     try:
         write_atomically(output, page.encode("utf-8", "replace").decode("utf-8"))  # answers may hold lone surrogates
     except OSError as error:
@@ -87,14 +94,15 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str | None = None
     return output
 
 
-def render(runs: Sequence[Run], given: Sequence[Path], *, title: str | None = None) -> str:
-    """The page of `write_report` as text."""
+def render(runs: Sequence[Run], given: Sequence[Path], *, title: str | None = None, faults: Sequence[str] = ()) -> str:
+    """The page of `write_report` as text; `faults`: what is known to be missing on it."""
     groups = [summarize(group) for group in by_tasks(runs)]
     summaries = [summary for group in groups for summary in group]
     found = [_group(group) for group in groups]
     labels = {run.folder: f"{summary.label} · seed {run.seed}" for summary in summaries for run in summary.runs}
     return _template().render(
         title=title or _title(summaries, found),
+        faults=faults,
         groups=found,
         facts=list(facts(runs, given)),
         views=[run_view(run, labels[run.folder], number) for number, run in enumerate(runs, start=1)],

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from statistics import fmean
 
-from seekr.runs.log import EVALUATE, read_answers
 from seekr.runs.run import Run
 from seekr.scoring.metrics import METRICS, row_scores
 from seekr.scoring.uncertainty import error_of_rows
@@ -25,7 +23,7 @@ def rows_of_cell(run: Run, after: int, task: int) -> tuple[float, ...] | None:
     path = run.folder / "predictions" / f"{after}-{task}.jsonl"
     if metric not in METRICS or score is None or not path.is_file():
         return None
-    rows = _rows(path, path.stat().st_mtime_ns, str(metric), EVALUATE.format(run=run.folder))
+    rows = _rows(run, after, task, str(metric), path.stat().st_mtime_ns)
     return rows if rows and abs(fmean(rows) - score) <= _SAME else None
 
 
@@ -36,8 +34,8 @@ def error_of_cell(run: Run, after: int, task: int) -> float | None:
 
 
 @lru_cache(maxsize=512)
-def _rows(path: Path, stamp: int, metric: str, mend: str) -> tuple[float, ...]:  # noqa: ARG001  a changed file is read
-    answers = read_answers(path, mend)
+def _rows(run: Run, after: int, task: int, metric: str, stamp: int) -> tuple[float, ...]:  # noqa: ARG001  if changed
+    answers = run.answers(after, task)
     if not answers:
         return ()
     texts = ([one.prediction for one in answers], [one.references for one in answers], [one.prompt for one in answers])

@@ -23,6 +23,7 @@ from seekr.config.schema import Config, make_config, resolve_paths
 from seekr.disk import regular
 from seekr.errors import InputError
 from seekr.runs.folder import check_seeds, find_runs, finished_stages, has_weights, stage_name, working_folder
+from seekr.runs.general_tasks import GeneralScore, read_general
 from seekr.runs.grafted import Grafted, read_grafted
 from seekr.runs.log import EVALUATE, RELEARN, Answer, LogEntry, read_answers, read_log, read_whole
 from seekr.runs.own_code import check_code
@@ -231,6 +232,11 @@ class Run:
         """What was generated for one cell of the matrix: nothing where likelihoods were measured instead. Raises
         InputError where the file is torn."""
         return read_answers(self.folder / "predictions" / f"{after}-{task}.jsonl", self._evaluate)
+
+    @property
+    def general_scores(self) -> tuple[GeneralScore, ...]:
+        """What it scores on general tasks so far."""
+        return read_general(self.folder)
 
     @property
     def grafted(self) -> tuple[Grafted, ...]:

@@ -1,0 +1,91 @@
+"""Runs of which a file cannot be read: what is there is shown, and what is not is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from seekr.errors import InputError
+from seekr.runs.folder import find_runs, finished_stages
+from seekr.runs.general_tasks import GeneralScore
+from seekr.runs.grafted import Grafted
+from seekr.runs.log import Answer, LogEntry
+from seekr.runs.run import Run, Stage
+from seekr.scoring import ScoreMatrix
+
+T = TypeVar("T")
+
+
+def read_as_far_as_possible(paths: Sequence[Path]) -> list[TornRun]:
+    """Every run of `find_runs(paths)`."""
+    return [TornRun(folder) for folder in find_runs(paths)]
+
+
+class TornRun(Run):
+    """A run whose files, but for run.json, are as if they were not there where they cannot be read.
+
+    `faults`: of each that was wanted so far what is wrong with it, in a line.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
+        self._faults: dict[str, None] = {}
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        return tuple(self._faults)
+
+    @property
+    def stages(self) -> list[Stage]:
+        folders = finished_stages(self.folder)
+        self._stages = {folder: self._stages.get(folder, _TornStage(folder, self._whole)) for folder in folders}
+        return list(self._stages.values())
+
+    @property
+    def scored(self) -> ScoreMatrix | None:
+        return self._whole(lambda: super(TornRun, self).scored, None)
+
+    @property
+    def grafted(self) -> tuple[Grafted, ...]:
+        return self._whole(lambda: super(TornRun, self).grafted, ())
+
+    @property
+    def general_scores(self) -> tuple[GeneralScore, ...]:
+        return self._whole(lambda: super(TornRun, self).general_scores, ())
+
+    def answers(self, after: int, task: int) -> list[Answer]:
+        return self._whole(lambda: super(TornRun, self).answers(after, task), [])
+
+    def _whole(self, read: Callable[[], T], otherwise: T) -> T:
+        try:
+            return read()
+        except InputError as error:
+            self._faults[str(error)] = None
+            return otherwise
+
+
+@dataclass(frozen=True)
+class _TornStage(Stage):
+    whole: Callable[[Callable[[], Any], Any], Any] = field(repr=False, compare=False)
+
+    @cached_property
+    def heads(self) -> dict[int, list[int]]:
+        return self.whole(lambda: super(_TornStage, self).heads, {})
+
+    @cached_property
+    def importance(self) -> dict[str, np.ndarray]:
+        return self.whole(lambda: super(_TornStage, self).importance, {})
+
+    @cached_property
+    def log(self) -> tuple[LogEntry, ...]:
+        return self.whole(lambda: super(_TornStage, self).log, ())
+
+    @property
+    def trained(self) -> bool:
+        path = self.folder / "log.jsonl"
+        return bool(self.log) or (path.is_file() and path.stat().st_size > 0)

@@ -1,0 +1,71 @@
+"""A file of a run that cannot be read: the page shows the others, and names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_runs import write_run
+
+from seekr.cli.main import main
+from seekr.report.torn import TornRun
+from seekr.runs.run import Run
+
+TORN = [
+    "scores.json",
+    "general.json",
+    "graft.json",
+    "predictions/0-0.jsonl",
+    "stages/01-sort/heads.json",
+    "stages/01-sort/log.jsonl",
+    "stages/01-sort/importance.safetensors",
+]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", TORN)
+def test_the_page_shows_the_rest_and_names_what_cannot_be_read(
+    whole: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No page was written of six runs where one line of one file was torn."""
+    other = write_run(tmp_path / "other", method="replay")
+    (whole / name).write_text("{")
+    page = tmp_path / "page.html"
+    assert main(["report", str(whole), str(other), "--output", str(page)]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "not on the page" in line]
+    assert len(said) == 1
+    assert str(whole / name) in said[0]
+    text = page.read_text()
+    assert text.count("Not on this page") == 1
+    assert name in text.partition("Not on this page")[2].partition("</p>")[0]
+    assert text.count("· seed 0</h3>") == 2
+
+
+def test_what_is_torn_is_as_if_it_were_not_there(whole: Path) -> None:
+    for name in TORN:
+        (whole / name).write_text("{")
+    run = TornRun(whole)
+    assert (run.scored, run.grafted, run.general_scores, run.answers(0, 0)) == (None, (), (), [])
+    stage = run.stages[1]
+    assert (stage.heads, stage.importance, stage.log, stage.trained) == ({}, {}, (), True)
+    assert sorted(fault.partition(",")[0].partition(": ")[0] for fault in run.faults) == sorted(
+        str(whole / name) for name in TORN
+    )
+
+
+def test_a_whole_run_has_no_faults(whole: Path) -> None:
+    torn, run = TornRun(whole), Run(whole)
+    assert (torn.scored, torn.grafted) == (run.scored, run.grafted)
+    assert [stage.heads for stage in torn.stages] == [stage.heads for stage in run.stages]
+    assert [stage.log for stage in torn.stages] == [stage.log for stage in run.stages]
+    assert torn.faults == ()
+
+
+def test_without_its_record_there_is_nothing_to_show(whole: Path, tmp_path: Path) -> None:
+    (whole / "run.json").write_text("{")
+    assert main(["report", str(whole), "--output", str(tmp_path / "page.html")]) == 2
+    assert not (tmp_path / "page.html").exists()
