@@ -243,12 +243,16 @@ class AttentionReplay(LogitReplay):
 
 def importance_of(stage: Path) -> dict[str, Tensor]:
     """What was measured of a stage's heads: name → [layers, heads]. Raises InputError where it cannot be read."""
-    path = stage / _IMPORTANCE
+    path, mend = stage / _IMPORTANCE, "restore it or learn the task again"
     try:
         about = path.stat()
-        return _tables(path, about.st_ino, about.st_size, about.st_mtime_ns)
+        found = _tables(path, about.st_ino, about.st_size, about.st_mtime_ns)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); restore it or learn the task again") from None
+        raise InputError(f"{path}: cannot be read ({error}); {mend}") from None
+    shapes = {tuple(table.shape) for table in found.values()}
+    if not {"sensitivity", "change"} <= found.keys() or len(shapes) > 1 or len(shapes.pop()) != 2:
+        raise InputError(f"{path}: no tables of heads; {mend}")
+    return found
 
 
 @cache

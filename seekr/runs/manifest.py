@@ -35,6 +35,11 @@ _MB = 10**6
 _WORTH_A_BAR = 1000 * _MB
 _FOR_PEOPLE = "model/README.md"  # anybody may add to it
 _OF_A_RUN = ("seed", "clock", "model_fingerprint", "tokenizer_fingerprint")
+_TOGETHER = (
+    ("heads.json", "importance.safetensors"),
+    ("importance.safetensors", "heads.json"),
+    ("log.jsonl", "model"),
+)  # a stage without a list of its files that has the second has the first
 _READ_BY_LOADERS = {".json", ".safetensors", ".bin", ".jinja", ".model", ".py"}
 
 
@@ -144,6 +149,10 @@ def file_faults(stage: Path, *, hashed: bool, weights: bool, only: str = "") -> 
     if hashed:
         _hash_ahead([stage / name for name in (files if weights else others)], stage.name)
     yield from faults_of_files(stage, others, hashed=hashed)
+    for name, twin in _TOGETHER if not listed and not only else ():
+        path = stage / name
+        if os.path.lexists(stage / twin) and not (path.is_file() and path.stat().st_size):
+            yield Fault(path, f"missing or empty, though {twin} is there")
     if has_weights(stage):
         yield from faults_of_files(stage, model, hashed=hashed and weights)
     elif "model/".startswith(only) and os.path.lexists(stage / "model"):

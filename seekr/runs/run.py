@@ -6,6 +6,7 @@ but cannot be read is an InputError, since a table made from half of the data wo
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Stage:
     def heads(self) -> dict[int, list[int]]:
         """Chosen heads, layer -> heads, ascending; empty where the method chooses none."""
         path = self.folder / "heads.json"
-        if not path.exists():
+        if not os.path.lexists(path):
             return {}
         try:
             found = {int(layer): sorted(map(int, chosen)) for layer, chosen in read_whole(path, RELEARN).items()}
@@ -75,7 +76,7 @@ class Stage:
     def importance(self) -> dict[str, np.ndarray]:
         """Tables of [layers, heads] by name: sensitivity, change, drift, importance; empty where none was measured."""
         path = self.folder / "importance.safetensors"
-        if not path.exists():
+        if not os.path.lexists(path):
             return {}
         try:
             found = {name: table for name, table in sorted(load_file(regular(path)).items()) if table.ndim == 2}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from toy_tasks import context, learn_stages, replay_batch, toy_samples
 
@@ -424,3 +424,15 @@ def test_lost_importance_is_told_before_the_next_task(tmp_path: Path) -> None:
     (tmp_path / "00" / "importance.safetensors").unlink()
     with pytest.raises(InputError, match=r"importance\.safetensors: cannot be read .*No such file"):
         method.check_kept(stages)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"sensitivitx": [1, 2]}, {"sensitivity": [1, 2]}, {"sensitivity": [2], "change": [2]}]
+)
+def test_importance_without_its_tables_is_told_before_the_next_task(
+    changed: dict[str, list[int]], tmp_path: Path
+) -> None:
+    """One bit of a name, in a stage without a manifest, was a traceback."""
+    save_file({name: torch.zeros(shape) for name, shape in changed.items()}, tmp_path / "importance.safetensors")
+    with pytest.raises(InputError, match=r"importance\.safetensors: no tables of heads"):
+        make_method(exact()).check_kept([tmp_path])

@@ -535,6 +535,20 @@ def test_manifests_that_were_deleted_are_missing_and_no_earlier_version(
     assert "manifest.json: missing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("damage", [lose, lambda path: path.write_text(""), replace_by_a_dangling_link])
+@pytest.mark.parametrize("name", ["heads.json", "importance.safetensors", "log.jsonl"])
+def test_of_a_stage_without_a_manifest_what_comes_together_is_missed(
+    name: str, damage: Callable[[Path], None], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tables and pages were without it, as of a method that chooses no heads, and a task that was not trained."""
+    as_of_before_manifests(run)
+    path = run / "stages/01-b" / name
+    damage(path)
+    assert main(["status", str(run)]) in (0, 2)
+    assert f"{path}: missing or empty, though " in capsys.readouterr().err
+    assert main(["verify", str(run)]) == 3
+
+
 def test_run_of_before_manifests_stays_unverified_and_its_new_stages_are_held(
     run: Path, learn: Callable[..., Run], tmp_path: Path
 ) -> None:
