@@ -157,11 +157,14 @@ def file_faults(stage: Path, *, hashed: bool, weights: bool, only: str = "") -> 
         yield from faults_of_files(stage, model, hashed=hashed and weights)
     elif "model/".startswith(only) and os.path.lexists(stage / "model"):
         yield Fault(stage / "model", "no folder, where weights lie")
-    for path in sorted(path for part in ("model", "memory") for path in (stage / part).rglob("*") if files):
+    for path in sorted(path for part in ("model", "memory") for path in (stage / part).rglob("*")):
         name = path.relative_to(stage).as_posix()
-        added = path.suffix in _READ_BY_LOADERS and path.is_file() and name not in listed
-        if added and name.startswith(only):
+        if path.suffix not in _READ_BY_LOADERS or not name.startswith(only):
+            continue
+        if files and path.is_file() and name not in listed:
             yield Fault(path, "not a file of this stage, and whoever loads it may read it; move it away")
+        elif not listed and not path.is_file():
+            yield Fault(path, "is no file")
 
 
 def read_manifest(stage: Path) -> dict[str, Any]:

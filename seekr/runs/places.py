@@ -55,6 +55,7 @@ def check_home(home: Path, run: Path) -> None:
         for folder in (home / "predictions", *finished_stages(home)):
             check_copied(folder)
         for path in (home / "scores.json", home / GENERAL_TASKS):
+            check_copied(path)
             if path.exists():
                 regular(path)
     kept = KeptScores.read(home / "scores.json", put_aside=False)

@@ -422,6 +422,18 @@ def test_a_study_that_cannot_be_read_is_a_fault_and_not_one_that_was_not_made(
     assert f"seekr: {run / name}: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["general.json", "scores.json"])
+def test_what_is_measured_is_not_taken_over_from_where_a_link_leads(
+    name: str, run: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """A link to nowhere was nothing to be taken over."""
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to("nowhere")
+    with pytest.raises(InputError, match=rf"{name}: is a link, and copying would take what it leads to"):
+        run_request(extend(run, f"c={data_folder / 'c'}", tmp_path / "next"))
+    assert not (tmp_path / "next").exists()
+
+
 @pytest.mark.parametrize("damage", [lose, replace_by_a_dangling_link])
 def test_a_model_that_is_exported_without_scores_that_are_gone_says_so(
     damage: Callable[[Path], None], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -547,6 +559,18 @@ def test_of_a_stage_without_a_manifest_what_comes_together_is_missed(
     assert main(["status", str(run)]) in (0, 2)
     assert f"{path}: missing or empty, though " in capsys.readouterr().err
     assert main(["verify", str(run)]) == 3
+
+
+@pytest.mark.parametrize("damage", [replace_by_a_folder, replace_by_a_dangling_link])
+@pytest.mark.parametrize("name", ["model/generation_config.json", "model/tokenizer_config.json"])
+def test_what_is_no_file_in_a_model_without_a_manifest_is_named(
+    name: str, damage: Callable[[Path], None], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was exported without, as a model that has no such file."""
+    as_of_before_manifests(run)
+    damage(run / "stages/01-b" / name)
+    main(["export", str(run), "--output", str(tmp_path / "exported")])
+    assert f"{run / 'stages/01-b' / name}: is no file" in capsys.readouterr().err
 
 
 def test_run_of_before_manifests_stays_unverified_and_its_new_stages_are_held(
