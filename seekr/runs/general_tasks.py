@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from seekr.disk import with_own_hash, write_json
 from seekr.errors import InputError
-from seekr.runs.log import read_unchanged
+from seekr.runs.study import read_study, write_study
 
 FILE = "general.json"
 
@@ -50,11 +48,9 @@ class GeneralChange:
 
 def read_general(run: Path) -> tuple[GeneralScore, ...]:
     """What was measured of a run so far. Raises InputError where it cannot be read."""
-    path = run / FILE
-    if not os.path.lexists(path):
+    path, mend = run / FILE, f"delete it and run `seekr evaluate {run} --general TASK` again"
+    if (content := read_study(run, FILE, mend)) is None:
         return ()
-    mend = f"delete it and run `seekr evaluate {run} --general TASK` again"
-    content = read_unchanged(path, mend)
     try:
         content = content["scores"] if isinstance(content, dict) else content  # a list in versions of before
         found = [GeneralScore(**{field.name: row[field.name] for field in fields(GeneralScore)}) for row in content]
@@ -66,7 +62,7 @@ def read_general(run: Path) -> tuple[GeneralScore, ...]:
 
 
 def write_general(run: Path, found: Sequence[GeneralScore]) -> None:
-    write_json(run / FILE, with_own_hash({"scores": [asdict(one) for one in found]}))
+    write_study(run, FILE, {"scores": [asdict(one) for one in found]})
 
 
 def forget_stages(run: Path, stages: Sequence[str]) -> None:

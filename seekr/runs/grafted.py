@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import with_own_hash, write_json
 from seekr.errors import InputError
-from seekr.runs.log import read_unchanged
+from seekr.runs.study import read_study, write_study
 from seekr.scoring.uncertainty import error_of_alike
 
 FILE = "graft.json"
@@ -66,11 +64,9 @@ class Grafted:
 
 def read_grafted(run: Path) -> tuple[Grafted, ...]:
     """What was found of a run so far; nothing where no study was made. Raises InputError where it cannot be read."""
-    path = run / FILE
-    if not os.path.lexists(path):
+    path, mend = run / FILE, f"delete it and run `seekr graft {run}`"
+    if (content := read_study(run, FILE, mend)) is None:
         return ()
-    mend = f"delete it and run `seekr graft {run}`"
-    content = read_unchanged(path, mend)
     try:
         return tuple(_grafted(row) for row in content["rows"])
     except (KeyError, TypeError, ValueError) as error:
@@ -86,7 +82,7 @@ def add_grafted(run: Path, found: Sequence[Grafted], stages: Sequence[str]) -> N
         return *(stages.index(name) for name in (one.task, one.donor, one.model)), heads, one.heads
 
     in_order = [one.to_json() for one in sorted(rows.values(), key=place)]
-    write_json(run / FILE, with_own_hash({"rows": in_order}))
+    write_study(run, FILE, {"rows": in_order})
 
 
 def _grafted(row: dict[str, Any]) -> Grafted:

@@ -17,6 +17,7 @@ from seekr.cli.main import main
 from seekr.disk import with_own_hash
 from seekr.runs import execute
 from seekr.runs.execute import run_request
+from seekr.runs.extend import extend
 from seekr.runs.general_tasks import FILE, GeneralScore, read_general, write_general
 from seekr.runs.grafted import Grafted, add_grafted, read_grafted
 from seekr.runs.prepare import Request
@@ -144,3 +145,22 @@ def test_one_changed_number_of_general_tasks_or_of_a_graft_is_found(tmp_path: Pa
     for read in (read_general, read_grafted):
         with pytest.raises(InputError, match="not what was written; delete it and run"):
             read(tmp_path)
+
+
+def test_studies_of_another_run_are_found_and_those_of_the_run_before_are_not_of_another(
+    learn: Callable[..., Run], data_folder: Path, tmp_path: Path
+) -> None:
+    runs = [learn(tmp_path / str(seed), "ab", method=SEEKR, seed=seed).folder for seed in (0, 1)]
+    for run in runs:
+        write_general(run, [GeneralScore("t", None, "acc", 0.25, None, 8, "1")])
+        add_grafted(run, [Grafted("a", "a", "b", "all", 4, (), 8, 75.0, 25.0, 50.0, None)], ["a", "b"])
+    more = run_request(extend(runs[0], f"c={data_folder / 'c'}", tmp_path / "more")).folder
+    assert read_general(more) == read_general(runs[0])
+    for name, read in ((FILE, read_general), ("graft.json", read_grafted)):
+        (runs[0] / name).write_bytes((runs[1] / name).read_bytes())
+        with pytest.raises(InputError, match=rf"{name}: of another run; delete it and run"):
+            read(runs[0])
+        (runs[0] / name).write_text("null")
+        with pytest.raises(InputError, match=rf"{name}: holds nothing"):
+            read(runs[0])
+    assert len(verify(Run(runs[0]))) == 2
