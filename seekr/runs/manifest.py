@@ -125,10 +125,12 @@ def lost_stages(run: Path, record: Mapping[str, Any]) -> list[Path]:
 
 
 def standing_faults(run: Path, record: Mapping[str, Any]) -> Iterator[Fault]:
-    """The same as faults, and what stands where the stages should lie."""
-    place = run / "stages"
-    if os.path.lexists(place) and not place.is_dir():
-        yield Fault(place, "no folder, where the stages of a run lie; move it away")
+    """The same as faults, and what stands where a run has its folders."""
+    for name in ("stages", "predictions", "working"):
+        place = run / name
+        for path in (place, *(place.glob("[0-9]*") if name == "working" else ())):
+            if os.path.lexists(path) and not path.is_dir():
+                yield Fault(path, "no folder, where a run has one; move it away")
     for stage in lost_stages(run, record):
         yield Fault(stage, LOST)
 
