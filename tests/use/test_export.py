@@ -283,7 +283,7 @@ def test_a_tokenizer_that_finds_the_disk_full_is_one_line(
 
     run = run_of("whole")
     monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", save)
-    assert main(["export", str(run), "--output", str(tmp_path / "out")]) == 2
+    assert main(["export", str(run.folder), "--output", str(tmp_path / "out")]) == 2
     assert f"--output {tmp_path / 'out'}: cannot be written: " in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
