@@ -20,9 +20,10 @@ from seekr.cli import environment, learning, looking, tasks, using
 from seekr.cli.library_warnings import leave_out_advice
 from seekr.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT
 from seekr.cli.parser import make_parser, parse
+from seekr.config.launch import launch_file
 from seekr.disk import check_writable
 from seekr.disk.full import UNWRITTEN, is_unwritten
-from seekr.distributed.processes import disconnect
+from seekr.distributed.processes import disconnect, is_main
 from seekr.errors import InputError, RunError, one_line, say, show_text
 
 
@@ -104,14 +105,11 @@ def _give_up(message: str, status: int, *, silently: bool = False) -> int:
 
 def _reported_by_another(error: InputError | RunError) -> bool:
     from seekr.distributed.agreement import CommonInputError, CommonRunError
-    from seekr.distributed.processes import is_main
 
     return isinstance(error, CommonInputError | CommonRunError) and not is_main()
 
 
 def _launch_config(arguments: argparse.Namespace) -> None:
-    from seekr.config.launch import launch_file
-
     show_text(str(launch_file(arguments.name)))
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 
 from seekr.cli.output import give
+from seekr.disk import check_writable, write_atomically
 from seekr.errors import say, show_text
 
 
@@ -49,7 +50,6 @@ def chat(arguments: argparse.Namespace) -> None:
 
 
 def score(arguments: argparse.Namespace) -> None:
-    from seekr.disk import check_writable, write_atomically
     from seekr.progress import Text
     from seekr.report.summary import decimal
     from seekr.report.tables import print_table

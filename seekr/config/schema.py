@@ -16,6 +16,7 @@ from seekr.disk import user_path
 from seekr.errors import InputError, reason
 from seekr.other_names import meant
 from seekr.scoring.cells import default_cells
+from seekr.scoring.likelihood import LIKELIHOOD
 
 if TYPE_CHECKING:
     from seekr.data import Task
@@ -267,7 +268,6 @@ def make_tasks(config: Config) -> list[Task]:
 def make_general(config: Config) -> Task | None:
     """The rows by whose likelihood general ability is watched, as a task that is not learned. Raises InputError."""
     from seekr.data import Task
-    from seekr.scoring.likelihood import LIKELIHOOD
 
     if config.general is None:
         return None

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from seekr.data.encoding import EncodingSummary
+from seekr.data.example import Example
+from seekr.data.task import Task
 from seekr.disk import parse_json, read_json, read_text
 from seekr.scoring.cells import column_name
-
-if TYPE_CHECKING:
-    from seekr.data import EncodingSummary, Example, Task
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,6 @@ class FinishedTask:
         """The test rows of the task by the answers to them, prompts as text, and what those were compared with; none
         where there are no answers.
         """
-        from seekr.data import Example
-
         for path in sorted(self.predictions.glob(f"*-{column_name(self.column)}.jsonl")):
             if rows := read_predictions(path):
                 examples = [
@@ -51,8 +49,6 @@ class FinishedTask:
 
 def finished_tasks(run: Path, stages: Sequence[Path], order: Sequence[str]) -> dict[str, FinishedTask]:
     """Name → what the finished `stages` of a run say of it, for the tasks in `order` that they hold."""
-    from seekr.data import EncodingSummary
-
     known = {field.name for field in fields(EncodingSummary)}
     found = {}
     for stage in stages:

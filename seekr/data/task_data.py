@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seekr.data.answer_lengths import LongAnswers, enough_tokens, long_answers
+from seekr.data.answers import AnswerKey, Asked, compared_otherwise
+from seekr.data.encoding import Encoded, EncodingSummary, encode_all, encode_prompts
+from seekr.data.example import Example
+from seekr.data.fields import field_notes
+from seekr.data.finished import FinishedTask
+from seekr.data.reading import read_split
+from seekr.data.task import Task
 from seekr.data.token_rows import answer_tokens
 from seekr.disk import user_path
 from seekr.errors import InputError
@@ -19,10 +27,6 @@ from seekr.scoring.likelihood import LIKELIHOOD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from seekr.data import AnswerKey, Asked, Encoded, EncodingSummary, Example, Task
-    from seekr.data.answer_lengths import LongAnswers
-    from seekr.data.finished import FinishedTask
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,6 @@ class TaskData:
 
     def warnings(self) -> list[str]:
         """What a person should know of the rows, one line each: ignored, cut, empty, too long, compared otherwise."""
-        from seekr.data.answers import compared_otherwise
-
         lines = {"test prompts were cut from the left to leave an answer room": self.cut_test_prompts}
         if self.test_rows:
             lines = self._test_row_warnings()
@@ -84,8 +86,6 @@ class TaskData:
         return [*self.fields, *self.summary.warnings(), *test, *long, *compared_otherwise(pairs)]
 
     def _test_row_warnings(self) -> dict[str, int]:
-        from seekr.data import EncodingSummary
-
         found = EncodingSummary.of(self.test_rows)
         return {
             "test prompts were cut from the left, after their first token, to fit max_length": found.cut_prompts,
@@ -192,8 +192,6 @@ def read_task(
 
     Raises InputError with file and row.
     """
-    from seekr.data import AnswerKey, Asked, EncodingSummary, encode_all, field_notes, read_split
-
     train = read_split(task, "train", seed=seed) if finished is None else []
     test, compared, gone = _read_test(task, seed, finished)
     if task.eval is not None and finished is None:
@@ -224,8 +222,6 @@ def read_test_rows(
     task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *, seed: int, finished: FinishedTask | None
 ) -> TaskData:
     """A task of which only test rows are there, new ones of a `finished` task perhaps. Raises as `read_task`."""
-    from seekr.data import EncodingSummary, field_notes, read_split
-
     test = read_split(task, "test", seed=seed)
     task = replace(task, max_new_tokens=_settled(task, test, tokenizer, finished))
     data = TaskData(task, samples=[], summary=EncodingSummary.of([]), test=test, fields=field_notes(test, tokenizer))
@@ -234,8 +230,6 @@ def read_test_rows(
 
 def _settled(task: Task, rows: list[Example], tokenizer: PreTrainedTokenizerBase, finished: FinishedTask | None) -> int:
     """Tokens of a generated answer; where the task leaves them to its references, those of the finished task."""
-    from seekr.data.answer_lengths import enough_tokens
-
     if task.max_new_tokens is not None:
         return task.max_new_tokens
     learned_with = None if finished is None else finished.identity.get("max_new_tokens")  # None too: likelihood
@@ -244,9 +238,6 @@ def _settled(task: Task, rows: list[Example], tokenizer: PreTrainedTokenizerBase
 
 def _with_test_rows(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
     """With what the model is asked for the test rows. Raises InputError where nothing can be."""
-    from seekr.data import encode_all, encode_prompts
-    from seekr.data.answer_lengths import long_answers
-
     task, test = data.task, data.test
     if task.metric == LIKELIHOOD:
         rows = encode_all(test, tokenizer, max_length)
@@ -274,8 +265,6 @@ def _read_test(
     """The test rows; of a finished task whose file is not there any more those of its answers, what these were compared
     with, and why.
     """
-    from seekr.data import read_split
-
     if task.test is None:
         return [], [], None
     try:

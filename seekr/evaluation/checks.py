@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from peft import LoraConfig
+
+from seekr.config.schema import Config
+from seekr.data.task_data import TaskData
 from seekr.errors import InputError
 from seekr.methods import Method, Olora
 from seekr.scoring.metrics import try_metric
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
-
-    from seekr.config.schema import Config
-    from seekr.data.task_data import TaskData
 
 
 def check_answering(config: Config, method: Method, lora: LoraConfig | None, tasks: Sequence[TaskData]) -> str | None:

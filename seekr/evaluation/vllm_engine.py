@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
+from peft import LoraConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from seekr.disk import read_bytes
 from seekr.distributed.agreement import agreed
@@ -23,10 +25,6 @@ from seekr.distributed.processes import gathered, own_share, process_count
 from seekr.errors import InputError, RunError
 from seekr.modeling.generation import Generated, end_tokens, until_end
 from seekr.modeling.loading import is_adapter
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
-    from transformers import PreTrainedTokenizerBase
 
 _OWN = {
     "model": "the model of each stage is answered with",
@@ -242,8 +240,6 @@ def _rank_of(adapter: Path) -> int:
 
 def _generation_settings(model: str) -> Any:
     """The generation settings that transformers gives a model that it loads."""
-    from transformers import AutoConfig, GenerationConfig
-
     try:
         return GenerationConfig.from_pretrained(model)
     except OSError:

@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, dataclass_transform, get_type_hints
+from typing import Annotated, Any, ClassVar, cast, dataclass_transform, get_type_hints
 
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
+from seekr.data import AnswerKey
 from seekr.data.token_rows import TokenizedRow
 from seekr.errors import InputError, reason
 from seekr.memory.reader import Memory
@@ -22,11 +24,6 @@ from seekr.methods.form import ModelForm
 from seekr.modeling.batches import MicroBatch, Signals, StepKind, collate
 from seekr.modeling.fused_loss import computes_loss, fused_task_loss
 from seekr.modeling.packing import task_logits
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from seekr.data import AnswerKey
 
 Coefficient = Annotated[float, Field(gt=0, le=1)]
 Track = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from seekr.attention.rows import QueryKeyRows
+from seekr.attention.tap import AttentionCall
 from seekr.data.token_rows import TokenizedRow
 from seekr.modeling.losses import TopLogits
-
-if TYPE_CHECKING:
-    from seekr.attention.rows import QueryKeyRows
-    from seekr.attention.tap import AttentionCall
 
 MEASURED_TOGETHER = 4  # samples in one forward while measuring, at most, and never more than in one of training
 

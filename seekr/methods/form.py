@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from peft import LoraConfig
 from torch import Tensor, nn
 
 from seekr.errors import InputError
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.loading import load_stage, with_adapter
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 Adapter = Literal["any", "none", "lora", "own"]
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from peft import LoraConfig
 from torch import nn
 from torch.nn import Parameter
 
 from seekr.errors import InputError
 from seekr.methods.base import Method, Objective, TaskContext
 from seekr.methods.form import ModelForm
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 Kind = Literal["attention", "feed-forward", "norm"]
 Unit = list[Parameter]  # what is frozen or trained as one: a matrix with its bias, or a norm

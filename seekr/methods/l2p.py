@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
+from peft import LoraConfig
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,9 +17,6 @@ from seekr.errors import InputError
 from seekr.methods.base import Method, Objective, TaskContext, batch_of
 from seekr.methods.soft_prompts import SoftPromptForm, SoftPromptModel, prompt_mask
 from seekr.modeling.batches import MicroBatch
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 _LEAST_FREQUENCY = 1e-6
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import torch
-from peft import OSFConfig, get_peft_model
+from peft import LoraConfig, OSFConfig, get_peft_model
 from peft.tuners.osf import OSFLayer
 from pydantic import Field
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from seekr.methods.form import ModelForm
 from seekr.modeling.batches import MicroBatch
 from seekr.modeling.loading import load_stage
 from seekr.modeling.precision import full_precision
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 _ADAPTER = "default"
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
+from peft import LoraConfig
 from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -14,9 +15,6 @@ from torch import Tensor, nn
 from seekr.disk import regular
 from seekr.methods.base import Method, Objective, TaskContext
 from seekr.methods.soft_prompts import WEIGHTS, SoftPromptForm, SoftPromptModel
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 
 class PromptOfEachTask(SoftPromptForm):

@@ -6,10 +6,10 @@ import copy
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
-from peft import PeftModelForCausalLM, PromptTuningConfig
+from peft import LoraConfig, PeftModelForCausalLM, PromptTuningConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import override
@@ -20,9 +20,6 @@ from seekr.methods.form import ModelForm
 from seekr.modeling.inputs import position_ids
 from seekr.modeling.loading import load_model
 from seekr.modeling.precision import no_autocast
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 WEIGHTS = "adapter_model.safetensors"
 _OWN = "prompt_encoder.default."

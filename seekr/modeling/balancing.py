@@ -15,19 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from seekr.modeling.batches import MicroBatch
 from seekr.modeling.losses import transformer_of
 from seekr.modeling.packing import task_logits
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from seekr.modeling.batches import MicroBatch
 
 PART = "balance"
 """What the loss is called among the parts of a step's loss."""

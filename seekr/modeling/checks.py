@@ -6,16 +6,16 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import nn
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME, cached_file, find_adapter_config_file
+
+from seekr.data.task_data import TaskData
 from seekr.disk import parse_json, read_bytes, regular
 from seekr.errors import InputError, said_by
-
-if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from seekr.data.task_data import TaskData
 
 _NO_WEIGHTS = (
     "inv_freq", "cos_cached", "sin_cached", "position_ids", "masked_bias", "causal_mask", "attn.bias", "attention.bias",
@@ -60,8 +60,6 @@ def check_is_model(model: str) -> None:
 
 def check_no_adapter(model: str) -> None:
     """Raises InputError where a folder or hub name is an adapter; the hub is asked for it."""
-    from transformers.utils import find_adapter_config_file
-
     try:
         found = find_adapter_config_file(model)
         about = None if found is None else json.loads(read_bytes(Path(found)))
@@ -83,9 +81,6 @@ def check_no_adapter(model: str) -> None:
 def check_generation_settings(model: str) -> None:
     """Raises InputError where the generation_config.json of a folder or hub name cannot be read: transformers then
     leaves it aside, and with it the tokens that end an answer."""
-    from transformers import GenerationConfig
-    from transformers.utils import GENERATION_CONFIG_NAME, cached_file
-
     quiet = (f"_raise_exceptions_for_{kind}" for kind in ("missing_entries", "gated_repo", "connection_errors"))
     try:
         file = cached_file(model, GENERATION_CONFIG_NAME, **dict.fromkeys(quiet, False))
@@ -192,8 +187,6 @@ def check_not_quantized(model: str, config: PretrainedConfig) -> None:
 
 def check_loss_scale(model: nn.Module) -> None:
     """Raises InputError where weights that fp16's loss scale cannot train are trained: those in float16."""
-    import torch
-
     if any(parameter.requires_grad and parameter.dtype == torch.float16 for parameter in model.parameters()):
         raise InputError(
             "dtype: float16 cannot be with training.fp16, whose loss scale needs float32 weights to train; set dtype: "
@@ -203,8 +196,6 @@ def check_loss_scale(model: nn.Module) -> None:
 
 def check_kernels(config: PretrainedConfig, model: str) -> None:
     """No code of the hub attends, or computes experts, because a model's config.json asks for it. Raises InputError."""
-    from transformers import PretrainedConfig
-
     for part in (config, *(part for part in vars(config).values() if isinstance(part, PretrainedConfig))):
         for name, value in vars(part).items():
             key = name.strip("_").removesuffix("_internal")

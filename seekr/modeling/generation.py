@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seekr.data.token_rows import TokenizedRow
 from seekr.data.tokenizing import decode
@@ -22,9 +22,6 @@ from seekr.modeling.batches import collate
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.losses import answer_positions, logits_at
 from seekr.scoring.likelihood import RowLikelihood
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 R = TypeVar("R")
 

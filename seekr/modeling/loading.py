@@ -6,10 +6,22 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations import deepspeed
+from transformers.utils import logging
 
 from seekr.data.hub import hub_or_cache
 from seekr.disk import user_path
@@ -26,10 +38,6 @@ from seekr.modeling.checks import (
 )
 from seekr.modeling.precision import no_autocast
 
-if TYPE_CHECKING:
-    from peft import LoraConfig
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
 
 def load_config_of(model: str) -> PretrainedConfig:
     """The configuration of a model folder or hub name. Raises InputError."""
@@ -42,8 +50,6 @@ def load_config_of(model: str) -> PretrainedConfig:
 
 
 def _read_config(model: str) -> PretrainedConfig:
-    from transformers import AutoConfig
-
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # configurations of all families, and clients of the hub, raise all kinds
@@ -58,8 +64,6 @@ def _read_config(model: str) -> PretrainedConfig:
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer that lies next to a model. Raises InputError."""
     check_files(model)
-    from transformers import AutoTokenizer
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         tokenizer.model_max_length = int(tokenizer.model_max_length)
@@ -98,8 +102,6 @@ def few_layers(base: str, *, dtype: str) -> Any:
 
     Raises whatever the family's code raises of a configuration that was cut.
     """
-    from transformers import AutoModelForCausalLM
-
     config = load_config_of(base)
     text = config.get_text_config()
     depth, kinds = text.num_hidden_layers, getattr(text, "layer_types", None)
@@ -112,8 +114,6 @@ def few_layers(base: str, *, dtype: str) -> Any:
 
 
 def _read(base: str, dtype: str, **more: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
     check_files(base)
     check_generation_settings(base)
     try:
@@ -141,8 +141,6 @@ def _drop_what_cannot_be_saved(model: Any) -> None:
     """Published checkpoints set a temperature without sampling; transformers loads that, and some versions refuse to
     save it. Answers go by its end tokens alone.
     """
-    from transformers import GenerationConfig
-
     settings = getattr(model, "generation_config", None)
     try:
         if settings is not None:
@@ -153,8 +151,6 @@ def _drop_what_cannot_be_saved(model: Any) -> None:
 
 
 def _with_saved_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
-    from peft import PeftConfig, PeftModel
-
     check_files(adapter)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")  # they would be random numbers
@@ -181,8 +177,6 @@ def _read_whole() -> Iterator[None]:
     together, whatever its `zero3_init_flag` says. Here one process may read what others do not; DeepSpeed cuts up a
     model once it is to be trained.
     """
-    from transformers.integrations import deepspeed
-
     alive = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed._hf_deepspeed_config_weak_ref = None
     try:
@@ -207,8 +201,6 @@ def is_adapter(weights: Path) -> bool:
 
 def with_adapter(model: PreTrainedModel, lora: LoraConfig) -> Any:
     """A new adapter on a base model; its weights are drawn from torch's random state. Raises InputError."""
-    from peft import get_peft_model
-
     try:
         return get_peft_model(model, lora)
     except (ValueError, KeyError) as error:
@@ -257,8 +249,6 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
 
 def _write_how_to_load(folder: Path, *, balanced: bool) -> None:
     """Adds to the README.md of an adapter how it is loaded to answer as it was scored; `balanced`: its base is."""
-    from peft import PeftConfig
-
     about = PeftConfig.from_pretrained(str(folder))
     more = ", output_router_logits=False" if balanced else ""
     load = f"AutoModelForCausalLM.from_pretrained({{}}, generation_config=settings{more})"
@@ -278,8 +268,6 @@ def _write_how_to_load(folder: Path, *, balanced: bool) -> None:
 @contextmanager
 def one_kind_of_bar() -> Iterator[None]:
     """Transformers' own bars for loading and saving stay away while ours are shown."""
-    from transformers.utils import logging
-
     if not logging.is_progress_bar_enabled():
         yield
         return

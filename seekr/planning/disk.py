@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import TrainingArguments
 
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
-    from seekr.methods import Method
-    from seekr.planning.rows import StageSteps
+from seekr.methods import Method
+from seekr.planning.rows import StageSteps
 
 
 @dataclass(frozen=True)

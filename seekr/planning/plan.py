@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import TrainingArguments
 
 from seekr.config.schema import Config
 from seekr.errors import InputError, said_by
@@ -18,9 +20,6 @@ from seekr.planning.reading import RunOnPaper, read_run
 from seekr.planning.rows import Shape, StageSteps, largest_of, measured_shape, plan_steps
 from seekr.planning.sharding import Way, ways
 from seekr.report.terminal import readable_bytes
-
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
 
 
 @dataclass(frozen=True)

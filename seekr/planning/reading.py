@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from peft import LoraConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
 from seekr.config.schema import Config, make_tasks
 from seekr.config.training_arguments import training_arguments
+from seekr.data import Task, max_length_of
 from seekr.data.conversation import use_template
 from seekr.data.task_data import PlannedStage, read_task
 from seekr.errors import InputError
+from seekr.methods import Method, make_method
 from seekr.modeling.loading import load_config_of, load_tokenizer
 from seekr.planning.rows import StageRows, assumed, together
 from seekr.runs.prepare import check_settings
 from seekr.scoring.cells import JOINT
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
-
-    from seekr.data import Task
-    from seekr.methods import Method
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,6 @@ def read_run(config: Config) -> RunOnPaper:
 
     A task whose file is not here is planned as `train_limit` rows of `max_length` tokens. Raises InputError.
     """
-    from seekr.data import max_length_of
-    from seekr.methods import make_method
-
     method = make_method(config.method)
     training, lora, tasks = check_settings(config, method, make_tasks(config), _on_this_machine(config.training))
     model_config = load_config_of(config.model)

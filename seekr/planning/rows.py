@@ -8,16 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain, count, islice
-from typing import TYPE_CHECKING
 
+from transformers import TrainingArguments
+
+from seekr.data.task_data import PlannedStage
+from seekr.methods import Method
 from seekr.modeling.batches import Row, StepKind
 from seekr.training.order import StepPlan, split
-
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
-    from seekr.data.task_data import PlannedStage
-    from seekr.methods import Method
 
 Size = tuple[int, int]
 """Tokens of a row, and how many of them are answer."""

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from seekr.planning.live import CASTS, GRADIENTS, WEIGHTS, Bytes
-from seekr.planning.paper import BEFORE, OPTIMIZER
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from seekr.planning.paper import Paper
+from seekr.planning.paper import BEFORE, OPTIMIZER, Paper
 
 BUCKETS = "DDP's gradient buckets"
 GATHERED = "layers gathered by FSDP2"

@@ -9,20 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from seekr.data.task_data import TaskData
 from seekr.errors import RunError
 from seekr.evaluation.checks import answering_dtype, longest
+from seekr.methods import Method
 from seekr.modeling import generation as evaluation
+from seekr.runs.prepare import RunSpec
 from seekr.scoring.cells import GENERAL
 from seekr.scoring.likelihood import LIKELIHOOD, RowLikelihood
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from seekr.data.task_data import TaskData
-    from seekr.methods import Method
-    from seekr.runs.prepare import RunSpec
 
 ASKED_TOGETHER = 64
 """Prompts that are answered at once, where the run does not say."""

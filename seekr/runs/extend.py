@@ -8,6 +8,7 @@ from typing import Any
 
 from seekr.config.schema import apply_overrides, make_config
 from seekr.config.task_words import parse_task
+from seekr.data import task_from_folder
 from seekr.disk import user_path
 from seekr.errors import InputError
 from seekr.runs.prepare import Request
@@ -71,8 +72,6 @@ def extend_seeds(source: Path, text: str, output_dir: Path | None, overrides: Se
 
 def make_task(given: dict[str, Any]) -> Any:
     """The task; its paths are looked up from the current folder. Raises InputError."""
-    from seekr.data import task_from_folder
-
     given = dict(given)
     name, path = given.pop("name"), user_path(given.pop("path"))
     for key in ("train", "test", "eval", "chat_template"):

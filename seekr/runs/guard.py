@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seekr.config.schema import Config, make_general
+from seekr.data import EncodingSummary
 from seekr.data.finished import FinishedTask
 from seekr.data.task import with_template_kwargs
 from seekr.data.task_data import TaskData, read_task
@@ -23,8 +24,6 @@ def read_guard(
 
     Raises InputError with file and row.
     """
-    from seekr.data import EncodingSummary
-
     if (task := make_general(config)) is None:
         return None
     task = with_template_kwargs([task], config.chat_template_kwargs)[0]

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+from transformers import TrainerCallback
 
 from seekr.config.schema import make_config, resolve_paths
+from seekr.data import Task
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main
 from seekr.errors import InputError, RunError
+from seekr.methods import Method, make_method
 from seekr.modeling.loading import one_kind_of_bar
 from seekr.runs.exchange import settle
 from seekr.runs.execute import facts, run_request
@@ -21,13 +25,8 @@ from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_task
 from seekr.runs.run import Run
 from seekr.runs.scores import ScoreBook
+from seekr.runs.seeds import run_seeds, seed_requests
 from seekr.runs.standing import check_chain
-
-if TYPE_CHECKING:
-    from transformers import TrainerCallback
-
-    from seekr.data import Task
-    from seekr.methods import Method
 
 
 class _Settings(TypedDict, total=False):
@@ -122,8 +121,6 @@ def learn(
         InputError: what was given cannot be used; nothing was trained or overwritten.
         RunError: the run failed; what was finished stays.
     """
-    from seekr.methods import make_method
-
     if not isinstance(model, str | Path):
         raise InputError(
             f"model: give a folder or hub name, not a {type(model).__name__}; save_pretrained(FOLDER) makes one of it, "
@@ -157,8 +154,6 @@ def learn(
     request = Request(config, tasks=list(tasks), method=chosen, callbacks=callbacks)
     if seeds is None:
         return run_request(request)
-    from seekr.runs.seeds import run_seeds, seed_requests
-
     return run_seeds(seed_requests(request))
 
 

@@ -6,24 +6,20 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import set_seed
+from peft import LoraConfig
+from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from seekr.disk import clear_folder
 from seekr.disk.full import written_to
 from seekr.distributed.processes import is_main, process_count, wait_for_all
 from seekr.distributed.sharded import load_sharded
+from seekr.methods import Method
 from seekr.methods.averaging import average_weights
 from seekr.modeling.loading import load_stage, save_model
 from seekr.runs.folder import has_weights
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
-    from transformers import PreTrainedTokenizerBase, TrainingArguments
-
-    from seekr.methods import Method
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,11 @@ from seekr.config import identity
 from seekr.config.launch.checks import check_fp16, check_launch, check_sharding, sharding
 from seekr.config.schema import Config, make_tasks
 from seekr.config.training_arguments import check_lora, check_training, training_arguments, weight_changing
+from seekr.data import check_tasks, max_length_of
+from seekr.data.clock import clock_of, fixed_clock, now
+from seekr.data.conversation import use_template
 from seekr.data.finished import finished_tasks
+from seekr.data.task import with_template_kwargs
 from seekr.data.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
 from seekr.disk.sealed import cipher
 from seekr.distributed.processes import process_count
@@ -153,8 +157,6 @@ def check_settings(
     config: Config, method: Method, tasks: list[Task], training: dict[str, Any]
 ) -> tuple[dict[str, Any], LoraConfig | None, list[Task]]:
     """The settings of training and of the adapter, checked, and the tasks in their order. Raises InputError."""
-    from seekr.data.task import with_template_kwargs
-
     training = check_training(training)
     lora = check_lora(method.form.lora_settings(config.lora))
     method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
@@ -163,9 +165,6 @@ def check_settings(
 
 
 def _prepare(request: Request) -> RunSpec:
-    from seekr.data import check_tasks, max_length_of
-    from seekr.data.clock import clock_of, fixed_clock, now
-    from seekr.data.conversation import use_template
     from seekr.evaluation.checks import check_answering, check_metrics
     from seekr.methods import make_method
     from seekr.modeling.checks import check_not_quantized
@@ -268,7 +267,6 @@ def check_model(
 
     `fingerprint`: what is taken for the model's where no weights are read.
     """
-
     from seekr.modeling.balancing import experts_of
     from seekr.modeling.checks import check_loss_scale, check_token_ids
     from seekr.modeling.fingerprints import fingerprint_tokenizer

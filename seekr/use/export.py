@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 
 from seekr.disk import clear_folder, read_bytes
@@ -24,9 +25,6 @@ from seekr.use.card import card, public_name
 from seekr.use.form import WHOLE, Form, form_of
 from seekr.use.hub import check_upload, upload
 from seekr.use.stage import choose, load
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 _COPIED = (
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import huggingface_hub
+from huggingface_hub import HfApi
+from huggingface_hub.utils import validate_repo_id
 
 from seekr.errors import InputError, RunError, said_by
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 
 def check_upload(name: str | None, api: Callable[[], HfApi] | None, *, dry_run: bool) -> HfApi | None:
     """The client that will upload, None = nothing is. Raises InputError for a name that is none, or a closed door."""
     if name is None:
         return None
-    import huggingface_hub
-    from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(name)
@@ -29,7 +27,7 @@ def check_upload(name: str | None, api: Callable[[], HfApi] | None, *, dry_run: 
         return None
     if huggingface_hub.get_token() is None:
         raise InputError("--push: the hub wants a token; `hf auth login` keeps one, or set HF_TOKEN")
-    client = (api or huggingface_hub.HfApi)()
+    client = (api or HfApi)()
     try:
         client.whoami()
     except Exception as error:  # a token that is refused, no network

@@ -195,7 +195,7 @@ def test_an_adapter_of_the_hub_is_told_too(tmp_path: Path, monkeypatch: pytest.M
     """One that has no config.json, and one that lies beside it, which transformers loads together."""
     get_peft_model(tiny(), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(tmp_path)
     about = str(tmp_path / "adapter_config.json")
-    monkeypatch.setattr("transformers.utils.find_adapter_config_file", lambda name: about)
+    monkeypatch.setattr("seekr.modeling.checks.find_adapter_config_file", lambda name: about)
 
     def no_config(*_: object, **__: object) -> None:
         raise OSError("owner/adapter does not appear to have a file named config.json")
