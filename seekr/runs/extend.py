@@ -11,6 +11,7 @@ from seekr.config.task_words import parse_task
 from seekr.data import task_from_folder
 from seekr.disk import user_path
 from seekr.errors import InputError
+from seekr.methods import find_method
 from seekr.runs.prepare import Request
 from seekr.runs.record import describe_task
 from seekr.runs.run import Run, seed_folders
@@ -47,8 +48,6 @@ def extend(source: Path, text: str, output_dir: Path | None, overrides: Sequence
 
 def check_free(override: str, method: Mapping[str, Any]) -> None:
     """Raises InputError for a setting that a run cannot go on with another value of."""
-    from seekr.methods import find_method
-
     key = override.partition("=")[0].strip()
     free = [f"method.{name}" for name in sorted(find_method(method["name"]).free)]
     if key not in (*free, *FREE) and not key.startswith(("training.", "vllm.", "general.")):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from seekr.config.schema import Config, make_general
 from seekr.data import EncodingSummary
@@ -12,9 +13,6 @@ from seekr.data.finished import FinishedTask
 from seekr.data.task import with_template_kwargs
 from seekr.data.task_data import TaskData, read_task
 from seekr.scoring.cells import GENERAL
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def read_guard(

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from peft import LoraConfig
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from seekr.config import identity
 from seekr.config.launch.checks import check_fp16, check_launch, check_sharding, sharding
 from seekr.config.schema import Config, make_tasks
 from seekr.config.training_arguments import check_lora, check_training, training_arguments, weight_changing
-from seekr.data import check_tasks, max_length_of
+from seekr.data import Task, check_tasks, max_length_of
 from seekr.data.clock import clock_of, fixed_clock, now
 from seekr.data.conversation import use_template
 from seekr.data.finished import finished_tasks
@@ -21,9 +24,17 @@ from seekr.data.task import with_template_kwargs
 from seekr.data.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
 from seekr.disk.sealed import cipher
 from seekr.distributed.processes import process_count
+from seekr.evaluation.checks import check_answering, check_metrics
+from seekr.methods import Method, make_method
+from seekr.modeling.balancing import experts_of
+from seekr.modeling.checks import check_loss_scale, check_not_quantized, check_token_ids
+from seekr.modeling.fingerprints import fingerprint_tokenizer
+from seekr.modeling.loading import load_config_of, load_tokenizer, one_kind_of_bar, parameter_count
 from seekr.progress import bar
+from seekr.runs.base_model import base_model
 from seekr.runs.folder import without_newest
 from seekr.runs.guard import read_guard
+from seekr.runs.model_store import ModelStore
 from seekr.runs.places import check_home, check_removable
 from seekr.runs.record_schema import read_record
 from seekr.runs.standing import (
@@ -38,14 +49,6 @@ from seekr.runs.standing import (
     without_redone,
 )
 from seekr.scoring.cells import GENERAL, wanted_cells
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
-    from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
-
-    from seekr.data import Task
-    from seekr.methods import Method
-    from seekr.runs.model_store import ModelStore
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,6 @@ class RunSpec:
     @cached_property
     def models(self) -> ModelStore:
         """Its models, on disk and loaded."""
-        from seekr.runs.model_store import ModelStore
-
         return ModelStore(
             base=self.config.model,
             dtype=self.config.dtype,
@@ -145,31 +146,9 @@ class RunSpec:
         }
 
 
+@one_kind_of_bar()
 def prepare(request: Request) -> RunSpec:
     """Reads and checks all of a request, cheap checks first; writes nothing. Raises InputError."""
-    from seekr.modeling.loading import one_kind_of_bar
-
-    with one_kind_of_bar():
-        return _prepare(request)
-
-
-def check_settings(
-    config: Config, method: Method, tasks: list[Task], training: dict[str, Any]
-) -> tuple[dict[str, Any], LoraConfig | None, list[Task]]:
-    """The settings of training and of the adapter, checked, and the tasks in their order. Raises InputError."""
-    training = check_training(training)
-    lora = check_lora(method.form.lora_settings(config.lora))
-    method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
-    tasks = with_template_kwargs(tasks, config.chat_template_kwargs)
-    return training, lora, order_tasks(tasks, joint=method.joint)
-
-
-def _prepare(request: Request) -> RunSpec:
-    from seekr.evaluation.checks import check_answering, check_metrics
-    from seekr.methods import make_method
-    from seekr.modeling.checks import check_not_quantized
-    from seekr.modeling.loading import load_config_of, load_tokenizer
-
     config = request.config
     run = Path(config.output_dir)
     check_folder(run)
@@ -252,6 +231,17 @@ def _prepare(request: Request) -> RunSpec:
     return spec
 
 
+def check_settings(
+    config: Config, method: Method, tasks: list[Task], training: dict[str, Any]
+) -> tuple[dict[str, Any], LoraConfig | None, list[Task]]:
+    """The settings of training and of the adapter, checked, and the tasks in their order. Raises InputError."""
+    training = check_training(training)
+    lora = check_lora(method.form.lora_settings(config.lora))
+    method.check_run(dtype=config.dtype, lora=lora is not None, skills=not all(task.learn for task in tasks))
+    tasks = with_template_kwargs(tasks, config.chat_template_kwargs)
+    return training, lora, order_tasks(tasks, joint=method.joint)
+
+
 def check_model(
     request: Request,
     method: Method,
@@ -267,12 +257,6 @@ def check_model(
 
     `fingerprint`: what is taken for the model's where no weights are read.
     """
-    from seekr.modeling.balancing import experts_of
-    from seekr.modeling.checks import check_loss_scale, check_token_ids
-    from seekr.modeling.fingerprints import fingerprint_tokenizer
-    from seekr.modeling.loading import parameter_count
-    from seekr.runs.base_model import base_model
-
     config = request.config
     base = base_model(config.model, config.dtype)
     model = base.skeleton()

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from seekr.distributed.processes import on_cpu, process_count
 from seekr.errors import InputError
-
-if TYPE_CHECKING:
-    from seekr.methods import Method
+from seekr.methods import Method
 
 SHARDING = ("FSDP", "DeepSpeed")
 
 
 def check_launch(training: dict[str, Any]) -> None:
     """A launch has a device for each process, and leaves to the run what is the run's. Raises InputError."""
-    import torch
-
     cpu = on_cpu() or training.get("use_cpu") is True
     found = 0 if cpu or not torch.accelerator.is_available() else torch.accelerator.device_count()
     for name in sharding(training):
@@ -50,8 +48,6 @@ def check_launch(training: dict[str, Any]) -> None:
 
 def check_fp16(training: dict[str, Any]) -> None:
     """float16 is trained in on a GPU alone; accelerate leaves it out on a CPU and says nothing. Raises InputError."""
-    import torch
-
     on_gpu = torch.accelerator.is_available() and not (on_cpu() or training.get("use_cpu"))
     if training.get("fp16") and not on_gpu:
         raise InputError(
