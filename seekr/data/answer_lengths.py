@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from seekr.data.answers import key_of
 from seekr.data.encoding import IGNORED, Encoded, encode, encode_all
 from seekr.data.example import Example
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from seekr.data.tokenizing import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class LongAnswers:
         )
 
 
-def long_answers(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, allowed: int) -> LongAnswers | None:
+def long_answers(examples: Sequence[Example], tokenizer: Tokenizer, allowed: int) -> LongAnswers | None:
     """The rows of which no reference fits; None where there are none. Raises InputError as `encode_all`."""
     # A byte is a token at most, but for compatibility letters that are written out; a template writes more.
     doubtful = [
@@ -44,7 +41,7 @@ def long_answers(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
     return LongAnswers(len(long), len(examples), allowed, max(long)) if long else None
 
 
-def _least(row: Example, tokenizer: PreTrainedTokenizerBase) -> int:
+def _least(row: Example, tokenizer: Tokenizer) -> int:
     """Tokens with which an answer is right, were a model to stop after them: without what is taken off after it."""
     key = key_of(row, tokenizer)
     (right,), form = key.references, key.form
@@ -59,13 +56,13 @@ def _least(row: Example, tokenizer: PreTrainedTokenizerBase) -> int:
 _JOINED = 2  # tokens by which what follows an answer may be longer than by itself
 
 
-def enough_tokens(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> int:
+def enough_tokens(examples: Sequence[Example], tokenizer: Tokenizer) -> int:
     """What `max_new_tokens: null` stands for: the longest reference, its end token, and a tenth more, at least 3."""
     longest = max((length for lengths in reference_lengths(examples, tokenizer) for length in lengths), default=0)
     return longest + 1 + max(3, longest // 10)
 
 
-def reference_lengths(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def reference_lengths(examples: Sequence[Example], tokenizer: Tokenizer) -> list[list[int]]:
     """Tokens of each reference of each row that a model has to generate."""
     answered = [_answered(example, reference) for example in examples for reference in example.references]
     lengths = iter([len(_generated(row, tokenizer)) for row in encode_all(answered, tokenizer, None)])
@@ -84,7 +81,7 @@ def _answered(example: Example, reference: str) -> Example:
     return replace(example, answer=reference, references=[reference], messages=messages, trained=(last,))
 
 
-def _generated(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _generated(row: Encoded, tokenizer: Tokenizer) -> list[int]:
     """Tokens up to the last one that says something: white space, and what ends a turn, need not be generated."""
     answer: list[int] = row.labels[row.labels != IGNORED].tolist()
     ends = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +20,8 @@ from seekr.data.conversation import Conversation
 from seekr.data.example import Example
 from seekr.data.messages import REASONING, Message
 from seekr.data.rendering import MARK, THOUGHT, Question, prompt_of, render_question, saying, shared_start, thinking
-from seekr.data.tokenizing import decode, tokenize
+from seekr.data.tokenizing import Tokenizer, decode, tokenize
 from seekr.errors import InputError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 _SHOWN = 40  # characters of an answer in a line
 
@@ -104,7 +100,7 @@ class AnswerKey:
     references: list[str]
     form: AnswerForm = field(default_factory=AnswerForm)
 
-    def read(self, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, ended: bool = True) -> str:
+    def read(self, ids: Sequence[int], tokenizer: Tokenizer, *, ended: bool = True) -> str:
         """The answer in what was generated, `ids` being the tokens before its end; not `ended` as of `cut`."""
         plain = decode(ids, tokenizer, special=False)
         if self.form.is_plain:
@@ -124,7 +120,7 @@ class Asked:
     cut: bool = False  # the prompt lost tokens to make room for an answer
 
 
-def ask_all(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Asked]:
+def ask_all(examples: Sequence[Example], tokenizer: Tokenizer) -> list[Asked]:
     """Questions and keys of examples, uncut. Raises InputError as `rendering.render`."""
     questions, reasonings = [], []
     for example in examples:
@@ -157,7 +153,7 @@ _JOINED = (
 _ENDED = "the answer holds the end token, at which a model stops: it cannot be right as a whole"
 
 
-def key_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> AnswerKey:
+def key_of(example: Example, tokenizer: Tokenizer) -> AnswerKey:
     """The key to the scored answer of one example."""
     return ask_all([example], tokenizer)[0].key
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +24,10 @@ from seekr.data.folders import NAMES, split_files, splits_of_folder
 from seekr.data.presets import NEEDED, find_preset, missing
 from seekr.data.reading import read_row
 from seekr.data.task import NEW_TOKENS
+from seekr.data.tokenizing import Tokenizer
 from seekr.errors import InputError, listed
 from seekr.progress import bar
 from seekr.scoring.likelihood import LIKELIHOOD
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Row = tuple[str, str]  # prompt and answer, white space at both ends aside
 
@@ -132,7 +130,7 @@ def check_folder(
     folder: Path,
     *,
     preset: str | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: Tokenizer | None = None,
     max_length: int | None = None,
     max_new_tokens: int | None = None,
 ) -> FolderCheck:
@@ -184,7 +182,7 @@ def _check_task(
     folder: Path,
     root: Path,
     fields: dict[str, Any],
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Tokenizer | None,
     max_length: int | None,
 ) -> TaskCheck:
     read = {split: _read(folder, split, root, fields.get("separator", " ")) for split in splits_of_folder(folder)}
@@ -259,7 +257,7 @@ def _shared(rows: Sequence[Row], others: Sequence[Row]) -> Shared:
     return Shared(sum(prompt in prompts for prompt, _ in rows), sum(row in whole for row in rows))
 
 
-def _encoded(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> tuple[list[Encoded], list[str]]:
+def _encoded(examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[list[Encoded], list[str]]:
     """The rows whole, and why others cannot be made tokens of."""
     try:
         return encode_all(examples, tokenizer, None), []
@@ -273,9 +271,7 @@ def _encoded(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) ->
     return encoded, refused
 
 
-def _tokens(
-    encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, max_length: int | None, generated: int | None
-) -> Tokens:
+def _tokens(encoded: Sequence[Encoded], tokenizer: Tokenizer, max_length: int | None, generated: int | None) -> Tokens:
     answers = [row.learned for row in encoded]
     prompts = [len(row.labels) - answer for row, answer in zip(encoded, answers, strict=True)]
     cut_prompts = cut_answers = None

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr.data.example import Example
 from seekr.data.messages import Message, turn_text
+from seekr.data.tokenizing import Tokenizer
 from seekr.disk import read_bytes, user_path
 from seekr.errors import InputError, first_line
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 _PARTS_AS_THEY_ARE = ("{'type': 'text'", '{"type": "text"')
 """How parts look that a template writes out instead of their text."""
@@ -40,7 +37,7 @@ class Conversation:
     variable of a name that is given.
     """
 
-    def __init__(self, example: Example, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, example: Example, tokenizer: Tokenizer) -> None:
         self.example = example
         self.tokenizer: Any = tokenizer
         self._texts: dict[tuple[int, bool], str] = {}

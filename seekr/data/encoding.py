@@ -17,11 +17,11 @@ from seekr.data.answers import Asked, ask_all, first
 from seekr.data.example import Example
 from seekr.data.rendering import Rendered, render
 from seekr.data.token_rows import IGNORED
-from seekr.data.tokenizing import Tokens, check_tokenizer, tokenize
+from seekr.data.tokenizing import Tokenizer, Tokens, check_tokenizer, tokenize
 from seekr.errors import InputError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig
 
 _NO_LIMIT = 10**9  # tokenizers that know no limit give a huge number instead
 
@@ -110,7 +110,7 @@ class EncodingSummary:
 
 def max_length_of(
     model_config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Tokenizer | None,
     max_length: int | None,
     reserved: int = 0,
 ) -> int:
@@ -138,7 +138,7 @@ def max_length_of(
     return min(limits)
 
 
-def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Encoded:
+def encode(example: Example, tokenizer: Tokenizer, max_length: int | None) -> Encoded:
     """`encode_all` of a row that gives one. Raises InputError for a conversation that needs several."""
     rows = encode_all([example], tokenizer, max_length)
     if len(rows) > 1:
@@ -146,9 +146,7 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int
     return rows[0]
 
 
-def encode_all(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> list[Encoded]:
+def encode_all(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int | None) -> list[Encoded]:
     """Token ids and labels to train on, a row for each example; several for a conversation that no one text teaches
     (see `render`).
 
@@ -167,9 +165,7 @@ def encode_all(
     return [row.encoded() for row in trace_all(examples, tokenizer, max_length)]
 
 
-def trace_all(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> Iterator[Traced]:
+def trace_all(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int | None) -> Iterator[Traced]:
     """`encode_all`, with where each token comes from."""
     check_tokenizer(tokenizer)
     rendered = [pair for example in examples for pair in render(example, tokenizer)]
@@ -183,7 +179,7 @@ def trace_all(
 
 def encode_prompts(
     examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     max_length: int | None,
     max_new_tokens: int,
 ) -> list[Asked]:

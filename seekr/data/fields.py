@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr.data.conversation import Conversation
 from seekr.data.example import Example
 from seekr.data.messages import REASONING, Message
+from seekr.data.tokenizing import Tokenizer
 from seekr.errors import InputError, listed
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _TRIED = 20  # rows by which it is seen whether a template reads a key
 
 
-def field_notes(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+def field_notes(examples: Sequence[Example], tokenizer: Tokenizer | None) -> list[str]:
     """A line each of the keys that are used and of those that are ignored; nothing where rows hold no others.
 
     A key of a chat row is used if its template writes another text without it. Without a tokenizer only the keys are

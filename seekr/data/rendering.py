@@ -13,15 +13,13 @@ with: what the template puts in front of it, such as an empty reasoning or a hea
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr.data.conversation import Conversation, stands_in
 from seekr.data.example import Example
 from seekr.data.messages import Message, transcript, turn_text
+from seekr.data.tokenizing import Tokenizer
 from seekr.errors import InputError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 PROBE = "a"  # stands for an answer that is not known yet
 _OPENING = 40  # characters that a question may open an answer with
@@ -61,7 +59,7 @@ class Answer:
     unasked: str = ""  # what the template adds to a question, but writes before no answer
 
 
-def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[tuple[Example, Rendered]]:
+def render(example: Example, tokenizer: Tokenizer) -> list[tuple[Example, Rendered]]:
     """The texts to train on, each with the example that it is of.
 
     That is one, unless a chat template writes an earlier answer otherwise once later turns are there (without its

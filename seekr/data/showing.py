@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -14,10 +14,7 @@ from seekr.data.encoding import IGNORED, Traced, encode_prompts, trace_all
 from seekr.data.example import Example
 from seekr.data.fields import field_notes
 from seekr.data.rendering import render_question
-from seekr.data.tokenizing import decode
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from seekr.data.tokenizing import Tokenizer, decode
 
 Kind = Literal["prompt", "trained", "end", "cut", "unread"]
 """Read; learned; learned as the end; left out for its length; after the end, or nothing to the tokenizer."""
@@ -53,9 +50,7 @@ class ShownRow:
     notes: list[str]
 
 
-def show_row(
-    example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int | None, max_new_tokens: int
-) -> ShownRow:
+def show_row(example: Example, tokenizer: Tokenizer, max_length: int | None, max_new_tokens: int) -> ShownRow:
     """What becomes of one row. Raises InputError as `encode_all` and `encode_prompts`."""
     rows = list(trace_all([example], tokenizer, max_length))
     (asked,) = encode_prompts([example], tokenizer, max_length, max_new_tokens)
@@ -71,14 +66,14 @@ def show_row(
     )
 
 
-def _shown(row: Traced, tokenizer: PreTrainedTokenizerBase) -> ShownText:
+def _shown(row: Traced, tokenizer: Tokenizer) -> ShownText:
     places = row.kept[row.labels[row.kept] != IGNORED]
     answers = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
     learned = [decode(row.ids[answer], tokenizer, special=True) for answer in answers]
     return ShownText(_pieces(row, tokenizer), len(row.kept), len(places), learned)
 
 
-def _pieces(row: Traced, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+def _pieces(row: Traced, tokenizer: Tokenizer) -> list[Piece]:
     """The whole text, each token with the white space that its offsets leave out, and an end token that is appended."""
     text, place = row.text.text, 0
     kept = set(row.kept.tolist())

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +20,11 @@ from seekr.data.finished import FinishedTask
 from seekr.data.reading import read_split
 from seekr.data.task import Task
 from seekr.data.token_rows import answer_tokens
+from seekr.data.tokenizing import Tokenizer
 from seekr.disk import user_path
 from seekr.errors import InputError
 from seekr.scoring.cells import JOINT
 from seekr.scoring.likelihood import LIKELIHOOD
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -182,7 +180,7 @@ def plan_stages(data: list[TaskData], *, joint: bool) -> list[PlannedStage]:
 
 def read_task(
     task: Task,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     max_length: int,
     *,
     seed: int,
@@ -219,7 +217,7 @@ def read_task(
 
 
 def read_test_rows(
-    task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *, seed: int, finished: FinishedTask | None
+    task: Task, tokenizer: Tokenizer, max_length: int, *, seed: int, finished: FinishedTask | None
 ) -> TaskData:
     """A task of which only test rows are there, new ones of a `finished` task perhaps. Raises as `read_task`."""
     test = read_split(task, "test", seed=seed)
@@ -228,7 +226,7 @@ def read_test_rows(
     return _with_test_rows(data, tokenizer, max_length)
 
 
-def _settled(task: Task, rows: list[Example], tokenizer: PreTrainedTokenizerBase, finished: FinishedTask | None) -> int:
+def _settled(task: Task, rows: list[Example], tokenizer: Tokenizer, finished: FinishedTask | None) -> int:
     """Tokens of a generated answer; where the task leaves them to its references, those of the finished task."""
     if task.max_new_tokens is not None:
         return task.max_new_tokens
@@ -236,7 +234,7 @@ def _settled(task: Task, rows: list[Example], tokenizer: PreTrainedTokenizerBase
     return enough_tokens(rows, tokenizer) if learned_with is None else int(learned_with)
 
 
-def _with_test_rows(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
+def _with_test_rows(data: TaskData, tokenizer: Tokenizer, max_length: int) -> TaskData:
     """With what the model is asked for the test rows. Raises InputError where nothing can be."""
     task, test = data.task, data.test
     if task.metric == LIKELIHOOD:

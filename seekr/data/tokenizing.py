@@ -12,7 +12,9 @@ import numpy as np
 from seekr.errors import InputError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+else:
+    Tokenizer = Any  # transformers takes seconds to import, and rows are read without it
 
 
 @dataclass(slots=True)
@@ -24,7 +26,7 @@ class Tokens:
     ends: np.ndarray  # [tokens] one past the last character; 0 for what the tokenizer added itself
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+def check_tokenizer(tokenizer: Tokenizer) -> None:
     """Raise InputError for a tokenizer that gives no character offsets or has no end token."""
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(
@@ -40,7 +42,7 @@ def decode(ids: Any, tokenizer: Any, *, special: bool) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False))
 
 
-def tokenize(texts: Sequence[str], is_chat: Sequence[bool], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
+def tokenize(texts: Sequence[str], is_chat: Sequence[bool], tokenizer: Tokenizer) -> list[Tokens]:
     """Tokenize whole texts, without what the tokenizer adds after them, and with one begin token at most.
 
     Args:
@@ -121,7 +123,8 @@ def _tracing(tokenizer: Any) -> Any:
     after one, up to the end of its word, too low. Taking them out just before that, after the splitting into words,
     changes no token, and the library keeps account of it.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    import tokenizers
+    from tokenizers import models, pre_tokenizers
 
     backend = tokenizer.backend_tokenizer
     model = backend.model
@@ -136,7 +139,7 @@ def _tracing(tokenizer: Any) -> Any:
         return None
     vocabulary = backend.get_vocab(with_added_tokens=False)
     dropping = pre_tokenizers.PreTokenizer.custom(_Dropping(vocabulary, fallback, whole_words=model.ignore_merges))
-    copy = Tokenizer.from_str(backend.to_str())
+    copy = tokenizers.Tokenizer.from_str(backend.to_str())
     copy.no_padding()
     copy.no_truncation()
     copy.pre_tokenizer = pre_tokenizers.Sequence(
