@@ -201,13 +201,7 @@ def _tapped(implementation: str | None) -> str:
 
 
 def _attend(
-    implementation: str,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Any,
-    **kwargs: Any,
+    implementation: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     delegate = _delegate(implementation, module)
     stand_in = next((one for one in _OPEN if id(module) in one._modules), None)

@@ -49,12 +49,7 @@ SMALL = ("sequential", "derpp", "seekr")
 
 
 def run_demo(
-    output_dir: Path,
-    *,
-    seed: int = 0,
-    json_file: Path | None = None,
-    split: Split = "test",
-    small: bool = False,
+    output_dir: Path, *, seed: int = 0, json_file: Path | None = None, split: Split = "test", small: bool = False
 ) -> list[Run]:
     """Learns the built-in tasks with every method into `output_dir/<method>/`, prints a table and writes a page.
 

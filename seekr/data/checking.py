@@ -179,11 +179,7 @@ def check_folder(
 
 
 def _check_task(
-    folder: Path,
-    root: Path,
-    fields: dict[str, Any],
-    tokenizer: Tokenizer | None,
-    max_length: int | None,
+    folder: Path, root: Path, fields: dict[str, Any], tokenizer: Tokenizer | None, max_length: int | None
 ) -> TaskCheck:
     read = {split: _read(folder, split, root, fields.get("separator", " ")) for split in splits_of_folder(folder)}
     rows = {split: [_row(example) for example in examples] for split, (examples, _) in read.items()}

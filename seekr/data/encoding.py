@@ -109,10 +109,7 @@ class EncodingSummary:
 
 
 def max_length_of(
-    model_config: PretrainedConfig,
-    tokenizer: Tokenizer | None,
-    max_length: int | None,
-    reserved: int = 0,
+    model_config: PretrainedConfig, tokenizer: Tokenizer | None, max_length: int | None, reserved: int = 0
 ) -> int:
     """Tokens of prompt and answer that a row may have: `max_length`, or what model and tokenizer allow.
 
@@ -178,10 +175,7 @@ def trace_all(examples: Sequence[Example], tokenizer: Tokenizer, max_length: int
 
 
 def encode_prompts(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    max_length: int | None,
-    max_new_tokens: int,
+    examples: Sequence[Example], tokenizer: Tokenizer, max_length: int | None, max_new_tokens: int
 ) -> list[Asked]:
     """Token ids to generate from: what stands before the (last) answer in training; and the keys to the answers.
 

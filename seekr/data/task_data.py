@@ -179,12 +179,7 @@ def plan_stages(data: list[TaskData], *, joint: bool) -> list[PlannedStage]:
 
 
 def read_task(
-    task: Task,
-    tokenizer: Tokenizer,
-    max_length: int,
-    *,
-    seed: int,
-    finished: FinishedTask | None = None,
+    task: Task, tokenizer: Tokenizer, max_length: int, *, seed: int, finished: FinishedTask | None = None
 ) -> TaskData:
     """Reads the splits of a task and tokenizes them: of a `finished` one the test rows alone.
 

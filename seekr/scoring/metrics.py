@@ -111,10 +111,7 @@ def try_metric(name: str, references: Sequence[Sequence[str]], prompts: Sequence
 
 
 def row_scores(
-    metric: str,
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    prompts: Sequence[str] | None = None,
+    metric: str, predictions: Sequence[str], references: Sequence[Sequence[str]], prompts: Sequence[str] | None = None
 ) -> list[float]:
     """What each row scores by itself, 0..100; their mean is the metric. Raises InputError as the metric does, and for
     an unknown one."""
