@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch.utils.data import Dataset, Sampler
 
 from seekr.data.token_rows import TokenizedRow, answer_tokens
+from seekr.memory.reader import Memory
 from seekr.modeling.batches import Layout, MicroBatch, Row, Signals
 from seekr.training.order import Slot, StepPlan, split
-
-
-class KeptSamples(Protocol):
-    """What is replayed of one past task, such as a `seekr.memory.reader.Memory`."""
-
-    def __len__(self) -> int: ...
-
-    def encoded(self, i: int) -> TokenizedRow: ...
 
 
 class Rows(Dataset[MicroBatch]):
@@ -32,7 +24,7 @@ class Rows(Dataset[MicroBatch]):
     def __init__(
         self,
         samples: Sequence[TokenizedRow],
-        memories: Sequence[KeptSamples],
+        memories: Sequence[Memory],
         pad_token_id: int | None,
         signals: Signals | None = None,
         kept: Sequence[Row] | None = None,
