@@ -48,18 +48,15 @@ SMALL = ("sequential", "derpp", "seekr")
 """Tasks and methods of the small demo, whose runs a whole one in the same folder goes on with."""
 
 
-def run_demo(
-    output_dir: Path, *, seed: int = 0, json_file: Path | None = None, split: Split = "test", small: bool = False
-) -> list[Run]:
+def run_demo(output_dir: Path, *, seed: int, json_file: Path | None, small: bool) -> list[Run]:
     """Learns the built-in tasks with every method into `output_dir/<method>/`, prints a table and writes a page.
 
-    Stopped, it goes on where it was, as any run does. `split` "eval" scores on rows that settings may be chosen on;
-    `small` takes the first tasks and the methods `SMALL` alone.
+    Stopped, it goes on where it was, as any run does. `small` takes the first tasks and the methods `SMALL` alone.
     Raises InputError where `output_dir` holds a demo of another seed, or something else.
     """
     check_folder(output_dir, seed)
     out = console()
-    tasks = write_tasks(output_dir, seed, split)[: SMALL_TASKS if small else None]
+    tasks = write_tasks(output_dir, seed, "test")[: SMALL_TASKS if small else None]
     methods = {name: settings for name, settings in METHODS.items() if name in SMALL or not small}
     out.print(
         f"{len(methods)} methods learn {len(tasks)} tasks one after another: some {1 if small else 6} minutes on two "
