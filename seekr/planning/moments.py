@@ -10,14 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from seekr.attention.rows import QueryKeyRows, widest_block_alone
 from seekr.attention.tap import AttentionCall
-from seekr.data.token_rows import IGNORED, answer_tokens
+from seekr.data.token_rows import answer_tokens
 from seekr.memory.reader import KeptSample, Memory
 from seekr.methods import Method, Objective, TaskContext
 from seekr.modeling.batches import MicroBatch, StepKind
@@ -91,13 +90,10 @@ def _backward(objective: Objective, model: nn.Module, batch: MicroBatch, *, more
 def _rows(shape: Shape) -> list[KeptSample]:
     """Rows of a shape; where it is padded, the last one is a token shorter."""
 
-    def row(length: int) -> KeptSample:
-        places = np.arange(length)
-        labels = np.where(places < length - min(shape.answers, length - 1), IGNORED, 0)
-        return KeptSample(np.zeros(length, np.int32), labels.astype(np.int32))
-
-    last = row(shape.length - 1) if shape.padded and shape.length > 2 else row(shape.length)
-    return [*(row(shape.length) for _ in range(shape.rows - 1)), last]
+    lengths = [shape.length] * shape.rows
+    lengths[-1] -= shape.padded and shape.length > 2
+    answers = [min(shape.answers, length - 1) for length in lengths]
+    return [KeptSample.of([0] * (length - count), [0] * count) for length, count in zip(lengths, answers, strict=True)]
 
 
 def _batch(objective: Objective, kind: StepKind, rows: list[KeptSample], live: Live) -> MicroBatch:

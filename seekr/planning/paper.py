@@ -68,8 +68,8 @@ class Paper:
                     f"({type(error).__name__}), so it cannot be planned without them; "
                     "method.name=sequential plans the ordinary part"
                 ) from None
-        self.text = self.model.config.get_text_config()
-        self.vocabulary, self.heads = int(self.text.vocab_size), int(getattr(self.text, "num_attention_heads", 1))
+        text = self.model.config.get_text_config()
+        self.vocabulary, self.heads = int(text.vocab_size), int(getattr(text, "num_attention_heads", 1))
         self.attention = str(self._configs()[0]._attn_implementation)
         with self.blank():
             _give_storage(self.model)
