@@ -46,10 +46,16 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imports(path: Path, known: dict[str, Path]) -> dict[str, int]:
-    """Module of seekr → line, for every import of a file: at the top, in a function, or for types."""
-    found = {}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imports(path: Path, known: dict[str, Path], *, top: bool | None = None) -> dict[str, int]:
+    """Module of seekr → line, for every import of a file: at the top, in a function, or for types.
+
+    `top`: those at the top alone, or those that are not.
+    """
+    found, tree = {}, ast.parse(path.read_text(encoding="utf-8"))
+    first = set(tree.body)
+    for node in ast.walk(tree):
+        if top is not None and (node in first) != top:
+            continue
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -98,6 +104,29 @@ def test_no_module_imports_itself_by_a_detour():
             graph = {module: to for module, to in graph.items() if module not in ends}
     circles = [f"{module}: {', '.join(sorted(to & graph.keys()))}" for module, to in sorted(graph.items())]
     assert not circles, "\n".join(circles)
+
+
+def loaded_with(module: str, tops: dict[str, dict[str, int]]) -> set[str]:
+    """The modules of seekr that are imported once this one is: by the tops of files, packages on the way included."""
+    found, new = set(), {module}
+    while new:
+        found |= new
+        packages = {one.rsplit(".", depth)[0] for one in new for depth in range(1, one.count("."))}
+        new = ({target for one in new for target in tops[one]} | packages) - found
+    return found
+
+
+def test_no_import_waits_for_what_is_loaded_anyway():
+    """In a function, or for types alone, it has to save the start of a command something."""
+    known = modules()
+    tops = {module: imports(path, known, top=True) for module, path in known.items()}
+    for_nothing = [
+        f"{path.relative_to(HOUSE.parent)}:{line} imports {target}"
+        for module, path in sorted(known.items())
+        for target, line in imports(path, known, top=False).items()
+        if module != "seekr" and target in loaded_with(module, tops)
+    ]
+    assert not for_nothing, "\n".join(for_nothing)
 
 
 def test_the_drawing_has_every_room_and_names_no_module_that_is_gone():

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from seekr.builtin.tasks import TASKS, builtin_rows
-
-__all__ = ["TASKS", "builtin_model", "builtin_rows"]
+from seekr.builtin.tasks import TASKS as TASKS
+from seekr.builtin.tasks import builtin_rows as builtin_rows
 
 
 def builtin_model() -> Path:

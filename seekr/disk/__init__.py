@@ -1,61 +1,31 @@
 """What is on the disk: whole files, their hashes, and what is encrypted."""
 
-from seekr.disk.files import (
-    PRIVATE,
-    SMALL,
-    STDOUT,
-    Fault,
-    Listing,
-    check_room,
-    check_writable,
-    clear_folder,
-    faults_of_files,
-    file_digest,
-    flush,
-    has_own_hash,
-    json_text,
-    list_files,
-    make_room,
-    parse_json,
-    read_json,
-    sync,
-    user_path,
-    with_own_hash,
-    write_atomically,
-    write_json,
-)
-from seekr.disk.regular import OddFile, open_regular, read_bytes, regular
-from seekr.disk.sealed import is_encrypted, is_encrypted_tensors, read_text, write_text
-
-__all__ = [
-    "PRIVATE",
-    "SMALL",
-    "STDOUT",
-    "Fault",
-    "Listing",
-    "OddFile",
-    "check_room",
-    "check_writable",
-    "clear_folder",
-    "faults_of_files",
-    "file_digest",
-    "flush",
-    "has_own_hash",
-    "is_encrypted",
-    "is_encrypted_tensors",
-    "json_text",
-    "list_files",
-    "make_room",
-    "open_regular",
-    "parse_json",
-    "read_bytes",
-    "read_json",
-    "read_text",
-    "regular",
-    "sync",
-    "user_path",
-    "with_own_hash",
-    "write_atomically",
-    "write_json",
-    "write_text",
-]
+from seekr.disk.files import PRIVATE as PRIVATE
+from seekr.disk.files import SMALL as SMALL
+from seekr.disk.files import STDOUT as STDOUT
+from seekr.disk.files import Fault as Fault
+from seekr.disk.files import Listing as Listing
+from seekr.disk.files import check_room as check_room
+from seekr.disk.files import check_writable as check_writable
+from seekr.disk.files import clear_folder as clear_folder
+from seekr.disk.files import faults_of_files as faults_of_files
+from seekr.disk.files import file_digest as file_digest
+from seekr.disk.files import flush as flush
+from seekr.disk.files import has_own_hash as has_own_hash
+from seekr.disk.files import json_text as json_text
+from seekr.disk.files import list_files as list_files
+from seekr.disk.files import make_room as make_room
+from seekr.disk.files import parse_json as parse_json
+from seekr.disk.files import read_json as read_json
+from seekr.disk.files import sync as sync
+from seekr.disk.files import user_path as user_path
+from seekr.disk.files import with_own_hash as with_own_hash
+from seekr.disk.files import write_atomically as write_atomically
+from seekr.disk.files import write_json as write_json
+from seekr.disk.regular import OddFile as OddFile
+from seekr.disk.regular import read_bytes as read_bytes
+from seekr.disk.regular import regular as regular
+from seekr.disk.sealed import is_encrypted as is_encrypted
+from seekr.disk.sealed import is_encrypted_tensors as is_encrypted_tensors
+from seekr.disk.sealed import read_text as read_text
+from seekr.disk.sealed import write_text as write_text

@@ -89,7 +89,6 @@ def _backward(objective: Objective, model: nn.Module, batch: MicroBatch, *, more
 
 def _rows(shape: Shape) -> list[KeptSample]:
     """Rows of a shape; where it is padded, the last one is a token shorter."""
-
     lengths = [shape.length] * shape.rows
     lengths[-1] -= shape.padded and shape.length > 2
     answers = [min(shape.answers, length - 1) for length in lengths]

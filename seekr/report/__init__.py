@@ -1,7 +1,5 @@
 """What runs came to: one self-contained HTML page, figures for papers, and tables for the terminal."""
 
-from seekr.report.figures import write_figures
-from seekr.report.page import write_report
-from seekr.report.summary import MethodSummary, summarize
-
-__all__ = ["MethodSummary", "summarize", "write_figures", "write_report"]
+from seekr.report.figures import write_figures as write_figures
+from seekr.report.page import write_report as write_report
+from seekr.report.summary import summarize as summarize

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -13,10 +12,7 @@ from seekr.report.blocks import Blocks
 from seekr.report.comparison import HEADINGS, Comparison, Row
 from seekr.report.folding import LINES, stretches, telling
 from seekr.report.summary import SPREAD, Spread, decimal
-from seekr.runs.run import Run
-
-if TYPE_CHECKING:
-    from seekr.runs.run import TaskStatus
+from seekr.runs.run import Run, TaskStatus
 
 NOTHING = "–"
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from seekr.data import AnswerKey, Example
+from seekr.data.task_data import TaskData
 from seekr.modeling.generation import Generated, answer_text
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, likelihood, row_scores
 from seekr.scoring.metrics import find_metric
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from seekr.data import AnswerKey, Example
-    from seekr.data.task_data import TaskData
 
 Found = str | RowLikelihood
 """Of a test row: the answer that was generated, or how likely the right one is."""

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -17,9 +17,7 @@ from typing_extensions import override
 from seekr.disk import read_bytes, write_atomically
 from seekr.distributed.processes import is_main
 from seekr.runs.folder import finished_stages
-
-if TYPE_CHECKING:
-    from seekr.runs.prepare import RunSpec
+from seekr.runs.prepare import RunSpec
 
 ONE_RUN = ("tensorboard", "trackio", "wandb")
 """Loggers that get one run. Others are the Trainer's, which begins one for each task."""

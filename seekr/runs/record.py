@@ -7,25 +7,23 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from seekr import __version__
 from seekr.config.identity import as_kept_now
+from seekr.data import Task
+from seekr.data.task import IN_MEMORY
 from seekr.disk import read_json, with_own_hash, write_json
 from seekr.nested import flatten
 from seekr.runs.folder import finished_stages
 from seekr.runs.manifest import unverified
-
-if TYPE_CHECKING:
-    from seekr.data import Task
-    from seekr.runs.prepare import RunSpec
+from seekr.runs.prepare import RunSpec
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors", "numpy")
 
 
 def describe_task(task: Task) -> dict[str, Any]:
     """A task as the configuration has it; rows in memory stay out of it."""
-    from seekr.data.task import IN_MEMORY
-
     given = {field.name: getattr(task, field.name) for field in fields(task)}
     for split in ("train", "eval", "test"):
         if isinstance(given[split], list):
@@ -100,7 +98,5 @@ def changed_settings(spec: RunSpec) -> list[dict[str, Any]]:
 
 def versions(spec: RunSpec) -> dict[str, str]:
     """Package → version, of seekr and of all that a run's numbers depend on."""
-    from seekr import __version__
-
     found = {"seekr": __version__, "python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
     return found if spec.vllm_version is None else found | {"vllm": spec.vllm_version}

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from seekr.data.finished import read_predictions
 from seekr.data.token_rows import answer_tokens
@@ -18,16 +17,14 @@ from seekr.distributed.processes import is_main
 from seekr.progress import bar
 from seekr.runs.answer_lines import Found, are_of, found_in, lines_of, score_of
 from seekr.runs.answered_by import model_of
+from seekr.runs.answering import Answer, answering
 from seekr.runs.folder import finished_stages, has_weights, stage_folder
 from seekr.runs.kept_scores import KeptScores, say_once
+from seekr.runs.live import LiveLog
+from seekr.runs.prepare import RunSpec
 from seekr.runs.standing import check_weights
 from seekr.scoring import LIKELIHOOD, RowLikelihood, ScoreMatrix
 from seekr.scoring.cells import BASE, GENERAL, cell_name, row_name
-
-if TYPE_CHECKING:
-    from seekr.runs.answering import Answer
-    from seekr.runs.live import LiveLog
-    from seekr.runs.prepare import RunSpec
 
 _SAME = 1e-6
 _SECONDS = 10.0
@@ -91,8 +88,6 @@ class ScoreBook:
             self.write()
 
     def _fill_row(self, row: int, columns: list[int], *, engine: bool) -> None:
-        from seekr.runs.answering import answering
-
         source = self._source(row)
         weights = None if source in (None, self.spec.config.model) else Path(str(source))
         if weights is not None:

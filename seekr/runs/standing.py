@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seekr.config import identity
+from seekr.config.schema import Config
+from seekr.data.task_data import PlannedStage, TaskData
 from seekr.disk import Fault, read_json
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, nearest
+from seekr.memory.reader import Memory
+from seekr.methods import Method
 from seekr.runs.answered_by import answered_by_faults
 from seekr.runs.exchange import check_settled
 from seekr.runs.folder import finished_stages, has_weights, stage_name
@@ -19,11 +23,6 @@ from seekr.runs.places import check_places
 from seekr.runs.record_schema import read_record
 from seekr.runs.run import seed_folders
 from seekr.scoring.cells import cell_name
-
-if TYPE_CHECKING:
-    from seekr.config.schema import Config
-    from seekr.data.task_data import PlannedStage, TaskData
-    from seekr.methods import Method
 
 OWN = {".lock", ".run.json.partial"}
 """What a run may leave in its folder before run.json is there."""
@@ -115,8 +114,6 @@ def check_memories(method: Method, finished: list[Path], *, model: str, tokenize
 
     Raises InputError.
     """
-    from seekr.memory.reader import Memory
-
     for folder in finished:
         if method.keeps or (folder / "memory").is_dir():
             Memory.open(folder / "memory", tokenizer_fingerprint=tokenizer, model_fingerprint=model)

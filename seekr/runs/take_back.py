@@ -26,6 +26,7 @@ from seekr.disk import (
 )
 from seekr.errors import InputError, RunError, nearest
 from seekr.memory.removal import write_without
+from seekr.modeling.loading import load_tokenizer
 from seekr.runs.exchange import Removed, exchange, place_for_rest
 from seekr.runs.folder import finished_stages, runs_below
 from seekr.runs.manifest import link_of, rechain
@@ -44,8 +45,6 @@ class KeptRow:
 
 def kept_rows(run: Run) -> list[KeptRow]:
     """Every row that a run keeps, as text. Raises InputError where no tokenizer or no memory can be read."""
-    from seekr.modeling.loading import load_tokenizer
-
     models = [str(stage.model) for stage in reversed(run.stages) if stage.model is not None]
     tokenizer = load_tokenizer(models[0] if models else run.config.model)
     found = []
