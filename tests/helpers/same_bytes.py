@@ -32,6 +32,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "olora": {"method": {"name": "olora"}, "lora": _LORA},
 }
 _TIMES = {"seconds", "time", "started", "finished"}
+_OF_THE_PLACE = {"answered_by", "sha256"}  # in scores.json: hashes of adapters, which name where their base lies
 _OF_THE_MACHINE = {".lock", "run.json", "manifest.json"}  # versions, dates and places, and digests of those
 
 
@@ -115,15 +116,16 @@ def _hash(path: Path, folder: Path) -> str:
     content = path.read_bytes().replace(str(ROOT).encode(), b"") if path.suffix != ".safetensors" else path.read_bytes()
     if path.suffix in (".json", ".jsonl"):
         lines = content.decode().splitlines() if path.suffix == ".jsonl" else [content.decode()]
-        timeless = json.dumps([_without_times(json.loads(line)) for line in lines], sort_keys=True)
+        left_out = _TIMES | (_OF_THE_PLACE if path.name == "scores.json" else set())
+        timeless = json.dumps([_without(json.loads(line), left_out) for line in lines], sort_keys=True)
         content = timeless.replace(str(folder), "").encode()
     return hashlib.sha256(content).hexdigest()
 
 
-def _without_times(value: Any) -> Any:
+def _without(value: Any, keys: set[str]) -> Any:
     if isinstance(value, dict):
-        return {key: _without_times(item) for key, item in value.items() if key not in _TIMES}
-    return [_without_times(item) for item in value] if isinstance(value, list) else value
+        return {key: _without(item, keys) for key, item in value.items() if key not in keys}
+    return [_without(item, keys) for item in value] if isinstance(value, list) else value
 
 
 def differences(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]]) -> list[str]:
