@@ -27,7 +27,7 @@ from seekr.runs.grafted import ALL, RANDOM, SELECTED, Grafted, add_grafted, read
 from seekr.runs.lock import locked
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.run import Run, Stage
-from seekr.runs.standing import check_weights
+from seekr.runs.standing import check_part, check_weights
 from seekr.scoring.uncertainty import error_of_rows
 
 RANDOM_SEEDS = (0, 1, 2)
@@ -88,6 +88,9 @@ def graft(
         raise InputError(str(error)) from None
     if not questions:
         raise InputError(f"{folder}: none of its earlier tasks has test rows")
+    for stage in run.stages:
+        if stage.name in (question.task for question in questions):
+            check_part(stage.folder, "heads.json")
     for stage in (later, *(question.donor for question in questions)):
         if stage.model is not None:
             check_weights(run.folder, stage.folder)

@@ -151,9 +151,10 @@ def file_faults(stage: Path, *, hashed: bool, weights: bool, only: str = "") -> 
     if hashed:
         _hash_ahead([stage / name for name in (files if weights else others)], stage.name)
     yield from faults_of_files(stage, others, hashed=hashed)
-    for name, twin in _TOGETHER if not listed and not only else ():
+    for name, twin in _TOGETHER if not listed else ():
         path = stage / name
-        if os.path.lexists(stage / twin) and not (path.is_file() and path.stat().st_size):
+        there = path.is_file() and path.stat().st_size
+        if name.startswith(only) and os.path.lexists(stage / twin) and not there:
             yield Fault(path, f"missing or empty, though {twin} is there")
     if has_weights(stage):
         yield from faults_of_files(stage, model, hashed=hashed and weights)

@@ -95,8 +95,8 @@ class Stage:
 
     @property
     def trained(self) -> bool:
-        """False for a skill that the model already had."""
-        return bool(self.log)
+        """False for a skill that the model already had: it has no weights, and no log where those are gone."""
+        return self.model is not None or bool(self.log)
 
     @property
     def memory(self) -> Memory | None:

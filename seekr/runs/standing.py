@@ -207,9 +207,9 @@ def check_weights(run: Path, stage: Path, *, hashed: bool = True) -> None:
         raise InputError(f"{fault}; {_mend(stage)}")
 
 
-def check_kept(stage: Path) -> None:
-    """What is kept of a task is what was written. Raises InputError."""
-    for fault in file_faults(stage, hashed=True, weights=False, only="memory/"):
+def check_part(stage: Path, name: str) -> None:
+    """A file of a stage, or a folder of it where the name ends with a slash, is what was written. Raises InputError."""
+    for fault in file_faults(stage, hashed=True, weights=False, only=name):
         raise InputError(f"{fault}; {_mend(stage)}")
 
 

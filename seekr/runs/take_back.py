@@ -31,7 +31,7 @@ from seekr.runs.exchange import Removed, exchange, place_for_rest
 from seekr.runs.folder import finished_stages, runs_below
 from seekr.runs.manifest import link_of, rechain
 from seekr.runs.run import Run
-from seekr.runs.standing import check_kept
+from seekr.runs.standing import check_part
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def take_back(run: Run, rows: list[KeptRow], text: str | None, say: Callable[[Re
     with place_for_rest(run.folder) as left:
         for stage in run.stages:
             if numbers := [row.number for row in rows if row.task == stage.name]:
-                check_kept(stage.folder)
+                check_part(stage.folder, "memory/")
                 assert stage.memory is not None
                 write_without(stage.memory, numbers, left / "stages" / stage.folder.name / "memory")
         rechain(finished_stages(run.folder), left / "stages", day=str(date.today()))

@@ -111,6 +111,20 @@ def test_what_was_found_of_a_stage_goes_when_it_is_learned_again(finished: Run, 
     assert again.grafted == ()
 
 
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_damaged_run_is_not_grafted_as_another_one(
+    hashed: bool, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A last stage without its log was taken for a skill, and heads that were gone for none that were chosen."""
+    if not hashed:
+        as_of_before_manifests(run.folder)
+    (run.folder / "stages/02-c/log.jsonl").unlink()
+    assert {one.model for one in graft(run.folder, task="a", heads="all")} == {"c"}
+    (run.folder / "stages/00-a/heads.json").unlink()
+    with pytest.raises(InputError, match=r"00-a/heads\.json: missing"):
+        graft(run.folder, task="a")
+
+
 def test_random_heads_are_as_many_in_each_layer_and_drawn_by_their_seeds(run: Run) -> None:
     stage = run.stages[1]
     stage.__dict__["heads"] = {0: [1, 5, 6], 3: [2]}
