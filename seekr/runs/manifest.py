@@ -126,11 +126,11 @@ def lost_stages(run: Path, record: Mapping[str, Any]) -> list[Path]:
 
 def standing_faults(run: Path, record: Mapping[str, Any]) -> Iterator[Fault]:
     """The same as faults, and what stands where a run has its folders."""
-    for name in ("stages", "predictions", "working"):
-        place = run / name
-        for path in (place, *(place.glob("[0-9]*") if name == "working" else ())):
-            if os.path.lexists(path) and not path.is_dir():
-                yield Fault(path, "no folder, where a run has one; move it away")
+    working = run / "working"
+    within = [*working.glob("[0-9]*"), *working.glob("[0-9]*/checkpoint-*")]
+    for path in (run / "stages", run / "predictions", working, *sorted(within)):
+        if os.path.lexists(path) and not path.is_dir():
+            yield Fault(path, "no folder, where a run has one; move it away")
     for stage in lost_stages(run, record):
         yield Fault(stage, LOST)
 

@@ -143,14 +143,14 @@ def test_scores_are_not_filled_in_by_the_record_of_another_run(
 
 
 @pytest.mark.parametrize("odd", [Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere")])
-@pytest.mark.parametrize("name", ["working", "working/02-c", "predictions", "stages"])
+@pytest.mark.parametrize("name", ["working", "working/02-c", "working/02-c/checkpoint-1", "predictions", "stages"])
 def test_what_stands_in_place_of_a_folder_of_a_run_is_named(
     name: str, odd: Callable[[Path], None], run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`status` said of a stopped task that it waits."""
     place = run / name
     shutil.rmtree(place, ignore_errors=True)
-    place.parent.mkdir(exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
     odd(place)
     main(["status", str(run)])
     assert f"seekr: {place}: no folder, where a run has one" in capsys.readouterr().err
