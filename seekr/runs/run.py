@@ -230,8 +230,7 @@ class Run:
         return frozenset((int(i), int(j)) for i, j in names if i.isdecimal() and j.isdecimal())
 
     def answers(self, after: int, task: int) -> list[Answer]:
-        """What was generated for one cell of the matrix: nothing where likelihoods were measured instead. Raises
-        InputError where the file is torn."""
+        """What was generated for a cell; nothing where likelihoods were measured. Raises InputError for a torn file."""
         return read_answers(self.folder / "predictions" / f"{after}-{task}.jsonl", self._evaluate)
 
     @property
