@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from statistics import mean, stdev
 
+from damage_tables import damaged_tables
 from grafting_tables import grafting_tables
 from study_tables import Row, markdown, paired_table, read_study, rules_table, study_table, tasks_table
 
@@ -41,7 +42,7 @@ def tables() -> dict[str, str]:
         "plans": plan_table(_rows("plan.json")),
         "planned examples": example_table(_rows("plan_examples.json")),
         "parts of the planned examples": example_parts_table(_rows("plan_examples.json")),
-        "damaged runs": damaged_table(json.loads((RESULTS / "damaged_runs.json").read_text())["outcomes"]),
+        **damaged_tables(json.loads((RESULTS / "damaged_runs.json").read_text())["outcomes"]),
         "throughput": throughput_table(_rows("throughput.json")),
         "answering": answering_table(_rows("answering.json")),
     }
@@ -73,17 +74,6 @@ def real_model_tables(rows: list[Row]) -> dict[str, str]:
         return f"`{row['method']}`"
 
     return {"smollm2": study_table(rows, named), "smollm2: tasks": tasks_table(rows, named)} if rows else {}
-
-
-def damaged_table(outcomes: dict[str, dict[str, dict[str, str]]]) -> str:
-    """A line a command: how often each outcome was seen, over all kinds of files and faults."""
-    names = ("refused", "named", "same", "SILENT", "TRACEBACK")
-    seen = [(command, found) for faults in outcomes.values() for it in faults.values() for command, found in it.items()]
-    lines = [["command", *names], ["---", *["---:"] * len(names)]]
-    for command in dict.fromkeys(command for command, _ in seen):
-        counts = (sum(1 for one in seen if one == (command, name)) for name in names)
-        lines.append([f"`{command}`", *map(str, counts)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _kept(row: Row) -> float | None:
