@@ -53,6 +53,8 @@ class ScoreBook:
         metrics = {column: data.task.metric for column, data in self.columns.items()}
         known = self._before.scores([data.task.name for data in self.tasks], metrics)
         answered = {path.stem for path in (spec.run / "predictions").glob("*.jsonl")}
+        if answered and not (spec.run / "scores.json").exists():
+            say_once(f"{spec.run / 'scores.json'}: missing; scores are made again from the answers that are there")
         for row, column in product(range(BASE, finished), self.columns):
             if (row, column) in known or cell_name(row, column) in answered:
                 self._read(row, column, known.get((row, column)))

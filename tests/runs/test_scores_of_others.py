@@ -84,6 +84,14 @@ def test_a_score_that_was_changed_by_hand_is_named_by_whoever_shows_it(
     assert not verify(Run(run))
 
 
+def test_scores_that_are_gone_are_made_again_with_a_word(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = (run / "scores.json").read_text()
+    (run / "scores.json").unlink()
+    evaluate(run, "seen")
+    assert "scores.json: missing; scores are made again from the answers" in capsys.readouterr().err
+    assert (run / "scores.json").read_text() == wanted
+
+
 def test_scores_of_an_earlier_version_are_gone_on_with_and_say_whose_they_are_then(
     run: Path, learn: Callable[..., Run]
 ) -> None:
