@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from seekr.disk import Fault, has_own_hash
+from seekr.disk import Fault
 from seekr.errors import InputError
 from seekr.runs.manifest import chain_faults, read_manifest
 from seekr.scoring.cells import BASE, JOINT, row_name
 
-ANSWERED_BY = "answered_by"
+ANSWERED_BY: Final = "answered_by"
 
 
 def model_of(stage: Path, base: str) -> str | None:
@@ -30,35 +30,25 @@ def model_of(stage: Path, base: str) -> str | None:
 
 
 def answered_by_faults(
-    path: Path, models: Any, stages: Sequence[Path], record: Mapping[str, Any], rows: int
+    path: Path, models: Mapping[str, str], stages: Sequence[Path], record: Mapping[str, Any], rows: int
 ) -> Iterator[Fault]:
     """Whether the scores in scores.json are of the models of this run, where these are its own (`chain_faults`).
 
     Args:
         path: scores.json.
-        models: what it says of that, if anything: name of a row of the matrix → its model, as `model_of` names it.
+        models: what it says of that: name of a row of the matrix → its model, as `model_of` names it.
         stages: the finished ones.
         record: run.json.
         rows: how many tasks there are; a joint run has one stage, after the last.
     """
-    known = models if isinstance(models, Mapping) else {}
     base, joint = record["model_fingerprint"], record["config"]["method"]["name"] == JOINT
     places = zip([rows - 1] if joint else range(rows), stages, strict=False)
-    there = {row_name(row): model_of(stage, base) for row, stage in places if row_name(row) in known}
+    there = {row_name(row): model_of(stage, base) for row, stage in places if row_name(row) in models}
     there[row_name(BASE)] = base
-    wrong = [row for row, model in there.items() if model is not None and known.get(row, model) != model]
+    wrong = [row for row, model in there.items() if model is not None and models.get(row, model) != model]
     if wrong and not any(chain_faults(stages, record)):
         yield Fault(
             path,
             f"row {', '.join(wrong)} of its scores was answered by a model that is not in this run; bring it back with "
             "predictions from a copy, or move both away, and `seekr evaluate` asks again",
         )
-
-
-def score_faults(
-    path: Path, content: Mapping[str, Any], stages: Sequence[Path], record: Mapping[str, Any]
-) -> Iterator[Fault]:
-    """The same, and whether the file, the `content`, is what was written."""
-    if not has_own_hash(content):
-        yield Fault(path, "not what was written; `seekr evaluate` makes scores again from the answers")
-    yield from answered_by_faults(path, content.get(ANSWERED_BY), stages, record, len(content["tasks"]))

@@ -106,6 +106,8 @@ def _finish(run: Path, removed: Removed, done: Callable[[Removed], None]) -> Non
 
 def _forget_steps(run: Path) -> None:
     """Drops the checkpoints of a task that was stopped: its steps had replayed what is taken back."""
+    if (run / "working").is_symlink() or not (run / "working").is_dir():
+        return  # not of seekr's making
     for folder in sorted((run / "working").glob("*-*")):
         if any(folder.glob("checkpoint-*")):
             name = folder.name.partition("-")[2]

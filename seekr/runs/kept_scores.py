@@ -7,16 +7,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Annotated
 
-from seekr.disk import file_digest, has_own_hash, parse_json, read_text, with_own_hash, write_json
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from seekr.disk import file_digest, has_own_hash, with_own_hash, write_json
 from seekr.distributed.processes import is_main
-from seekr.errors import InputError, say
+from seekr.errors import InputError, reason, say
 from seekr.runs.answered_by import ANSWERED_BY
+from seekr.runs.log import read_whole
 from seekr.scoring import ScoreMatrix
 from seekr.scoring.cells import BASE
 
 Cell = tuple[int, int]
+Name = Annotated[str, Field(pattern=r"^(base|\d+)-(general|\d+)$")]
 _KEPT = ("answers", "removed_answers", ANSWERED_BY)
+_MEND = "move it away, and `seekr evaluate` makes scores again from the answers"
+_NOT_VOUCHED = "not what was written"
+
+
+class _Shape(TypedDict, total=False):
+    answers: dict[Name, str]
+    removed_answers: dict[Name, PositiveInt]
+    answered_by: dict[str, str]
+
+
+_SHAPE = TypeAdapter(_Shape)
 
 
 @dataclass
@@ -26,7 +43,7 @@ class KeptScores:
     Attributes:
         answers: name of a cell → sha256 of the file of its answers as they were scored.
         removed: name of a cell → how many of its answers were taken back since.
-        models: name of a row → the model that answered, as `models_of` has it; versions of before kept none.
+        models: name of a row → the model that answered, as `model_of` names it; versions of before kept none.
         whole: whether the file is what was written; those of before had no hash of their own.
     """
 
@@ -42,11 +59,8 @@ class KeptScores:
         if not path.exists():
             return cls()
         try:
-            content = parse_json(read_text(path))
-            answers, removed, models = ({**content.get(key, {})} for key in _KEPT)
-            matrix = ScoreMatrix.from_json(content, str(path))
-            return cls(matrix, answers, removed, models, whole=has_own_hash(content))
-        except (InputError, OSError, ValueError, TypeError, AttributeError):
+            return cls.parse(path)
+        except InputError:
             if put_aside and is_main():
                 names = (path.with_name(f"scores.json.damaged{number or ''}") for number in count())
                 aside = next(name for name in names if not os.path.lexists(name))
@@ -54,10 +68,24 @@ class KeptScores:
                 say_once(f"{path} is damaged and was moved to {aside.name}; scores are made again from the answers")
             return cls()
 
+    @classmethod
+    def parse(cls, path: Path) -> KeptScores:
+        """The same of one that is there. Raises InputError where it cannot be read."""
+        content = read_whole(path, _MEND)
+        matrix = ScoreMatrix.from_json(content, str(path))
+        try:
+            kept = _SHAPE.validate_python(content, strict=True)
+        except ValidationError as error:
+            key = ".".join(map(str, error.errors()[0]["loc"]))
+            raise InputError(f"{path}: not the scores of a run; {key}: {reason(error)}; {_MEND}") from None
+        answers, removed, models = kept.get("answers", {}), kept.get("removed_answers", {}), kept.get(ANSWERED_BY, {})
+        return cls(matrix, answers, removed, models, has_own_hash(content))
+
     def write(self, path: Path) -> None:
-        """As scores.json, at once."""
+        """As scores.json, at once. One that was not `whole` stays so: no hash vouches for what is taken over of it."""
         kept = zip(_KEPT, (self.answers, self.removed, self.models), strict=True)
-        write_json(path, with_own_hash(self.matrix.to_json() | {key: known for key, known in kept if known}))
+        content = with_own_hash(self.matrix.to_json() | {key: known for key, known in kept if known})
+        write_json(path, content if self.whole else content | {"sha256": _NOT_VOUCHED})
 
     def scores(self, tasks: list[str], metrics: Mapping[int, str]) -> dict[Cell, float]:
         """What is known of a run of `tasks`, where the metric is still the same; tasks may have come to the end."""

@@ -109,6 +109,9 @@ def faults(
     for place, stage in enumerate(stages):
         yield from _link_faults(stages[: place + 1], record)
         yield from file_faults(stage, hashed=hashed, weights=stage in weights)
+    newest = next((stage for stage in reversed(stages) if _lists_weights(stage)), None)
+    if newest is not None and not os.path.lexists(newest / "model"):
+        yield Fault(newest / "model", "missing, and the newest weights are never dropped")
 
 
 def chain_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[Fault]:
@@ -204,6 +207,19 @@ def _hash_ahead(paths: Sequence[Path], what: str) -> None:
         waiting = {pool.submit(file_digest, path): size for path, size in sizes.items()}
         for done in as_completed(waiting):
             advance(waiting[done] // _MB)
+
+
+def _lists_weights(stage: Path) -> bool:
+    try:
+        return any(name.startswith("model/") for name in _read(stage)["files"])
+    except ValueError:
+        return False
+
+
+def missing_manifest(stages: Sequence[Path], record: Mapping[str, Any]) -> Path | None:
+    """The first manifest that a stage has lost; those of versions of before had none."""
+    lost = (stage for stage in stages if not (stage / MANIFEST).is_file() and not unverified([stage], record))
+    return next((stage / MANIFEST for stage in lost), None)
 
 
 def _link_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[Fault]:

@@ -20,6 +20,8 @@ from seekr.runs.general_tasks import FILE as GENERAL_TASKS
 from seekr.runs.general_tasks import read_general
 from seekr.runs.grafted import FILE as GRAFTED
 from seekr.runs.kept_scores import KeptScores
+from seekr.runs.manifest import file_faults
+from seekr.scoring.cells import BASE, row_name
 
 _FOLDERS = ("predictions", "stages", "working", "logs")
 _LINES = ".jsonl"
@@ -58,15 +60,23 @@ def check_home(home: Path, run: Path) -> None:
             check_copied(path)
             if path.exists():
                 regular(path)
+
+
+def check_key(home: Path, finished: Sequence[Path]) -> None:
+    """The key opens what is encrypted of the stages that stay, where that is what was written. Raises InputError."""
     kept = KeptScores.read(home / "scores.json", put_aside=False)
+    stay = {row_name(row) for row in range(BASE, len(finished))}
     for path in sorted(home.glob("predictions/*.jsonl")):
         with suppress(OSError):  # whoever reads answers makes up for those that cannot be read
-            if not kept.are_others(path) and is_encrypted(path):
+            if path.name.partition("-")[0] in stay and not kept.are_others(path) and is_encrypted(path):
                 read_text(path)
-    for path in sorted(home.glob("stages/*/memory/samples.safetensors")):
+    for stage in finished:
+        rows = stage / "memory" / "samples.safetensors"
+        if any(file_faults(stage, hashed=True, weights=False, only="memory/samples")):
+            continue  # named with its stage
         with suppress(OSError, SafetensorError):
-            if (rows := Tensors(path)).encrypted:
-                rows.get_tensor("ends")
+            if (memory := Tensors(rows)).encrypted:
+                memory.get_tensor("ends")
 
 
 def check_removable(redone: Sequence[Path], dropped: Sequence[Path]) -> None:

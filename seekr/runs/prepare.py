@@ -35,7 +35,7 @@ from seekr.runs.base_model import base_model
 from seekr.runs.folder import without_newest
 from seekr.runs.guard import read_guard
 from seekr.runs.model_store import ModelStore
-from seekr.runs.places import check_home, check_removable
+from seekr.runs.places import check_home, check_key, check_removable
 from seekr.runs.record_schema import read_record
 from seekr.runs.standing import (
     as_begun,
@@ -171,6 +171,7 @@ def prepare(request: Request) -> RunSpec:
     max_length = max_length_of(model_config, tokenizer, config.max_length, method.form.virtual_tokens(learned))
     clock = clock_of(record, home / "run.json") if record is not None else request.began or now()
     finished, redone = without_redone(run, home, record or {}, request.redo)
+    check_key(home, finished)
     known = finished_tasks(home, finished, [task.name for task in tasks])
     data = []
     with bar("reading tasks", len(tasks)) as advance, fixed_clock(clock):

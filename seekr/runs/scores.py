@@ -46,10 +46,11 @@ class ScoreBook:
         self.stale: dict[tuple[int, int], float] = {}
         """Scores whose answers are gone, or are not those that were scored: measured again where the weights are."""
         self._before = KeptScores.read(spec.run / "scores.json")
-        self._models = dict(self._before.models)
         if not self._before.whole:
-            say_once(f"{spec.run / 'scores.json'}: not what was written; scores are made again from the answers")
+            say_once(f"{spec.run / 'scores.json'}: not what was written; scores are made again where answers are there")
         finished = len(self.tasks) if spec.joint else len(finished_stages(spec.run))
+        there = {row_name(row) for row in range(BASE, finished)}
+        self._models = {row: model for row, model in self._before.models.items() if row in there}
         metrics = {column: data.task.metric for column, data in self.columns.items()}
         known = self._before.scores([data.task.name for data in self.tasks], metrics)
         answered = {path.stem for path in (spec.run / "predictions").glob("*.jsonl")}
@@ -128,7 +129,11 @@ class ScoreBook:
             answers |= {name: file_digest(path) for name, path in paths.items() if path.is_file()}
             removed = {name: count for name, count in self._before.removed.items() if self._stays(name)}
             self._find_models()
-            KeptScores(self.matrix(), answers, removed, self._models).write(self.spec.run / "scores.json")
+            whole = self._before.whole or not (
+                self.stale or (GENERAL not in self.columns and self._before.matrix.general)
+            )
+            kept = KeptScores(self.matrix(), answers, removed, self._models, whole)
+            kept.write(self.spec.run / "scores.json")
 
     def _find_models(self) -> None:
         """Whose the scores are; of those that were there it was looked at when the run was prepared."""
@@ -193,6 +198,7 @@ class ScoreBook:
             self._path(row, column).parent.mkdir(PRIVATE, exist_ok=True)
             write_text(self._path(row, column), text, encrypted=self.spec.config.encrypt)
         self._keep_score(row, column, found_in(lines, data))
+        self._models.pop(row_name(row), None)  # of before a stage was learned again
         self._unwritten = True
         if time.monotonic() - self._written > _SECONDS or cell_name(row, column) in self._before.answers:
             self.write()  # else a start that finds these answers scores them; it has all cells, and is many

@@ -13,23 +13,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import (
-    clear_folder,
-    file_digest,
-    has_own_hash,
-    is_encrypted,
-    read_json,
-    read_text,
-    with_own_hash,
-    write_json,
-    write_text,
-)
+from seekr.disk import clear_folder, file_digest, is_encrypted, read_json, read_text, write_text
 from seekr.errors import InputError, RunError, nearest
 from seekr.memory.removal import write_without
 from seekr.modeling.loading import load_tokenizer
 from seekr.runs.exchange import Removed, exchange, place_for_rest
 from seekr.runs.folder import finished_stages, runs_below
-from seekr.runs.manifest import link_of, rechain
+from seekr.runs.kept_scores import KeptScores
+from seekr.runs.manifest import link_of, missing_manifest, rechain
 from seekr.runs.run import Run
 from seekr.runs.standing import check_part
 
@@ -90,6 +81,8 @@ def take_back(run: Run, rows: list[KeptRow], text: str | None, say: Callable[[Re
     What a stage or a copy that was stopped had written goes too. `say` is called once all is done, before it counts as
     done. Raises InputError, nothing removed, where what is to be written again is not what was written.
     """
+    if (lost := missing_manifest(finished_stages(run.folder), run.record)) is not None:
+        raise InputError(f"{lost}: missing; bring it back from a copy first: those after it are written anew")
     _clear_leftovers(run.folder)
     with place_for_rest(run.folder) as left:
         for stage in run.stages:
@@ -169,18 +162,15 @@ def _texts(value: Any) -> Iterator[str]:
 def _without_answers(run: Run, text: str, left: Path) -> int:
     """Writes the files of answers that hold a text without them, and scores.json for these. Returns how many go."""
     path, removed = run.folder / "scores.json", {}
-    content = read_json(path) if path.is_file() else None
-    known = {} if content is None else content.get("answers", {})
-    whole = content is not None and has_own_hash(content)
+    kept = KeptScores.parse(path) if path.is_file() else None
     for file, count in answers_with(run, text).items():
         lines = [line for line in read_text(file).split("\n") if line.strip() and not _holds(line, text)]
         new, cell = left / "predictions" / file.name, file.stem
         write_text(new, "".join(f"{line}\n" for line in lines), encrypted=is_encrypted(file))
-        if known.get(cell) == file_digest(file):  # else it is not what was scored, and `seekr verify` goes on saying so
-            known[cell] = file_digest(new)
+        if kept and kept.answers.get(cell) == file_digest(file):  # else not what was scored, as `seekr verify` says
+            kept.answers[cell] = file_digest(new)
         removed[cell] = count
-    if removed and content is not None:
-        before = content.get("removed_answers", {})
-        content["removed_answers"] = before | {cell: before.get(cell, 0) + count for cell, count in removed.items()}
-        write_json(left / "scores.json", with_own_hash(content) if whole else content)
+    if removed and kept:
+        kept.removed |= {cell: kept.removed.get(cell, 0) + count for cell, count in removed.items()}
+        kept.write(left / "scores.json")
     return sum(removed.values())

@@ -11,7 +11,7 @@ from seekr.config.secrets import secrets_of
 from seekr.data.finished import read_predictions
 from seekr.disk import SMALL, Fault, file_digest
 from seekr.errors import InputError, RunError
-from seekr.runs.answered_by import score_faults
+from seekr.runs.answered_by import answered_by_faults
 from seekr.runs.exchange import STOPPED, is_unsettled
 from seekr.runs.folder import finished_stages, stage_name
 from seekr.runs.general_tasks import FILE as GENERAL_TASKS
@@ -118,11 +118,16 @@ def _lost_scores(run: Path) -> Iterator[Fault]:
 def _score_faults(run: Run, stages: Sequence[Path]) -> Iterator[Fault]:
     path = run.folder / "scores.json"
     try:
-        content = run.scores_json if path.is_file() and run.scores else None
-    except InputError:
-        return  # whoever shows the scores says so
-    if content is not None:
-        yield from score_faults(path, content, stages, run.record)
+        kept = KeptScores.parse(path) if path.is_file() else None
+    except InputError as error:
+        yield Fault(path, str(error).removeprefix(f"{path}").lstrip(":, "))
+        return
+    if kept is not None and not kept.whole:
+        yield Fault(
+            path, "not what was written; `seekr evaluate` makes scores again where answers or weights are there"
+        )
+    if kept is not None:
+        yield from answered_by_faults(path, kept.models, stages, run.record, len(kept.matrix.tasks))
 
 
 def _answer_faults(run: Run, matrix: ScoreMatrix, answers: Mapping[str, str], *, hashed: bool) -> Iterator[Fault]:
@@ -189,16 +194,16 @@ def _scores(run: Run) -> Iterator[str | Finding]:
     if not path.exists():
         yield from map(str, _lost_scores(run.folder))
         return
-    try:
-        matrix, content = run.scores, run.scores_json
-    except InputError as error:
-        yield str(error)
-        return
     yield from map(str, _score_faults(run, finished_stages(run.folder)))
+    try:
+        kept, content = KeptScores.parse(path), run.scores_json
+    except InputError:
+        return
+    matrix = kept.matrix
     for name, value in matrix.to_json().items():
         if not _same(content.get(name), value):
             yield f"{path}: {name} is {content.get(name)}, and {value} by its matrix"
-    named = {fault.path: fault for fault in _answer_faults(run, matrix, content.get("answers", {}), hashed=True)}
+    named = {fault.path: fault for fault in _answer_faults(run, matrix, kept.answers, hashed=True)}
     yield from map(str, named.values())
     locked: list[str] = []
     for row, column in _cells(matrix):
@@ -207,7 +212,7 @@ def _scores(run: Run) -> Iterator[str | Finding]:
         had, metric = matrix.score(row, column), matrix.metric(column)
         if file in named:
             continue
-        if (gone := content.get("removed_answers", {}).get(cell)) is not None:
+        if (gone := kept.removed.get(cell)) is not None:
             yield Finding(f"predictions/{cell}.jsonl: {gone} answers were taken back", "its score stays", False)
         elif not _computable(metric):
             yield Finding(f"{file}: scored by {metric}", "what it gives is not computed again", False)

@@ -36,7 +36,7 @@ def choose(run: Run, name: str | None) -> tuple[Stage, Path]:
     if name is not None and name not in names:
         raise InputError(f"--stage {name}: {run.folder} has no finished stage of that name; {nearest(name, names)}")
     if name is None:
-        stage = next((stage for stage in reversed(stages) if stage.model is not None), stages[-1])
+        stage = next((stage for stage in reversed(stages) if stage.trained), stages[-1])
     else:
         stage = stages[names.index(name)]
     if stage.model is None:
@@ -73,4 +73,7 @@ def _why_without_weights(stage: Stage, stages: list[Stage]) -> str:
     if not stage.trained:
         return "a skill that the base model already had; its model is the base itself"
     there = ", ".join(other.name for other in stages if other.model is not None)
+    if stage == [other for other in stages if other.trained][-1]:
+        again = f"bring them back from a copy, or learn it again by --redo {stage.name}"
+        return f"its weights are missing; {again}" + (f"; there are those of {there}" if there else "")
     return "its weights are not kept (keep_stages)" + (f"; there are those of {there}" if there else "")

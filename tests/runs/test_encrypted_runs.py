@@ -13,6 +13,8 @@ from small_runs import SEEKR, Stop, StopAt, digests
 from seekr import InputError, Run
 from seekr.cli.main import main
 from seekr.disk import read_text, write_json
+from seekr.runs.execute import run_request
+from seekr.runs.prepare import Request
 
 KEY = "07" * 32
 
@@ -253,3 +255,25 @@ def test_with_all_answers_gone_the_kept_rows_tell_another_key(another: Path, mon
     monkeypatch.setenv("SEEKR_KEY", "08" * 32)
     assert main(["evaluate", str(another)]) == 2
     assert digests(another, "**/*") == before
+
+
+def test_a_kept_row_that_was_damaged_is_no_sign_of_another_key(another: Path) -> None:
+    """Found by review: it closed every way out, and verify advised the one that was closed."""
+    path = another / "stages/01-b/memory/samples.safetensors"
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        start = 8 + size + json.loads(file.read(size))["ends"]["data_offsets"][0]
+        file.seek(start)
+        byte = file.read(1)[0]
+        file.seek(start)
+        file.write(bytes([byte ^ 1]))
+    assert main(["evaluate", str(another)]) == 0
+    run_request(Request(Run(another).config, redo="b"))
+    assert main(["verify", str(another)]) == 0
+
+
+def test_a_run_that_is_begun_anew_takes_a_new_key(another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by review: with its key lost, nothing of it could be learned again."""
+    monkeypatch.setenv("SEEKR_KEY", "08" * 32)
+    run_request(Request(Run(another).config, redo="a"))
+    assert main(["verify", str(another)]) == 0

@@ -228,3 +228,18 @@ def test_weights_of_another_run_are_not_used(
     assert f"stages/{swapped}: not learned after " in said
     assert not out.exists()
     assert digests(run, pattern) == before
+
+
+@pytest.mark.parametrize("name", ["score", "export", "chat"])
+def test_where_the_newest_weights_are_gone_no_earlier_model_takes_their_place(
+    name: str, run: Path, data_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by review: nothing named them, and the model of the task before was exported."""
+    shutil.rmtree(run / "stages/01-b/model")
+    monkeypatch.setattr("sys.stdin", io.StringIO("a 1=\n"))
+    given = {"RUN": str(run), "OUT": str(run.parent / "out"), "t=DATA": f"t={data_folder / 'c'}"}
+    assert main([given.get(word, word) for word in COMMANDS[name]]) == 2
+    assert "stages/01-b: its weights are missing; bring them back" in capsys.readouterr().err
+    assert any("01-b/model: missing" in finding.text for finding in verify(Run(run)))
+    main(["status", str(run)])
+    assert "stages/01-b/model: missing" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from seekr.runs.execute import run_request
 from seekr.runs.extend import extend
 from seekr.runs.general_tasks import FILE, GeneralScore, read_general, write_general
 from seekr.runs.grafted import Grafted, add_grafted, read_grafted
+from seekr.runs.kept_scores import forget_rows
 from seekr.runs.prepare import Request
 from seekr.runs.verify import verify
 
@@ -90,6 +91,59 @@ def test_scores_that_are_gone_are_made_again_with_a_word(run: Path, capsys: pyte
     evaluate(run, "seen")
     assert "scores.json: missing; scores are made again from the answers" in capsys.readouterr().err
     assert (run / "scores.json").read_text() == wanted
+
+
+def test_a_changed_score_that_cannot_be_scored_again_is_never_vouched_for(run: Path) -> None:
+    """Found by review: its number stayed, under a hash that was new."""
+    shutil.rmtree(run / "stages/00-a/model")  # as keep_stages does
+    (run / "predictions/0-0.jsonl").unlink()
+    content = json.loads((run / "scores.json").read_text())
+    content["matrix"][0][0] = 99.0
+    (run / "scores.json").write_text(json.dumps(content))
+    for go_on in (lambda: forget_rows(run, 1), lambda: evaluate(run, "seen")):  # the first as --redo does
+        go_on()
+        assert Run(run).scores.matrix[0][0] == 99.0
+        assert any("scores.json: not what was written" in finding.text for finding in verify(Run(run)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("answers", {"foo": "x"}),
+        ("answers", {"0": "x"}),
+        ("answers", {"1-2-3": "x"}),
+        ("answers", None),
+        ("answers", "x"),
+        ("removed_answers", [1]),
+        ("removed_answers", {"0-0": "x"}),
+        ("removed_answers", {"0-0": []}),
+        ("answered_by", {"0": 1}),
+    ],
+)
+def test_names_and_values_that_scores_do_not_have_are_one_line(
+    key: str, value: Any, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found by review: tracebacks of evaluate, verify and a removal."""
+    content = json.loads((run / "scores.json").read_text())
+    (run / "scores.json").write_text(json.dumps(with_own_hash(content | {key: value})))
+    assert main(["verify", str(run)]) == 3
+    assert f"scores.json: not the scores of a run; {key}" in capsys.readouterr().out
+    assert main(["memory", str(run), "--remove-matching", " 0="]) == 2
+    assert f"not the scores of a run; {key}" in capsys.readouterr().err
+    assert main(["evaluate", str(run)]) == 0
+    assert not verify(Run(run))
+
+
+def test_a_row_whose_stage_was_lost_and_learned_again_names_its_new_model(run: Path, learn: Callable[..., Run]) -> None:
+    """Found by review, of versions that did not name their stages: the run refused to go on from then on."""
+    without(run / "run.json", "sha256", "stages")
+    content = json.loads((run / "scores.json").read_text())
+    content["answered_by"]["1"] = "as other packages had learned it"
+    (run / "scores.json").write_text(json.dumps(with_own_hash(content)))
+    shutil.rmtree(run / "stages/01-b")
+    for _ in range(2):
+        learn(run, "ab")
+    assert not verify(Run(run))
 
 
 def test_scores_of_an_earlier_version_are_gone_on_with_and_say_whose_they_are_then(

@@ -135,6 +135,31 @@ def test_a_damaged_memory_is_not_written_again_as_if_it_were_whole(
     assert main(["memory", str(run), "--remove", "b/0"]) == 0
 
 
+def test_nothing_is_removed_while_a_manifest_is_missing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Found by review: those after it were written anew, and the one that was brought back fitted no more."""
+    manifest = run / "stages/01-b/manifest.json"
+    kept = manifest.read_text()
+    manifest.unlink()
+    before = digests(run, "**/*")
+    assert main(["memory", str(run), "--remove", "a/0"]) == 2
+    assert f"{manifest}: missing; bring it back from a copy first" in capsys.readouterr().err
+    assert digests(run, "**/*") == before
+    manifest.write_text(kept)
+    assert not verify(Run(run))
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_not_of_seekrs_making_under_the_name_working_stays(link: bool, run: Path, tmp_path: Path) -> None:
+    """Found by review: it went without a word."""
+    (tmp_path / "theirs").mkdir()
+    if link:
+        (run / "working").symlink_to(tmp_path / "theirs")
+    else:
+        (run / "working").write_text("theirs")
+    main(["memory", str(run), "--remove", "a/0"])
+    assert (run / "working").is_symlink() if link else (run / "working").read_text() == "theirs"
+
+
 def test_a_chain_that_was_broken_stays_broken(run: Path) -> None:
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"seed": 7}))
