@@ -235,7 +235,7 @@ def _link_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[
     if about["stage"] != stage.name:
         yield Fault(stage, f"this is stage {about['stage']}, under another name")
     if about["previous"] != link_of(stages[:-1], record):
-        before = stages[-2].name if len(stages) > 1 else "the beginning of this run"
+        before = stages[-2].name if len(stages) > 1 else "the beginning in run.json"
         yield Fault(stage, f"not learned after {before} as it is here; one was changed, swapped or is of another run")
 
 
