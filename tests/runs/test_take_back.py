@@ -165,7 +165,7 @@ def test_a_chain_that_was_broken_stays_broken(run: Path) -> None:
     (run / "run.json").write_text(json.dumps(record | {"seed": 7}))
     assert main(["memory", str(run), "--remove", "a/0"]) == 0
     assert [
-        finding.text for finding in verify(Run(run)) if "not learned after the beginning of this run" in finding.text
+        finding.text for finding in verify(Run(run)) if "not learned after the beginning in run.json" in finding.text
     ]
 
 
