@@ -42,7 +42,8 @@ def study_table(rows: Sequence[Row], naming: Callable[[Row], str] = label) -> st
         cells = [name, str(len(own)), interval(performance)]
         cells += [interval([row["backward_transfer"] for row in own], signed=True)]
         cells += [interval([row["general"][-1] - row["general"][0] for row in own if row["general"]], signed=True)]
-        cells += [f"{mean(sum(filter(None, row['seconds'].values())) for row in own):.0f}"]
+        timed = [row["seconds"] for row in own if row["seconds"]["training"] is not None]  # of runs without a stop
+        cells += [f"{mean(sum(filter(None, seconds.values())) for seconds in timed):.0f}" if timed else ""]
         cells += [_bytes(mean(row["kept_bytes"] for row in own))]
         lines.append((mean(performance), cells))
     head = ["method", "seeds", "overall performance", "backward transfer", "general ability", "seconds", "kept"]
