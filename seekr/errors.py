@@ -34,8 +34,8 @@ def show_text(text: str = "", *, end: str = "\n", file: TextIO | None = None) ->
 
 
 def say(text: str) -> None:
-    """A line on stderr that says who says it."""
-    show_text(f"seekr: {text}", file=sys.stderr)
+    """A line on stderr that says who says it, by `one_line`."""
+    show_text(f"seekr: {one_line(text)}", file=sys.stderr)
 
 
 def hand_over(data: str) -> None:

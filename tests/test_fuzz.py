@@ -23,7 +23,7 @@ from seekr.config.schema import apply_override, load_config, make_tasks
 from seekr.data import Task, read_split, task_from_folder
 from seekr.data.checking import check_folder
 from seekr.data.task_data import read_task
-from seekr.errors import InputError
+from seekr.errors import InputError, say
 from seekr.methods import make_method
 from seekr.modeling.loading import load_config_of
 from seekr.runs.prepare import check_settings
@@ -256,3 +256,16 @@ def test_a_message_is_one_line_of_bounded_length() -> None:
     assert len(message) < 600
     with pytest.raises(InputError):
         apply_override({}, "x" * 5000)
+
+
+def test_what_is_said_on_the_way_has_the_length_of_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """The missing answers of 14 tasks were named in 610 characters."""
+    say(f"predictions: {', '.join(f'{row}-{task}' for row in range(14) for task in range(14))}\n: end")
+    assert len(said := capsys.readouterr().err) <= 600
+    assert said.startswith("seekr: predictions: 0-0, ")
+    assert said.endswith(" : end\n")
+    assert said.count("\n") == 1
+    message = str(InputError("x" * 1000))
+    say(f"error: {message}")
+    assert len(said := capsys.readouterr().err) <= 600
+    assert said.count("…") == 1

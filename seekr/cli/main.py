@@ -24,7 +24,7 @@ from seekr.config.launch import launch_file
 from seekr.disk import check_writable
 from seekr.disk.full import UNWRITTEN, is_unwritten
 from seekr.distributed.processes import disconnect, is_main
-from seekr.errors import InputError, RunError, one_line, say, show_text
+from seekr.errors import InputError, RunError, say, show_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,12 +94,12 @@ def _name_faults(folders: Sequence[Path]) -> None:
             continue  # the command itself says so
         for run in found:
             for fault in quick_faults(run):
-                say(one_line(str(fault)))
+                say(str(fault))
 
 
 def _give_up(message: str, status: int, *, silently: bool = False) -> int:
     if not silently:
-        say(f"error: {' '.join(message.split())}")
+        say(f"error: {message}")
     return status
 
 
