@@ -25,6 +25,7 @@ def learn(arguments: argparse.Namespace) -> None:
     requests, several = agreed(lambda: _requests(arguments), lambda found: _asked(found[0]))
     from seekr.distributed.processes import is_main
     from seekr.report.tables import print_scores, print_seeds
+    from seekr.report.torn import torn
     from seekr.runs.execute import run_request
     from seekr.runs.seeds import check_seeds, run_seeds
 
@@ -37,9 +38,10 @@ def learn(arguments: argparse.Namespace) -> None:
         if is_main():
             print_plan(checked, [request.config.output_dir for request in requests])
         return
-    runs = run_seeds(requests) if several else [run_request(requests[0])]
+    learned = run_seeds(requests) if several else [run_request(requests[0])]
     if is_main():
-        print_seeds(runs) if several else print_scores(runs[0])
+        with torn(learned, named=False) as runs:
+            print_seeds(runs) if several else print_scores(runs[0])
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
@@ -134,6 +136,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from seekr.distributed.processes import is_main
     from seekr.report.as_json import scores_json
     from seekr.report.tables import print_scores, print_seeds
+    from seekr.report.torn import torn
     from seekr.runs.learn import evaluate
     from seekr.runs.run import open_runs
 
@@ -145,14 +148,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
             measure_general(run.folder, arguments.general, arguments.general_tasks)
     elif arguments.general_tasks is not None:
         raise InputError("--general-tasks says where tasks are; --general TASK,... which of them are asked")
-    runs = [evaluate(run.folder, arguments.cells, arguments.by, verify=arguments.verify) for run in found]
-    one = runs[0].folder == arguments.run
+    scored = [evaluate(run.folder, arguments.cells, arguments.by, verify=arguments.verify) for run in found]
+    one = scored[0].folder == arguments.run
 
     def show() -> None:
         print_scores(runs[0]) if one else print_seeds(runs)
 
     if is_main():
-        give(arguments.json, lambda: {"runs": [scores_json(run) for run in runs]}, show)
+        with torn(scored, named=False) as runs:
+            give(arguments.json, lambda: {"runs": [scores_json(run) for run in runs]}, show)
 
 
 def tune(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from typing import Any
 
 from seekr.cli.output import CHECK_FAILED, DONE, give
 from seekr.errors import InputError, show_text
@@ -14,24 +15,29 @@ def check(arguments: argparse.Namespace) -> int:
     from seekr.report.forgotten import changes
     from seekr.report.general import general_json
     from seekr.report.tables import console, print_general, print_table
+    from seekr.report.torn import torn
     from seekr.runs.run import open_runs
 
-    most = arguments.max_drop
-    found = [(run, changes(run)) for run in open_runs(arguments.run)]
-    over = any(change.over(most) for _, lost in found for change in lost)
-    runs = [
-        {"run": str(run.folder), "tasks": [change.to_json() for change in lost], "general": general_json(run)}
-        for run, lost in found
-    ]
+    most, opened = arguments.max_drop, open_runs(arguments.run)
+    found = [changes(run) for run in opened]
+    over = any(change.over(most) for lost in found for change in lost)
+
+    def content() -> dict[str, Any]:
+        each = [
+            {"run": str(run.folder), "tasks": [change.to_json() for change in lost], "general": general_json(run)}
+            for run, lost in zip(runs, found, strict=True)
+        ]
+        return {"max_drop": most, "over": over, "runs": each}
 
     def show() -> None:
-        for run, lost in found:
+        for run, lost in zip(runs, found, strict=True):
             console().print(f"run: {run.folder}")
             print_general(run)
             for part in renderables(lost, most=most, examples=arguments.examples, whole=arguments.all):
                 print_table(part)
 
-    give(arguments.json, lambda: {"max_drop": most, "over": over, "runs": runs}, show)
+    with torn(opened, named=True) as runs:
+        give(arguments.json, content, show)
     return CHECK_FAILED if over else DONE
 
 
@@ -68,10 +74,11 @@ def report(arguments: argparse.Namespace) -> None:
 def heads(arguments: argparse.Namespace) -> None:
     from seekr.report.as_json import heads_json
     from seekr.report.tables import print_heads
+    from seekr.report.torn import torn
     from seekr.runs.run import Run
 
-    run = Run(arguments.run)
-    give(arguments.json, lambda: {"runs": [heads_json(run)]}, lambda: print_heads(run))
+    with torn([Run(arguments.run)], named=True) as (run,):
+        give(arguments.json, lambda: {"runs": [heads_json(run)]}, lambda: print_heads(run))
 
 
 def graft(arguments: argparse.Namespace) -> None:
@@ -108,12 +115,12 @@ def memory(arguments: argparse.Namespace) -> None:
 def status(arguments: argparse.Namespace) -> None:
     from seekr.report.as_json import status_json
     from seekr.report.tables import print_status, print_status_of_runs, print_status_of_seeds
+    from seekr.report.torn import torn
     from seekr.runs.folder import runs_below
     from seekr.runs.run import open_runs, read_runs, seed_folders
 
     folder = arguments.run
     several = not ((folder / "run.json").is_file() or seed_folders(folder)) and bool(runs_below(folder))
-    runs = read_runs([folder]) if several else open_runs(folder)
 
     def show() -> None:
         if several:
@@ -123,7 +130,8 @@ def status(arguments: argparse.Namespace) -> None:
         else:
             print_status_of_seeds(folder, runs)
 
-    give(arguments.json, lambda: {"runs": [status_json(run) for run in runs]}, show)
+    with torn(read_runs([folder]) if several else open_runs(folder), named=True) as runs:
+        give(arguments.json, lambda: {"runs": [status_json(run) for run in runs]}, show)
 
 
 def compare(arguments: argparse.Namespace) -> None:

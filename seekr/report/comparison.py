@@ -15,7 +15,8 @@ from seekr.errors import InputError, nearest
 from seekr.report.folding import LINES, few, telling
 from seekr.report.general import CHANGE, digits_of, general_numbers, how_measured
 from seekr.report.summary import Spread, summarize
-from seekr.runs.run import Run, read_runs
+from seekr.report.torn import read_as_far_as_possible
+from seekr.runs.run import Run
 
 HEADINGS = {
     "overall_performance": "OP",
@@ -124,11 +125,15 @@ def compare(paths: Sequence[Path]) -> Comparison:
     """Reads the runs in `paths` (each a run, or a folder of runs) and groups them by all but their seed.
 
     A run that is not finished or whose last row is not scored counts in no mean, and a note says so. A second run of
-    a seed has a row of its own: it would make the spread look smaller than it is. Raises InputError where a path
-    holds no run, or a file of one is torn.
+    a seed has a row of its own: it would make the spread look smaller than it is. A note names runs whose general
+    tasks cannot be read. Raises InputError where a path holds no run, or the scores of one are torn.
     """
     rows, notes = [], []
-    for summary in summarize(read_runs(paths)):
+    read = read_as_far_as_possible(paths)
+    for torn in read:
+        if torn.scored is None and torn.faults:
+            raise InputError(torn.faults[0])  # a mean without it would mislead
+    for summary in summarize(read):
         counted = []
         for run in summary.runs:
             why = _not_counted(run)
@@ -142,7 +147,9 @@ def compare(paths: Sequence[Path]) -> Comparison:
             f"{run.folder}: its settings and seed are another run's too, so it has a row of its own" for run in again
         ]
     runs = [run for row in rows for run in row.runs]
-    return Comparison(tuple(rows), _shared_tasks(runs), tuple(notes + differences(runs)))
+    notes += differences(runs)
+    notes += [f"{run.folder}: without its general tasks, which cannot be read" for run in read if run.faults]
+    return Comparison(tuple(rows), _shared_tasks(runs), tuple(notes))
 
 
 def common_name(folders: Sequence[Path]) -> str:

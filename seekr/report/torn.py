@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from seekr.errors import InputError
+from seekr.errors import InputError, say
 from seekr.runs.folder import find_runs, finished_stages
 from seekr.runs.general_tasks import GeneralScore
 from seekr.runs.grafted import Grafted
 from seekr.runs.log import Answer, LogEntry
 from seekr.runs.run import Run, Stage
+from seekr.runs.verify import quick_faults
 from seekr.scoring import ScoreMatrix
 
 T = TypeVar("T")
@@ -24,6 +26,23 @@ T = TypeVar("T")
 def read_as_far_as_possible(paths: Sequence[Path]) -> list[TornRun]:
     """Every run of `find_runs(paths)`."""
     return [TornRun(folder) for folder in find_runs(paths)]
+
+
+@contextmanager
+def torn(runs: Iterable[Run], *, named: bool) -> Iterator[list[TornRun]]:
+    """The same runs, to be shown in the block as far as they can be read; at its end a line on stderr for each fault.
+
+    `named`: what `quick_faults` finds was said before, and is not said again.
+    """
+    found = [TornRun(run.folder) for run in runs]
+    try:
+        yield found
+    finally:
+        for run in found:
+            known = set(map(str, quick_faults(run.folder))) if named and run.faults else ()
+            for fault in run.faults:
+                if fault not in known:
+                    say(f"not shown: {fault}")
 
 
 class TornRun(Run):
@@ -45,6 +64,11 @@ class TornRun(Run):
         folders = finished_stages(self.folder)
         self._stages = {folder: self._stages.get(folder, _TornStage(folder, self._whole)) for folder in folders}
         return list(self._stages.values())
+
+    @property
+    def scores(self) -> ScoreMatrix:
+        """Raises InputError where they cannot be read too: for what is nothing without them."""
+        return super().scored or super().scores
 
     @property
     def scored(self) -> ScoreMatrix | None:

@@ -69,3 +69,40 @@ def test_without_its_record_there_is_nothing_to_show(whole: Path, tmp_path: Path
     (whole / "run.json").write_text("{")
     assert main(["report", str(whole), "--output", str(tmp_path / "page.html")]) == 2
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "check", "compare"])
+def test_general_tasks_that_cannot_be_read_are_said_once_and_the_rest_is_shown(
+    whole: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same fault was printed twice, and nothing else."""
+    (whole / "general.json").write_text("null\n")
+    assert main([command, str(whole)]) in (0, 3)
+    said = capsys.readouterr()
+    assert said.err.count("general.json") == 1
+    assert "sort" in said.out
+
+
+@pytest.mark.parametrize("name", ["scores.json", "stages/01-sort/log.jsonl"])
+def test_status_shows_what_is_there(whole: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (whole / name).write_text("{")
+    assert main(["status", str(whole)]) == 0
+    said = capsys.readouterr()
+    assert f"not shown: {whole / name}, line 1: broken JSON" in said.err
+    assert said.out.count("done") == 3
+
+
+@pytest.mark.parametrize("name", ["heads.json", "importance.safetensors"])
+def test_heads_of_the_other_stages_are_shown(whole: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (whole / "stages/01-sort" / name).write_text("{")
+    assert main(["heads", str(whole)]) == 0
+    said = capsys.readouterr()
+    assert f"not shown: {whole / 'stages/01-sort' / name}" in said.err
+    assert all(f"after {task}" in said.out for task in ("copy", "add"))
+
+
+@pytest.mark.parametrize("command", ["check", "compare"])
+def test_a_verdict_without_its_scores_is_none(whole: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (whole / "scores.json").write_text("{")
+    assert main([command, str(whole)]) == 2
+    assert capsys.readouterr().err.count("scores.json") == 1

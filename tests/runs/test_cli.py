@@ -341,6 +341,17 @@ def test_learn_then_look_at_it(seekr: Any, tmp_path: Path, capsys: pytest.Captur
     assert "did you mean 'metric'?" in capsys.readouterr().err
 
 
+def test_learning_does_not_fail_at_its_end_for_general_tasks_that_cannot_be_read(seekr: Any, tmp_path: Path) -> None:
+    """What was learned for hours was followed by exit status 2, and no scores."""
+    assert seekr()[0] == 0
+    (tmp_path / "runs/x/general.json").write_text("null\n")
+    status, out, err = seekr()
+    assert status == 0
+    assert "run: " in out
+    assert err.count("general.json: holds nothing") == 1
+    assert main(["evaluate", str(tmp_path / "runs/x")]) == 0
+
+
 def test_method_name_on_the_command_line_drops_what_only_the_other_knows(seekr: Any) -> None:
     status, out, _ = seekr("--dry-run", "method.name=replay")
     assert status == 0

@@ -528,7 +528,7 @@ def test_a_header_that_claims_more_than_the_file_has_ends_in_a_line(
     ):
         whole = file.read_bytes()
         file.write_bytes(claimed.to_bytes(8, "little") + whole[8:])
-        assert main(command) in (1, 2), command
+        assert main(command) in ((0,) if command[0] == "heads" else (1, 2)), command  # which shows the other stage
         said = capsys.readouterr().err
         assert said.count("\n") == 1, said
         assert str(file) in said or str(model) in said, said
@@ -540,8 +540,9 @@ def test_heads_that_the_model_does_not_have_are_named(text: str, run: Path, caps
     """Found by fuzzing, in a run without manifests."""
     as_of_before_manifests(run)
     (run / "stages/00-a/heads.json").write_text(text)
-    assert main(["heads", str(run)]) == 2
-    assert "heads.json" in capsys.readouterr().err
+    assert main(["heads", str(run)]) == 0
+    assert "not shown: " in (said := capsys.readouterr().err)
+    assert "heads.json" in said
 
 
 @pytest.mark.parametrize("gone", [["00-a"], ["01-b"], ["00-a", "01-b"]])
