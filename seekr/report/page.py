@@ -26,7 +26,7 @@ from seekr.report.run_view import Row, matrix_rows, run_view, stages_shown
 from seekr.report.score_map import score_map
 from seekr.report.summary import MEASURES, Measure, MethodSummary, best, by_tasks, decimal, signed, summarize
 from seekr.report.task_lines import PANEL, SPARK, Form, task_line
-from seekr.report.torn import read_as_far_as_possible
+from seekr.report.torn import read_as_far_as_possible, score_faults
 from seekr.runs.run import Run
 
 _DARKEST_CELL = 55  # per cent of the heat colour under a score of 100, so that the ink on it stays readable
@@ -75,8 +75,8 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str | None = None
     """Writes one self-contained HTML page about `runs`, folders of runs or of folders of runs, to `output`.
 
     The same runs give the same bytes; `output` is replaced as a whole or not at all. Files of a run that cannot be read
-    are named on it. Returns `output`. Raises InputError where there is no run, its run.json cannot be read, or `output`
-    cannot be written.
+    are named on it, and scores that are not what was written. Returns `output`. Raises InputError where there is no
+    run, its run.json cannot be read, or `output` cannot be written.
     """
     if not runs:
         raise InputError("no run to report on; give one run folder or more")
@@ -103,6 +103,7 @@ def render(runs: Sequence[Run], given: Sequence[Path], *, title: str | None = No
     return _template().render(
         title=title or _title(summaries, found),
         faults=faults,
+        doubts=few([str(fault) for run in runs for fault in score_faults(run)]),
         groups=found,
         facts=list(facts(runs, given)),
         views=[run_view(run, labels[run.folder], number) for number, run in enumerate(runs, start=1)],

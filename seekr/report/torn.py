@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from seekr.disk import Fault
 from seekr.errors import InputError, say
 from seekr.runs.folder import find_runs, finished_stages
 from seekr.runs.general_tasks import GeneralScore
@@ -43,6 +44,11 @@ def torn(runs: Iterable[Run], *, named: bool) -> Iterator[list[TornRun]]:
             for fault in run.faults:
                 if fault not in known:
                     say(f"not shown: {fault}")
+
+
+def score_faults(run: Run) -> list[Fault]:
+    """What is seen to be wrong with the scores of a run, and with the answers that they are of."""
+    return [it for it in quick_faults(run.folder) if it.lies_in(run.folder / "scores.json", run.folder / "predictions")]
 
 
 class TornRun(Run):

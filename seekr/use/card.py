@@ -17,7 +17,9 @@ from seekr.methods import Method
 from seekr.methods.form import ModelForm
 from seekr.nested import flatten
 from seekr.report.exports import markdown_table
+from seekr.report.folding import few
 from seekr.report.summary import decimal
+from seekr.report.torn import score_faults
 from seekr.runs.log import RELEARN, read_whole
 from seekr.runs.run import Run, Stage
 from seekr.use.form import ADAPTER, PROMPTS, WHOLE, Form
@@ -34,6 +36,8 @@ def card(run: Run, stage: Stage, method: Method, form: Form, *, name: str, comma
     base, about = public_name(run.config.model), license_of(run.config.model)
     record = run.record
     tasks = _tasks(run, stages)
+    doubted = sorted({fault.path.relative_to(run.folder).as_posix() for fault in score_faults(run)})
+    left_out = "scores.json" in doubted
     data = ModelCardData(
         base_model=base,
         library_name="transformers" if form.kind == WHOLE else "peft",
@@ -49,7 +53,8 @@ def card(run: Run, stage: Stage, method: Method, form: Form, *, name: str, comma
         method=method.name,
         settings=_listed(record["config"]["method"]),
         training=_listed({**_training(record), "lora": record["config"].get("lora") or None}),
-        scores=_matrix(run, stage),
+        doubt=_doubt(doubted, left_out=left_out),
+        scores="" if left_out else _matrix(run, stage),
         measures="" if stage.index + 1 < run.planned else _measures(run),
         license=f"license {about['license']}" if about else "whose license is not known here",
         versions=", ".join(f"{name} {record['versions'].get(name, 'unknown')}" for name in _PACKAGES),
@@ -174,6 +179,16 @@ def _matrix(run: Run, stage: Stage) -> str:
         [name, *("" if value is None else decimal(value) for value in row[: last + 1])] for name, row in rows.items()
     ]
     return markdown_table(["after", *scores.tasks[: last + 1]], lines, words=1)
+
+
+def _doubt(doubted: Sequence[str], *, left_out: bool) -> str:
+    """What is to be known of scores where these files are not as they were written; "" where none is."""
+    if not doubted:
+        return ""
+    scores = (
+        "The scores of its run are left out" if left_out else "Scores that cannot be checked any more are among these"
+    )
+    return f"{scores}: not as they were written are {', '.join(few(doubted))}, of which `seekr verify` says more."
 
 
 def _measures(run: Run) -> str:

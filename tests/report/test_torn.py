@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from fake_runs import write_run
 
 from seekr.cli.main import main
+from seekr.disk import with_own_hash
 from seekr.report.torn import TornRun
 from seekr.runs.run import Run
 
@@ -106,3 +108,20 @@ def test_a_verdict_without_its_scores_is_none(whole: Path, command: str, capsys:
     (whole / "scores.json").write_text("{")
     assert main([command, str(whole)]) == 2
     assert capsys.readouterr().err.count("scores.json") == 1
+
+
+def test_the_page_names_scores_that_are_not_what_was_written(whole: Path, tmp_path: Path) -> None:
+    """A score that somebody had changed stood there as the others do."""
+    path, page = whole / "scores.json", tmp_path / "page.html"
+    content = with_own_hash(json.loads(path.read_text()))
+    path.write_text(json.dumps(content))
+    assert main(["report", str(whole), "--output", str(page)]) == 0
+    assert "Not as it was written" not in page.read_text()
+    content["matrix"][2][2] = 77.7
+    path.write_text(json.dumps(content))
+    (whole / "predictions/2-0.jsonl").unlink()
+    assert main(["report", str(whole), "--output", str(page)]) == 0
+    text = page.read_text()
+    assert "Not as it was written: " in text
+    assert f"{path}: not what was written; <code>seekr evaluate</code> makes scores again" in text
+    assert f"{whole / 'predictions/2-0.jsonl'}: missing" in text

@@ -180,6 +180,25 @@ def test_the_card_says_what_there_is_to_say(run_of: RunOf, capsys: pytest.Captur
     assert "keeps no rows" in export(run_of("tied").folder, None, dry_run=True).card
 
 
+def test_the_card_has_no_scores_that_are_not_what_was_written(run_of: RunOf, tmp_path: Path) -> None:
+    """A score that somebody had changed stood in the card as the others do."""
+    run = Path(shutil.copytree(run_of("lora").folder, tmp_path / "run", symlinks=True))
+    (run / "predictions/1-0.jsonl").unlink()
+    card = export(run, None, dry_run=True).card
+    assert "Scores that cannot be checked any more are among these" in card
+    assert "predictions/1-0.jsonl" in card
+    assert "| after |" in card
+    content = json.loads((run / "scores.json").read_text())
+    content["matrix"][1][1] = 77.7
+    (run / "scores.json").write_text(json.dumps(content))
+    card = export(run, None, dry_run=True).card
+    assert "77.7" not in card
+    assert "Overall performance" not in card
+    assert "The scores of its run are left out" in card
+    assert "Nothing was scored" not in card
+    assert str(tmp_path) not in card
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("form", "told"),
