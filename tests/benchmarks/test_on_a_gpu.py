@@ -147,7 +147,7 @@ def test_study_at_full_size_is_asked_for_in_the_words_given(tmp_path: Path, monk
     """SmolLM2 is written once and whole; methods, seeds and data of the command line win."""
     written, asked = [], []
     monkeypatch.setattr("smollm2.write_model", lambda folder: written.append(folder) or folder.mkdir(parents=True))
-    monkeypatch.setattr(study, "main", lambda words: asked.append(study.parse(words)))
+    monkeypatch.setattr(study, "main", lambda words: asked.append(study.parser(study.__doc__).parse_args(words)))
     words = on_a_gpu.parse(["study", "--json", "x", "--study", *_WORDS]).study
     given = on_a_gpu.Given(Rows(str(tmp_path / "it.jsonl"), "study", "a GPU", False), "cuda", False, tmp_path, words)
     for _ in range(2):
