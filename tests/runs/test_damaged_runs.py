@@ -138,7 +138,7 @@ def test_scores_are_not_filled_in_by_the_record_of_another_run(
     tasks = json.loads((run / "run.json").read_text())["config"]["tasks"]
     record["config"]["tasks"] = tasks
     (run / "run.json").write_text(json.dumps({key: record[key] for key in record if key not in ("sha256", "stages")}))
-    with pytest.raises(InputError, match="not learned after the beginning in run.json as it is here"):
+    with pytest.raises(InputError, match=r"not learned after the beginning in run\.json as it is here"):
         evaluate(run)
 
 
