@@ -41,6 +41,7 @@ def say(text: str) -> None:
 def hand_over(data: str) -> None:
     """Data on stdout: as it is where a file or another program takes it."""
     sys.stdout.write(visible(data) if sys.stdout.isatty() else data)
+    sys.stdout.flush()  # a disk that is full is seen here, and not at the end of Python
 
 
 class InputError(ValueError):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _, place, why = error.args[0][0]
         return _give_up(f"{place}: cannot be written: {why}", FAILED)
     except (OSError, SafetensorError) as error:  # a full disk, a folder that cannot be written to
+        if isinstance(error, OSError) and _is_of_stdout(error):
+            return _give_up(f"stdout: cannot be written: {error.strerror}", FAILED)
         return _give_up(f"{type(error).__name__}: {error}", FAILED)
     except Exception as error:
         if not is_unwritten(error):
@@ -101,6 +104,12 @@ def _give_up(message: str, status: int, *, silently: bool = False) -> int:
     if not silently:
         say(f"error: {message}")
     return status
+
+
+def _is_of_stdout(error: OSError) -> bool:
+    """Whether it was raised where texts and tables are printed, which names no file."""
+    last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return error.filename is None and (last.match("seekr/errors.py") or last.match("rich/console.py"))
 
 
 def _reported_by_another(error: InputError | RunError) -> bool:

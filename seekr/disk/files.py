@@ -47,7 +47,7 @@ def check_writable(path: Path | None, name: str) -> None:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces a file; a reader, or a crash, sees the old content or the new one.
 
-    Raises InputError where a folder is in the way.
+    On a disk that is full nothing of it is left. Raises InputError where a folder is in the way.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -55,9 +55,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise InputError(f"{path}: is a folder, where a file should be; remove it")
     make_room(partial)
     with naming(path), partial.open("xb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
     partial.replace(path)
     sync(path.parent)
 

@@ -26,7 +26,7 @@ from seekr.report.run_view import Row, matrix_rows, run_view, stages_shown
 from seekr.report.score_map import score_map
 from seekr.report.summary import MEASURES, Measure, MethodSummary, best, by_tasks, decimal, signed, summarize
 from seekr.report.task_lines import PANEL, SPARK, Form, task_line
-from seekr.report.torn import read_as_far_as_possible, score_faults
+from seekr.report.torn import in_few_lines, read_as_far_as_possible, score_faults
 from seekr.runs.run import Run
 
 _DARKEST_CELL = 55  # per cent of the heat colour under a score of 100, so that the ink on it stays readable
@@ -83,7 +83,7 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str | None = None
     output = Path(output)
     found = read_as_far_as_possible(runs)
     page = render(found, runs, title=title)
-    if faults := [fault for run in found for fault in run.faults]:
+    if faults := in_few_lines([fault for run in found for fault in run.faults]):
         page = render(found, runs, title=title, faults=faults)
         for fault in faults:
             say(f"not on the page: {fault}")

@@ -41,9 +41,18 @@ def torn(runs: Iterable[Run], *, named: bool) -> Iterator[list[TornRun]]:
     finally:
         for run in found:
             known = set(map(str, quick_faults(run.folder))) if named and run.faults else ()
-            for fault in run.faults:
-                if fault not in known:
-                    say(f"not shown: {fault}")
+            for fault in in_few_lines([fault for fault in run.faults if fault not in known]):
+                say(f"not shown: {fault}")
+
+
+def in_few_lines(faults: Sequence[str]) -> list[str]:
+    """What is wrong alike with several files of a folder, such as that there is no key, once with their number."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for fault in faults:
+        path, _, what = fault.partition(": ")
+        said.setdefault((str(Path(path).parent), what), []).append(path)
+    more = {key: f" and {len(paths) - 1} more there" * (len(paths) > 1) for key, paths in said.items()}
+    return [f"{paths[0]}{more[folder, what]}: {what}" for (folder, what), paths in said.items()]
 
 
 def score_faults(run: Run) -> list[Fault]:

@@ -56,13 +56,14 @@ def matching(run: Run, text: str) -> list[KeptRow]:
 def named(run: Run, name: str) -> KeptRow:
     """The kept row that TASK/N names. Raises InputError."""
     rows = kept_rows(run)
-    task, _, number = name.rpartition("/")
+    task, _, number = name.rpartition("/") if "/" in name else (name, "", "")
     there = [row for row in rows if row.task == task]
     if not there:
         tasks = {row.task for row in rows}
         raise InputError(f"--remove {name}: TASK/N is meant, and {task!r} keeps no rows here; {nearest(task, tasks)}")
     if not number.isdecimal() or int(number) >= len(there):
-        raise InputError(f"--remove {name}: {task} keeps {len(there)} rows, 0 to {len(there) - 1}")
+        rows_of = f"{task} keeps {len(there)} rows, {task}/0 to {task}/{len(there) - 1}"
+        raise InputError(f"--remove {name}: TASK/N is meant, and {rows_of}")
     return there[int(number)]
 
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from seekr.errors import InputError
+from seekr.errors import InputError, kind_of
 from seekr.scoring.cells import BASE, GENERAL
 from seekr.scoring.likelihood import LIKELIHOOD
 
 Score = float | None  # 0..100; None = not measured
+_LISTS = ("tasks", "metrics", "base", "matrix", "general")
 
 
 @dataclass
@@ -93,12 +94,15 @@ class ScoreMatrix:
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str = "scores.json") -> ScoreMatrix:
         """Back from `to_json`, the numbers drawn again. Raises InputError, naming `where`, if the shapes do not fit."""
-        try:
-            tasks, metrics = list(content["tasks"]), list(content["metrics"])
-            base, matrix = list(content["base"]), [list(row) for row in content["matrix"]]
-            general = list(content.get("general", []))
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{where}: not the scores of a run: {error} is missing or no list") from None
+        if not isinstance(content, Mapping):
+            raise InputError(f"{where}: not the scores of a run, but {kind_of(content)}")
+        lists = {"general": [], **content}
+        if wrong := [name for name in _LISTS if not isinstance(lists.get(name), list)]:
+            raise InputError(f"{where}: not the scores of a run: {', '.join(wrong)} is missing or no list")
+        if not all(isinstance(row, list) for row in lists["matrix"]):
+            raise InputError(f"{where}: not the scores of a run: a row of the matrix is no list")
+        tasks, metrics, base, general = (list(lists[name]) for name in ("tasks", "metrics", "base", "general"))
+        matrix = [list(row) for row in lists["matrix"]]
         count = len(tasks)
         cells = [*base, *general, *(cell for row in matrix for cell in row)]
         if {len(metrics), len(base), len(matrix), *map(len, matrix), len(general or tasks) - bool(general)} - {count}:

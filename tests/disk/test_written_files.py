@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -78,3 +79,17 @@ def test_a_fifo_is_not_waited_for_where_a_folder_is_put_on_the_disk(tmp_path: Pa
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(OSError, match="Invalid argument"):
         sync(tmp_path / "fifo")
+
+
+def test_nothing_is_left_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that found the disk full left `.p.html.partial` in the user's folder."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "p.html").write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device.*p\.html"):
+        write_atomically(tmp_path / "p.html", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.html"]
+    assert (tmp_path / "p.html").read_text() == "old"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from fake_runs import write_run
 
 from seekr.cli.main import main
@@ -26,3 +29,15 @@ def test_run_that_is_torn_is_named(tmp_path: Path, capsys):
     (write_run(tmp_path / "two") / "run.json").write_text(json.dumps({"config": 1}))
     assert main(["status", str(tmp_path)]) == 2
     assert "two/run.json: not the record of a run" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+@pytest.mark.parametrize("words", [["launch-config", "ddp"], ["status", "RUN"], ["status", "RUN", "--json"]])
+def test_a_full_disk_under_stdout_is_named(words: list[str], tmp_path: Path) -> None:
+    """It was "OSError: [Errno 28] No space left on device", and no name."""
+    run = str(write_run(tmp_path / "run"))
+    command = [sys.executable, "-m", "seekr", *(run if word == "RUN" else word for word in words)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == "seekr: error: stdout: cannot be written: No space left on device\n"
+    assert done.returncode == 1

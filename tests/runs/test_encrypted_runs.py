@@ -73,6 +73,19 @@ def test_without_the_key_or_with_another_it_ends_in_one_line_and_keeps_everythin
     assert digests(encrypted, "**/*") == before
 
 
+def test_a_page_says_once_that_there_is_no_key(
+    encrypted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said so once a file of answers."""
+    monkeypatch.delenv("SEEKR_KEY")
+    page = tmp_path / "page.html"
+    assert main(["report", str(encrypted), "--output", str(page)]) == 0
+    count = len(list((encrypted / "predictions").iterdir()))
+    for said in (capsys.readouterr().err, page.read_text()):
+        assert said.count("needs a key") == 1
+        assert f"and {count - 1} more there: " in said
+
+
 def test_rows_are_taken_back(learn: Callable[..., Run], tmp_path: Path) -> None:
     run = learn(tmp_path / "run", "ab", method=SEEKR, encrypt=True)
     memory = run.stages[0].memory

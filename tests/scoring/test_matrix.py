@@ -1,6 +1,7 @@
 """The continual-learning numbers against their formulas, written out with indices from 1."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -155,6 +156,25 @@ def test_a_file_that_is_no_scores(change: dict[str, object], message: str) -> No
     content = full([10, 20], [[50, 20], [40, 60]]).to_json() | change
     with pytest.raises(InputError, match=f"runs/a/scores.json: .*{message}"):
         ScoreMatrix.from_json(content, "runs/a/scores.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "s: not the scores of a run, but null"),
+        ([1], "s: not the scores of a run, but a list"),
+        ({"tasks": [], "base": None, "matrix": []}, "s: not the scores of a run: metrics, base is missing or no list"),
+        (
+            {"tasks": ["a"], "metrics": ["x"], "base": [None], "matrix": [None]},
+            "s: not the scores of a run: a row of the matrix is no list",
+        ),
+    ],
+)
+def test_what_is_no_matrix_is_a_sentence(content: Any, said: str) -> None:
+    """Of null it was "'NoneType' object is not subscriptable is missing or no list"."""
+    with pytest.raises(InputError) as caught:
+        ScoreMatrix.from_json(content, "s")
+    assert str(caught.value) == said
 
 
 @pytest.mark.parametrize(("key", "value"), [("tasks", [None, None]), ("metrics", [3, "accuracy"])])
