@@ -52,6 +52,14 @@ def runs_below(folder: Path) -> list[Path]:
     return [record.parent for record in sorted([*folder.glob("*/run.json"), *folder.glob("*/*/run.json")])]
 
 
+def without_record(folder: Path) -> list[Path]:
+    """Folders up to two levels below one that is no run itself which hold stages, and have lost their run.json."""
+    if (folder / "run.json").exists():
+        return []
+    found = sorted(stages.parent for stages in [*folder.glob("*/stages"), *folder.glob("*/*/stages")])
+    return [path for path in found if not (path / "run.json").exists()]
+
+
 def stage_folder(run: Path, index: int, name: str) -> Path:
     """Where the finished stage of task `index` stands."""
     return run / "stages" / f"{index:02d}-{name}"

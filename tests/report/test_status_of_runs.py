@@ -31,6 +31,18 @@ def test_run_that_is_torn_is_named(tmp_path: Path, capsys):
     assert "two/run.json: not the record of a run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["status", "ALL"], ["compare", "ALL"], ["report", "ALL", "--output", "ALL/p.html"]])
+def test_a_run_without_its_record_is_named(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """It was left out without a word."""
+    write_run(tmp_path / "one")
+    for name in ("two", "more/three"):
+        (write_run(tmp_path / name, method="replay") / "run.json").unlink()
+    assert main([word.replace("ALL", str(tmp_path)) for word in words]) == 0
+    said = capsys.readouterr().err.splitlines()
+    lost = [str(tmp_path / name) for name in ("more/three", "two")]
+    assert said == [f"seekr: {it}: left out, since its run.json is missing; bring it back from a copy" for it in lost]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
 @pytest.mark.parametrize("words", [["launch-config", "ddp"], ["status", "RUN"], ["status", "RUN", "--json"]])
 def test_a_full_disk_under_stdout_is_named(words: list[str], tmp_path: Path) -> None:
