@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from kill_states import states_while
-from small_runs import SEEKR, digests
+from small_runs import SEEKR, Stop, StopAt, digests
 
 from seekr import InputError, Run
 from seekr.cli.main import main
@@ -33,7 +33,12 @@ def learned(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEEKR_KEY", KEY)
         method = SEEKR | {"replay_ratio": 0.5}
-        return learn(tmp_path_factory.mktemp(kind) / "run", "ab", method=method, encrypt=kind == "encrypted").folder
+        run = learn(tmp_path_factory.mktemp(kind) / "run", "ab", method=method, encrypt=kind == "encrypted").folder
+        if kind == "stopped":
+            with pytest.raises(Stop):
+                learn(run, "abc", method=method, callbacks=[StopAt(0, 3)])
+            assert list(run.glob("working/*/checkpoint-*"))
+        return run
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +78,7 @@ def stopped(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     [
         ("plain", "text"),
         ("encrypted", "name"),
+        ("stopped", "name"),
         pytest.param("plain", "name", marks=pytest.mark.slow),
         pytest.param("encrypted", "text", marks=pytest.mark.slow),
     ],
