@@ -95,7 +95,9 @@ class ScoreMatrix:
     def from_json(cls, content: Mapping[str, Any], where: str = "scores.json") -> ScoreMatrix:
         """Back from `to_json`, the numbers drawn again. Raises InputError, naming `where`, if the shapes do not fit."""
         if not isinstance(content, Mapping):
-            raise InputError(f"{where}: not the scores of a run, but {kind_of(content)}")
+            raise InputError(
+                f"{where}: not the scores of a run, but {kind_of(content)}; the file was changed by hand or torn"
+            )
         lists = {"general": [], **content}
         if wrong := [name for name in _LISTS if not isinstance(lists.get(name), list)]:
             raise InputError(f"{where}: not the scores of a run: {', '.join(wrong)} is missing or no list")

@@ -161,8 +161,8 @@ def test_a_file_that_is_no_scores(change: dict[str, object], message: str) -> No
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "s: not the scores of a run, but null"),
-        ([1], "s: not the scores of a run, but a list"),
+        (None, "s: not the scores of a run, but null; the file was changed by hand or torn"),
+        ([1], "s: not the scores of a run, but a list; the file was changed by hand or torn"),
         ({"tasks": [], "base": None, "matrix": []}, "s: not the scores of a run: metrics, base is missing or no list"),
         (
             {"tasks": ["a"], "metrics": ["x"], "base": [None], "matrix": [None]},
