@@ -83,7 +83,7 @@ class KeptScores:
 
     def write(self, path: Path) -> None:
         """As scores.json, at once. One that was not `whole` stays so: no hash vouches for what is taken over of it."""
-        kept = zip(_KEPT, (self.answers, self.removed, self.models), strict=True)
+        kept = zip(_KEPT, (self.answers, self.removed, dict(sorted(self.models.items()))), strict=True)
         content = with_own_hash(self.matrix.to_json() | {key: known for key, known in kept if known})
         write_json(path, content if self.whole else content | {"sha256": _NOT_VOUCHED})
 

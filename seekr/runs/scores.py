@@ -137,7 +137,7 @@ class ScoreBook:
 
     def _find_models(self) -> None:
         """Whose the scores are; of those that were there it was looked at when the run was prepared."""
-        for row in {row for row, _ in self.scores if row_name(row) not in self._models}:
+        for row in sorted({row for row, _ in self.scores if row_name(row) not in self._models}):
             base = self.spec.model_fingerprint
             if (model := base if row == BASE else model_of(self._stage(row), base)) is not None:
                 self._models[row_name(row)] = model

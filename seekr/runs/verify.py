@@ -100,7 +100,8 @@ def quick_faults(folder: Path) -> Iterator[Fault]:
             yield from checkpoint_faults(checkpoint, hashed=False)
         yield from _log_faults(folder)
     yield from _lost_scores(run.folder)
-    yield from _score_faults(run, stages)
+    if _are_shown(run):
+        yield from _score_faults(run, stages)
     kept = KeptScores.read(run.folder / "scores.json", put_aside=False)
     yield from _answer_faults(run, kept.matrix, kept.answers, hashed=False)
     yield from _study_faults(run.folder)
@@ -113,6 +114,14 @@ def _lost_scores(run: Path) -> Iterator[Fault]:
     if not path.is_file() and any((run / "predictions").glob("*.jsonl")):
         state = "no file" if path.exists() else "missing"
         yield Fault(path, f"{state}, though answers are there; `seekr evaluate {run}` makes it")
+
+
+def _are_shown(run: Run) -> bool:
+    """False where the scores cannot be read at all, as whoever shows them says."""
+    try:
+        return run.scored is not None
+    except InputError:
+        return False
 
 
 def _score_faults(run: Run, stages: Sequence[Path]) -> Iterator[Fault]:

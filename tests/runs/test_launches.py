@@ -93,7 +93,7 @@ def test_the_same_answers_and_scores(one: Path, two: Path) -> None:
     assert names == sorted(path.name for path in (two / "predictions").iterdir())
     for name in names:
         assert (two / "predictions" / name).read_text() == (one / "predictions" / name).read_text()
-    assert json.loads((two / "scores.json").read_text()) == json.loads((one / "scores.json").read_text())
+    assert Run(two).scores == Run(one).scores
 
 
 def test_a_batch_that_is_cut_in_two_is_the_same_run(one: Path, two: Path) -> None:
