@@ -148,7 +148,7 @@ def without_redone(run: Path, home: Path, record: Mapping[str, Any], redo: str |
     finished = [*standing, *(folder for folder in lost_stages(home, record) if folder not in standing)]
     names = [stage_name(folder) for folder in finished]
     if redo is not None and redo not in names:
-        raise InputError(f"--redo {redo}: no finished stage is called so; {nearest(redo, names)}")
+        raise InputError(f"--redo {redo}: {home} has no finished stage of that name; {nearest(redo, names)}")
     place = len(names) if redo is None else names.index(redo)
     for folder in finished[:place]:
         if not folder.is_dir():
