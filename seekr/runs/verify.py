@@ -127,7 +127,7 @@ def _are_shown(run: Run) -> bool:
 def _score_faults(run: Run, stages: Sequence[Path]) -> Iterator[Fault]:
     path = run.folder / "scores.json"
     try:
-        kept = KeptScores.parse(path) if path.is_file() else None
+        kept = KeptScores.parse(path) if path.exists() else None
     except InputError as error:
         yield Fault(path, str(error).removeprefix(f"{path}").lstrip(":, "))
         return

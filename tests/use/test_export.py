@@ -270,7 +270,7 @@ def torn(run: Run, place: Path, what: str) -> Path:
         ("whole", "empty", [], "no task is learned yet"),
         ("whole", "gap", [], "stage 00 is missing"),
         ("whole", "not kept", ["--stage", "a"], "its weights are not kept (keep_stages); there are those of b"),
-        ("whole", "none kept", [], "its weights are not kept (keep_stages)"),
+        ("whole", "none kept", [], "its weights are missing; bring them back from a copy"),
         ("whole", "run.json", [], "broken JSON"),
         ("whole", "model.safetensors", [], "bytes, and had"),
         ("whole", "config.json", [], "stages/01-b/model/config.json: it has"),
