@@ -71,12 +71,10 @@ def check_key(home: Path, finished: Sequence[Path]) -> None:
             if path.name.partition("-")[0] in stay and not kept.are_others(path) and is_encrypted(path):
                 read_text(path)
     for stage in finished:
-        rows = stage / "memory" / "samples.safetensors"
-        if any(file_faults(stage, hashed=True, weights=False, only="memory/samples")):
-            continue  # named with its stage
-        with suppress(OSError, SafetensorError):
-            if (memory := Tensors(rows)).encrypted:
-                memory.get_tensor("ends")
+        with suppress(OSError, SafetensorError):  # one that is damaged is named with its stage
+            rows = Tensors(stage / "memory" / "samples.safetensors")
+            if rows.encrypted and not any(file_faults(stage, hashed=True, weights=False, only="memory/samples")):
+                rows.get_tensor("ends")
 
 
 def check_removable(redone: Sequence[Path], dropped: Sequence[Path]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from seekr.config.secrets import secrets_of
 from seekr.data.finished import read_predictions
-from seekr.disk import SMALL, Fault, file_digest
+from seekr.disk import SMALL, Fault
 from seekr.errors import InputError, RunError
 from seekr.runs.answered_by import answered_by_faults
 from seekr.runs.exchange import STOPPED, is_unsettled
@@ -101,9 +101,9 @@ def quick_faults(folder: Path) -> Iterator[Fault]:
         yield from _log_faults(folder)
     yield from _lost_scores(run.folder)
     if _are_shown(run):
-        yield from _score_faults(run, stages)
-    kept = KeptScores.read(run.folder / "scores.json", put_aside=False)
-    yield from _answer_faults(run, kept.matrix, kept.answers, hashed=False)
+        kept, wrong = _read_scores(run, stages)
+        yield from wrong
+        yield from () if kept is None else _answer_faults(run, kept, hashed=False)
     yield from _study_faults(run.folder)
     if since := plain_parts(run)[1]:
         yield Fault(run.folder / since[0], f"{_PLAIN}{_and_more(since)}")
@@ -124,30 +124,32 @@ def _are_shown(run: Run) -> bool:
         return False
 
 
-def _score_faults(run: Run, stages: Sequence[Path]) -> Iterator[Fault]:
+def _read_scores(run: Run, stages: Sequence[Path]) -> tuple[KeptScores | None, list[Fault]]:
+    """What scores.json, which is there, says, None where it cannot be read; and what is wrong with it."""
     path = run.folder / "scores.json"
     try:
-        kept = KeptScores.parse(path) if path.exists() else None
+        kept = KeptScores.parse(path)
     except InputError as error:
-        yield Fault(path, str(error).removeprefix(f"{path}").lstrip(":, "))
-        return
-    if kept is not None and not kept.whole:
-        yield Fault(
-            path, "not what was written; `seekr evaluate` makes scores again where answers or weights are there"
-        )
-    if kept is not None:
-        yield from answered_by_faults(path, kept.models, stages, run.record, len(kept.matrix.tasks))
+        return None, [_as_fault(path, error)]
+    again = "`seekr evaluate` makes scores again where answers or weights are there"
+    found = [] if kept.whole else [Fault(path, f"not what was written; {again}")]
+    return kept, [*found, *answered_by_faults(path, kept.models, stages, run.record, len(kept.matrix.tasks))]
 
 
-def _answer_faults(run: Run, matrix: ScoreMatrix, answers: Mapping[str, str], *, hashed: bool) -> Iterator[Fault]:
+def _as_fault(path: Path, error: InputError) -> Fault:
+    """What an error says of a file that it names."""
+    return Fault(path, str(error).removeprefix(str(path)).lstrip(":, "))
+
+
+def _answer_faults(run: Run, kept: KeptScores, *, hashed: bool) -> Iterator[Fault]:
     """Whether the answers are those that were scored, of which scores.json has the hashes; `hashed`: large ones too."""
-    for row, column in _cells(matrix):
+    for row, column in _cells(kept.matrix):
         cell = cell_name(row, column)
         file = run.folder / "predictions" / f"{cell}.jsonl"
         if not file.is_file():
             state = "no file" if os.path.lexists(file) else "missing"
-            yield Fault(file, f"{state}, and scores.json has {matrix.score(row, column):.2f} of it")
-        elif cell in answers and (hashed or file.stat().st_size <= SMALL) and file_digest(file) != answers[cell]:
+            yield Fault(file, f"{state}, and scores.json has {kept.matrix.score(row, column):.2f} of it")
+        elif (hashed or file.stat().st_size <= SMALL) and kept.are_others(file):
             yield Fault(file, "not the answers that were scored")
 
 
@@ -157,7 +159,7 @@ def _study_faults(run: Path) -> Iterator[Fault]:
         try:
             read(run)
         except InputError as error:
-            yield Fault(run / name, str(error).removeprefix(str(run / name)).lstrip(":, "))
+            yield _as_fault(run / name, error)
 
 
 def _record_faults(run: Run) -> Iterator[Fault]:
@@ -203,16 +205,15 @@ def _scores(run: Run) -> Iterator[str | Finding]:
     if not path.exists():
         yield from map(str, _lost_scores(run.folder))
         return
-    yield from map(str, _score_faults(run, finished_stages(run.folder)))
-    try:
-        kept, content = KeptScores.parse(path), run.scores_json
-    except InputError:
+    kept, wrong = _read_scores(run, finished_stages(run.folder))
+    yield from map(str, wrong)
+    if kept is None:
         return
-    matrix = kept.matrix
+    matrix, content = kept.matrix, run.scores_json
     for name, value in matrix.to_json().items():
         if not _same(content.get(name), value):
             yield f"{path}: {name} is {content.get(name)}, and {value} by its matrix"
-    named = {fault.path: fault for fault in _answer_faults(run, matrix, kept.answers, hashed=True)}
+    named = {fault.path: fault for fault in _answer_faults(run, kept, hashed=True)}
     yield from map(str, named.values())
     locked: list[str] = []
     for row, column in _cells(matrix):
