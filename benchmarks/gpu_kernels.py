@@ -33,8 +33,9 @@ SAMPLES: tuple[Sample, ...] = (
 )
 LONG: tuple[Sample, ...] = ((32768, None, 2, False),)
 VALUE_TOLERANCE = 1e-5
-FLOOR = {"value": 1e-2}
-"""Errors of a value that is 0 are measured by this, so that 1e-7 nats pass; those of gradients by 1e-6."""
+FLOOR = {"value": 3e-2}
+"""Errors of a value that is 0 are measured by this, so that 3e-7 nats pass; those of gradients by 1e-6. Fused
+multiply-adds of a GPU leave 1.4e-7 of them in a row of one token."""
 
 
 def grid(device: str, *, tiny: bool) -> list[tuple[str, Callable[[], list[dict[str, Any]]]]]:

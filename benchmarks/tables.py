@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from damage_tables import damaged_tables
+from gpu_tables import gpu_tables, planned_table
 from grafting_tables import grafting_tables
 from study_tables import Row, markdown, paired_table, read_study, rules_table, study_table, tasks_table
 
@@ -31,6 +32,8 @@ def tables() -> dict[str, str]:
         **real_model_tables(read_study(RESULTS / "study_smollm2.jsonl")),
         **grafting_tables("grafting", read_study(RESULTS / "grafting.jsonl")),
         **grafting_tables("grafting: smollm2", read_study(RESULTS / "grafting_smollm2.jsonl")),
+        **gpu_tables(read_study(RESULTS / "gpu_h100.jsonl")),
+        "smollm2: one GPU run each": gpu_study_table(read_study(RESULTS / "study_smollm2_gpu.jsonl")),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
         "bench": bench_table(bench),
         "sample bytes": sample_bytes_table(_rows("sample_bytes.json")),
@@ -39,6 +42,7 @@ def tables() -> dict[str, str]:
         "methods": method_table(_rows("methods.json")),
         "all methods": all_methods_table([*demo, *_rows("demo_methods.json")]),
         "recipes": recipe_table(_rows("recipes.json"), seekr),
+        "plans on a GPU": planned_table(_rows("plan_gpu.json")),
         "plans": plan_table(_rows("plan.json")),
         "planned examples": example_table(_rows("plan_examples.json")),
         "parts of the planned examples": example_parts_table(_rows("plan_examples.json")),
@@ -74,6 +78,11 @@ def real_model_tables(rows: list[Row]) -> dict[str, str]:
         return f"`{row['method']}`"
 
     return {"smollm2": study_table(rows, named), "smollm2: tasks": tasks_table(rows, named)} if rows else {}
+
+
+def gpu_study_table(rows: list[Row]) -> str:
+    """One seed each, trained side by side on one GPU, so without seconds."""
+    return study_table(rows, lambda row: f"`{row['method']}`")
 
 
 def _kept(row: Row) -> float | None:

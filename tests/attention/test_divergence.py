@@ -220,14 +220,16 @@ def test_uniform_and_saturated_maps(attention_divergence: Divergence, spread: fl
 
 
 def test_equal_maps_are_zero_with_zero_gradient(attention_divergence: Divergence) -> None:
+    """To the bit, but for kernels on a GPU: fused multiply-adds round the two maps differently (2e-10 nats seen)."""
+    rounding = 3e-7 if torch.cuda.is_available() else 0.0
     student = random_call((33,), sink=True, geometry=Geometry(0.4, 7, 3.0))
     heads = torch.arange(4)
     teacher = SampleTeacher(0, (0, 33), heads, None, QueryKeyRows.of_call(student, 0, (0, 33), heads))
     value = attention_divergence(student, [teacher])
-    assert value.item() == 0
+    assert abs(value.item()) <= rounding
     value.sum().backward()
     assert student.query.grad is not None
-    assert not student.query.grad.any()
+    assert student.query.grad.abs().max() <= rounding
 
 
 def test_no_teacher_no_value(attention_divergence: Divergence) -> None:
