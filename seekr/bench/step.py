@@ -107,7 +107,7 @@ class Steps:
     """
 
     def __init__(self, folder: Path, shape: Shape, ways: Sequence[Way]) -> None:
-        self._device = shape.device
+        self.device = shape.device
         self._model = shape.model(0).train()
         rows = tuple((0, sample) for sample in range(shape.samples))
         self._slot = Slot(Step("replay", rows), rows, filler=False)
@@ -124,8 +124,8 @@ class Steps:
             with suppress(torch.OutOfMemoryError):
                 self._maps = self._built_maps(shape)
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-5, betas=(0.9, 0.95))
-        self._before = held_bytes(self._device)
-        reset_peak(self._device)
+        self._before = held_bytes(self.device)
+        reset_peak(self.device)
 
     def step(self, way: Way) -> dict[str, Any]:
         """Seconds and peak bytes (over what is held before the first step) of a step; None where memory does not
@@ -133,30 +133,35 @@ class Steps:
         eager = way[0] == "eager"
         if eager and not self._maps:
             return {"seconds": None}
-        if self._device != "cpu":
-            reset_peak(self._device)
+        if self.device != "cpu":
+            reset_peak(self.device)
         self._model.set_attn_implementation("eager" if eager else "sdpa")
         try:
-            seconds = timed(partial(self._take, way), self._device)
+            seconds = timed(partial(self.take, way), self.device)
         except torch.OutOfMemoryError:
             self._optimizer.zero_grad(set_to_none=True)
             return {"seconds": None}
-        return {"seconds": seconds, "peak_bytes": peak_bytes(self._device) - self._before}
+        return {"seconds": seconds, "peak_bytes": peak_bytes(self.device) - self._before}
 
     def own_share(self, way: Way) -> float:
         """The part of a step on a CPU that the profiler finds under the name of attention distillation."""
         with profile(activities=[ProfilerActivity.CPU]) as found:
-            seconds = timed(partial(self._take, way), self._device)
+            seconds = timed(partial(self.take, way), self.device)
         return sum(event.cpu_time_total for event in found.key_averages() if event.key == PROFILED) / 1e6 / seconds
 
-    def _take(self, way: Way) -> None:
+    def take(self, way: Way) -> None:
+        """The step itself."""
         objective = self._objectives[way]
-        batch = self._rows[way][self._slot].to(self._device)  # read and moved in the step, by no worker
+        batch = self.read(way)  # in the step, by no worker
         by_maps = way[0] == "eager"
         parts = self._eager_parts(objective, batch) if by_maps else objective.replay_loss(self._model, batch)
         torch.stack(list(parts.values())).sum().backward()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def read(self, way: Way) -> MicroBatch:
+        """The batch and its teachers, moved to the device."""
+        return self._rows[way][self._slot].to(self.device)
 
     def _built_maps(self, shape: Shape) -> dict[int, Any]:
         """The teacher's maps of the chosen heads in bfloat16, [samples, heads, length, length], as the released code

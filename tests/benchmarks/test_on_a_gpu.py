@@ -105,6 +105,20 @@ def test_measurements_tiny(tmp_path: Path, part: str, monkeypatch: pytest.Monkey
         assert all(isinstance(row["peak_bytes"], int) for row in rows)  # of so small a model the allocator's noise
 
 
+def test_host_tiny(tmp_path: Path) -> None:
+    """On a CPU nothing is busy on a GPU and nothing waits for one; what is read is a part of the step."""
+    status, (_, plain, *ways) = _run(tmp_path, "host")
+    assert status == 0
+    assert [(row["path"], row["queries"]) for row in (plain, *ways)] == [
+        ("plain", None),
+        ("seekr", None),
+        ("seekr", 100),
+    ]
+    assert all(row["busy"] == row["waits"] == row["launches"] == 0 for row in (plain, *ways))
+    assert plain["own_share"] == 0
+    assert all(0 < row["own_share"] < 1 and row["reading"] > 0 for row in ways)
+
+
 def test_fewer_layers_are_taken_where_more_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory may end while a model is made, or in a step, which then has no seconds."""
     from seekr.bench import step

@@ -1,0 +1,51 @@
+"""Where a replay step's time goes on a GPU, by PyTorch's profiler: a case of `on_a_gpu.py`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from seekr.attention.divergence import PROFILED
+from seekr.bench.meters import timed
+from seekr.bench.shapes import Shape
+from seekr.bench.step import WAYS, Steps, remember
+
+_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+
+
+def profiled(shape: Shape, length: int) -> list[dict[str, Any]]:
+    """One step of each way, after two that are not looked at. The profiler slows what starts kernels, not kernels.
+
+    `busy` are the seconds that the GPU computes or copies in, so that the rest of `seconds` it waits; `own_share` is
+    the part of the step that the host spends on attention distillation, `waits` those in which it waits for the GPU,
+    `reading` the ones in which rows and teachers are read and moved.
+    """
+    ways = [way for way in WAYS if way[0] != "eager"]
+    with tempfile.TemporaryDirectory(prefix="seekr-profile-") as name:
+        for queries in dict.fromkeys(queries for _, queries in ways):
+            remember(Path(name) / str(queries), shape, length, queries)
+        steps = Steps(Path(name), shape, ways)
+        for _ in range(2):
+            for way in ways:
+                steps.step(way)
+        return [{"path": way[0], "queries": way[1], "length": length} | _profile(steps, way) for way in ways]
+
+
+def _profile(steps: Steps, way: Any) -> dict[str, Any]:
+    on_gpu = [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    reading = timed(lambda: steps.read(way), steps.device)
+    with profile(activities=[ProfilerActivity.CPU, *on_gpu]) as found:
+        seconds = timed(lambda: steps.take(way), steps.device)
+    events = found.key_averages()
+    return {
+        "seconds": seconds,
+        "reading": reading,
+        "busy": sum(event.self_device_time_total for event in events) / 1e6,
+        "waits": sum(event.self_cpu_time_total for event in events if event.key in _WAITS) / 1e6,
+        "launches": sum(event.count for event in events if event.key in ("cudaLaunchKernel", "cuLaunchKernelEx")),
+        "own_share": sum(event.cpu_time_total for event in events if event.key == PROFILED) / 1e6 / seconds,
+    }
