@@ -29,7 +29,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -164,11 +164,14 @@ def kernels(given: Given) -> bool:
 
 def bench(given: Given) -> bool:
     """What `seekr bench --json` measures."""
+    from gpu_steps import tiny_shape
+
     from seekr.bench import measurements
     from seekr.bench.sensitivity import sensitivity_rows
     from seekr.bench.task_step import task_step_rows
 
-    few: list[Case] = [("task step", lambda: task_step_rows(tiny_shape(given))), ("sensitivity", sensitivity_rows)]
+    few: list[Case] = [("sensitivity", sensitivity_rows)]
+    few.append(("task step", lambda: task_step_rows(tiny_shape(given.device))))
     return take(given.rows, few if given.tiny else measurements())
 
 
@@ -179,6 +182,20 @@ def flash(given: Given) -> bool:
     return take(given.rows, layers(given, [(4, 2, 16, 33)] if given.tiny else full))
 
 
+def tiles(given: Given) -> bool:
+    """The same layer by other sizes of the kernels' tiles than those that are taken, to be chosen anew for a GPU."""
+    from gpu_tiles import TILES, with_tiles
+
+    from seekr.bench.divergence import Case as Layer
+
+    sizes = [(4, 2, 16, 33)] if given.tiny else [(32, 8, 128, 4096), (5, 5, 128, 4096), (32, 8, 64, 4096)]
+    cases: list[Case] = []
+    for tile, size in product(TILES[:2] if given.tiny else TILES, sizes):
+        layer = Layer(*size)
+        cases.append((f"{layer.name}, {size[2]} a head, {tile}", partial(with_tiles, tile, layer, given.device)))
+    return take(given.rows, cases)
+
+
 def long(given: Given) -> bool:
     """As many heads as a run distills in all of its layers, in one."""
     full = [(128, key_heads, 128, 32768) for key_heads in (128, 32)]
@@ -187,6 +204,8 @@ def long(given: Given) -> bool:
 
 def layers(given: Given, sizes: list[tuple[int, int, int, int]]) -> list[Case]:
     """The divergence of a layer compared with flash attention; sizes are the fields of the bench's `Case`."""
+    from gpu_steps import compared
+
     from seekr.bench.divergence import Case as Layer
     from seekr.bench.divergence import divergence_rows
 
@@ -196,55 +215,28 @@ def layers(given: Given, sizes: list[tuple[int, int, int, int]]) -> list[Case]:
     return [(layer.name, partial(measure, layer)) for layer in (Layer(*size) for size in sizes)]
 
 
-def compared(rows: list[Found]) -> list[Found]:
-    """With what each row is of the first, of the same run: seconds, and bytes where they are known."""
-    keys = [key for key in ("seconds", "peak_bytes") if all(row[key] for row in rows)]
-    return [row | {f"times_{key}": row[key] / rows[0][key] for key in keys} for row in rows]
-
-
 def step7b(given: Given) -> bool:
     """Steps of as many layers of Llama-2-7B as fit."""
-    lengths = (24,) if given.tiny else (2048, 4096)
-    return take(given.rows, [(f"{length} tokens", partial(step_that_fits, given, length)) for length in lengths])
+    from gpu_steps import step_that_fits
+
+    return steps(given, step_that_fits)
 
 
 def host(given: Given) -> bool:
     """What the GPU waits for in such a step."""
     from gpu_profile import profiled
 
-    from seekr.bench.shapes import LLAMA_2_7B
-
-    shape, lengths = (tiny_shape(given), (24,)) if given.tiny else (LLAMA_2_7B, (2048, 4096))
-    return take(given.rows, [(f"{length} tokens", partial(profiled, shape, length)) for length in lengths])
+    return steps(given, profiled)
 
 
-def step_that_fits(given: Given, length: int) -> list[Found]:
-    """Without attention loss, with all queries and with 100, of the most layers that all three fit with."""
-    import torch
+def steps(given: Given, measure: Callable[[Any, int], list[Found]]) -> bool:
+    """A case for each length, of Llama-2-7B."""
+    from gpu_steps import tiny_shape
 
     from seekr.bench.shapes import LLAMA_2_7B
-    from seekr.bench.step import WAYS, step_rows
 
-    ways = [way for way in WAYS if way[0] != "eager"]
-    whole = tiny_shape(given) if given.tiny else LLAMA_2_7B
-    for count in range(whole.layers, 0, -4):
-        shape = replace(whole, layers=count, chosen=(max(1, count * 3 // 4), count * 4))  # as 24 and 128 are of 32
-        try:
-            rows = step_rows(shape, length, ways, apart=False)
-        except torch.OutOfMemoryError:
-            rows = [{"seconds": None}]
-        if all(row["seconds"] for row in rows):
-            return [row | {"layers": count} for row in compared(rows)]
-        gc.collect()
-        torch.cuda.empty_cache()
-    raise RuntimeError("not even the fewest layers fit")
-
-
-def tiny_shape(given: Given) -> Any:
-    from seekr.bench.shapes import SMALL
-
-    sizes = {"layers": 2, "heads": 8, "key_heads": 2, "head_size": 16, "vocabulary": 300, "chosen": (1, 4)}
-    return replace(SMALL, name="tiny", device=given.device, **sizes)
+    shape, lengths = (tiny_shape(given.device), (24,)) if given.tiny else (LLAMA_2_7B, (2048, 4096))
+    return take(given.rows, [(f"{length} tokens", partial(measure, shape, length)) for length in lengths])
 
 
 def launch(given: Given) -> bool:
@@ -283,6 +275,7 @@ PARTS: dict[str, tuple[Callable[[Given], bool], str]] = {
     "kernels": (kernels, "8 min: the kernels' errors in 50 cases, each of which compiles two; then their tests"),
     "bench": (bench, "6 min: `seekr bench`, case by case; steps that do not fit have no seconds"),
     "flash": (flash, "3 min: a layer's divergence over flash attention, both passes, at 1024 to 32,768 tokens"),
+    "tiles": (tiles, "4 min: a layer's divergence by other tiles; those that a GPU cannot hold fail"),
     "long": (long, "3 min: 128 heads at 32,768 tokens, both passes, seconds and peak memory; 20 GB"),
     "step7b": (step7b, "3 min: replay steps of as many layers of a 7B shape as fit, at 2048 and 4096 tokens"),
     "host": (host, "2 min: where such a step's time goes: busy, waiting, reading, starting kernels; 56 GB"),

@@ -20,7 +20,7 @@ from seekr.bench.step import step_rows
 from seekr.bench.tables import HEADINGS, bench_cells
 from seekr.bench.task_step import task_step_rows
 from seekr.disk import write_json
-from seekr.progress import Terminal
+from seekr.progress import Terminal, bar
 from seekr.report.terminal import FirstThatFits, plain_table
 
 Measure = Callable[[], list[dict[str, Any]]]
@@ -38,7 +38,7 @@ def run_bench(json_file: Path | None = None) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     result = {"machine": machine, "rows": rows}
     for name, measure in measurements():
-        with console.status(name):
+        with bar(name):
             rows += measure()
         if json_file is not None:
             write_json(json_file, result)

@@ -87,7 +87,7 @@ def _end_politely() -> None:
 
 def _name_faults(folders: Sequence[Path]) -> None:
     """What is there is shown, and what is not as it was written is named: a line on stderr for each fault."""
-    from seekr.runs.folder import find_runs, without_record
+    from seekr.runs.folder import find_runs, left_out
     from seekr.runs.verify import quick_faults
 
     for folder in folders:
@@ -95,8 +95,8 @@ def _name_faults(folders: Sequence[Path]) -> None:
             found = find_runs([folder])
         except InputError:
             continue  # the command itself says so
-        for lost in without_record(folder):
-            say(f"{lost}: left out, since its run.json is missing; bring it back from a copy")
+        for line in left_out([folder]):
+            say(line)
         for run in found:
             for fault in quick_faults(run):
                 say(str(fault))

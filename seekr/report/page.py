@@ -27,6 +27,7 @@ from seekr.report.score_map import score_map
 from seekr.report.summary import MEASURES, Measure, MethodSummary, best, by_tasks, decimal, signed, summarize
 from seekr.report.task_lines import PANEL, SPARK, Form, task_line
 from seekr.report.torn import in_few_lines, read_as_far_as_possible, score_faults
+from seekr.runs.folder import left_out
 from seekr.runs.run import Run
 
 _DARKEST_CELL = 55  # per cent of the heat colour under a score of 100, so that the ink on it stays readable
@@ -75,16 +76,17 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str | None = None
     """Writes one self-contained HTML page about `runs`, folders of runs or of folders of runs, to `output`.
 
     The same runs give the same bytes; `output` is replaced as a whole or not at all. Files of a run that cannot be read
-    are named on it, and scores that are not what was written. Returns `output`. Raises InputError where there is no
-    run, its run.json cannot be read, or `output` cannot be written.
+    are named on it, and so are runs that have lost their run.json, and scores that are not what was written. Returns
+    `output`. Raises InputError where there is no run, its run.json cannot be read, or `output` cannot be written.
     """
     if not runs:
         raise InputError("no run to report on; give one run folder or more")
     output = Path(output)
     found = read_as_far_as_possible(runs)
-    page = render(found, runs, title=title)
+    lost = left_out(runs)
+    page = render(found, runs, title=title, faults=lost)
     if faults := in_few_lines([fault for run in found for fault in run.faults]):
-        page = render(found, runs, title=title, faults=faults)
+        page = render(found, runs, title=title, faults=[*lost, *faults])
         for fault in faults:
             say(f"not on the page: {fault}")
     try:

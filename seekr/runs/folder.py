@@ -60,6 +60,12 @@ def without_record(folder: Path) -> list[Path]:
     return [path for path in found if not (path / "run.json").exists()]
 
 
+def left_out(folders: Sequence[Path]) -> list[str]:
+    """A line for each run below some folders that cannot be shown, since its run.json is gone."""
+    lost = [run for folder in folders for run in without_record(folder)]
+    return [f"{run}: left out, since its run.json is missing; bring it back from a copy" for run in lost]
+
+
 def stage_folder(run: Path, index: int, name: str) -> Path:
     """Where the finished stage of task `index` stands."""
     return run / "stages" / f"{index:02d}-{name}"

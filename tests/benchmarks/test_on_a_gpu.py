@@ -105,6 +105,14 @@ def test_measurements_tiny(tmp_path: Path, part: str, monkeypatch: pytest.Monkey
         assert all(isinstance(row["peak_bytes"], int) for row in rows)  # of so small a model the allocator's noise
 
 
+def test_tiles_tiny(tmp_path: Path) -> None:
+    """A case for each tile, beside attention; a CPU takes no kernels, so that nothing else is seen there."""
+    pytest.importorskip("triton")
+    status, (_, *rows) = _run(tmp_path, "tiles")
+    assert status == 0
+    assert [row["tile"] for row in rows] == [[64, 64, 4, 3]] * 2 + [[64, 64, 4, 2]] * 2
+
+
 def test_host_tiny(tmp_path: Path) -> None:
     """On a CPU nothing is busy on a GPU and nothing waits for one; what is read is a part of the step."""
     status, (_, plain, *ways) = _run(tmp_path, "host")
@@ -119,9 +127,11 @@ def test_host_tiny(tmp_path: Path) -> None:
     assert all(0 < row["own_share"] < 1 and row["reading"] > 0 for row in ways)
 
 
-def test_fewer_layers_are_taken_where_more_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_layers_are_taken_where_more_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory may end while a model is made, or in a step, which then has no seconds."""
-    from seekr.bench import step
+    import gpu_steps
+
+    from seekr.bench.shapes import LLAMA_2_7B
 
     asked = []
 
@@ -131,9 +141,8 @@ def test_fewer_layers_are_taken_where_more_do_not_fit(tmp_path: Path, monkeypatc
             raise torch.OutOfMemoryError
         return [{"seconds": None if shape.layers == 28 else 2.0, "peak_bytes": 3} for _ in ways]
 
-    monkeypatch.setattr(step, "step_rows", rows)
-    given = on_a_gpu.Given(Rows("", "step7b", None, False), "cuda", False, tmp_path, [])
-    found = on_a_gpu.step_that_fits(given, 2048)
+    monkeypatch.setattr(gpu_steps, "step_rows", rows)
+    found = gpu_steps.step_that_fits(LLAMA_2_7B, 2048)
     assert asked == [(32, 24, 128), (28, 21, 112), (24, 18, 96)]
     assert [row["layers"] for row in found] == [24] * 3
 

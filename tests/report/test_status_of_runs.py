@@ -33,7 +33,7 @@ def test_run_that_is_torn_is_named(tmp_path: Path, capsys):
 
 @pytest.mark.parametrize("words", [["status", "ALL"], ["compare", "ALL"], ["report", "ALL", "--output", "ALL/p.html"]])
 def test_a_run_without_its_record_is_named(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """It was left out without a word."""
+    """It was left out without a word; on the page, which Python makes without a command, it stands too."""
     write_run(tmp_path / "one")
     for name in ("two", "more/three"):
         (write_run(tmp_path / name, method="replay") / "run.json").unlink()
@@ -41,6 +41,8 @@ def test_a_run_without_its_record_is_named(words: list[str], tmp_path: Path, cap
     said = capsys.readouterr().err.splitlines()
     lost = [str(tmp_path / name) for name in ("more/three", "two")]
     assert said == [f"seekr: {it}: left out, since its run.json is missing; bring it back from a copy" for it in lost]
+    page = tmp_path / "p.html"
+    assert not page.exists() or all(f"{it}: left out, since its run.json is missing" in page.read_text() for it in lost)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
