@@ -44,4 +44,4 @@ def remove(run: Run, name: str, text: str | None) -> None:
         console().print(f"{folder}: may hold the same rows; look there: seekr memory {folder} --search TEXT")
     missing = "".join(f"{path} is not where it was; " for path in gone)
     places = ", ".join(map(str, looked))
-    console().print(f"{missing}copies were looked for in {places}, two levels deep; those elsewhere are not known")
+    console().print(f"{missing}copies were looked for in {places}, three levels deep; those elsewhere are not known")

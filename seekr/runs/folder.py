@@ -15,6 +15,7 @@ from seekr.errors import InputError, RunError
 
 _STAGE = re.compile(r"^(\d{2,})-(.+)$")
 _POINTED = re.compile(r"stages/\d{2,}-[^/\n]+/model")
+_LEVELS = ("*", "*/*", "*/*/*")  # a folder of sweeps has SWEEP/METHOD/seed-N
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -48,15 +49,15 @@ def check_seeds(root: Path) -> None:
 
 
 def runs_below(folder: Path) -> list[Path]:
-    """The run folders up to two levels below one, by name."""
-    return [record.parent for record in sorted([*folder.glob("*/run.json"), *folder.glob("*/*/run.json")])]
+    """The run folders up to three levels below one, by name."""
+    return [record.parent for record in sorted(path for at in _LEVELS for path in folder.glob(f"{at}/run.json"))]
 
 
 def without_record(folder: Path) -> list[Path]:
-    """Folders up to two levels below one that is no run itself which hold stages, and have lost their run.json."""
+    """Folders up to three levels below one that is no run itself which hold stages, and have lost their run.json."""
     if (folder / "run.json").exists():
         return []
-    found = sorted(stages.parent for stages in [*folder.glob("*/stages"), *folder.glob("*/*/stages")])
+    found = sorted(stages.parent for at in _LEVELS for stages in folder.glob(f"{at}/stages"))
     return [path for path in found if not (path / "run.json").exists()]
 
 

@@ -106,7 +106,7 @@ def _clear_leftovers(run: Path) -> None:
 def copies(run: Run) -> tuple[list[Path], list[Path], list[Path]]:
     """Other runs that may hold the same rows: those of one beginning, however many `--from` lie in between.
 
-    Returns them; the folders that were looked through, two levels deep; and runs that were gone on from and are not
+    Returns them; the folders that were looked through, three levels deep; and runs that were gone on from and are not
     where they were. A run names the one that it went on from, none names those that went on from it.
     """
     own, here = link_of((), run.record), run.folder.resolve()

@@ -24,6 +24,19 @@ def test_runs_below_a_folder_are_a_line_each(tmp_path: Path, capsys):
     assert ["more/two", "replay", "4", "3 of 3", "–"] in rows
 
 
+@pytest.mark.parametrize("words", [["status", "ALL"], ["compare", "ALL"], ["report", "ALL", "--output", "ALL/p.html"]])
+def test_runs_of_a_sweep_are_shown_beside_a_single_run(words: list[str], tmp_path: Path, capsys):
+    """SWEEP/METHOD/seed-N lay too deep, and was left out without a word; so was one that had lost its run.json."""
+    write_run(tmp_path / "one")
+    write_run(tmp_path / "sweep" / "replay" / "seed-4", method="replay", seed=4)
+    (write_run(tmp_path / "sweep" / "derpp" / "seed-4", method="derpp", seed=4) / "run.json").unlink()
+    assert main([word.replace("ALL", str(tmp_path)) for word in words]) == 0
+    shown = capsys.readouterr()
+    page = tmp_path / "p.html"
+    assert "replay" in (page.read_text() if page.exists() else shown.out)
+    assert "derpp/seed-4: left out, since its run.json is missing" in shown.err
+
+
 def test_run_that_is_torn_is_named(tmp_path: Path, capsys):
     write_run(tmp_path / "one")
     (write_run(tmp_path / "two") / "run.json").write_text(json.dumps({"config": 1}))
