@@ -10,7 +10,7 @@ from rich.table import Table
 
 from seekr.progress import Text
 from seekr.report.folding import LINES, NAMED, few
-from seekr.report.forgotten import FORGOTTEN, HELD, NOISE, NOTHING, PARTLY, SLIPPED, Change
+from seekr.report.forgotten import FORGOTTEN, HELD, MAX_DROP, NOISE, NOTHING, PARTLY, SLIPPED, Change
 from seekr.report.summary import decimal
 from seekr.report.terminal import FirstThatFits, plain_table
 
@@ -80,8 +80,13 @@ def by_verdict(found: Sequence[Change]) -> dict[str, list[str]]:
         tasks = [change for change in found if change.verdict == verdict]
         if len(tasks) > LINES:  # those that lost most are named
             tasks = _by_drop(tasks)
-        named[verdict] = few([change.task if verdict == HELD else _from_to(change) for change in tasks])
+        named[verdict] = few([_held(change) if verdict == HELD else _from_to(change) for change in tasks])
     return {verdict: tasks for verdict, tasks in named.items() if tasks}
+
+
+def _held(change: Change) -> str:
+    """Its name; a drop that few rows or seeds cannot tell from chance is not hidden behind the word."""
+    return f"{_from_to(change)} (within chance)" if (change.drop or 0.0) > MAX_DROP else change.task
 
 
 def changes_table(found: Sequence[Change], others: Counter[str]) -> RenderableType:

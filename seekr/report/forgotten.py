@@ -15,6 +15,8 @@ from seekr.scoring.uncertainty import error_of_rows, standard_error
 
 HELD, SLIPPED, PARTLY, FORGOTTEN = "held", "slipped", "partly forgotten", "forgotten"
 UNKNOWN, NEW, NOTHING = "not scored", "just learned", "had nothing"
+MAX_DROP = 5.0
+"""Points that a task may lose, where `--max-drop` says nothing else."""
 NOISE = 1.0
 """Points that a drop may have by chance where its standard error is not known."""
 

@@ -12,7 +12,7 @@ from fake_runs import write_run
 
 from seekr.cli.main import main
 from seekr.errors import InputError
-from seekr.report.check_run import headline
+from seekr.report.check_run import headline, kept_and_lost
 from seekr.report.forgotten import Change, changes
 from seekr.report.tables import print_scores
 from seekr.runs.run import Run
@@ -97,6 +97,15 @@ def test_a_large_drop_that_chance_explains_is_not_denied():
     assert headline(found[:1], 5) == "none of 1 task lost more than 5 points beyond chance; within chance: a 83 → 67"
     one = "1 of 2 tasks lost more than 5 points beyond chance: b 90 → 45; within chance: a 83 → 67"
     assert headline(found, 5) == one
+    assert kept_and_lost(found) == "forgotten: b 90 → 45; held: a 83 → 67 (within chance)"
+
+
+def test_a_large_drop_of_two_seeds_is_not_hidden_behind_held() -> None:
+    """Two seeds that both lost, by 8 and by 38 points, were "held" on the page's first line, and no more."""
+    found = Change("a", "accuracy", 100.0, 77.0, error=15.1, lost=())
+    assert found.verdict == "held"
+    assert kept_and_lost([found]) == "held: a 100 → 77 (within chance)"
+    assert kept_and_lost([Change("a", "accuracy", 100.0, 96.0, 3.0, ())]) == "held: a"
 
 
 @pytest.mark.parametrize("metric", [name for name in METRICS if name not in ("sari",)])
