@@ -13,6 +13,7 @@ from seekr.progress import Text
 from seekr.report.summary import decimal, signed
 from seekr.report.terminal import FirstThatFits, plain_table
 from seekr.runs.grafted import ALL, RANDOM, SELECTED, Grafted
+from seekr.runs.run import Run
 
 _IN = {ALL: "in all heads", SELECTED: "in the selected heads", RANDOM: "in as many random ones"}
 
@@ -66,13 +67,17 @@ def _table(found: Sequence[Grafted], *, errors: bool) -> Table:
     return table
 
 
-def verdicts(found: Sequence[Grafted], *, held: bool) -> Iterator[str]:
+def verdicts(found: Sequence[Grafted], *, stages: Sequence[str], held: bool) -> Iterator[str]:
     """How much of what tasks lost their own old maps bring back, and whether the selected heads are the ones.
 
+    `stages`: in the order of the run; of a model from before the task, or of that very stage, nothing is lost yet.
     `held`: the run has distilled the maps of the selected heads, so that a graft puts in what is there already.
     """
-    for model in dict.fromkeys(one.model for one in found):
-        own = {(one.task, one.heads): one for one in found if one.model == model and one.donor == one.task}
+    place = {name: at for at, name in enumerate(stages)}
+    later = [one for one in found if place.get(one.model, math.inf) > place.get(one.task, -1)]
+    lost_since = [one for one in later if one.donor == one.task]
+    for model in dict.fromkeys(one.model for one in lost_since):
+        own = {(one.task, one.heads): one for one in lost_since if one.model == model}
         words = list(dict.fromkeys(word for _, word in own))
         tasks = [task for task in dict.fromkeys(task for task, _ in own) if all((task, word) in own for word in words)]
         if not tasks:
@@ -90,6 +95,11 @@ def verdicts(found: Sequence[Grafted], *, held: bool) -> Iterator[str]:
             pairs = [(own[task, SELECTED], own[task, RANDOM]) for task in tasks]
             said = _selected_or_random(gains[SELECTED] - gains[RANDOM], pairs)
             yield said + ("; but this run held the maps of the selected ones all along" if held else "")
+
+
+def verdicts_of(run: Run, found: Sequence[Grafted]) -> Iterator[str]:
+    """Of what was found of a run: see `verdicts`."""
+    return verdicts(found, stages=[stage.name for stage in run.stages], held=bool(run.attention_weights))
 
 
 def _share(gain: float, lost: float) -> str:

@@ -20,7 +20,7 @@ from seekr.report.facts import facts, unseen, unsure, weights_of
 from seekr.report.folding import MANY, few, telling
 from seekr.report.forgotten import Change
 from seekr.report.general import general_lines
-from seekr.report.grafting import caption, verdicts
+from seekr.report.grafting import caption, verdicts_of
 from seekr.report.grafting import groups as grafts_of
 from seekr.report.run_view import Row, matrix_rows, run_view, stages_shown
 from seekr.report.score_map import score_map
@@ -186,7 +186,7 @@ def _template() -> Template:
     )
     environment.globals.update(
         number=decimal, darkest=_DARKEST_CELL, levels=charts.LEVELS, legend_key=charts.legend_key, grafts_of=grafts_of,
-        verdicts=verdicts, graft_caption=caption, graft_chart=charts.graft_chart, marks=MARKS,
+        verdicts_of=verdicts_of, graft_caption=caption, graft_chart=charts.graft_chart, marks=MARKS,
         by_verdict=by_verdict,
         general_lines=general_lines, score_map=score_map, many=MANY, few=few, stages_shown=stages_shown,
         weights_of=weights_of, with_code=_with_code, signed=signed,

@@ -24,7 +24,7 @@ from seekr.report.exports import as_json_text, csv_text, latex_text, markdown_te
 from seekr.report.facts import weights_of
 from seekr.report.folding import few, stretches
 from seekr.report.general import general_lines
-from seekr.report.grafting import grafted_table, verdicts
+from seekr.report.grafting import grafted_table, verdicts_of
 from seekr.report.side_by_side import (
     NOTHING,
     Column,
@@ -129,14 +129,14 @@ def print_heads(run: Run) -> None:
     for stage in stages_with_heads(run):
         print_table(heads_table(stage))
     print_table(Text(HEADS, "dim italic"))
-    for line in verdicts(run.grafted, held=bool(run.attention_weights)):
+    for line in verdicts_of(run, run.grafted):
         print_table(Text(line))
 
 
 def print_grafted(run: Run, found: Sequence[Grafted]) -> None:
     """What was found of a run just now."""
     print_table(grafted_table(found))
-    for line in verdicts(found, held=bool(run.attention_weights)):
+    for line in verdicts_of(run, found):
         print_table(Text(line))
     console().print(f"kept: {run.folder / FILE}")
 

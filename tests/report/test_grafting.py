@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from seekr.report.grafting import grafted_table, groups, verdicts
 from seekr.report.summary import signed
 from seekr.runs.grafted import Grafted, add_grafted, read_grafted
 from seekr.scoring.uncertainty import error_of_alike
+
+STAGES = ("sort", "lookup", "last")
 
 
 def grafted(task: str, heads: str, score: float, *, donor: str | None = None, error: float | None = 1.5) -> Grafted:
@@ -51,13 +54,15 @@ def test_gains_that_are_all_alike_are_not_certain_in_files_of_before(tmp_path: P
 
 def test_nothing_gained_or_lost_has_no_sign() -> None:
     """It read "-0.0" where a task held what it had."""
-    (said,) = verdicts([Grafted("sort", "sort", "last", "all", 8, (), 9, 50.0, 50.01, 50.0, None)], held=False)
+    (said,) = verdicts(
+        [Grafted("sort", "sort", "last", "all", 8, (), 9, 50.0, 50.01, 50.0, None)], stages=STAGES, held=False
+    )
     assert said == "sort lost 0.0 points until last was learned; old maps add 0.0 in all heads"
     assert [signed(gain) for gain in (-0.01, 0.0, 0.26, -0.26)] == ["0.0", "0.0", "+0.3", "−0.3"]
 
 
 def test_what_comes_back_is_the_mean_over_tasks() -> None:
-    lost, chosen = verdicts(study(), held=False)
+    lost, chosen = verdicts(study(), stages=STAGES, held=False)
     assert lost == (
         "2 tasks lost 40.0 points each until last was learned; old maps bring back 50.0 (125%) in all heads, "
         "30.0 (75%) in the selected heads, 10.0 (25%) in as many random ones"
@@ -74,15 +79,26 @@ def test_what_comes_back_is_the_mean_over_tasks() -> None:
     ],
 )
 def test_a_difference_within_chance_is_called_none(random: float, error: float | None, said: str) -> None:
-    assert list(verdicts(study(random=random, error=error), held=False))[1].endswith(said)
-    assert "this run held the maps of the selected ones" in list(verdicts(study(random=random), held=True))[1]
+    assert list(verdicts(study(random=random, error=error), stages=STAGES, held=False))[1].endswith(said)
+    assert (
+        "this run held the maps of the selected ones"
+        in list(verdicts(study(random=random), stages=STAGES, held=True))[1]
+    )
 
 
 def test_models_that_are_not_the_usual_ones_are_named_and_left_out_of_the_means() -> None:
     found = [*study(), grafted("sort", "all", 0.0, donor="lookup")]
     assert [name for name, _ in groups(found)] == ["sort", "lookup", "sort (lookup → last)"]
-    assert list(verdicts(found, held=False)) == list(verdicts(study(), held=False))
-    assert not list(verdicts([], held=False))
+    assert list(verdicts(found, stages=STAGES, held=False)) == list(verdicts(study(), stages=STAGES, held=False))
+    assert not list(verdicts([], stages=STAGES, held=False))
+
+
+def test_a_model_from_before_the_task_has_lost_nothing_of_it() -> None:
+    """By `--from sort --to first` the page said that sort had lost 90 points until first was learned."""
+    backwards = [replace(one, model=model) for one in study() for model in (one.task, "first")]
+    assert not list(verdicts(backwards, stages=("first", *STAGES), held=False))
+    gone = list(verdicts(study(), stages=(), held=False))
+    assert gone == list(verdicts(study(), stages=STAGES, held=False)), "stages that cannot be told are not judged"
 
 
 def test_the_drawing_has_a_mark_for_each_score() -> None:
