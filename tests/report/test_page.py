@@ -193,6 +193,8 @@ def test_run_that_is_going_on_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     page = Page(write_report([run], tmp_path / "b.html").read_text())
     assert any("Nothing scored yet" in text for text in page.texts)
     assert any("not finished: 2 of 3 stages done" in text for text in page.texts)
+    drawn = [text for text in page.texts if "Each task over the stages" in text or "that lost most" in text]
+    assert not drawn, "it said that of 3 tasks the first and last three are drawn, and drew none"
 
 
 def test_answers_show_what_was_forgotten_first(tmp_path: Path) -> None:
