@@ -116,8 +116,8 @@ def status(arguments: argparse.Namespace) -> None:
     from seekr.report.as_json import status_json
     from seekr.report.tables import print_status, print_status_of_runs, print_status_of_seeds
     from seekr.report.torn import torn
-    from seekr.runs.folder import runs_below
-    from seekr.runs.run import open_runs, read_runs, seed_folders
+    from seekr.runs.folder import runs_below, seed_folders
+    from seekr.runs.run import open_runs, read_runs
 
     folder = arguments.run
     several = not ((folder / "run.json").is_file() or seed_folders(folder)) and bool(runs_below(folder))

@@ -9,6 +9,7 @@ from typing import Any
 
 from seekr.errors import InputError
 from seekr.report.general import general_json
+from seekr.runs.folder import check_begun
 from seekr.runs.run import Run, Stage
 
 
@@ -48,6 +49,7 @@ def stages_with_heads(run: Run) -> list[Stage]:
     """Raises InputError where no stage has chosen any."""
     stages = [stage for stage in run.stages if stage.heads]
     if not stages:
+        check_begun(run.folder)
         raise InputError(f"{run.folder}: no heads were chosen here; the method seekr chooses some after each task")
     return stages
 
@@ -60,6 +62,7 @@ def kept_of_tasks(run: Run) -> list[dict[str, Any]]:
 
     summaries = [stage.memory.summary() for stage in run.stages if stage.memory is not None]
     if not summaries:
+        check_begun(run.folder)
         raise InputError(f"{run.folder}: nothing is kept here; the methods replay, derpp and seekr keep samples")
     limit = run.record["config"]["method"].get("replay_limit")
     sizes = tuple(summary["samples"] for summary in summaries)

@@ -12,9 +12,10 @@ from seekr.data import task_from_folder
 from seekr.disk import user_path
 from seekr.errors import InputError
 from seekr.methods import find_method
+from seekr.runs.folder import seed_folders
 from seekr.runs.prepare import Request
 from seekr.runs.record import describe_task
-from seekr.runs.run import Run, seed_folders
+from seekr.runs.run import Run
 from seekr.scoring.cells import JOINT
 
 FREE = ("cells", "encrypt", "general", "keep_stages", "vllm")

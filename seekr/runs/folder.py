@@ -36,6 +36,20 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
+def seed_folders(folder: Path) -> list[Path]:
+    """The runs that `seeds` left in a folder: seed-0, seed-1, ..., in the order of their numbers."""
+    numbers = {path.parent: path.parent.name.removeprefix("seed-") for path in folder.glob("seed-*/run.json")}
+    return sorted((path for path, number in numbers.items() if number.isdecimal()), key=lambda it: int(numbers[it]))
+
+
+def run_or_seeds(folder: Path) -> list[Path]:
+    """A run's folder itself, or those of its seeds. Raises InputError where a seed is torn out."""
+    if (folder / "run.json").is_file():
+        return [folder]
+    check_seeds(folder)
+    return seed_folders(folder) or [folder]
+
+
 def check_seeds(root: Path) -> None:
     """Each seed-N next to the run of another seed holds one, or has not begun. Raises InputError."""
     seeds = [path for path in sorted(root.glob("seed-*")) if path.name.removeprefix("seed-").isdecimal()]
@@ -51,6 +65,27 @@ def check_seeds(root: Path) -> None:
 def runs_below(folder: Path) -> list[Path]:
     """The run folders up to three levels below one, by name."""
     return [record.parent for record in sorted(path for at in _LEVELS for path in folder.glob(f"{at}/run.json"))]
+
+
+def check_run(folder: Path) -> None:
+    """Raises InputError where `folder` is no run, with what it is."""
+    if (folder / "run.json").exists():
+        return
+    if not folder.exists():
+        raise InputError(f"{folder}: no such folder; give the output_dir of `seekr learn`")
+    if seeds := seed_folders(folder):
+        names = ", ".join(map(str, seeds))
+        raise InputError(f"{folder}: holds a run of each of several seeds; give one of {names}")
+    if below := runs_below(folder):
+        them = f"such as {below[0]}; `seekr status {folder}` lists them"
+        raise InputError(f"{folder}: no run itself, but runs lie below it; give one of them, {them}")
+    raise InputError(f"{folder}: no run here (run.json is missing); give the output_dir of `seekr learn`")
+
+
+def check_begun(run: Path) -> None:
+    """Raises InputError where no task is learned yet."""
+    if not finished_stages(run):
+        raise InputError(f"{run}: no task is learned yet; its own `seekr learn` command goes on with it")
 
 
 def without_record(folder: Path) -> list[Path]:

@@ -23,7 +23,16 @@ from seekr.config.identity import method_as_kept_now
 from seekr.config.schema import Config, make_config, resolve_paths
 from seekr.disk import regular
 from seekr.errors import InputError
-from seekr.runs.folder import check_seeds, find_runs, finished_stages, has_weights, stage_name, working_folder
+from seekr.runs.folder import (
+    check_begun,
+    check_run,
+    find_runs,
+    finished_stages,
+    has_weights,
+    run_or_seeds,
+    stage_name,
+    working_folder,
+)
 from seekr.runs.general_tasks import GeneralScore, read_general
 from seekr.runs.grafted import Grafted, read_grafted
 from seekr.runs.log import EVALUATE, RELEARN, Answer, LogEntry, read_answers, read_log, read_whole
@@ -119,12 +128,6 @@ class TaskStatus:
         return f"stopped at step {self.step}" if self.state == "stopped" else self.state
 
 
-def seed_folders(folder: Path) -> list[Path]:
-    """The runs that `seeds` left in a folder: seed-0, seed-1, ..., in the order of their numbers."""
-    numbers = {path.parent: path.parent.name.removeprefix("seed-") for path in folder.glob("seed-*/run.json")}
-    return sorted((path for path, number in numbers.items() if number.isdecimal()), key=lambda it: int(numbers[it]))
-
-
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Every run of `find_runs(paths)`."""
     return [Run(folder) for folder in find_runs(paths)]
@@ -132,10 +135,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 def open_runs(folder: Path) -> list[Run]:
     """The run in a folder, or those of its seeds. Raises InputError where there is none, or a seed is torn out."""
-    if (folder / "run.json").is_file():
-        return [Run(folder)]
-    check_seeds(folder)
-    return [Run(path) for path in seed_folders(folder) or [folder]]
+    return [Run(path) for path in run_or_seeds(folder)]
 
 
 class Run:
@@ -145,11 +145,7 @@ class Run:
         self.folder = Path(folder)
         self._scores: tuple[tuple[int, int], ScoreMatrix] | None = None
         self._stages: dict[Path, Stage] = {}
-        if not (self.folder / "run.json").exists():
-            if seeds := seed_folders(self.folder):
-                names = ", ".join(map(str, seeds))
-                raise InputError(f"{self.folder}: holds a run of each of several seeds; give one of {names}")
-            raise InputError(f"{self.folder}: no run here (run.json is missing); give the output_dir of `seekr learn`")
+        check_run(self.folder)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -195,6 +191,7 @@ class Run:
     def scores(self) -> ScoreMatrix:
         """The score matrix as far as it was measured. Raises InputError where nothing was."""
         if self.scored is None:
+            check_begun(self.folder)
             raise InputError(f"{self.folder}: nothing was scored yet; `seekr evaluate {self.folder}` does")
         return self.scored
 

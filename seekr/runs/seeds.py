@@ -16,9 +16,10 @@ from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, of_main
 from seekr.errors import InputError, RunError, say
 from seekr.runs.execute import run_request, settle_runs
+from seekr.runs.folder import seed_folders
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record_schema import read_record
-from seekr.runs.run import Run, seed_folders
+from seekr.runs.run import Run
 
 Load = Callable[[Sequence[str]], Config]
 """Makes the configuration with overrides applied."""

@@ -16,12 +16,11 @@ from seekr.memory.reader import Memory
 from seekr.methods import Method
 from seekr.runs.answered_by import answered_by_faults
 from seekr.runs.exchange import check_settled
-from seekr.runs.folder import finished_stages, has_weights, stage_name
+from seekr.runs.folder import finished_stages, has_weights, seed_folders, stage_name
 from seekr.runs.kept_scores import KeptScores
 from seekr.runs.manifest import LOST, chain_faults, faults, file_faults, lost_stages
 from seekr.runs.places import check_places
 from seekr.runs.record_schema import read_record
-from seekr.runs.run import seed_folders
 from seekr.scoring.cells import cell_name
 
 OWN = {".lock", ".run.json.partial"}

@@ -11,8 +11,8 @@ from seekr.distributed.processes import is_main, process_count
 from seekr.errors import InputError, RunError, say
 from seekr.methods import find_method
 from seekr.runs.execute import run_request
+from seekr.runs.folder import seed_folders
 from seekr.runs.prepare import Request, RunSpec, prepare
-from seekr.runs.run import seed_folders
 from seekr.runs.seeds import Load, Trial, begin_of, check_encryption, check_seeds, run_seeds, seed_requests
 
 

@@ -12,6 +12,7 @@ from seekr.methods import Method, make_method
 from seekr.modeling.fingerprints import fingerprint_model
 from seekr.modeling.loading import is_adapter, load_config_of
 from seekr.runs.base_model import base_model
+from seekr.runs.folder import check_begun
 from seekr.runs.run import Run, Stage
 from seekr.runs.standing import check_weights
 
@@ -26,8 +27,7 @@ def choose(run: Run, name: str | None) -> tuple[Stage, Path]:
     except RunError as error:  # one in between is missing
         raise InputError(str(error)) from None
     names = [stage.name for stage in stages]
-    if not stages:
-        raise InputError(f"{run.folder}: no task is learned yet; its own `seekr learn` command goes on with it")
+    check_begun(run.folder)
     if name is None and not run.finished:
         raise InputError(
             f"{run.folder}: {len(stages)} of its {run.planned} tasks are learned; finish it with its own `seekr learn` "

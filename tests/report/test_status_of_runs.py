@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,30 @@ def test_runs_of_a_sweep_are_shown_beside_a_single_run(words: list[str], tmp_pat
     page = tmp_path / "p.html"
     assert "replay" in (page.read_text() if page.exists() else shown.out)
     assert "derpp/seed-4: left out, since its run.json is missing" in shown.err
+
+
+def test_a_folder_of_runs_is_told_from_no_run_and_from_no_folder(tmp_path: Path, capsys):
+    """`check` of a sweep's output_dir said to give the output_dir of `seekr learn`; a typo said the same."""
+    seed = write_run(tmp_path / "sweep" / "seekr" / "seed-1")
+    (tmp_path / "empty").mkdir()
+    for name in ("sweep", "empty", "seep"):
+        assert main(["check", str(tmp_path / name)]) == 2
+    several, empty, typo = capsys.readouterr().err.splitlines()
+    assert f"runs lie below it; give one of them, such as {seed};" in several
+    assert "no run here (run.json is missing)" in empty
+    assert "seep: no such folder" in typo
+
+
+@pytest.mark.parametrize("command", ["check", "heads", "memory"])
+def test_a_run_whose_first_task_is_not_learned_yet_says_so(command: str, tmp_path: Path, capsys):
+    """`check` told to run `seekr evaluate`, which cannot; `heads` of seekr that seekr would choose some."""
+    run = write_run(tmp_path / "run")
+    shutil.rmtree(run / "stages")
+    shutil.rmtree(run / "predictions", ignore_errors=True)
+    (run / "scores.json").unlink()
+    assert main([command, str(run)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith("no task is learned yet; its own `seekr learn` command goes on with it")
 
 
 def test_run_that_is_torn_is_named(tmp_path: Path, capsys):
