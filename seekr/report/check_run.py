@@ -121,7 +121,9 @@ def _verdict(verdict: str) -> Text:
 
 def examples_of(change: Change, count: int) -> Text:
     """The rows that lost most: asked, right, answered then, answered now."""
-    text = Text(f"{change.task}: {len(change.lost)} answers are worse than they were", "bold")
+    lost = len(change.lost)
+    worse = "1 answer is worse than it was" if lost == 1 else f"{lost} answers are worse than they were"
+    text = Text(f"{change.task}: {worse}{f'; {count} of them' if count < lost else ''}", "bold")
     for row in change.lost[:count]:
         for name, value in (
             ("asked", row.prompt),

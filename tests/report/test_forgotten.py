@@ -12,8 +12,8 @@ from fake_runs import write_run
 
 from seekr.cli.main import main
 from seekr.errors import InputError
-from seekr.report.check_run import headline, kept_and_lost
-from seekr.report.forgotten import Change, changes
+from seekr.report.check_run import examples_of, headline, kept_and_lost
+from seekr.report.forgotten import Change, Lost, changes
 from seekr.report.tables import print_scores
 from seekr.runs.run import Run
 from seekr.scoring import METRICS
@@ -98,6 +98,21 @@ def test_a_large_drop_that_chance_explains_is_not_denied():
     one = "1 of 2 tasks lost more than 5 points beyond chance: b 90 → 45; within chance: a 83 → 67"
     assert headline(found, 5) == one
     assert kept_and_lost(found) == "forgotten: b 90 → 45; held: a 83 → 67 (within chance)"
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (1, "a: 1 answer is worse than it was"),
+        (2, "a: 2 answers are worse than they were"),
+        (5, "a: 5 answers are worse than they were; 2 of them"),
+    ],
+)
+def test_answers_that_are_not_shown_are_not_passed_over(lost: int, said: str) -> None:
+    """Of four lost answers two stood below "4 answers are worse", and one lost answer "were"."""
+    change = Change("a", "accuracy", 90.0, 45.0, 4.0, (Lost("q", ("x",), "x", "y"),) * lost)
+    text = examples_of(change, 2).plain
+    assert (text.splitlines()[0], text.count("asked")) == (said, min(lost, 2))
 
 
 def test_a_large_drop_of_two_seeds_is_not_hidden_behind_held() -> None:
