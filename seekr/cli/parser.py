@@ -36,7 +36,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parsed.overrides += rest
     elif rest:
         hint = f"; {nearest(rest[0], parsed.options)}" if rest[0].startswith("--") else ""
-        parser.error(f"unknown argument {rest[0]!r}{hint}")
+        raise InputError(f"unknown argument {rest[0]!r}{hint}; see `{parsed.prog} --help`")
     return parsed
 
 
@@ -254,7 +254,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_json(command("env", "print the versions and devices that a report of a fault needs"))
     for sub in commands.choices.values():
-        sub.set_defaults(options=[name for action in sub._actions for name in action.option_strings])
+        sub.set_defaults(prog=sub.prog, options=[name for action in sub._actions for name in action.option_strings])
     return parser
 
 

@@ -47,3 +47,10 @@ def test_a_run_whose_name_no_folder_can_have_is_one_line(name: str, capsys: pyte
     error = capsys.readouterr().err
     assert "no file or folder can have this name" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["check", "RUN", "RUN"], ["check", "RUN", "--max-drp", "5"]])
+def test_an_unknown_argument_leads_to_the_help_of_its_command(words: list[str], capsys: pytest.CaptureFixture[str]):
+    """It led to `seekr --help`, where no command's options are."""
+    assert command.main(words) == 2
+    assert capsys.readouterr().err.endswith("; see `seekr check --help`\n")
