@@ -84,7 +84,11 @@ def verdicts(found: Sequence[Grafted], *, stages: Sequence[str], held: bool) -> 
             continue
         lost = fmean(own[task, words[0]].lost for task in tasks)
         gains = {word: fmean(own[task, word].gain for task in tasks) for word in words}
-        named = [f"{decimal(gain)}{_share(gain, lost)} {_IN.get(word, f'in {word}')}" for word, gain in gains.items()]
+        named = [
+            f"{decimal(gain)}{_noise([own[task, word] for task in tasks])}{_share(gain, lost)} "
+            + _IN.get(word, f"in {word}")
+            for word, gain in gains.items()
+        ]
         what = (
             f"{len(tasks)} tasks lost {decimal(lost)} points each"
             if len(tasks) > 1
@@ -100,6 +104,12 @@ def verdicts(found: Sequence[Grafted], *, stages: Sequence[str], held: bool) -> 
 def verdicts_of(run: Run, found: Sequence[Grafted]) -> Iterator[str]:
     """Of what was found of a run: see `verdicts`."""
     return verdicts(found, stages=[stage.name for stage in run.stages], held=bool(run.attention_weights))
+
+
+def _noise(rows: Sequence[Grafted]) -> str:
+    """Twice the standard error of the mean gain; nothing where that of one is not known."""
+    errors = [one.error for one in rows if one.error is not None]
+    return f" ± {decimal(2 * math.hypot(*errors) / len(rows))}" if len(errors) == len(rows) else ""
 
 
 def _share(gain: float, lost: float) -> str:

@@ -64,9 +64,9 @@ def test_nothing_gained_or_lost_has_no_sign() -> None:
 def test_what_comes_back_is_the_mean_over_tasks() -> None:
     lost, chosen = verdicts(study(), stages=STAGES, held=False)
     assert lost == (
-        "2 tasks lost 40.0 points each until last was learned; old maps bring back 50.0 (125%) in all heads, "
-        "30.0 (75%) in the selected heads, 10.0 (25%) in as many random ones"
-    )
+        "2 tasks lost 40.0 points each until last was learned; old maps bring back 50.0 ± 2.1 (125%) in all heads, "
+        "30.0 ± 2.1 (75%) in the selected heads, 10.0 ± 2.1 (25%) in as many random ones"
+    ), "it said how much came back, and not that a gain may be chance"
     assert chosen == "the selected heads carry more of these tasks than random ones: +20.0 ± 3.0"  # 2·√(4 · 1.5²)/2
 
 
