@@ -37,14 +37,15 @@ class FinishedTask:
         """The test rows of the task by the answers to them, prompts as text, and what those were compared with; none
         where there are no answers.
         """
-        for path in sorted(self.predictions.glob(f"*-{column_name(self.column)}.jsonl")):
-            if rows := read_predictions(path):
-                examples = [
-                    Example(row["prompt"], row["references"][0], row["references"], str(path), separator=task.separator)
-                    for row in rows
-                ]
-                return examples, [row.get("compared", row["references"]) for row in rows]
-        return [], []
+        paths = sorted(self.predictions.glob(f"*-{column_name(self.column)}.jsonl"))
+        answered = {path: read_predictions(path) or [] for path in paths}
+        path = max(answered, key=lambda it: len(answered[it]), default=None)  # some may have been taken back of others
+        rows = [] if path is None else answered[path]
+        examples = [
+            Example(row["prompt"], row["references"][0], row["references"], str(path), separator=task.separator)
+            for row in rows
+        ]
+        return examples, [row.get("compared", row["references"]) for row in rows]
 
 
 def finished_tasks(run: Path, stages: Sequence[Path], order: Sequence[str]) -> dict[str, FinishedTask]:

@@ -45,6 +45,8 @@ class ScoreBook:
         self.scores: dict[tuple[int, int], float] = {}
         self.stale: dict[tuple[int, int], float] = {}
         """Scores whose answers are gone, or are not those that were scored: measured again where the weights are."""
+        self.taken_back: set[tuple[int, int]] = set()
+        """Those of `stale` that stay: some of their answers were taken back, whose rows would be asked again."""
         self._before = KeptScores.read(spec.run / "scores.json")
         if not self._before.whole:
             say_once(f"{spec.run / 'scores.json'}: not what was written; scores are made again where answers are there")
@@ -61,7 +63,10 @@ class ScoreBook:
                 self._read(row, column, known.get((row, column)))
         self._written = -math.inf
         self._unwritten = True  # what was read may be other than what scores.json says
-        if lost := [cell_name(*cell) for cell in self.stale if self._source(cell[0]) is None]:
+        if self.taken_back:
+            names = ", ".join(cell_name(*cell) for cell in sorted(self.taken_back))
+            say_once(f"predictions: {names} (row-column): some answers were taken back; their scores stay")
+        if lost := [cell_name(*it) for it in self.stale.keys() - self.taken_back if self._source(it[0]) is None]:
             say_once(
                 f"predictions: {', '.join(lost)} (row-column): the answers that were scored are gone, and so are the "
                 "weights; their scores stay"
@@ -70,7 +75,7 @@ class ScoreBook:
     def missing(self, cells: str) -> list[tuple[int, int]]:
         """Wanted cells that were not scored yet; tasks without test rows have none."""
         wanted = self.spec.wanted_cells(cells)
-        kept = {cell for cell in self.stale if self._source(cell[0]) is None}
+        kept = self.taken_back | {cell for cell in self.stale if self._source(cell[0]) is None}
         return [cell for cell in wanted if cell not in self.scores and cell not in kept and self.columns[cell[1]].test]
 
     def measurable(self, cells: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -163,6 +168,10 @@ class ScoreBook:
         changed = known is not None and self._before.are_others(path)
         if changed:
             say_once(f"{path}: not the answers that were scored; somebody has changed the file")
+        elif known is not None and self._is_less(row, column):
+            self.stale[cell] = known
+            self.taken_back.add(cell)
+            return
         else:
             self._read_answers(row, column)
         score = self.scores.get(cell)
@@ -173,6 +182,16 @@ class ScoreBook:
             self.stale[cell] = known
         elif known is not None and score is not None and abs(known - score) > _SAME:
             say_once(f"{path}: these answers score {score:.2f}, and scores.json had {known:.2f} for them; it is mended")
+
+    def _is_less(self, row: int, column: int) -> bool:
+        """Whether answers were taken back while the rows given are those that were scored, or are gone."""
+        data, gone = self.columns[column], self._before.removed.get(cell_name(row, column))
+        kept = None if gone is None else read_predictions(self._path(row, column))
+        if gone is None or kept is None:
+            return False
+        rows = [(one.prompt_text, one.references) for one in data.test]
+        there = all((row["prompt"], row["references"]) in rows for row in kept)
+        return data.gone is not None or (there and len(kept) + gone == len(rows))
 
     def _read_answers(self, row: int, column: int) -> None:
         path, data = self._path(row, column), self.columns[column]

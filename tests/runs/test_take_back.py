@@ -11,14 +11,16 @@ import pytest
 import torch
 from small_runs import SEEKR, Stop, StopAt, digests
 
-from seekr import Run
+from seekr import Run, Task
 from seekr.cli.main import main
+from seekr.data.finished import finished_tasks
 from seekr.memory.reader import Memory
 from seekr.memory.removal import write_without
 from seekr.runs import folder as folders
 from seekr.runs import take_back as taking
 from seekr.runs.execute import run_request
 from seekr.runs.extend import extend
+from seekr.runs.folder import finished_stages
 from seekr.runs.take_back import _holds, _plain
 from seekr.runs.verify import verify
 
@@ -178,6 +180,38 @@ def test_answers_that_somebody_changed_are_named_after_some_were_taken_back(run:
     found = {finding.text: finding.fault for finding in verify(Run(run))}
     assert found[f"{path}: not the answers that were scored"]
     assert not found["predictions/0-0.jsonl: 1 answers were taken back"]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_answers_that_were_taken_back_are_not_asked_again_and_their_scores_stay(
+    gone: bool, learn: Callable[..., Run], data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found by review: the next start wrote them anew with the text, or, where the test rows are gone, scored the rest
+    and said that this mended the score."""
+    shutil.copytree(data_folder, tmp_path / "data")
+    files = {split: tmp_path / "data/a" / f"{split}.json" for split in ("train", "test")}
+    tasks = [Task("a", **files, metric="likelihood"), "b"]
+    run = learn(tmp_path / "run", tasks).folder
+    assert main(["memory", str(run), "--remove-matching", "a 7="]) == 0
+    before, scores = digests(run, "predictions/*"), json.loads((run / "scores.json").read_text())
+    if gone:
+        files["test"].unlink()
+    capsys.readouterr()
+    learn(run, tasks)
+    assert "predictions: 0-0, 1-0 (row-column): some answers were taken back; their scores stay" in (
+        capsys.readouterr().err
+    )
+    assert digests(run, "predictions/*") == before
+    assert json.loads((run / "scores.json").read_text()) == scores
+
+
+def test_test_rows_that_are_gone_are_known_by_the_answers_of_which_none_was_taken_back(run: Path) -> None:
+    """Found by review: they were those of the first file of answers, which may have lost some."""
+    lines = (run / "predictions/0-0.jsonl").read_text().splitlines()
+    (run / "predictions/0-0.jsonl").write_text("\n".join([*lines[1:], ""]))
+    known = finished_tasks(run, finished_stages(run), ["a", "b"])["a"]
+    asked, _ = known.asked(Task("a", train=[], test=[]))
+    assert len(asked) == len(lines) == 3
 
 
 def test_without_scores_none_are_made_up(run: Path) -> None:
