@@ -39,9 +39,12 @@ def remove(run: Run, name: str, text: str | None) -> None:
             rows, answers = show(run, text, name)
             if rows or answers or stopped is None:
                 take_back(run, rows, text, lambda removed: console().print(str(removed)))
-    found, looked, gone = copies(run)
-    for folder in found:
+    others = copies(run)
+    for folder in others.found:
         console().print(f"{folder}: may hold the same rows; look there: seekr memory {folder} --search TEXT")
-    missing = "".join(f"{path} is not where it was; " for path in gone)
-    places = ", ".join(map(str, looked))
+    for folder in others.alike:
+        console().print(f"{folder}: learned the same files of rows; look there: seekr memory {folder} --search TEXT")
+    missing = "".join(f"{path} is not where it was, or cannot be read; " for path in others.gone)
+    places = ", ".join(map(str, others.looked))
     console().print(f"{missing}copies were looked for in {places}, three levels deep; those elsewhere are not known")
+    console().print("left as they are: the files of rows that were given, and pages and answers written elsewhere")

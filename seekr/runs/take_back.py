@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from seekr.disk import clear_folder, file_digest, is_encrypted, read_json, read_text, write_text
+from seekr.data.task import IN_MEMORY
+from seekr.disk import clear_folder, file_digest, is_encrypted, read_text, write_text
 from seekr.errors import InputError, RunError, nearest
 from seekr.memory.removal import write_without
 from seekr.modeling.loading import load_tokenizer
@@ -21,6 +22,7 @@ from seekr.runs.exchange import Removed, exchange, place_for_rest
 from seekr.runs.folder import finished_stages, runs_below
 from seekr.runs.kept_scores import KeptScores
 from seekr.runs.manifest import link_of, missing_manifest, rechain
+from seekr.runs.record_schema import read_shape
 from seekr.runs.run import Run
 from seekr.runs.standing import check_part
 
@@ -103,26 +105,37 @@ def _clear_leftovers(run: Path) -> None:
             clear_folder(path)
 
 
-def copies(run: Run) -> tuple[list[Path], list[Path], list[Path]]:
-    """Other runs that may hold the same rows: those of one beginning, however many `--from` lie in between.
-
-    Returns them; the folders that were looked through, three levels deep; and runs that were gone on from and are not
-    where they were. A run names the one that it went on from, none names those that went on from it.
+class Copies(NamedTuple):
+    """Other runs that may hold what was taken back: `found` are of one beginning, however many `--from` lie in between,
+    `alike` learned the same files of rows by another seed or method. `looked`: the folders that were looked through,
+    three levels deep. `gone`: runs that were gone on from and are not where they were, or cannot be looked into.
     """
-    own, here = link_of((), run.record), run.folder.resolve()
+
+    found: list[Path]
+    alike: list[Path]
+    looked: list[Path]
+    gone: list[Path]
+
+
+def copies(run: Run) -> Copies:
+    """A run names the one that it went on from, none names those that went on from it."""
+    own, files, here = link_of((), run.record), _files(run.record), run.folder.resolve()
     found: dict[Path, Any] = {here: run.record}
     gone: dict[Path, None] = {}
+    alike: dict[Path, None] = {}
     looked: list[Path] = []
     while new := [place for place in map(_lies_in, [*found, *gone]) if place not in looked]:
         looked.append(new[0])
-        for folder in runs_below(new[0]):
+        for folder in _runs_below(new[0]):
             record = _record(folder)
             if record and link_of((), record) == own:
                 found.setdefault(folder.resolve(), record)
+            elif files & _files(record):
+                alike.setdefault(folder.resolve())
         sources = [Path(str(record["from"])) for record in found.values() if record.get("from")]
-        gone |= dict.fromkeys(path for path in sources if not (path / "run.json").is_file())
+        gone |= dict.fromkeys(path for path in sources if not _is_there(path))
         found |= {path: _record(path) for path in sources if path not in gone and path not in found}
-    return [folder for folder in found if folder != here], looked, list(gone)
+    return Copies([folder for folder in found if folder != here], list(alike), looked, list(gone))
 
 
 def _lies_in(run: Path) -> Path:
@@ -130,13 +143,34 @@ def _lies_in(run: Path) -> Path:
     return run.parents[1] if run.name.startswith("seed-") else run.parent
 
 
+def _runs_below(folder: Path) -> list[Path]:
+    """None where nobody may look, or no folder can be called so."""
+    try:
+        return runs_below(folder)
+    except OSError:
+        return []
+
+
+def _is_there(run: Path) -> bool:
+    try:
+        return (run / "run.json").is_file()
+    except OSError:
+        return False
+
+
 def _record(run: Path) -> dict[str, Any]:
     """run.json; empty where it is of somebody else."""
     try:
-        content = read_json(run / "run.json")
-    except RunError:
+        return read_shape(run / "run.json")
+    except (OSError, InputError, RunError):
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def _files(record: Mapping[str, Any]) -> set[str]:
+    """The files and data sets that the tasks of a run.json name; of rows in memory nothing can be known."""
+    tasks = record["config"]["tasks"] if record else []
+    named = {str(task.get(split)) for task in tasks for split in ("train", "test")}
+    return {name for name in named if IN_MEMORY not in name} - {"None"}
 
 
 def _holds(line: str, text: str) -> bool:

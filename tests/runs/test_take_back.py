@@ -14,6 +14,7 @@ from small_runs import SEEKR, Stop, StopAt, digests
 from seekr import Run, Task
 from seekr.cli.main import main
 from seekr.data.finished import finished_tasks
+from seekr.disk import with_own_hash
 from seekr.memory.reader import Memory
 from seekr.memory.removal import write_without
 from seekr.runs import folder as folders
@@ -255,7 +256,10 @@ def test_copies_of_copies_of_what_is_taken_back_are_named(
     shutil.rmtree(run)
     assert main(["memory", str(third), "--remove", "b/0"]) == 0
     out = capsys.readouterr().out
-    assert f"{second} is not where it was; copies were looked for in {third.parent}, {second.parent}" in out
+    assert (
+        f"{second} is not where it was, or cannot be read; copies were looked for in {third.parent}, {second.parent}"
+        in out
+    )
     assert str(beside) not in out
 
 
@@ -271,6 +275,41 @@ def test_copies_of_the_run_of_a_seed_are_named(
         assert main(["memory", str(here / "seed-1"), "--remove", "a/0"]) == 0
         named = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines() if "may hold" in line]
         assert named == [str(there / "seed-1")]
+
+
+def test_runs_that_learned_the_same_files_are_named(
+    learn: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found by review: answers of another seed to the same test rows held the text, and nothing named them."""
+    runs = {learn(tmp_path / "x" / f"seed-{seed}", "a", seed=seed).folder for seed in (0, 1)}
+    runs |= {learn(tmp_path / "y", "a", method={"name": "sequential"}).folder}
+    learn(tmp_path / "z", "b")
+    for here in sorted(runs):
+        capsys.readouterr()
+        assert main(["memory", str(here), "--remove-matching", "a 7="]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        named = {Path(line.partition(":")[0]) for line in lines if "learned the same files of rows; look there" in line}
+        assert named == runs - {here}
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + "/run", "/theirs/run"])
+def test_a_run_that_cannot_be_looked_into_does_not_end_a_removal_that_was_done(
+    name: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found by review: it was done, and ended as an error of a file whose name is too long, or of another's home."""
+    is_file, is_dir = Path.is_file, Path.is_dir
+
+    def refused(path: Path, known: Callable[[Path], bool]) -> bool:
+        if path.is_relative_to("/theirs"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return known(path)
+
+    monkeypatch.setattr(Path, "is_file", lambda path: refused(path, is_file))
+    monkeypatch.setattr(Path, "is_dir", lambda path: refused(path, is_dir))
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(with_own_hash(record | {"from": name})))
+    assert main(["memory", str(run), "--remove", "a/0"]) == 0
+    assert f"{name} is not where it was, or cannot be read; copies were looked for in" in capsys.readouterr().out
 
 
 def digests_of(run: Path) -> dict[str, bytes]:
