@@ -6,6 +6,7 @@ A file says of itself whether it is encrypted, and is read either way; the key i
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,17 @@ TENSORS_MARK = "seekr AES-256-GCM"
 """Among the metadata of a safetensors file whose tensors are encrypted."""
 _MARK = f"{TENSORS_MARK} "
 _NONCE = 12
+_LONGEST = 4096  # characters of a file with a key
 _MAKE = "python -c 'import secrets; print(secrets.token_hex(32))' makes one"
+_OWN = "no other one than it was encrypted with opens it"
 
 
-def cipher(what: str) -> AESGCM:
-    """What encrypts and decrypts, `what` being what cannot be without it. Raises InputError where there is no key."""
+def cipher(what: str, *, new: bool = True) -> AESGCM:
+    """What encrypts and decrypts, `what` being what cannot be without it; `new`: any key will do.
+
+    Raises InputError where there is no key.
+    """
+    which = _MAKE if new else _OWN
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError:
@@ -36,18 +43,25 @@ def cipher(what: str) -> AESGCM:
     if not text and (name := os.environ.get(KEY_FILE)):
         where = f"{KEY_FILE}={name}"
         try:
-            text = user_path(name).read_text(encoding="utf-8")
+            text = _read_key(name)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{what}: {where}: cannot be read ({error})") from None
     if not text:
-        raise InputError(f"{what}: encryption needs a key; set {KEY}, or {KEY_FILE} to the file that holds it; {_MAKE}")
+        raise InputError(f"{what}: encryption needs a key; set {KEY}, or {KEY_FILE} to the file that holds it; {which}")
     try:
         key = bytes.fromhex(text.strip())
     except ValueError:
         key = b""
     if len(key) != 32:
-        raise InputError(f"{what}: {where}: a key is 64 hexadecimal digits; {_MAKE}")
+        raise InputError(f"{what}: {where}: a key is 64 hexadecimal digits; {which}")
     return AESGCM(key)
+
+
+@cache
+def _read_key(name: str) -> str:
+    """What a file begins with, read once a process: it may be a FIFO, and a device may never end."""
+    with user_path(name).open(encoding="utf-8") as file:
+        return file.read(_LONGEST)
 
 
 def write_text(path: Path, text: str, *, encrypted: bool) -> None:
@@ -94,7 +108,7 @@ def encrypt(content: bytes, path: Path, name: str) -> bytes:
 
 def decrypt(content: bytes, path: Path, name: str) -> bytes:
     """Raises InputError where there is no key, or another one, or the content or its name was changed."""
-    key = cipher(str(path))
+    key = cipher(str(path), new=False)
     from cryptography.exceptions import InvalidTag
 
     try:

@@ -156,7 +156,7 @@ def prepare(request: Request) -> RunSpec:
     record = read_record(home)
     config = as_begun(config, record, home)
     if config.encrypt:
-        cipher("encrypt")
+        cipher("encrypt", new=not (record or {"config": {}})["config"].get("encrypt"))
     check_home(home, run)
     tasks = list(request.tasks) if request.tasks is not None else make_tasks(config)
     check_tasks(tasks)

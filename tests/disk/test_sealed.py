@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,36 @@ def test_the_key_may_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SEEKR_KEY_FILE", str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"SEEKR_KEY_FILE=.*nowhere: cannot be read"):
         read_text(tmp_path / "x")
+
+
+def test_the_file_of_the_key_may_be_a_fifo_and_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by review: a second look at `<(pass show key)` found nothing, and /dev/zero took all memory."""
+    monkeypatch.delenv("SEEKR_KEY")
+    os.mkfifo(tmp_path / "key")
+    monkeypatch.setenv("SEEKR_KEY_FILE", str(tmp_path / "key"))
+    writer = threading.Thread(target=lambda: (tmp_path / "key").write_text(ONE))
+    writer.start()
+    write_text(tmp_path / "x", "text", encrypted=True)
+    writer.join()
+    assert read_text(tmp_path / "x") == "text"
+    monkeypatch.setenv("SEEKR_KEY_FILE", "/dev/zero")
+    with pytest.raises(InputError, match="SEEKR_KEY_FILE=/dev/zero: a key is 64 hexadecimal digits"):
+        read_text(tmp_path / "x")
+
+
+def test_nobody_is_told_to_make_a_key_for_what_another_one_encrypted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by review: a new key opens nothing that is there."""
+    write_text(tmp_path / "x", "text", encrypted=True)
+    for key in ("", "abc"):
+        monkeypatch.setenv("SEEKR_KEY", key)
+        with pytest.raises(InputError, match="no other one than it was encrypted with opens it"):
+            read_text(tmp_path / "x")
+        with pytest.raises(InputError, match="makes one"):
+            write_text(tmp_path / "y", "text", encrypted=True)
 
 
 def test_the_same_content_is_never_the_same_bytes_and_a_change_is_found(tmp_path: Path) -> None:
