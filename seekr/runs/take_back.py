@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seekr.data.task import IN_MEMORY
+from seekr.data.tokenizing import decode
 from seekr.disk import clear_folder, file_digest, is_encrypted, read_text, write_text
 from seekr.errors import InputError, RunError, nearest
 from seekr.memory.removal import write_without
@@ -45,8 +46,9 @@ def kept_rows(run: Run) -> list[KeptRow]:
         memory = stage.memory
         for number in range(0 if memory is None else len(memory)):
             assert memory is not None
-            text = tokenizer.decode(memory.encoded(number).input_ids, skip_special_tokens=True)
-            found.append(KeptRow(stage.name, number, str(text)))
+            found.append(
+                KeptRow(stage.name, number, decode(memory.encoded(number).input_ids, tokenizer, special=False))
+            )
     return found
 
 

@@ -7,15 +7,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_runs import SEEKR, Stop, StopAt, digests
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from seekr import Run, Task
 from seekr.cli.main import main
 from seekr.data.finished import finished_tasks
 from seekr.disk import with_own_hash
-from seekr.memory.reader import Memory
+from seekr.memory.reader import KeptSample, Memory
 from seekr.memory.removal import write_without
 from seekr.runs import folder as folders
 from seekr.runs import take_back as taking
@@ -181,6 +184,18 @@ def test_answers_that_somebody_changed_are_named_after_some_were_taken_back(run:
     found = {finding.text: finding.fault for finding in verify(Run(run))}
     assert found[f"{path}: not the answers that were scored"]
     assert not found["predictions/0-0.jsonl: 1 answers were taken back"]
+
+
+def test_a_row_is_searched_as_it_was_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by review: of tokenizers that clean up, "who ? Jane" had become "who? Jane", and was not found."""
+    words = ["who", "?", "she", "is", "n't", ",", "Jane"]
+    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=True)
+    monkeypatch.setattr(taking, "load_tokenizer", lambda _: tokenizer)
+    tokens = KeptSample(np.arange(7, dtype=np.int32), np.arange(7, dtype=np.int32))
+    monkeypatch.setattr(Memory, "encoded", lambda *_: tokens)
+    assert taking.kept_rows(Run(run))[0].text == " ".join(words)
+    assert taking.matching(Run(run), "who ? she is n't , Jane")
 
 
 @pytest.mark.parametrize("gone", [False, True])
