@@ -187,7 +187,7 @@ class ScoreBook:
         """Whether answers were taken back while the rows given are those that were scored, or are gone."""
         data, gone = self.columns[column], self._before.removed.get(cell_name(row, column))
         kept = None if gone is None else read_predictions(self._path(row, column))
-        if gone is None or kept is None:
+        if gone is None or kept is None or (column == GENERAL and not kept):  # of another guard, for all we know
             return False
         rows = [(one.prompt_text, one.references) for one in data.test]
         there = all((row["prompt"], row["references"]) in rows for row in kept)
@@ -225,7 +225,7 @@ class ScoreBook:
             name = "general ability" if column == GENERAL else f"score/{data.task.name}"
             self.live.score(name, self.scores[row, column], row)
         if column == GENERAL:
-            before = "" if row == BASE else f"{self.scores[BASE, GENERAL]:.1f} → "
+            before = "" if row == BASE else f"{(self.stale | self.scores)[BASE, GENERAL]:.1f} → "
             say_once(f"general ability {before}{self.scores[row, column]:.1f} {self._after(row)}")
 
     def _keep_score(self, row: int, column: int, found: list[Found]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,19 @@ def test_rows_may_be_deleted_once_they_are_scored(learn: Callable[..., Run], tmp
     assert evaluate(run.folder).scores == run.scores
     with pytest.raises(InputError, match=r"general\.json.*put the file back"):
         learn(tmp_path / "run", ["a", "b"], general=path)
+
+
+def test_one_more_task_is_measured_where_answers_to_the_guard_were_taken_back(
+    guarded: Run, learn: Callable[..., Run], rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found by review: those of before are not asked again, and the line that compares with them was a KeyError."""
+    run = Path(shutil.copytree(guarded.folder, tmp_path / "run"))
+    assert main(["memory", str(run), "--remove-matching", "what is down?"]) == 0
+    before = guarded.scores.general
+    general = learn(run, "abc", general=rows).scores.general
+    assert general[:-1] == before
+    assert f"general ability {before[0]:.1f} → {general[-1]:.1f} after c" in capsys.readouterr().err
+    assert len((run / "predictions/1-general.jsonl").read_text().splitlines()) == len(ROWS) - 1
 
 
 def test_one_more_task_is_guarded_too(guarded: Run, data_folder: Path, tmp_path: Path) -> None:
