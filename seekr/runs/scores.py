@@ -64,8 +64,8 @@ class ScoreBook:
         self._written = -math.inf
         self._unwritten = True  # what was read may be other than what scores.json says
         if self.taken_back:
-            names = ", ".join(cell_name(*cell) for cell in sorted(self.taken_back))
-            say_once(f"predictions: {names} (row-column): some answers were taken back; their scores stay")
+            less = ", ".join(cell_name(*cell) for cell in sorted(self.taken_back))
+            say_once(f"predictions: {less} (row-column): some answers were taken back; their scores, of all rows, stay")
         if lost := [cell_name(*it) for it in self.stale.keys() - self.taken_back if self._source(it[0]) is None]:
             say_once(
                 f"predictions: {', '.join(lost)} (row-column): the answers that were scored are gone, and so are the "
@@ -184,14 +184,14 @@ class ScoreBook:
             say_once(f"{path}: these answers score {score:.2f}, and scores.json had {known:.2f} for them; it is mended")
 
     def _is_less(self, row: int, column: int) -> bool:
-        """Whether answers were taken back while the rows given are those that were scored, or are gone."""
+        """Whether answers were taken back while the rows given are those that were scored, or are left, or are gone."""
         data, gone = self.columns[column], self._before.removed.get(cell_name(row, column))
         kept = None if gone is None else read_predictions(self._path(row, column))
         if gone is None or kept is None or (column == GENERAL and not kept):  # of another guard, for all we know
             return False
         rows = [(one.prompt_text, one.references) for one in data.test]
         there = all((row["prompt"], row["references"]) in rows for row in kept)
-        return data.gone is not None or (there and len(kept) + gone == len(rows))
+        return data.gone is not None or (there and len(rows) in (len(kept), len(kept) + gone))
 
     def _read_answers(self, row: int, column: int) -> None:
         path, data = self._path(row, column), self.columns[column]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seekr.config import identity
 from seekr.config.schema import Config
+from seekr.data.finished import read_predictions
 from seekr.data.task_data import PlannedStage, TaskData
 from seekr.disk import Fault, read_json
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, nearest
 from seekr.memory.reader import Memory
 from seekr.methods import Method
+from seekr.runs.answer_lines import are_of
 from seekr.runs.answered_by import answered_by_faults
 from seekr.runs.exchange import check_settled
 from seekr.runs.folder import finished_stages, has_weights, seed_folders, stage_name
@@ -72,6 +74,7 @@ def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) 
     if len(names) > len(planned):
         missing = next(name for name in names if name not in planned or len(planned) == 0)
         raise InputError(f"{run} has finished task {missing!r} too, which is not among the tasks here; put it back")
+    removed = KeptScores.read(run / "scores.json", put_aside=False).removed
     for index, folder in enumerate(finished):
         for fault in file_faults(folder, hashed=False, weights=False, only="stage.json"):
             raise InputError(f"{fault}; {_mend(folder)}")
@@ -82,8 +85,25 @@ def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) 
                 f"{run} holds a different run: {place} is {there['name']!r} there and {planned[index]!r} here; "
                 "new tasks go to the end of the list, or choose another output_dir"
             )
-        identity.compare(run, {"tasks": there["tasks"]}, {"tasks": stages[index].identity()["tasks"]})
+        here = stages[index].identity()["tasks"]
+        for name in _without_taken_back(run, removed, stages[index], index):
+            there["tasks"].get(name, {})["test"] = here[name]["test"]
+        identity.compare(run, {"tasks": there["tasks"]}, {"tasks": here})
     check_scores(run, finished)
+
+
+def _without_taken_back(run: Path, removed: Iterable[str], stage: PlannedStage, first: int) -> list[str]:
+    """The tasks whose test rows are those that were scored but for rows of which the answers were taken back.
+
+    `removed`: the cells of which some were. `first`: the column of the stage's first task.
+    """
+    found = []
+    for column, data in enumerate(stage.data, start=first):
+        names = [name for name in removed if name.partition("-")[2] == str(column)]
+        answers = [read_predictions(run / "predictions" / f"{name}.jsonl") for name in names]
+        if data.gone is None and any(kept and are_of(kept, data.test) for kept in answers):
+            found.append(data.task.name)
+    return found
 
 
 def check_scores(run: Path, finished: Sequence[Path]) -> None:

@@ -18,6 +18,7 @@ from seekr import Run, Task
 from seekr.cli.main import main
 from seekr.data.finished import finished_tasks
 from seekr.disk import with_own_hash
+from seekr.errors import InputError
 from seekr.memory.reader import KeptSample, Memory
 from seekr.memory.removal import write_without
 from seekr.runs import folder as folders
@@ -214,11 +215,34 @@ def test_answers_that_were_taken_back_are_not_asked_again_and_their_scores_stay(
         files["test"].unlink()
     capsys.readouterr()
     learn(run, tasks)
-    assert "predictions: 0-0, 1-0 (row-column): some answers were taken back; their scores stay" in (
+    assert "predictions: 0-0, 1-0 (row-column): some answers were taken back; their scores, of all rows, stay" in (
         capsys.readouterr().err
     )
     assert digests(run, "predictions/*") == before
     assert json.loads((run / "scores.json").read_text()) == scores
+
+
+def test_a_test_row_that_was_taken_back_may_go_from_its_file(
+    learn: Callable[..., Run], data_folder: Path, tmp_path: Path
+) -> None:
+    """Found by review: the run was another one then; left in its file, the row was asked of the next task's model."""
+    shutil.copytree(data_folder, tmp_path / "data")
+    files = {split: tmp_path / "data/a" / f"{split}.json" for split in ("train", "test")}
+    tasks = [Task("a", **files, metric="likelihood"), "b"]
+    run = learn(tmp_path / "run", tasks).folder
+    before, rows = Run(run).scores.matrix, json.loads(files["test"].read_text())
+    assert main(["memory", str(run), "--remove-matching", "a 7="]) == 0
+    answers = digests(run, "predictions/*")
+    files["test"].write_text(json.dumps([row for row in rows if row["prompt"] != "a 0="]))  # another one
+    with pytest.raises(InputError, match=r"holds a different run: tasks.a.test is"):
+        learn(run, [*tasks, "c"])
+    files["test"].write_text(json.dumps([row for row in rows if row["prompt"] != "a 7="]))
+    after = learn(run, [*tasks, "c"]).scores.matrix
+    assert [row[:2] for row in after[:2]] == before
+    assert digests(run, "predictions/[01]-*") == answers
+    assert "a 7=" not in (run / "predictions/2-0.jsonl").read_text()
+    assert len((run / "predictions/2-0.jsonl").read_text().splitlines()) == len(rows) - 1
+    assert not [finding for finding in verify(Run(run)) if finding.fault]
 
 
 def test_test_rows_that_are_gone_are_known_by_the_answers_of_which_none_was_taken_back(run: Path) -> None:
@@ -297,7 +321,7 @@ def test_runs_that_learned_the_same_files_are_named(
 ) -> None:
     """Found by review: answers of another seed to the same test rows held the text, and nothing named them."""
     runs = {learn(tmp_path / "x" / f"seed-{seed}", "a", seed=seed).folder for seed in (0, 1)}
-    runs |= {learn(tmp_path / "y", "a", method={"name": "sequential"}).folder}
+    runs |= {learn(tmp_path / "y", "a", method={"name": "sequential"}, seed=2).folder}
     learn(tmp_path / "z", "b")
     for here in sorted(runs):
         capsys.readouterr()
