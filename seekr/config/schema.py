@@ -173,7 +173,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
         if isinstance(place, list):
-            if not part.isdigit() or int(part) >= len(place):
+            if not part.isdecimal() or len(part) > 9 or int(part) >= len(place):
                 count = len(place)
                 raise InputError(f"{key!r}: {'.'.join(parts[:depth])} is a list of {count}, counted from 0")
             index: Any = int(part)

@@ -33,7 +33,7 @@ from seekr.scoring.uncertainty import error_of_rows
 RANDOM_SEEDS = (0, 1, 2)
 """Of the draws of random heads, whose mean counts."""
 
-_LAYERS = re.compile(r"layers=(\d+)-(\d+)")
+_LAYERS = re.compile(r"layers=(\d{1,9})-(\d{1,9})")
 
 Heads = Mapping[int, Sequence[int]]
 """Layer → heads."""

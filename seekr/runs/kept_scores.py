@@ -21,7 +21,8 @@ from seekr.scoring import ScoreMatrix
 from seekr.scoring.cells import BASE
 
 Cell = tuple[int, int]
-Name = Annotated[str, Field(pattern=r"^(base|\d+)-(general|\d+)$")]
+Name = Annotated[str, Field(pattern=r"^(base|\d{1,9})-(general|\d{1,9})$")]
+_DIGITS = 10  # Python makes no number of some thousand
 _KEPT = ("answers", "removed_answers", ANSWERED_BY)
 _MEND = "move it away, and `seekr evaluate` makes scores again from the answers"
 _NOT_VOUCHED = "not what was written"
@@ -113,7 +114,8 @@ def forget_rows(run: Path, first: int) -> None:
     if matrix.general:
         matrix.general[first + 1 :] = [None] * (tasks - first)
     for known in (kept.answers, kept.removed, kept.models):
-        for name in [name for name in known if (row := name.partition("-")[0]).isdecimal() and int(row) >= first]:
+        rows = {name: row for name in known if (row := name.partition("-")[0]).isdecimal() and len(row) < _DIGITS}
+        for name in [name for name, row in rows.items() if int(row) >= first]:
             del known[name]
     kept.write(path)
 

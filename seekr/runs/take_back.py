@@ -65,7 +65,7 @@ def named(run: Run, name: str) -> KeptRow:
     if not there:
         tasks = {row.task for row in rows}
         raise InputError(f"--remove {name}: TASK/N is meant, and {task!r} keeps no rows here; {nearest(task, tasks)}")
-    if not number.isdecimal() or int(number) >= len(there):
+    if not number.isdecimal() or len(number) > 9 or int(number) >= len(there):
         rows_of = f"{task} keeps {len(there)} rows, {task}/0 to {task}/{len(there) - 1}"
         raise InputError(f"--remove {name}: TASK/N is meant, and {rows_of}")
     return there[int(number)]

@@ -184,6 +184,7 @@ def test_wrong_yaml(seekr: Any, text: str, told: str) -> None:
         ("=3", "reads key=value"),
         ("sed=1", "unknown key 'sed'; did you mean 'seed'?"),
         ("tasks.2.name=c", "tasks is a list of 2, counted from 0"),
+        ("tasks.².name=c", "tasks is a list of 2, counted from 0"),
         ("seed.x=1", "seed holds no keys"),
         ("training.learning_rate=[1", "not valid YAML"),
         ("training.learning_rte=1", "did you mean 'learning_rate'?"),

@@ -112,6 +112,7 @@ def test_a_changed_score_that_cannot_be_scored_again_is_never_vouched_for(run: P
         ("answers", {"foo": "x"}),
         ("answers", {"0": "x"}),
         ("answers", {"1-2-3": "x"}),
+        ("answers", {"9" * 5000 + "-0": "x"}),
         ("answers", None),
         ("answers", "x"),
         ("removed_answers", [1]),

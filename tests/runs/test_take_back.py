@@ -92,7 +92,7 @@ def test_rows_are_found_by_their_text_and_taken_back_with_all_that_quotes_them(
 def test_one_row_is_removed_by_its_name_and_a_wrong_name_in_one_line(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a/7", "a", "x/0", "a/-1", "/"):
+    for name in ("a/7", "a", "x/0", "a/-1", "/", "a/" + "9" * 5000):
         assert main(["memory", str(run), "--remove", name]) == 2
         if name in ("a/7", "a"):  # of a task alone it said that '' keeps no rows
             assert f"--remove {name}: TASK/N is meant, and a keeps " in capsys.readouterr().err
