@@ -1,7 +1,6 @@
 """Methods side by side: runs that differ by their seed only are one method, as mean ± half of its 95% interval."""
 
 import json
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from seekr.config.identity import without_seed
 from seekr.config.secrets import without_secrets
 from seekr.runs.run import Run
-from seekr.scoring.uncertainty import half_interval
+from seekr.scoring.uncertainty import half_interval, half_of_difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ def best(summaries: Sequence[MethodSummary], measure: Measure) -> MethodSummary 
 
     Joint training is the upper bound and takes no part. There must be two or more methods, all of them
     finished on the same tasks, with two seeds or more: one tells nothing about chance. The lead over every other one
-    must show at the printed precision and exceed twice the standard error of the difference of the two means.
+    must show at the printed precision, and be outside of the 95% interval of the difference of the two means.
     """
     if measure.higher_is_better is None:
         return None
@@ -156,16 +155,9 @@ def best(summaries: Sequence[MethodSummary], measure: Measure) -> MethodSummary 
         if summary is leader:
             continue
         lead = sign * (first.mean - other.mean)
-        if decimal(first.mean) == decimal(other.mean) or lead <= 2 * standard_error(first, other):
+        if decimal(first.mean) == decimal(other.mean) or lead <= half_of_difference(first.values, other.values):
             return None
     return leader
-
-
-def standard_error(one: Spread, other: Spread) -> float:
-    """Of the difference of two means; 0 where one of them is a single run, whose spread nobody knows."""
-    if one.deviation is None or other.deviation is None:
-        return 0.0
-    return math.sqrt(one.deviation**2 / len(one.values) + other.deviation**2 / len(other.values))
 
 
 def _spread(values: Iterable[float | None]) -> Spread | None:

@@ -38,7 +38,19 @@ def error_of_alike(rows: int) -> float:
 def half_interval(values: Sequence[float]) -> float | None:
     """Half of the 95% interval of the mean of `values`, by Student's t; None for fewer than two, and where all are
     alike, so that nothing is known of their spread."""
-    error, freedom = standard_error(values), len(values) - 1
-    if error is None or error <= _NOTHING:
-        return None
-    return error * (_STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.4 / freedom)
+    error = standard_error(values)
+    return None if error is None or error <= _NOTHING else error * _student(len(values) - 1)
+
+
+def half_of_difference(one: Sequence[float], other: Sequence[float]) -> float:
+    """Half of the 95% interval of the difference of two means, of two values or more each, by Welch's t."""
+    parts = [(stdev(values) ** 2 / len(values), len(values) - 1) for values in (one, other)]
+    variance = sum(part for part, _ in parts)
+    if variance <= _NOTHING**2:
+        return 0.0
+    return math.sqrt(variance) * _student(variance**2 / sum(part**2 / freedom for part, freedom in parts))
+
+
+def _student(freedom: float) -> float:
+    """The 97.5% point; for degrees between whole ones, of the lower one."""
+    return _STUDENT[int(freedom) - 1] if freedom < len(_STUDENT) + 1 else 1.96 + 2.4 / freedom

@@ -11,8 +11,9 @@ from typing import Any
 from seekr.errors import RunError
 from seekr.report.comparison import HEADINGS, Row
 from seekr.report.side_by_side import Column, cell, side_by_side
-from seekr.report.summary import SPREAD, standard_error
+from seekr.report.summary import SPREAD
 from seekr.report.tables import console, print_table
+from seekr.scoring.uncertainty import half_of_difference
 from seekr.tuning.grid import Settings, short_keys, text_of, words_of
 
 Result = tuple[Settings, Row | str]
@@ -87,6 +88,6 @@ def how_sure(best: Row, second: Row) -> str:
     lead = f"the first leads by {first.mean - next_one.mean:.1f}"
     if first.deviation is None:
         return f"{lead}, on one seed: how much of that is chance is not known; seeds=[0,1,2] tells more"
-    if first.mean - next_one.mean <= 2 * standard_error(first, next_one):
-        return f"{lead}, which is within twice the standard error over the seeds: the two may be equal"
-    return f"{lead}, more than twice the standard error over the seeds"
+    half = half_of_difference(first.values, next_one.values)
+    equal = ": the two may be equal" if first.mean - next_one.mean <= half else ""
+    return f"{lead} ± {half:.1f} over the seeds{equal}"

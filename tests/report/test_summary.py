@@ -93,6 +93,16 @@ def test_lead_must_exceed_the_spread_of_the_seeds(tmp_path: Path, gap: float, le
     assert (best(summarize(runs), OVERALL) is not None) is leads
 
 
+def test_a_lead_that_two_seeds_do_not_prove_has_no_star(tmp_path: Path) -> None:
+    """Two standard errors of so few seeds are nothing: 95 ± 25 had a star beside 47 ± 38."""
+    runs = [
+        run_with(tmp_path / f"{method}-{seed}", [final, 50.0], method=method, seed=seed)
+        for method, finals in (("replay", (40.0, 54.0)), ("seekr", (62.0, 70.0)))
+        for seed, final in enumerate(finals)
+    ]
+    assert best(summarize(runs), OVERALL) is None
+
+
 def test_other_tasks_are_not_compared(tmp_path: Path) -> None:
     """In another order too: the score of a task after the second one is then of something else."""
     ones = [run_with(tmp_path / f"one-{seed}", [60.0, 50.0], seed=seed) for seed in (0, 1)]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from seekr.scoring.uncertainty import error_of_rows, half_interval, standard_error
+from seekr.scoring.uncertainty import error_of_rows, half_interval, half_of_difference, standard_error
 
 
 def student(freedom: int) -> float:
@@ -18,6 +18,18 @@ def test_interval_is_students(count):
     error = np.std(values, ddof=1) / np.sqrt(count)
     assert standard_error(values) == pytest.approx(error)
     assert half_interval(values) == pytest.approx(student(count - 1) * error, rel=2e-3)
+
+
+@pytest.mark.parametrize(("one", "other"), [(2, 2), (3, 3), (2, 5), (40, 45)])
+def test_difference_is_welchs(one, other):
+    """Degrees of freedom by Welch and Satterthwaite, rounded down."""
+    draw = np.random.default_rng(one)
+    samples = [draw.normal(50, 9, one).tolist(), draw.normal(40, 3, other).tolist()]
+    parts = [np.var(values, ddof=1) / len(values) for values in samples]
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, samples, strict=True))
+    expected = student(int(freedom)) * np.sqrt(sum(parts))
+    assert half_of_difference(*samples) == pytest.approx(expected, rel=2e-3)
+    assert half_of_difference([3.0, 3.0], [2.0, 2.0]) == 0
 
 
 def test_one_value_has_no_error():
