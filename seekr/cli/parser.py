@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--output-dir", type=path, default=Path("demo-run"), metavar="DIR", help="one run a method below it"
     )
-    sub.add_argument("--seed", type=natural, default=0, metavar="N")
+    sub.add_argument("--seed", type=natural, default=0, metavar="N", help="what the runs draw by; default: 0")
     sub.add_argument("--small", action="store_true", help="three methods and three tasks alone")
     sub.add_argument("--json", type=path, metavar="FILE", help="write the table as JSON too")
 

@@ -54,7 +54,7 @@ class _Record(_Part):
     source: str | None = Field(default=None, alias="from")
     changed: list[_Changed] = []
     unverified: list[str] = []
-    stages: list[Annotated[str, Field(pattern=r"^\d{2,}-[^/]+$")]] = []
+    stages: list[Annotated[str, Field(pattern=r"^\d{2,}-[^/]{1,252}$")]] = []
     encrypted_after: NonNegativeInt | None = None
 
 

@@ -601,6 +601,19 @@ def test_run_of_before_manifests_stays_unverified_and_its_new_stages_are_held(
     assert json.loads((run / "run.json").read_text())["unverified"] == ["00-a", "01-b"]
 
 
+@pytest.mark.parametrize("command", ["status", "verify", "heads"])
+def test_a_stage_whose_name_no_folder_can_have_is_told_of_run_json(
+    command: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was "OSError: File name too long", and no name."""
+    record = json.loads((run / "run.json").read_text()) | {"stages": ["00-" + "a" * 300]}
+    del record["sha256"]
+    (run / "run.json").write_text(json.dumps(record))
+    assert main([command, str(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "run.json: not the record of a run; stages.0: " in line
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [(["config", "training", "learning_rate"], 0.5), (["config", "tasks", 1, "max_new_tokens"], 4), (["from"], "x")],
