@@ -214,7 +214,7 @@ def full_disks(
                 lines = [line for line in said if line.startswith("seekr: error:")]
                 if not filler.exists() or len(lines) != 1 or not any(word in lines[0] for word in FULL):
                     raise SystemExit(f"{name}: exit status {status}\n{here.said()}")
-                about |= {"status": status, "line": lines[0]}
+                about |= {"status": status, "line": lines[0].replace(str(place.parent), "FOLDER")}
                 ended[name] += 1
                 filler.unlink()
             filler.unlink(missing_ok=True)
