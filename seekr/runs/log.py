@@ -89,13 +89,18 @@ def _log_entry(path: Path, line: int, row: dict[str, Any]) -> LogEntry:
         return LogEntry(
             int(row["step"]),
             str(row["kind"]),
-            {name: float(value) for name, value in row.items() if name not in _NOT_PARTS and value is not None},
-            dict(row.get("gradient_share", {})),
+            _numbers({name: value for name, value in row.items() if name not in _NOT_PARTS}),
+            _numbers(row.get("gradient_share", {})),
             None if row.get("attention_weight") is None else float(row["attention_weight"]),
             (int(row["replayed_rows"]), int(row["kept_rows"])) if "replayed_rows" in row else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}, line {line}: not a step of a log ({error!r}); {RELEARN}") from error
+
+
+def _numbers(found: dict[str, Any]) -> dict[str, float]:
+    """Those that are known."""
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def read_whole(path: Path, mend: str) -> Any:
