@@ -50,7 +50,7 @@ def _rows_learned(run: Run) -> Iterator[int]:
             continue
         try:
             yield from [int(task["rows"]) for task in read_json(stage.folder / "stage.json")["rows"].values()]
-        except (RunError, KeyError, TypeError, ValueError, AttributeError):
+        except (RunError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
             continue  # older, or damaged: the command names it then
 
 

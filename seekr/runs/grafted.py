@@ -69,7 +69,7 @@ def read_grafted(run: Path) -> tuple[Grafted, ...]:
         return ()
     try:
         return tuple(_grafted(row) for row in content["rows"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: not the result of a grafting study ({error!r}); {mend}") from None
 
 

@@ -94,7 +94,7 @@ def _log_entry(path: Path, line: int, row: dict[str, Any]) -> LogEntry:
             None if row.get("attention_weight") is None else float(row["attention_weight"]),
             (int(row["replayed_rows"]), int(row["kept_rows"])) if "replayed_rows" in row else None,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}, line {line}: not a step of a log ({error!r}); {RELEARN}") from error
 
 

@@ -73,7 +73,7 @@ class Stage:
             return {}
         try:
             found = {int(layer): sorted(map(int, chosen)) for layer, chosen in read_whole(path, RELEARN).items()}
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: not {{layer: [heads]}}; {RELEARN}") from error

@@ -200,7 +200,7 @@ class ScoreBook:
             return
         try:
             found = found_in(kept, data)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             return  # of another kind of metric: measured again
         counts = [one.answer_tokens for one in found if isinstance(one, RowLikelihood)]
         if data.gone or not counts or counts == [answer_tokens(sample) for sample in data.test_rows]:
