@@ -86,7 +86,7 @@ def how_sure(best: Row, second: Row) -> str:
     if first is None or next_one is None:
         return "nothing else was scored"
     lead = f"the first leads by {first.mean - next_one.mean:.1f}"
-    if first.deviation is None:
+    if first.deviation is None or next_one.deviation is None:
         return f"{lead}, on one seed: how much of that is chance is not known; seeds=[0,1,2] tells more"
     half = half_of_difference(first.values, next_one.values)
     equal = ": the two may be equal" if first.mean - next_one.mean <= half else ""

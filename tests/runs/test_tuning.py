@@ -341,6 +341,7 @@ def test_the_lead_is_weighed_against_the_spread() -> None:
     assert "the two may be equal" in how_sure(row(50, 60), row(49, 59))
     assert how_sure(row(50, 51), row(10, 11)) == "the first leads by 40.0 ± 3.0 over the seeds"
     assert how_sure(row(50), row(10)).startswith("the first leads by 40.0, on one seed")
+    assert how_sure(row(50, 60), row(10)).startswith("the first leads by 45.0, on one seed")
     order = ranked([({"x": 1}, "failed"), ({"x": 2}, row(1, 2)), ({"x": 3}, row(5, 6))])
     assert [settings["x"] for settings, _ in order] == [3, 2, 1]
 
