@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from study import describe_machine
 from study_suites import SUITES, write_tasks
 from study_tables import read_study
 
+from seekr.bench import describe_machine
 from seekr.config.schema import make_config, resolve_paths
 from seekr.modeling.loading import load_tokenizer
 from seekr.planning.plan import make_plan

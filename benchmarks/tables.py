@@ -33,7 +33,7 @@ def tables() -> dict[str, str]:
         **grafting_tables("grafting", read_study(RESULTS / "grafting.jsonl")),
         **grafting_tables("grafting: smollm2", read_study(RESULTS / "grafting_smollm2.jsonl")),
         **gpu_tables(read_study(RESULTS / "gpu_h100.jsonl")),
-        "smollm2: one GPU run each": gpu_study_table(read_study(RESULTS / "study_smollm2_gpu.jsonl")),
+        "smollm2: one GPU run each": study_table(read_study(RESULTS / "study_smollm2_gpu.jsonl"), by_method),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
         "bench": bench_table(bench),
         "sample bytes": sample_bytes_table(_rows("sample_bytes.json")),
@@ -61,11 +61,9 @@ def evidence_tables(study: list[Row]) -> dict[str, str]:
     weights = chosen("seekr", *(f"seekr-fixed-{weight}" for weight in (1, 10, 100, 1000)))
     shares = [*chosen("seekr", "replay", "derpp"), *chosen("seekr", kept=0.01), *chosen("replay", "derpp", kept=0.1)]
     return {
-        "evidence: demo": study_table(chosen(*DEMO_METHODS), lambda row: f"`{row['method']}`"),
-        "evidence: weights": paired_table(weights, "`seekr`", lambda row: f"`{row['method']}`"),
-        "evidence: heads": paired_table(
-            chosen("seekr", "seekr-random", "seekr-all"), "`seekr`", lambda row: f"`{row['method']}`"
-        ),
+        "evidence: demo": study_table(chosen(*DEMO_METHODS), by_method),
+        "evidence: weights": paired_table(weights, "`seekr`", by_method),
+        "evidence: heads": paired_table(chosen("seekr", "seekr-random", "seekr-all"), "`seekr`", by_method),
         "evidence: kept rows": study_table(shares),
         "evidence: rules": rules_table(read_study(RESULTS / "rules_tried.jsonl")),
     }
@@ -73,16 +71,12 @@ def evidence_tables(study: list[Row]) -> dict[str, str]:
 
 def real_model_tables(rows: list[Row]) -> dict[str, str]:
     """SmolLM2 on six tasks of SuperNI and TRACE: all methods, and what became of each task."""
-
-    def named(row: Row) -> str:
-        return f"`{row['method']}`"
-
-    return {"smollm2": study_table(rows, named), "smollm2: tasks": tasks_table(rows, named)} if rows else {}
+    return {"smollm2": study_table(rows, by_method), "smollm2: tasks": tasks_table(rows, by_method)} if rows else {}
 
 
-def gpu_study_table(rows: list[Row]) -> str:
-    """One seed each, trained side by side on one GPU, so without seconds."""
-    return study_table(rows, lambda row: f"`{row['method']}`")
+def by_method(row: Row) -> str:
+    """What a row of a study is called where its method says all."""
+    return f"`{row['method']}`"
 
 
 def _kept(row: Row) -> float | None:
