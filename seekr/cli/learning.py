@@ -54,7 +54,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
     from seekr.distributed.processes import is_main
     from seekr.planning.dry_run import print_plan
     from seekr.report.comparison import compare, folded
-    from seekr.report.tables import console, print_comparison
+    from seekr.report.tables import console, print_comparison, print_fact
     from seekr.runs.sweep import check_sweep, run_sweep, sweep_of
 
     words = list(arguments.overrides)
@@ -75,6 +75,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
         here, folders = Path.cwd(), [entry.folder for entry in entries if entry.begun]
         found = compare([it.relative_to(here) if it.is_relative_to(here) else it for it in folders])
         print_comparison(found, folded(found))
+        print_fact("next", f"seekr report {entries[0].folder.parent}")
     if failed:
         raise RunError(f"failed: {', '.join(failed)}, as said above; the same command tries again")
 

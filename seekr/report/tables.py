@@ -166,7 +166,8 @@ def print_status(run: Run) -> None:
         table.add_row(str(place), name, str(statuses[place]))
     print_table(Blocks(table, keys=2))
     measured = 0 if run.scored is None else sum(score is not None for row in run.scored.matrix for score in row)
-    print_table(Text(f"{measured} cells of the score matrix are measured"))
+    nothing = "nothing is scored yet" + f"; `seekr evaluate {run.folder}` does it" * run.finished
+    print_table(Text(f"{measured} cells of the score matrix are measured" if measured else nothing))
     if run.scored is not None:
         print_table(score_table(run))
     print_general(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from seekr.disk import flush, list_files, sync
 from seekr.distributed.processes import process_count, wait_for_all
+from seekr.errors import RunError
 from seekr.training.checkpoints import checkpoint_step, checkpoints_of, is_complete, mark, remove_checkpoint
 
 
@@ -51,6 +53,27 @@ class CheckpointKeeper(TrainerCallback):
         if self.limit is not None:
             for old in checkpoints_of(folder)[: -self.limit]:
                 remove_checkpoint(old)
+
+
+def check_all_loaded(model: nn.Module, missing: Sequence[str], unexpected: Sequence[str]) -> None:
+    """Raises RunError unless a checkpoint had every weight of the model, tied ones once, and no other.
+
+    transformers only warns, and trains on with what the model had before.
+    """
+    there = model.state_dict()
+    loaded = {tensor.data_ptr() for name, tensor in there.items() if name not in missing}
+    lost = [name for name in missing if name not in there or there[name].data_ptr() not in loaded]
+    if lost or unexpected:
+        lacks = f"lacks {_few(lost)}" if lost else ""
+        more = f"has {_few(unexpected)}, which the model does not" if unexpected else ""
+        raise RunError(
+            f"a checkpoint {' and '.join(filter(None, (lacks, more)))}: it is of another version of the model's code; "
+            "resume with the versions that wrote it (run.json names them), or delete working/ to begin the task again"
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def load_trained_adapter(model: nn.Module, checkpoint: Path) -> None:

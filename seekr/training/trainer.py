@@ -30,7 +30,7 @@ from seekr.modeling.packing import layout_planner
 from seekr.training.bar import TrainingBar
 from seekr.training.checkpoints import check_processes, is_complete, newest_whole_checkpoint
 from seekr.training.gradient_share import gradient_shares
-from seekr.training.keeper import CheckpointKeeper, load_trained_adapter
+from seekr.training.keeper import CheckpointKeeper, check_all_loaded, load_trained_adapter
 from seekr.training.log import StepLog
 from seekr.training.order import StepPlan, task_seed
 from seekr.training.own_arguments import own_arguments
@@ -148,6 +148,10 @@ class ContinualTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_trained_adapter(cast(nn.Module, model or self.model), Path(resume_from_checkpoint))
+
+    @override
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        check_all_loaded(cast(nn.Module, self.model), load_result.missing_keys, load_result.unexpected_keys)
 
     @override
     def get_train_dataloader(self) -> DataLoader[MicroBatch]:
