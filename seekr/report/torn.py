@@ -33,15 +33,16 @@ def read_as_far_as_possible(paths: Sequence[Path]) -> list[TornRun]:
 def torn(runs: Iterable[Run], *, named: bool) -> Iterator[list[TornRun]]:
     """The same runs, to be shown in the block as far as they can be read; at its end a line on stderr for each fault.
 
-    `named`: what `quick_faults` finds was said before, and is not said again.
+    `named`: files in which `quick_faults` finds something were named before, and are not again.
     """
     found = [TornRun(run.folder) for run in runs]
     try:
         yield found
     finally:
         for run in found:
-            known = set(map(str, quick_faults(run.folder))) if named and run.faults else ()
-            for fault in in_few_lines([fault for fault in run.faults if fault not in known]):
+            known = [str(fault.path) for fault in quick_faults(run.folder)] if named and run.faults else ()
+            of_known = tuple(path + sign for path in known for sign in ":,")  # "PATH: ..." or "PATH, line 3: ..."
+            for fault in in_few_lines([fault for fault in run.faults if not fault.startswith(of_known)]):
                 say(f"not shown: {fault}")
 
 

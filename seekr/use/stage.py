@@ -53,7 +53,13 @@ def load(run: Run, weights: Path, *, dtype: str | None = None) -> tuple[Any, Met
     config = run.config
     method, dtype = make_method(config.method), dtype or config.dtype
     if is_adapter(weights):
-        load_config_of(config.model)  # says it best where the base is gone
+        try:
+            load_config_of(config.model)
+        except InputError as error:
+            raise InputError(
+                f"{error}; {run.folder} has adapters on it: put it back, or give the run's own `seekr learn` command "
+                "its new place (model=PATH)"
+            ) from None
     model = method.form.load(config.model, weights, dtype=dtype)
     if is_adapter(weights):
         same = dtype == config.dtype

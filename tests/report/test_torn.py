@@ -125,3 +125,17 @@ def test_the_page_names_scores_that_are_not_what_was_written(whole: Path, tmp_pa
     assert "Not as it was written: " in text
     assert f"{path}: not what was written; <code>seekr evaluate</code> makes scores again" in text
     assert f"{whole / 'predictions/2-0.jsonl'}: missing" in text
+
+
+@pytest.mark.parametrize("name", TORN)
+@pytest.mark.parametrize("command", ["status", "check", "heads"])
+def test_a_torn_file_is_named_once(whole: Path, name: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """graft.json was named by what verifies a run, and again by what shows it, in other words."""
+    (whole / name).write_text("{")
+    main([command, str(whole)])
+    lines = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if f"{whole / name}:" in line or f"{whole / name}," in line
+    ]
+    assert len(lines) <= 1, lines

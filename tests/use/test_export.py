@@ -364,7 +364,7 @@ def test_another_base_than_the_one_it_was_trained_on_is_not_merged(
         export(tmp_path / "run", tmp_path / "out", merge=True)
     record["config"]["model"] = "/nowhere/base"
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match=r"no such folder; .*/run has adapters on it: put it back, .*model=PATH"):
         export(tmp_path / "run", tmp_path / "out", merge=True)
     assert not (tmp_path / "out").exists()
     export(tmp_path / "run", tmp_path / "out")  # the adapter alone needs no base
