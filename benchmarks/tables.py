@@ -6,14 +6,13 @@ python benchmarks/tables.py
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from damage_tables import damaged_tables
 from gpu_tables import gpu_tables, planned_table
 from grafting_tables import grafting_tables
-from study_tables import Row, markdown, paired_table, read_study, rules_table, study_table, tasks_table
+from study_tables import Row, interval, markdown, paired_table, read_study, rules_table, study_table, tasks_table
 
 from seekr.bench.tables import HEADINGS, Rows, bench_cells
 from seekr.builtin.demo import METHODS as DEMO_METHODS
@@ -85,11 +84,11 @@ def _kept(row: Row) -> float | None:
 
 
 def demo_table(rows: Rows) -> str:
-    """Mean ± standard deviation over the seeds, of the methods that the demo runs."""
+    """Means over the seeds with their 95% intervals, of the methods that the demo runs."""
     found = []
     for method in DEMO_METHODS:
         own = [row for row in rows if row["method"] == method]
-        found.append([f"`{method}`", *(_spread([row[key] for row in own]) for key in _SCORES)])
+        found.append([f"`{method}`", *(interval([row[key] for row in own]) for key in _SCORES)])
     return markdown(["method", "overall performance", "backward transfer"], found)
 
 
@@ -100,9 +99,9 @@ def all_methods_table(rows: Rows) -> str:
     for method in methods:
         own = [row for row in rows if row["method"] == method]
         learned = [mean(row["when_learned"]) for row in own if None not in (row["when_learned"] or [None])]
-        scores = [_spread([row[key] for row in own]) for key in _SCORES]
+        scores = [interval([row[key] for row in own]) for key in _SCORES]
         order = mean(row["overall_performance"] for row in own)
-        found.append((order, [f"`{method}`", *scores, _spread(learned)]))
+        found.append((order, [f"`{method}`", *scores, interval(learned)]))
     head = ["method", "overall performance", "backward transfer", "a task when it was learned"]
     return markdown(head, [line for _, line in sorted(found, key=lambda item: -item[0])])
 
@@ -110,33 +109,26 @@ def all_methods_table(rows: Rows) -> str:
 def recipe_table(rows: Rows, seekr: Rows) -> str:
     """One difference a row, with the paired difference in overall performance to the paper's form, the demo's."""
     base = {row["seed"]: row["overall_performance"] for row in seekr}
-    found = [["paper", "–", *(_spread([row[key] for row in seekr]) for key in _SCORES), ""]]
+    found = [["paper", "–", *(interval([row[key] for row in seekr]) for key in _SCORES), ""]]
     for variant in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == variant]
         change = ", ".join(f"`{key}: {_yaml(value)}`" for key, value in own[0]["change"].items()) or "–"
         paired = [row["overall_performance"] - base[row["seed"]] for row in own]
-        scores = [_spread([row[key] for row in own]) for key in _SCORES]
-        found.append([variant, change, *scores, _spread(paired, signed=True)])
+        scores = [interval([row[key] for row in own]) for key in _SCORES]
+        found.append([variant, change, *scores, interval(paired, signed=True)])
     return markdown(["form", "what changes", "overall performance", "backward transfer", "difference"], found)
 
 
 def form_table(rows: Rows, seekr: Rows) -> str:
-    """One form a row, with the paired difference in overall performance to the exact one and its 95% interval."""
+    """One form a row, with the paired difference in overall performance to the exact one."""
     base = {row["seed"]: row["overall_performance"] for row in seekr}
-    found = [["`exact`", *(_spread([row[key] for row in seekr]) for key in _SCORES), ""]]
+    found = [["`exact`", *(interval([row[key] for row in seekr]) for key in _SCORES), ""]]
     for form in dict.fromkeys(row["form"] for row in rows):
         own = [row for row in rows if row["form"] == form]
         paired = [row["overall_performance"] - base[row["seed"]] for row in own]
-        scores = [_spread([row[key] for row in own]) for key in _SCORES]
-        found.append([f"`{form}`", *scores, f"{mean(paired):+.1f} ± {_interval(paired):.1f}"])
-    return markdown(["form", "overall performance", "backward transfer", "difference, 95% interval"], found)
-
-
-def _interval(values: list[float]) -> float:
-    """Half of the 95% interval of the mean of five values, by Student's t with four degrees of freedom."""
-    if len(values) != 5:
-        raise ValueError(f"{len(values)} seeds; 2.776 is for five")
-    return 2.776 * stdev(values) / math.sqrt(5)
+        scores = [interval([row[key] for row in own]) for key in _SCORES]
+        found.append([f"`{form}`", *scores, interval(paired, signed=True)])
+    return markdown(["form", "overall performance", "backward transfer", "difference"], found)
 
 
 def teacher_bytes_table(rows: Rows) -> str:
@@ -280,11 +272,6 @@ _SCORES = ("overall_performance", "backward_transfer")
 
 def _rows(name: str) -> Rows:
     return list(json.loads((RESULTS / name).read_text())["rows"])
-
-
-def _spread(values: list[float | None], *, signed: bool = False) -> str:
-    known = [value for value in values if value is not None]
-    return f"{mean(known):{'+' if signed else ''}.1f} ± {stdev(known):.1f}" if len(known) > 1 else ""
 
 
 if __name__ == "__main__":
