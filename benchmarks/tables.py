@@ -32,6 +32,7 @@ def tables() -> dict[str, str]:
         **grafting_tables("grafting", read_study(RESULTS / "grafting.jsonl")),
         **grafting_tables("grafting: smollm2", read_study(RESULTS / "grafting_smollm2.jsonl")),
         **gpu_tables(read_study(RESULTS / "gpu_h100.jsonl")),
+        "smollm2: LoRA": study_table(read_study(RESULTS / "study_smollm2_lora.jsonl"), by_weight),
         "smollm2: one GPU run each": study_table(read_study(RESULTS / "study_smollm2_gpu.jsonl"), by_method),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
         "bench": bench_table(bench),
@@ -76,6 +77,11 @@ def real_model_tables(rows: list[Row]) -> dict[str, str]:
 def by_method(row: Row) -> str:
     """What a row of a study is called where its method says all."""
     return f"`{row['method']}`"
+
+
+def by_weight(row: Row) -> str:
+    """The method of a row and its attention weight."""
+    return f"`{row['method']}`, {row['settings']['method']['attention_weight']}"
 
 
 def _kept(row: Row) -> float | None:
