@@ -9,7 +9,7 @@ changing a bit of what the model computes. Outside the `with` block the model is
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -65,7 +65,7 @@ class StandIn:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = {id(module) for module in model.modules()}
-        self._configs = list({id(c): c for c in _attention_configs(model)}.values())
+        self._configs = attention_configs(model)
         self._implementations: list[str] = []
 
     def __enter__(self) -> Self:
@@ -172,11 +172,10 @@ def _checkpoints_reentrantly(module: nn.Module) -> bool:
     return bool(settings.get("use_reentrant", False))
 
 
-def _attention_configs(model: nn.Module) -> Iterator[Any]:
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if hasattr(config, "_attn_implementation_internal"):
-            yield config
+def attention_configs(model: nn.Module) -> list[Any]:
+    """The configurations that name the attention of parts of a model, each once."""
+    configs = (getattr(module, "config", None) for module in model.modules())
+    return list({id(c): c for c in configs if hasattr(c, "_attn_implementation_internal")}.values())
 
 
 def _tapped(implementation: str | None) -> str:

@@ -46,7 +46,7 @@ def storage_of(tensor: Tensor) -> torch.UntypedStorage:
 
 def blank(func: Any, args: Any, kwargs: Any) -> Any:
     """What an operator gives; new tensors that it gave before, for arguments of these shapes, without asking it."""
-    key = func, _key(args), tuple(kwargs), _key(kwargs.values())
+    key = func, torch.get_default_dtype(), _key(args), tuple(kwargs), _key(kwargs.values())
     if key not in _GIVEN:
         result, given = _asked(func, args, kwargs)
         if given:

@@ -107,9 +107,6 @@ class Live(TorchDispatchMode):
             self._total += size
         self._known[key] = part, size
         self._now[part] += size
-        self._look()
-
-    def _look(self) -> None:
         if self._total > self._highest:
             self._highest = self._total
             self.peak = {name: count for name, count in self._now.items() if count}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from accelerate.utils import convert_outputs_to_fp32
 from torch import Tensor, nn
-from torch.nn import Parameter
 
 from seekr.attention.rows import QueryKeyRows, widest_block_alone
 from seekr.attention.tap import AttentionCall
@@ -177,26 +177,16 @@ class _Prepared(nn.Module):
     def __init__(self, paper: Paper) -> None:
         super().__init__()
         self.model = paper.model
-        self._paper = paper
-
-    def forward(self, **inputs: Any) -> Any:
-        with self._paper.precision():
-            output = self.model(**inputs)
-        output.logits = output.logits.float() if self._paper.half else output.logits
-        return output
+        call = paper.precision()(paper.model.__call__)
+        self.forward = convert_outputs_to_fp32(call) if paper.half else call
 
 
 @contextmanager
 def _gradients_seen(paper: Paper, live: Live) -> Iterator[None]:
-    def see(parameter: Parameter) -> None:
-        live.know([parameter.grad], GRADIENTS)
-
-    hooks = [parameter.register_post_accumulate_grad_hook(see) for parameter in paper.to_train]
-    try:
+    with ExitStack() as hooks:
+        for each in paper.to_train:
+            hooks.enter_context(each.register_post_accumulate_grad_hook(lambda it: live.know([it.grad], GRADIENTS)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @dataclass

@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from seekr.attention.tap import AttentionCall, Tap
+from seekr.attention.tap import AttentionCall, Tap, attention_configs
 from seekr.errors import InputError, said_by
 from seekr.methods import Method
 from seekr.modeling.loading import parameter_count
@@ -42,7 +42,7 @@ class Paper:
         parameters, trained, stored: how many there are, are trained, and are in a stage's folder.
 
     Raises:
-        InputError: where no model can be built from the configuration, or the method cannot adapt one without numbers.
+        InputError: where no model can be built from the configuration.
     """
 
     def __init__(
@@ -51,28 +51,24 @@ class Paper:
         self.method, self.arguments = method, arguments
         flags = (getattr(arguments, f"{name}_checkpointing", False) for name in ("gradient", "activation"))
         self.checkpointing = any(flags)  # transformers has renamed the field
-        with torch.device("meta"):
+        text = config.get_text_config()
+        self.vocabulary, self.heads = int(getattr(text, "vocab_size", 0)), int(getattr(text, "num_attention_heads", 1))
+        with self.blank():
             try:
                 model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=getattr(torch, dtype))
             except (ValueError, KeyError, ImportError, RuntimeError) as error:
                 raise InputError(
                     f"model: no causal language model can be built from its configuration: {said_by(error)}"
                 ) from None
-            try:
-                self.model = method.form.adapt(model.requires_grad_(True), lora)
-            except InputError:
-                raise
-            except Exception as error:  # what an adapter computes from the weights cannot be had without them
-                raise InputError(
-                    f"method {method.name}: what it trains is made from the weights themselves "
-                    f"({type(error).__name__}), so it cannot be planned without them; "
-                    "method.name=sequential plans the ordinary part"
-                ) from None
-        text = self.model.config.get_text_config()
-        self.vocabulary, self.heads = int(text.vocab_size), int(getattr(text, "num_attention_heads", 1))
-        self.attention = str(self._configs()[0]._attn_implementation)
-        with self.blank():
-            _give_storage(self.model)
+            self.model = method.form.adapt(model.requires_grad_(True), lora)
+        configs = attention_configs(self.model)
+        self.attention = str(configs[0]._attn_implementation)
+        for config in configs:
+            config._attn_implementation_internal = "eager" if "eager" in self.attention else "sdpa"
+        if self.checkpointing:
+            base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+            enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
         self.parameters = parameter_count(self.model)
         self.trained = parameter_count(self.model, trainable_only=True)
         self.stored = method.form.stored_parameters(self.model, self.trained)
@@ -119,24 +115,12 @@ class Paper:
     @contextmanager
     def counting(self, length: int) -> Iterator[Live]:
         """A block in which the model takes forwards and backwards of rows of `length`, and what is alive is counted."""
-        kind = "eager" if "eager" in self.attention else "sdpa"
-        base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        configs = self._configs()
-        before = [config._attn_implementation_internal for config in configs]
         self.model.train()
-        if self.checkpointing:
-            getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)(_NOT_REENTRANT)
         try:
-            for config in configs:
-                config._attn_implementation_internal = kind
             with self.blank(length) as live:
                 live.know(self._own(), WEIGHTS)
                 yield live
         finally:
-            for config, name in zip(configs, before, strict=True):
-                config._attn_implementation_internal = name
-            if self.checkpointing:
-                getattr(base, "activation_checkpointing_disable", base.gradient_checkpointing_disable)()
             self.model.zero_grad(set_to_none=True)
 
     def precision(self) -> torch.autocast:
@@ -149,22 +133,3 @@ class Paper:
 
     def _own(self) -> list[Tensor]:
         return [*self.model.parameters(), *self.model.buffers()]
-
-    def _configs(self) -> list[Any]:
-        configs = (getattr(module, "config", None) for module in self.model.modules())
-        return list({id(c): c for c in configs if hasattr(c, "_attn_implementation_internal")}.values())
-
-
-_NOT_REENTRANT = {"use_reentrant": False}
-
-
-def _give_storage(model: nn.Module) -> None:
-    """Puts tensors with a storage to be counted, and a device that autocast knows, in the place of meta tensors."""
-    made: dict[int, Tensor] = {}
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, old in tensors.items():
-                if old is not None and id(old) not in made:  # tied weights are one
-                    new: Tensor = torch.empty(old.shape, dtype=old.dtype)
-                    made[id(old)] = Parameter(new, old.requires_grad) if isinstance(old, Parameter) else new
-                tensors[name] = None if old is None else made[id(old)]  # type: ignore[assignment]

@@ -127,9 +127,9 @@ def make_plan(
     """
     run = read_run(config)
     stages = plan_steps(run.stages, run.method, run.arguments, seed=config.seed, processes=devices)
-    paper = Paper(run.model_config, run.method, run.arguments, lora=run.lora, dtype=config.dtype)
-    optimizer = paper.optimizer_bytes()
     try:
+        paper = Paper(run.model_config, run.method, run.arguments, lora=run.lora, dtype=config.dtype)
+        optimizer = paper.optimizer_bytes()
         phases = _phases(paper, stages, optimizer)
     except InputError:
         raise
@@ -165,7 +165,7 @@ def _phases(paper: Paper, stages: Sequence[StageSteps], optimizer: int | None) -
     found = []
     kinds: tuple[StepKind, ...] = ("task", "replay")
     for kind in kinds:
-        if (shape := largest_of(stage.shapes[kind] for stage in stages if kind in stage.shapes)) is not None:
+        if (shape := largest_of(shape for stage in stages for shape in stage.shapes[kind])) is not None:
             found.append(Phase(f"{kind} step", shape, step(paper, kind, shape) | state))
     measured = measured_shape(stages, min(MEASURED_TOGETHER, rows)) if method.measures else None
     if measured is not None:

@@ -31,7 +31,6 @@ class RunOnPaper:
     method: Method
     arguments: TrainingArguments
     lora: LoraConfig | None
-    max_length: int
     stages: list[StageRows]
     notes: list[str]
 
@@ -59,7 +58,7 @@ def read_run(config: Config) -> RunOnPaper:
     if config.training.get("use_liger_kernel"):
         notes.append("use_liger_kernel: not counted; a task step's logits, which are counted, fall away by it")
     arguments = training_arguments(training, output_dir=Path(config.output_dir), seed=config.seed)
-    return RunOnPaper(config, model_config, method, arguments, lora, max_length, stages, notes)
+    return RunOnPaper(config, model_config, method, arguments, lora, stages, notes)
 
 
 def _on_this_machine(training: dict[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 
 from transformers import TrainingArguments
@@ -52,7 +51,7 @@ class Shape:
 class StageSteps:
     """Optimizer steps of a stage by kind, the tokens that they read (padding not counted), and the rows kept of it.
 
-    `shapes`: of each kind the largest micro-batch of the first epoch, by padded tokens.
+    `shapes`: of each kind the micro-batches of the first epoch.
     """
 
     rows: StageRows
@@ -61,7 +60,7 @@ class StageSteps:
     task_tokens: int
     replay_tokens: int
     kept: Sequence[int]
-    shapes: Mapping[StepKind, Shape]
+    shapes: Mapping[StepKind, Set[Shape]]
 
     @property
     def steps(self) -> int:
@@ -84,19 +83,12 @@ def plan_steps(
     plans: list[StageSteps] = []
     for stage in stages:
         kept = method.places_of(len(stage.sizes), seed, stage.index, learn=stage.learn)
-        if not stage.learn:
-            plans.append(StageSteps(stage, 0, 0, 0, 0, kept, {}))
-            continue
         past = [plan for plan in plans if plan.kept and method.replays]
-        kept_rows = tuple(len(one.kept) for one in past)
         bounds = (getattr(method, name, None) for name in ("replay_passes", "replay_limit"))
-        plan = StepPlan(len(stage.sizes), kept_rows, batch, seed, stage.index, *bounds)
-        total = (
-            arguments.max_steps
-            if arguments.max_steps > 0
-            else math.ceil((stage.epochs or arguments.num_train_epochs) * len(plan))
-        )
-        plans.append(_counted(stage, kept, past, plan, total, accumulation, processes))
+        plan = StepPlan(len(stage.sizes), tuple(len(one.kept) for one in past), batch, seed, stage.index, *bounds)
+        asked = math.ceil((stage.epochs or arguments.num_train_epochs) * len(plan))
+        total = arguments.max_steps if arguments.max_steps > 0 else asked
+        plans.append(_counted(stage, kept, past, plan, total if stage.learn else 0, accumulation, processes))
     return plans
 
 
@@ -114,12 +106,11 @@ def _counted(
     for step in islice(chain.from_iterable(map(plan.epoch, count())), total):  # over as many epochs as that takes
         steps[step.kind] += 1
         tokens[step.kind] += sum(size(row)[0] for row in step.rows)
-    shapes: dict[StepKind, list[Shape]] = defaultdict(list)
+    shapes: dict[StepKind, set[Shape]] = {"task": set(), "replay": set()}
     for step in plan.epoch(0)[:total]:
         for slots in split(step, lambda row: size(row)[0], accumulation=accumulation, processes=processes):
-            shapes[step.kind] += [shape_of([size(row) for row in slot.rows]) for slot in slots]
-    largest = {kind: reduce(_larger, found) for kind, found in shapes.items()}
-    return StageSteps(stage, steps["task"], steps["replay"], tokens["task"], tokens["replay"], kept, largest)
+            shapes[step.kind] |= {shape_of([size(row) for row in slot.rows]) for slot in slots}
+    return StageSteps(stage, steps["task"], steps["replay"], tokens["task"], tokens["replay"], kept, shapes)
 
 
 def measured_shape(plans: Sequence[StageSteps], together: int) -> Shape | None:
@@ -139,13 +130,11 @@ def shape_of(sizes: Sequence[Size]) -> Shape:
 def largest_of(shapes: Iterable[Shape]) -> Shape | None:
     """The one of the most padded tokens, with the answers of the one that has most; None where there is none."""
     found = list(shapes)
-    return reduce(_larger, found) if found else None
-
-
-def _larger(one: Shape, other: Shape) -> Shape:
-    larger = max(one, other, key=lambda shape: (shape.rows * shape.length, shape.padded))
-    answers = math.ceil(max(shape.rows * shape.answers for shape in (one, other)) / larger.rows)
-    return Shape(larger.rows, larger.length, min(larger.length, answers), larger.padded)
+    if not found:
+        return None
+    largest = max(found, key=lambda shape: (shape.rows * shape.length, shape.padded, shape.rows))
+    answers = math.ceil(max(shape.rows * shape.answers for shape in found) / largest.rows)
+    return replace(largest, answers=min(largest.length, answers))
 
 
 def assumed(index: int, name: str, learn: bool, epochs: float | None, rows: int, length: int) -> StageRows:

@@ -51,8 +51,7 @@ def paper(
     return Paper(model or config(), made, arguments, lora=check_lora(lora), dtype="float32")
 
 
-def planned(paper: Paper, kind: Any = "task", *, padded: bool = False, checkpointing: bool = False) -> Bytes:
-    paper.checkpointing = checkpointing
+def planned(paper: Paper, kind: Any = "task", *, padded: bool = False) -> Bytes:
     return step(paper, kind, Shape(ROWS, LENGTH, ANSWERS, padded))
 
 
@@ -96,14 +95,15 @@ def real_step(objective: Objective, model: LlamaForCausalLM, batch: MicroBatch, 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("padded", "attention"), [(False, "sdpa"), (True, "sdpa"), (True, "eager")])
 def test_a_task_step_holds_what_the_allocator_hands_out(checkpointing: bool, padded: bool, attention: str) -> None:
-    on_paper = paper()
-    on_paper.attention = attention
+    shape = config()
+    shape._attn_implementation = attention
+    on_paper = paper(shape, gradient_checkpointing=checkpointing)
     torch.manual_seed(0)
     model = LlamaForCausalLM(config())
     model.set_attn_implementation(attention)
     batch = task_batch([row_of(LENGTH), row_of(LENGTH - padded)])
     found = real_step(Objective(Sequential()), model, batch, checkpointing=checkpointing)
-    parts = planned(on_paper, padded=padded, checkpointing=checkpointing)
+    parts = planned(on_paper, padded=padded)
     assert beside_weights(parts) == pytest.approx(found, rel=0.01)
 
 
@@ -123,11 +123,12 @@ def random_responses(tokens: int) -> dict[str, Tensor]:
     return as_kept(TopLogits(ids, torch.rand(tokens, 128) - 20))
 
 
-@pytest.mark.parametrize("name", ["ewc", "lwf", "kl_anchor", "l2_sp"])
+@pytest.mark.parametrize("name", ["ewc", "lwf", "kl_anchor", "l2_sp", "osf"])
 def test_what_a_method_adds_to_a_task_step_is_what_the_allocator_hands_out(name: str) -> None:
     """`kl_anchor` was 9% too high, its cross-entropy being counted as if every token were an answer."""
     torch.manual_seed(0)
-    model, method = LlamaForCausalLM(config()), make_method(name)
+    method = make_method(name)
+    model = method.form.adapt(LlamaForCausalLM(config()), None)
     tokens = {"lwf": ANSWERS, "kl_anchor": LENGTH - 1}.get(name)
     about: Any = SimpleNamespace(model=model, device=torch.device("cpu"), stages=[], samples=[])
     objective: Any = HeldToRecord(method, None, []) if tokens else method.start(about)  # type: ignore[arg-type]
@@ -187,18 +188,21 @@ def test_an_operator_that_is_repeated_gives_what_it_gave() -> None:
 
 
 def test_no_map_is_built_but_by_eager_attention() -> None:
-    on_paper, maps = paper(), {}
-    for attention in ("sdpa", "flash_attention_2", "eager"):
-        on_paper.attention = attention
+    maps = {}
+    for attention in ("sdpa", "flex_attention", "eager"):
+        shape = config()
+        shape._attn_implementation = attention
+        on_paper = paper(shape)
+        assert on_paper.attention == attention
         maps[attention] = planned(on_paper).get(MAPS, 0)
-    assert maps["sdpa"] == maps["flash_attention_2"] == 0
+    assert maps["sdpa"] == maps["flex_attention"] == 0
     layers, heads = 6, 4
     assert maps["eager"] >= layers * ROWS * heads * LENGTH * LENGTH * 4
 
 
 def test_logits_are_in_float32_whatever_the_model_computes_in() -> None:
     for half in (False, True):
-        parts = planned(paper(bf16=half), checkpointing=True)
+        parts = planned(paper(bf16=half, gradient_checkpointing=True))
         assert parts[LOGITS] >= 2 * ANSWERS * VOCABULARY * 4
 
 
@@ -220,7 +224,7 @@ def test_a_replay_step_of_seekr_holds_what_the_allocator_hands_out(
 ) -> None:
     """Its teachers lie in a memory that was really written; they are read before the step, and are not among it."""
     settings = {"name": "seekr", "query_budget": budget, "teacher_form": form}
-    on_paper = paper(method=settings)
+    on_paper = paper(method=settings, gradient_checkpointing=checkpointing)
     method: Any = make_method(settings)
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(config()).train()
@@ -238,7 +242,7 @@ def test_a_replay_step_of_seekr_holds_what_the_allocator_hands_out(
     places = [(0, place) for place in range(ROWS)]
     batch = replay_batch(objective, places, places)
     found = real_step(objective, model, batch, checkpointing=checkpointing)
-    parts = planned(on_paper, "replay", checkpointing=checkpointing)
+    parts = planned(on_paper, "replay")
     assert beside_weights(parts) - parts[TEACHER] == pytest.approx(found, rel=0.01)
 
 
@@ -269,3 +273,9 @@ def test_models_that_are_measured_are_gathered_in_the_dtype_they_were_loaded_in(
     assert way.parts[BEFORE] == count
     assert gathered[0] == 2 * (rest + 2 * layer) + 2 * (rest + layer)  # gradients beside the weights
     assert gathered[1] == 4 * (rest + 2 * layer) + 2 * (rest + layer)  # casts beside them
+
+
+def test_an_operator_that_is_repeated_follows_the_default_dtype() -> None:
+    """A model in bfloat16 is built under that default: the next one, in float32, was planned with its tensors."""
+    half = Paper(config(), make_method("sequential"), paper().arguments, lora=None, dtype="bfloat16")
+    assert paper().weights == pytest.approx(2 * half.weights, rel=0.01)
