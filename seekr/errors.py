@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -143,4 +143,9 @@ def listed(names: Iterable[Any]) -> str:
     """Names that were given, in a line: odd ones quoted, long ones and long lists cut short."""
     shown = [name if name.isprintable() and name else repr(name) for name in map(str, names)]
     shown = [name if len(name) <= 40 else f"{name[:39]}…" for name in shown]
-    return ", ".join(shown[:10]) + (f" and {len(shown) - 10} more" if len(shown) > 10 else "")
+    return some(shown, 10)
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """The first names in a line, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -15,7 +15,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, cached_file, find_adapter
 
 from seekr.data.task_data import TaskData
 from seekr.disk import parse_json, read_bytes, regular
-from seekr.errors import InputError, said_by
+from seekr.errors import InputError, said_by, some
 
 _NO_WEIGHTS = (
     "inv_freq", "cos_cached", "sin_cached", "position_ids", "masked_bias", "causal_mask", "attn.bias", "attention.bias",
@@ -168,8 +168,7 @@ def check_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(map(_short, names[:2]))
-    return shown if len(names) <= 2 else f"{shown} and {len(names) - 2} more"
+    return some(list(map(_short, names)), 2)
 
 
 def _short(name: str) -> str:

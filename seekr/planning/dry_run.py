@@ -32,11 +32,9 @@ def print_plan(spec: RunSpec, folders: Sequence[str]) -> None:
         print_fact("answers by", f"vllm {spec.vllm_version}, {_pairs(config.vllm or {}, 'its')}")
     for folder in folders:
         print_fact("output_dir", folder)
-    table = plain_table("")
-    table.add_column("", no_wrap=True)
-    table.add_column("task", overflow="fold")
-    for heading in ("rows", "test", "task\nsteps", "replay\nsteps", "kept", "prompts\ncut", "answers\ncut"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    counted = ("rows", "test", "task\nsteps", "replay\nsteps", "kept", "prompts\ncut", "answers\ncut")
+    table = plain_table("", texts=["", "task"], numbers=counted)
+    table.columns[0].no_wrap = True
     steps = plan_steps(
         [StageRows.of(stage) for stage in spec.stages], spec.method, spec.arguments, seed=config.seed,
         processes=process_count(), step_rows=spec.step_rows,

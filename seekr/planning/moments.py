@@ -33,7 +33,7 @@ def step(paper: Paper, kind: StepKind, shape: Shape) -> Bytes:
     Where micro-batches are accumulated, the one that finds gradients in place is counted, which holds the most; else
     the first one, in which the gradient of each part of the loss is measured too.
     """
-    calls = paper.calls if paper.method.reads_attention and kind == "replay" else {}
+    calls = paper.calls if kind == "replay" else {}
     more = paper.arguments.gradient_accumulation_steps > 1
     with paper.counting(shape.length) as live:
         rows, model, method = _rows(shape), _Prepared(paper), paper.method
@@ -67,14 +67,13 @@ class Kept:
 
 def kept_of(paper: Paper, stage: StageSteps) -> Kept:
     """What is kept of a task, in memory and on disk."""
-    method, calls = paper.method, paper.calls if paper.method.reads_attention else {}
-    total = 0
+    method, total = paper.method, 0
     for (tokens, answers), count in Counter(stage.rows.sizes[place] for place in stage.kept).items():
         (row,) = _rows(Shape(1, tokens, answers, False))
         with paper.blank():
             logits = method.likely_logits(row, paper.vocabulary)
         stored = 0 if logits is None else logits.ids.nbytes + logits.log_probs.nbytes
-        attention = method.attention_bytes(method.likely_attention(calls, tokens))
+        attention = method.attention_bytes(method.likely_attention(paper.calls, tokens))
         total += count * (8 * tokens + stored + attention)  # ids and labels
     return Kept(len(stage.kept), total)
 

@@ -107,7 +107,10 @@ class Paper:
 
     @cached_property
     def calls(self) -> dict[int, AttentionCall]:
-        """The attention calls of one short forward, layer by layer: their heads, sizes and dtypes."""
+        """The attention calls of one short forward, layer by layer: their heads, sizes and dtypes; none where none is
+        read by the method."""
+        if not self.method.reads_attention:
+            return {}
         with self.counting(8), torch.no_grad(), self.precision(), Tap(self.model) as tap:
             self.model(input_ids=torch.zeros((1, 8), dtype=torch.long), use_cache=False)
         return tap.calls

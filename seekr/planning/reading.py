@@ -17,7 +17,7 @@ from seekr.data.task_data import PlannedStage, read_task
 from seekr.errors import InputError
 from seekr.methods import Method, make_method
 from seekr.modeling.loading import load_config_of, load_tokenizer
-from seekr.planning.rows import StageRows, assumed, together
+from seekr.planning.rows import StageRows
 from seekr.runs.prepare import check_settings
 from seekr.scoring.cells import JOINT
 
@@ -83,8 +83,13 @@ def _stages(tasks: list[Task], tokenizer: Any, max_length: int, seed: int, *, jo
             data = read_task(task, tokenizer, max_length, seed=seed)
             stages.append(StageRows.of(PlannedStage(index, task.name, task.learn, [data])))
         else:
-            stages.append(assumed(index, task.name, task.learn, task.num_train_epochs, _limit(task, index), max_length))
-    return [together(JOINT, [stage for stage in stages if stage.learn])] if joint else stages
+            sizes = [(max_length, max_length - 1)] * _limit(task, index)  # as long as they may be, all of it answer
+            stages.append(StageRows(index, task.name, task.learn, task.num_train_epochs, sizes, known=False))
+    if not joint:
+        return stages
+    learned = [stage for stage in stages if stage.learn]
+    sizes = [size for stage in learned for size in stage.sizes]
+    return [StageRows(0, JOINT, True, learned[0].epochs, sizes, all(stage.known for stage in learned))]
 
 
 def _limit(task: Task, index: int) -> int:

@@ -135,14 +135,3 @@ def largest_of(shapes: Iterable[Shape]) -> Shape | None:
     largest = max(found, key=lambda shape: (shape.rows * shape.length, shape.padded, shape.rows))
     answers = math.ceil(max(shape.rows * shape.answers for shape in found) / largest.rows)
     return replace(largest, answers=min(largest.length, answers))
-
-
-def assumed(index: int, name: str, learn: bool, epochs: float | None, rows: int, length: int) -> StageRows:
-    """Rows that are not here: each as long as it may be, all of it answer."""
-    return StageRows(index, name, learn, epochs, [(length, length - 1)] * rows, known=False)
-
-
-def together(name: str, stages: Sequence[StageRows]) -> StageRows:
-    """The one stage that learns the rows of several tasks at once."""
-    sizes = [size for stage in stages for size in stage.sizes]
-    return StageRows(0, name, True, stages[0].epochs, sizes, all(stage.known for stage in stages))

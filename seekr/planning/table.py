@@ -50,10 +50,9 @@ def memory_table(plan: Plan) -> Table:
     table = plain_table(
         "Memory of one device that holds all of it",
         f"each column at its own peak; the largest is the {largest.name}: {readable_bytes(largest.total)}",
+        texts=["part"],
+        numbers=[f"{phase.name}\n{shape_text(phase.shape)}" for phase in plan.phases],
     )
-    table.add_column("part", overflow="fold")
-    for phase in plan.phases:
-        table.add_column(f"{phase.name}\n{shape_text(phase.shape)}", justify="right", no_wrap=True)
     for part in parts_of(plan.phases):
         counts = (phase.parts.get(part, 0) for phase in plan.phases)
         table.add_row(part, *(readable_bytes(count) if count else "" for count in counts))
@@ -94,12 +93,8 @@ def ways_table(plan: Plan) -> Table:
 
 def stages_table(plan: Plan) -> Table:
     """A line a task: its rows, its steps, and what is kept of it."""
-    table = plain_table(
-        "Tasks", "* rows assumed, see the notes" if any(not it.rows.known for it in plan.stages) else None
-    )
-    table.add_column("task", overflow="fold")
-    for heading in _COLUMNS:
-        table.add_column(heading, justify="right", no_wrap=True)
+    assumed = "* rows assumed, see the notes" if any(not it.rows.known for it in plan.stages) else None
+    table = plain_table("Tasks", assumed, texts=["task"], numbers=list(_COLUMNS))
     for stage, kept in zip(plan.stages, plan.kept, strict=True):
         name = stage.rows.name + ("" if stage.rows.learn else " (skill)") + ("" if stage.rows.known else " *")
         table.add_row(Text(name), *(cell(stage, kept) for cell in _COLUMNS.values()))

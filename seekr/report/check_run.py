@@ -101,10 +101,7 @@ def changes_table(found: Sequence[Change], others: Counter[str]) -> RenderableTy
 def _changes_table(found: Sequence[Change], others: Counter[str], *, errors: bool) -> Table:
     noise = "twice the standard error of the drop over the test rows"
     caption = f"± is {noise}; held: within that" if errors else f"held: the drop is within {noise}"
-    table = plain_table("", caption)
-    table.add_column("task", overflow="fold")
-    for heading in ("learned", "now", "drop", *(["±"] if errors else [])):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = plain_table("", caption, texts=["task"], numbers=["learned", "now", "drop", *["±"] * errors])
     table.add_column("", overflow="fold")
     for change in found:
         scores = ["" if value is None else decimal(value) for value in (change.before, change.now, change.drop)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.table import Table
 
 from seekr.data.checking import FolderCheck, Lengths, SplitCheck, TaskCheck
+from seekr.errors import some
 from seekr.report.terminal import plain_table
 
 _SHOWN = 3  # of a long list, before "and 97 more"
@@ -18,11 +19,10 @@ def rows_table(check: FolderCheck) -> Table:
         "Rows",
         "twice: the same row again; other answer: the same prompt again, with another answer; in train, in test: rows "
         "whose prompt stands there too, and in brackets those whose answer does as well",
+        texts=["task"],
+        words=["split"],
+        numbers=("rows", "broken", "empty\nanswer", "twice", "other\nanswer", "in train", "in test"),
     )
-    table.add_column("task", overflow="fold")
-    table.add_column("split", no_wrap=True)
-    for heading in ("rows", "broken", "empty\nanswer", "twice", "other\nanswer", "in train", "in test"):
-        table.add_column(heading, justify="right", no_wrap=True)
     for task, name, split in _splits(check):
         counts = (len(split.broken), split.empty_answers, split.repeated, split.contradicting)
         shared = [split.shared.get(other) for other in ("train", "test")]
@@ -39,13 +39,12 @@ def rows_table(check: FolderCheck) -> Table:
 def tokens_table(check: FolderCheck) -> Table:
     """A line a split: lengths of prompts and answers in tokens, and how many the limits cut."""
     table = plain_table(
-        "Tokens", "answers with their end token; 95%: so many rows are no longer; cut: – where no limit is given"
+        "Tokens",
+        "answers with their end token; 95%: so many rows are no longer; cut: – where no limit is given",
+        texts=["task"],
+        words=["split"],
+        numbers=[head for kind in ("prompt", "answer") for head in (f"{kind}\nmedian", "\n95%", "\nmax", "\ncut")],
     )
-    table.add_column("task", overflow="fold")
-    table.add_column("split", no_wrap=True)
-    for kind in ("prompt", "answer"):
-        for heading in (f"{kind}\nmedian", "\n95%", "\nmax", "\ncut"):
-            table.add_column(heading, justify="right", no_wrap=True)
     for task, name, split in _splits(check):
         if (tokens := split.tokens) is not None:
             table.add_row(
@@ -62,7 +61,7 @@ def findings(check: FolderCheck) -> Iterator[str]:
     if check.missing:
         yield f"missing: {', '.join(check.missing)}"
     if check.others:
-        yield f"not of the preset {check.preset}: {_some(check.others)}"
+        yield f"not of the preset {check.preset}: {some(check.others, 2 * _SHOWN)}"
     if same := [task.name for task in check.tasks if task.eval_is_test]:
         yield f"eval is test, row by row: {', '.join(same)}"
     for task in check.tasks:
@@ -101,8 +100,3 @@ def _splits(check: FolderCheck) -> Iterator[tuple[str, str, SplitCheck]]:
 def _lengths(lengths: Lengths, cut: int | None) -> list[str]:
     numbers = (lengths.median, lengths.p95, lengths.longest)
     return [*(f"{number:,}" for number in numbers), "–" if cut is None else f"{cut:,}" if cut else ""]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - 2 * _SHOWN
-    return ", ".join(names[: 2 * _SHOWN]) + (f" and {more} more" if more > 0 else "")

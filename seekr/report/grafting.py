@@ -53,11 +53,12 @@ def grafted_table(found: Sequence[Grafted]) -> RenderableType:
 
 
 def _table(found: Sequence[Grafted], *, errors: bool) -> Table:
-    table = plain_table("Old attention maps in the later model", caption(found, errors=errors))
-    table.add_column("task", overflow="fold")
-    table.add_column("heads", overflow="fold")
-    for heading in ("then", "now", "graft", "gain", *(["±"] if errors else [])):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = plain_table(
+        "Old attention maps in the later model",
+        caption(found, errors=errors),
+        texts=["task", "heads"],
+        numbers=["then", "now", "graft", "gain", *["±"] * errors],
+    )
     for name, rows in groups(found):
         for place, one in enumerate(rows):
             scores = ("", "") if place else (decimal(one.donor_score), decimal(one.own_score))

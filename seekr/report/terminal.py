@@ -80,25 +80,15 @@ def heads_table(stage: Stage) -> RenderableType:
 
 def memory_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
     """What is kept of each task: the `Memory.summary()` of every stage."""
-    table = plain_table("Kept of each task")
-    table.add_column("task", overflow="fold")
-    for heading in ("samples", "tokens", "answer\ntokens", "heads", "layers", "queries"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    counted = ("samples", "tokens", "answer\ntokens", "heads", "layers", "queries")
+    table = plain_table("Kept of each task", texts=["task"], numbers=counted)
     table.add_column("forms", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     for summary in summaries:
-        counts = [
-            summary["samples"],
-            summary["tokens"],
-            summary["answer_tokens"],
-            summary["heads"],
-            summary["layers"],
-        ]
-        queries = summary["queries"]
+        counts = (summary[key] for key in ("samples", "tokens", "answer_tokens", "heads", "layers", "queries"))
         table.add_row(
             Text(str(summary["task"])),
-            *(f"{count:,}" for count in counts),
-            "" if queries is None else f"{queries:,}",
+            *("" if count is None else f"{count:,}" for count in counts),
             Text(", ".join(map(str, summary["forms"]))),
             readable_bytes(summary["bytes"]),
         )
@@ -121,9 +111,16 @@ def readable_bytes(count: int) -> str:
     return f"{value:.{digits}f} {units[0]}"
 
 
-def plain_table(title: str, caption: str | None = None) -> Table:
-    """A table without lines but one under its head."""
-    return Table(
+def plain_table(
+    title: str,
+    caption: str | None = None,
+    *,
+    texts: Sequence[str] = (),
+    words: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+) -> Table:
+    """A table without lines but one under its head. Columns of `texts` come first and are folded, others are not."""
+    table = Table(
         title=Text(title),
         caption=Text(caption) if caption else None,
         box=box.SIMPLE_HEAD,
@@ -132,6 +129,13 @@ def plain_table(title: str, caption: str | None = None) -> Table:
         title_justify="left",
         caption_justify="left",
     )
+    for heading in texts:
+        table.add_column(Text(heading), overflow="fold")
+    for heading in words:
+        table.add_column(Text(heading), no_wrap=True)
+    for heading in numbers:
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    return table
 
 
 def _methods(runs: Sequence[Run], left_out: Sequence[str]) -> Table:
@@ -192,10 +196,7 @@ def _narrow_scores(run: Run, scores: ScoreMatrix, places: Sequence[int]) -> Tabl
 def _scores(run: Run, scores: ScoreMatrix, headings: Sequence[str], names: Sequence[str], caption: str) -> Table:
     if (left := len(run.tasks) - len(scores.tasks)) > 0:
         caption += f"; {left} tasks between are in scores.json: these are the first, the last, and those that lost most"
-    table = plain_table(f"Scores of {run.method}, seed {run.seed}", caption)
-    table.add_column("after", no_wrap=True)
-    for heading in headings:
-        table.add_column(Text(heading), justify="right", no_wrap=True)
+    table = plain_table(f"Scores of {run.method}, seed {run.seed}", caption, words=["after"], numbers=headings)
     rows: list[tuple[str, int | None, Sequence[float | None]]] = []
     if any(score is not None for score in scores.base):
         rows.append(("–", None, scores.base))

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from seekr.disk import flush, list_files, sync
 from seekr.distributed.processes import process_count, wait_for_all
-from seekr.errors import RunError
+from seekr.errors import RunError, some
 from seekr.training.checkpoints import checkpoint_step, checkpoints_of, is_complete, mark, remove_checkpoint
 
 
@@ -64,16 +64,12 @@ def check_all_loaded(model: nn.Module, missing: Sequence[str], unexpected: Seque
     loaded = {tensor.data_ptr() for name, tensor in there.items() if name not in missing}
     lost = [name for name in missing if name not in there or there[name].data_ptr() not in loaded]
     if lost or unexpected:
-        lacks = f"lacks {_few(lost)}" if lost else ""
-        more = f"has {_few(unexpected)}, which the model does not" if unexpected else ""
+        lacks = f"lacks {some(lost, 3)}" if lost else ""
+        more = f"has {some(unexpected, 3)}, which the model does not" if unexpected else ""
         raise RunError(
             f"a checkpoint {' and '.join(filter(None, (lacks, more)))}: it is of another version of the model's code; "
             "resume with the versions that wrote it (run.json names them), or delete working/ to begin the task again"
         )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def load_trained_adapter(model: nn.Module, checkpoint: Path) -> None:
