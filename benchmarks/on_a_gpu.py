@@ -183,7 +183,7 @@ def flash(given: Given) -> bool:
 
 
 def tiles(given: Given) -> bool:
-    """The same layer by other sizes of the kernels' tiles than those that are taken, to be chosen anew for a GPU."""
+    """The same layer by other sizes of the kernels' tiles than those that are taken, to be chosen again for a GPU."""
     from gpu_tiles import TILES, with_tiles
 
     from seekr.bench.divergence import Case as Layer

@@ -31,7 +31,7 @@ def remove(run: Run, name: str, text: str | None) -> None:
     stopped = settle(run.folder)
     if stopped is not None and text is None and list(stopped.rows) != [name]:
         raise InputError(
-            f"--remove {name}: not done, since rows are counted anew after the removal that was finished first; "
+            f"--remove {name}: not done, since rows are counted again after the removal that was finished first; "
             f"look at `seekr memory {run.folder} --search TEXT`, and give the command again"
         )
     if stopped is None or text is not None:

@@ -58,7 +58,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
     from seekr.runs.sweep import check_sweep, run_sweep, sweep_of
 
     words = list(arguments.overrides)
-    if arguments.recipes:  # an output_dir that is said stands behind, and wins
+    if arguments.recipes:  # an output_dir that is given comes later, and wins
         words.insert(0, f"output_dir={default_output_dir(arguments.recipes)}")
     entries = agreed(
         lambda: sweep_of(_loader(arguments), words, arguments.methods, verify=arguments.verify),

@@ -176,7 +176,7 @@ def with_own_hash(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_own_hash(content: Mapping[str, Any]) -> bool:
-    """Whether such a content is what was written; one without the key, as versions of before wrote, may be."""
+    """Whether such a content is what was written; one without the key, as earlier versions wrote, may be."""
     return "sha256" not in content or with_own_hash(content) == content
 
 

@@ -201,7 +201,7 @@ class Method(Costs):
     def settings(self) -> dict[str, Any]:
         """The method as `run.json` keeps it: its name and every setting.
 
-        Of settings that came later those that are null are left out: runs of before there were such are the same run.
+        Of settings that came later those that are null are left out: earlier runs are the same run.
         """
         found = {"name": self.full_name} | {item.name: getattr(self, item.name) for item in fields(self)}
         return {key: value for key, value in found.items() if key not in _CAME_LATER or value is not None}

@@ -134,18 +134,14 @@ def compare(paths: Sequence[Path]) -> Comparison:
         if torn.scored is None and torn.faults:
             raise InputError(torn.faults[0])  # a mean without it would mislead
     for summary in summarize(read):
-        counted = []
-        for run in summary.runs:
-            why = _not_counted(run)
-            notes.extend([why] if why else [])
-            counted.extend([] if why else [run])
-        for runs in _each_seed_once(counted) or [[]]:
+        reasons = [(run, _not_counted(run)) for run in summary.runs]
+        notes += [why for _, why in reasons if why]
+        groups = _each_seed_once([run for run, why in reasons if not why])
+        for runs in groups or [[]]:
             folders = [run.folder for run in runs or summary.runs]
             rows.append(Row(common_name(folders), summary.label, tuple(runs)))
-        again = [run for runs in _each_seed_once(counted)[1:] for run in runs]
-        notes += [
-            f"{run.folder}: its settings and seed are another run's too, so it has a row of its own" for run in again
-        ]
+        again = "its settings and seed are another run's too, so it has a row of its own"
+        notes += [f"{run.folder}: {again}" for runs in groups[1:] for run in runs]
     runs = [run for row in rows for run in row.runs]
     notes += differences(runs)
     notes += [f"{run.folder}: without its general tasks, which cannot be read" for run in read if run.faults]

@@ -1,4 +1,4 @@
-"""What the test rows behind a score scored one by one, read from a run's answers."""
+"""What the test rows of a score scored one by one, read from a run's answers."""
 
 from __future__ import annotations
 

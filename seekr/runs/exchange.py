@@ -2,7 +2,7 @@
 
 It is made whole in RUN/.removing first, where nothing stands of what goes. The marker RUN/.removing.json, written once
 all is there and removed last, decides: without it nothing was changed; with it whoever writes the run next puts in
-place what is not yet. So a repeat never counts rows anew, and needs neither the text nor a key.
+place what is not yet. So a repeat never counts rows again, and needs neither the text nor a key.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _forget_steps(run: Path) -> None:
     for folder in sorted((run / "working").glob("*-*")):
         if any(folder.glob("checkpoint-*")):
             name = folder.name.partition("-")[2]
-            say(f"task {name!r} was stopped while it was learned, and begins anew: its steps had replayed these rows")
+            say(f"task {name!r} was stopped while it was learned, and begins again: its steps had replayed these rows")
     clear_folder(run / "working")
 
 

@@ -52,7 +52,7 @@ def read_general(run: Path) -> tuple[GeneralScore, ...]:
     if (content := read_study(run, FILE, mend)) is None:
         return ()
     try:
-        content = content["scores"] if isinstance(content, dict) else content  # a list in versions of before
+        content = content["scores"] if isinstance(content, dict) else content  # a list in earlier versions
         found = [GeneralScore(**{field.name: row[field.name] for field in fields(GeneralScore)}) for row in content]
         if not all(isinstance(one.score, float | int) for one in found):
             raise TypeError("a score is no number")

@@ -44,8 +44,8 @@ class KeptScores:
     Attributes:
         answers: name of a cell → sha256 of the file of its answers as they were scored.
         removed: name of a cell → how many of its answers were taken back since.
-        models: name of a row → the model that answered, as `model_of` names it; versions of before kept none.
-        whole: whether the file is what was written; those of before had no hash of their own.
+        models: name of a row → the model that answered, as `model_of` names it; earlier versions kept none.
+        whole: whether the file is what was written; earlier ones had no hash of their own.
     """
 
     matrix: ScoreMatrix = field(default_factory=ScoreMatrix)

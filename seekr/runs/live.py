@@ -27,7 +27,7 @@ class LiveLog(TrainerCallback):
     """Writes optimizer steps, counted over all tasks, and scores to the loggers that a run names.
 
     Nothing is opened before something is written, and by the main process alone. A run that is resumed goes on in the
-    same run of each logger; what TensorBoard was told of later steps, before the run was stopped, it forgets.
+    same run of each logger; what TensorBoard had of later steps, before the run was stopped, it drops.
     """
 
     def __init__(self, spec: RunSpec) -> None:

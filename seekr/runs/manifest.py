@@ -78,7 +78,7 @@ def rechain(stages: Sequence[Path], changed: Path, *, day: str) -> None:
 
 
 def link_of(stages: Sequence[Path], record: Mapping[str, Any]) -> str | None:
-    """What the manifest after `stages` says of them; None where the newest has none, as versions of before wrote it."""
+    """What the manifest after `stages` says of them; None where the newest has none, as in earlier versions."""
     if not stages:
         facts = {key: record.get(key) for key in _OF_A_RUN}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -87,7 +87,7 @@ def link_of(stages: Sequence[Path], record: Mapping[str, Any]) -> str | None:
 
 
 def unverified(stages: Sequence[Path], record: Mapping[str, Any] | None = None) -> list[str]:
-    """The names of those without a manifest, as versions of before wrote them.
+    """The names of those without a manifest, as earlier versions wrote them.
 
     `record`: run.json. Since it names them, whatever else lacks its manifest has lost it.
     """
@@ -122,7 +122,7 @@ def chain_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[
 
 def lost_stages(run: Path, record: Mapping[str, Any]) -> list[Path]:
     """The stages that run.json, the `record`, names as finished, and that are not there. More may stand than it names:
-    a process may be killed between the two. Versions of before named none.
+    a process may be killed between the two. Earlier versions named none.
     """
     return [folder for name in record.get("stages", []) if not (folder := run / "stages" / name).is_dir()]
 
@@ -217,7 +217,7 @@ def _lists_weights(stage: Path) -> bool:
 
 
 def missing_manifest(stages: Sequence[Path], record: Mapping[str, Any]) -> Path | None:
-    """The first manifest that a stage has lost; those of versions of before had none."""
+    """The first manifest that a stage has lost; those of earlier versions had none."""
     lost = (stage for stage in stages if not (stage / MANIFEST).is_file() and not unverified([stage], record))
     return next((stage / MANIFEST for stage in lost), None)
 
@@ -240,6 +240,6 @@ def _link_faults(stages: Sequence[Path], record: Mapping[str, Any]) -> Iterator[
 
 
 def record_faults(record: Mapping[str, Any], path: Path) -> Iterator[Fault]:
-    """Whether run.json, the `record`, is what was written; versions of before wrote no hash."""
+    """Whether run.json, the `record`, is what was written; earlier versions wrote no hash."""
     if not has_own_hash(record):
         yield Fault(path, "not what was written; bring it back, or remove its key sha256 if you changed it")

@@ -14,9 +14,9 @@ from seekr.scoring.cells import BASE
 
 
 def plain_parts(run: Run) -> tuple[list[str], list[str]]:
-    """Memories and answers of an encrypted run that are not, by their paths below it: of before, and of since.
+    """What is in plain text of an encrypted run, by paths below it: from before encryption began, and from since then.
 
-    Where run.json does not say when encryption began, all are of before.
+    Where run.json does not say when it began, all is from before.
     """
     before: list[str] = []
     since: list[str] = []

@@ -217,7 +217,7 @@ class ScoreBook:
             self._path(row, column).parent.mkdir(PRIVATE, exist_ok=True)
             write_text(self._path(row, column), text, encrypted=self.spec.config.encrypt)
         self._keep_score(row, column, found_in(lines, data))
-        self._models.pop(row_name(row), None)  # of before a stage was learned again
+        self._models.pop(row_name(row), None)  # from before a stage was learned again
         self._unwritten = True
         if time.monotonic() - self._written > _SECONDS or cell_name(row, column) in self._before.answers:
             self.write()  # else a start that finds these answers scores them; it has all cells, and is many

@@ -53,7 +53,7 @@ def seed_requests(request: Request) -> list[Request]:
 def run_seeds(requests: Sequence[Request]) -> list[Run]:
     """Checks the requests of all seeds, then does what is still to do of each; finished ones are not learned again.
 
-    Raises as `learner.run_request`, RunError with the seed in front.
+    Raises as `execute.run_request`, RunError with the seed in front.
     """
     agreed(lambda: settle_runs(requests))
     agreed(lambda: check_seeds(requests))

@@ -60,10 +60,9 @@ def build_stage(spec: RunSpec, stage: PlannedStage, live: LiveLog) -> None:
     context = make_context(spec, stage, earlier, start)
     if stage.learn:
         learn_stage(spec, stage, context, start, working, live)
+        check_loss(spec, context)
     else:
         context.model = models.plain()
-    if stage.learn:
-        check_loss(spec, context)
     final = stage_folder(spec.run, stage.index, stage.name)
     context.folder = folder = partial_folder(final)
     with stage_under_construction(final) if is_main() else nullcontext():

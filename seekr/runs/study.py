@@ -34,7 +34,7 @@ def read_study(run: Path, name: str, mend: str) -> Any:
 
 
 def _beginning(run: Path) -> str | None:
-    """Whose it is: the run's, or that of one which goes on from it; None where run.json is of a version before."""
+    """Whose it is: the run's, or that of one which goes on from it; None where run.json is of an earlier version."""
     path = run / "run.json"
     record = read_json(path) if path.is_file() else {}
     return link_of((), record) if "clock" in record else None

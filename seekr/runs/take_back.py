@@ -87,7 +87,7 @@ def take_back(run: Run, rows: list[KeptRow], text: str | None, say: Callable[[Re
     done. Raises InputError, nothing removed, where what is to be written again is not what was written.
     """
     if (lost := missing_manifest(finished_stages(run.folder), run.record)) is not None:
-        raise InputError(f"{lost}: missing; bring it back from a copy first: those after it are written anew")
+        raise InputError(f"{lost}: missing; bring it back from a copy first: those after it are written again")
     _clear_leftovers(run.folder)
     with place_for_rest(run.folder) as left:
         for stage in run.stages:

@@ -166,7 +166,7 @@ def _record_faults(run: Run) -> Iterator[Fault]:
     path = run.folder / "run.json"
     yield from record_faults(run.record, path)
     for what in secrets_of(run.record.get("config")):
-        yield Fault(path, f"{what}; remove it there, and have it made anew: it may have been seen")
+        yield Fault(path, f"{what}; remove it there, and have another one made: it may have been seen")
 
 
 def _mend(fault: Fault, stages: list[Path]) -> str:

@@ -88,7 +88,7 @@ def mark(checkpoint: Path, *, processes: int, files: Listing, log: Path) -> None
 def checkpoint_faults(checkpoint: Path, *, hashed: bool) -> Iterator[Fault]:
     """Each way in which a checkpoint is not as it was written; `hashed`: large files are read too.
 
-    Versions of before listed no files: what the Trainer needs must be there in any case.
+    Earlier versions listed no files: what the Trainer needs must be there in any case.
     """
     try:
         marker = _marker(checkpoint)

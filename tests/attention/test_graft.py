@@ -70,7 +70,7 @@ def reference(model: nn.Module, donor: nn.Module, batch: dict[str, Tensor], head
 
 
 def reference_answer(model: nn.Module, donor: nn.Module, prompt: np.ndarray, heads: Heads, count: int) -> list[int]:
-    """Greedy tokens of one prompt alone, all of it read anew for each of them: no cache, no padding."""
+    """Greedy tokens of one prompt alone, all of it read again for each of them: no cache, no padding."""
     ids = torch.from_numpy(prompt)[None]
     for _ in range(count):
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -148,7 +148,7 @@ def test_some_heads_equal_eager_attention_over_mixed_maps(
 
 @pytest.mark.parametrize("heads", [None, SOME], ids=["all", "some"])
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_answers_in_batches_with_caches_equal_each_prompt_read_anew(
+def test_answers_in_batches_with_caches_equal_each_prompt_read_again(
     model: nn.Module, donor: nn.Module, heads: Heads, batch_size: int
 ) -> None:
     with Graft(model, donor, heads):

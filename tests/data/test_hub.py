@@ -18,7 +18,7 @@ from seekr.data.hub import _say_cache_is_used, _unreachable, hub_or_cache
 
 
 @pytest.fixture(autouse=True)
-def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _asked_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     for kept in (_unreachable, _say_cache_is_used):

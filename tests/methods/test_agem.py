@@ -103,7 +103,7 @@ def test_a_step_is_projected_by_the_gradient_of_the_reference_rows(tmp_path: Pat
     assert (flat(found) == g).all() == (sign > 0)  # type: ignore[arg-type]
 
 
-def test_reference_rows_are_drawn_anew_by_seed_task_and_step(tmp_path: Path) -> None:
+def test_reference_rows_are_drawn_again_by_seed_task_and_step(tmp_path: Path) -> None:
     method = AGem(replay_ratio=0.5, reference_rows=4)
     objective, model = after_two_tasks(method, tmp_path)
     assert [len(memory) for memory in objective.kept] == [6, 4]

@@ -73,7 +73,7 @@ def test_updates_are_orthogonal_to_the_kept_directions(base: Path, tmp_path: Pat
     first = learn_task(method, base, None, tmp_path / "1")
     # Weights are float32 and move by little: 1e-5 of a change is rounding. Without projection it is a tenth.
     assert leaks(base, first, 1 / 2).max() < 1e-4
-    second = learn_task(method, base, first, tmp_path / "2")  # decomposed anew, a larger share of it kept
+    second = learn_task(method, base, first, tmp_path / "2")  # decomposed again, a larger share of it kept
     assert leaks(first, second, 2 / 3).max() < 1e-4
 
 

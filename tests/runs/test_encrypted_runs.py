@@ -285,7 +285,7 @@ def test_a_kept_row_that_was_damaged_is_no_sign_of_another_key(another: Path) ->
     assert main(["verify", str(another)]) == 0
 
 
-def test_a_run_that_is_begun_anew_takes_a_new_key(another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_begun_again_takes_a_new_key(another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by review: with its key lost, nothing of it could be learned again."""
     monkeypatch.setenv("SEEKR_KEY", "08" * 32)
     run_request(Request(Run(another).config, redo="a"))

@@ -112,7 +112,7 @@ def test_a_task_of_which_all_is_taken_back_is_still_gone_on_from(run: Path, lear
     assert learn(run, "abc", method=SEEKR | {"replay_ratio": 0.5}).finished
 
 
-def test_a_task_that_was_stopped_after_it_replayed_a_removed_row_begins_anew(
+def test_a_task_that_was_stopped_after_it_replayed_a_removed_row_begins_again(
     run: Path, two_tasks: Path, learn: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It went on from its checkpoint, whose weights had learned of the row."""
@@ -123,7 +123,7 @@ def test_a_task_that_was_stopped_after_it_replayed_a_removed_row_begins_anew(
     assert list(run.glob("working/*/checkpoint-*"))
     for folder in (run, never_stopped):
         assert main(["memory", str(folder), "--remove", "a/0"]) == 0
-    assert "task 'c' was stopped while it was learned, and begins anew" in capsys.readouterr().err
+    assert "task 'c' was stopped while it was learned, and begins again" in capsys.readouterr().err
     assert not (run / "working").exists()
     for folder in (run, never_stopped):
         learn(folder, "abc", method=method)
@@ -145,7 +145,7 @@ def test_a_damaged_memory_is_not_written_again_as_if_it_were_whole(
 
 
 def test_nothing_is_removed_while_a_manifest_is_missing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Found by review: those after it were written anew, and the one that was brought back fitted no more."""
+    """Found by review: those after it were written again, and the one that was brought back fitted no more."""
     manifest = run / "stages/01-b/manifest.json"
     kept = manifest.read_text()
     manifest.unlink()
@@ -203,7 +203,7 @@ def test_a_row_is_searched_as_it_was_written(run: Path, monkeypatch: pytest.Monk
 def test_answers_that_were_taken_back_are_not_asked_again_and_their_scores_stay(
     gone: bool, learn: Callable[..., Run], data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Found by review: the next start wrote them anew with the text, or, where the test rows are gone, scored the rest
+    """Found by review: the next start wrote them again with the text, or, where the test rows are gone, scored the rest
     and said that this mended the score."""
     shutil.copytree(data_folder, tmp_path / "data")
     files = {split: tmp_path / "data/a" / f"{split}.json" for split in ("train", "test")}

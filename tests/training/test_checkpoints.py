@@ -18,7 +18,7 @@ from seekr.training.keeper import check_all_loaded, load_trained_adapter
 
 
 def test_the_trained_adapter_is_loaded_where_another_lies_beside_it(tmp_path: Path) -> None:
-    """transformers 5.17 loads the other one alone: a resumed task of olora began anew."""
+    """transformers 5.17 loads the other one alone: a resumed task of olora began again."""
     lora = LoraConfig(r=2, target_modules=["q_proj"])
     model = get_peft_model(by_definition.tiny_llama(), lora)  # type: ignore[arg-type]
     model.add_adapter("past", lora)
