@@ -127,8 +127,9 @@ def test_several_runs_are_several_and_nothing_scored_is_null(
     assert y["scores"] is None
     assert main(["compare", str(tmp_path), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["notes"]
-    assert "note: " in err
+    notes = json.loads(out)["notes"]
+    assert notes
+    assert [line for line in err.splitlines() if line.startswith("note: ")] == [f"note: {note}" for note in notes]
 
 
 @pytest.mark.parametrize("command", ["heads", "memory"])

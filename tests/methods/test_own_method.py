@@ -133,14 +133,17 @@ def test_run_of_an_own_method_from_before_it_had_a_path_goes_on(tmp_path, tiny_m
     method = make_method({"name": "own_of_a_user.Decay"})
     common = {"model": tiny_model_folder, "output_dir": tmp_path / "run", "method": method}
     common |= {"training": {"use_cpu": True, "max_steps": 1}}
-    learn(tasks=[task("one")], **common)
+    (first,) = learn(tasks=[task("one")], **common).stages
+    weights = (first.folder / "model" / "model.safetensors").stat()
     place = tmp_path / "run" / "run.json"
     record = json.loads(place.read_text())
     del record["sha256"]
     for settings in (record["config"]["method"], record["identity"]["method"]):
         settings["name"] = "decay"
     place.write_text(json.dumps(record))
-    learn(tasks=[task("one"), task("two", 1)], **common)
+    run = learn(tasks=[task("one"), task("two", 1)], **common)
+    assert [stage.name for stage in run.stages] == ["one", "two"]
+    assert (first.folder / "model" / "model.safetensors").stat() == weights, "it was learned again"
 
 
 @pytest.mark.parametrize("accumulation", [2, 4])

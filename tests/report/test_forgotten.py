@@ -9,6 +9,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 from fake_runs import write_run
+from shown import cells
 
 from seekr.cli.main import main
 from seekr.errors import InputError
@@ -202,7 +203,8 @@ def test_scores_whose_answers_are_gone_are_named(run, capsys):
 
 def test_status_shows_the_scores(run, capsys):
     assert main(["status", str(run)]) == 0
-    assert "copy" in capsys.readouterr().out.partition("are measured")[2]
+    shown, scores = capsys.readouterr().out.partition("are measured")[2], Run(run).final
+    assert cells(shown, "add")[1:] == [f"{scores[task]:.1f}" for task in ("copy", "sort", "add")]
 
 
 def test_command_is_a_gate(run, tmp_path, capsys):

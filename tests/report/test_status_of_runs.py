@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,8 +26,15 @@ def test_runs_below_a_folder_are_a_line_each(tmp_path: Path, capsys):
     assert ["more/two", "replay", "4", "3 of 3", "–"] in rows
 
 
-@pytest.mark.parametrize("words", [["status", "ALL"], ["compare", "ALL"], ["report", "ALL", "--output", "ALL/p.html"]])
-def test_runs_of_a_sweep_are_shown_beside_a_single_run(words: list[str], tmp_path: Path, capsys):
+@pytest.mark.parametrize(
+    ("words", "row"),
+    [
+        (["status", "ALL"], r"│ {} +│ \d "),
+        (["compare", "ALL"], r"│ {} +│ +1 "),
+        (["report", "ALL", "--output", "ALL/p.html"], r"<h3>{} · seed \d</h3>"),
+    ],
+)
+def test_runs_of_a_sweep_are_shown_next_to_a_single_run(words: list[str], row: str, tmp_path: Path, capsys):
     """SWEEP/METHOD/seed-N lay too deep, and was left out without a word; so was one that had lost its run.json."""
     write_run(tmp_path / "one")
     write_run(tmp_path / "sweep" / "replay" / "seed-4", method="replay", seed=4)
@@ -34,7 +42,8 @@ def test_runs_of_a_sweep_are_shown_beside_a_single_run(words: list[str], tmp_pat
     assert main([word.replace("ALL", str(tmp_path)) for word in words]) == 0
     shown = capsys.readouterr()
     page = tmp_path / "p.html"
-    assert "replay" in (page.read_text() if page.exists() else shown.out)
+    text = page.read_text() if page.exists() else re.sub(" +│ +", " │ ", shown.out)
+    assert [len(re.findall(row.format(method), text)) for method in ("seekr", "replay", "derpp")] == [1, 1, 0]
     assert "derpp/seed-4: left out, since its run.json is missing" in shown.err
 
 

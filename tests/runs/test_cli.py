@@ -348,7 +348,7 @@ def test_learning_does_not_fail_at_its_end_for_general_tasks_that_cannot_be_read
     (tmp_path / "runs/x/general.json").write_text("null\n")
     status, out, err = seekr()
     assert status == 0
-    assert "run: " in out
+    assert f"run: {tmp_path / 'runs/x'}\n" in out
     assert err.count("general.json: holds nothing") == 1
     assert main(["evaluate", str(tmp_path / "runs/x")]) == 0
 

@@ -166,7 +166,8 @@ def test_learn_and_look_at_seeds(command: Any, config: dict[str, Any], tmp_path:
     assert all(None not in run.scores.base for run in runs)
     status, out, _ = command("report", root, "--output", tmp_path / "page.html")
     assert status == 0
-    assert "2" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert re.findall(r"<h3>.* · seed (\d+)</h3>", page) == ["0", "3"]
     for name in ("heads", "memory"):
         status, out, err = command(name, root)
         assert (status, out, err.count("\n")) == (2, "", 1)
