@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import TypeVar
 
 import torch
+
+from seekr.scoring.uncertainty import half_interval
 
 TURNS = 12
 
@@ -36,18 +37,9 @@ def in_turn(
 
 
 def ratio(seconds: Sequence[float], base: Sequence[float]) -> tuple[float, float | None]:
-    """Mean of the ratios turn by turn, and half of its 95% interval; None for fewer than four turns.
-
-    Student's t by its expansion in the degrees of freedom, which is within 1% from three of them on (Abramowitz and
-    Stegun, 26.7.5).
-    """
+    """Mean of the ratios turn by turn, and half of its 95% interval; None for fewer than four turns."""
     ratios = [one / other for one, other in zip(seconds, base, strict=False)]
-    if len(ratios) < 4:
-        return mean(ratios), None
-    z, free = 1.959964, len(ratios) - 1
-    t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
-    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
-    return mean(ratios), t * stdev(ratios) / math.sqrt(len(ratios))
+    return mean(ratios), half_interval(ratios) if len(ratios) >= 4 else None
 
 
 def held_bytes(device: str) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import TrainingArguments
 
+from seekr.config.schema import Config
 from seekr.methods import Method
 from seekr.planning.rows import StageSteps
 
@@ -28,8 +29,8 @@ class Disk:
 
 
 def disk(
-    method: Method, arguments: TrainingArguments, stages: Sequence[StageSteps], *, keep: str | int, stored: int,
-    trained: int, dtype: str, optimizer: int | None = None,
+    config: Config, method: Method, arguments: TrainingArguments, stages: Sequence[StageSteps], *, stored: int,
+    trained: int, optimizer: int | None = None,
 ) -> Disk:  # fmt: skip
     """Disk of a run whose stages hold `stored` parameters, of which `trained` are trained.
 
@@ -38,7 +39,7 @@ def disk(
     `save_total_limit` while the next is written, and all are where that is null.
     """
     learned = [stage for stage in stages if stage.rows.learn]
-    item = getattr(torch, dtype).itemsize
+    item, keep = getattr(torch, config.dtype).itemsize, config.keep_stages
     kept = len(learned) if keep == "all" else min(len(learned), 1 if keep == "last" else int(keep))
     one = stored * item + method.bytes_a_weight * trained
     state = 2 * trained * item if optimizer is None else optimizer

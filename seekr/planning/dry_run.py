@@ -11,7 +11,7 @@ from seekr.progress import Text
 from seekr.report.blocks import Blocks
 from seekr.report.tables import print_fact, print_table
 from seekr.report.terminal import plain_table, readable_bytes
-from seekr.runs.guard import trained_rows
+from seekr.runs.guard import guard_warnings
 from seekr.runs.prepare import RunSpec
 from seekr.scoring.cells import wanted_cells
 
@@ -41,35 +41,31 @@ def print_plan(spec: RunSpec, folders: Sequence[str]) -> None:
     )  # fmt: skip
     for stage, plan in zip(spec.stages, steps, strict=True):
         summaries = [data.summary for data in stage.data]
-        done = stage.index < len(spec.finished)
-        table.add_row(
-            str(stage.index),
-            stage.name + (" (done)" if done else "" if stage.learn else " (skill)"),
-            str(sum(summary.rows for summary in summaries)),
-            str(sum(len(data.test) for data in stage.data)),
-            str(plan.task_steps) if stage.learn else "–",
-            str(plan.replay_steps) if stage.learn else "–",
-            str(len(plan.kept)),
-            str(sum(summary.cut_prompts for summary in summaries)),
-            str(sum(summary.cut_answers for summary in summaries)),
+        state = " (done)" if stage.index < len(spec.finished) else "" if stage.learn else " (skill)"
+        numbers = (
+            sum(summary.rows for summary in summaries),
+            sum(len(data.test) for data in stage.data),
+            *((plan.task_steps, plan.replay_steps) if stage.learn else ("–", "–")),
+            len(plan.kept),
+            sum(summary.cut_prompts for summary in summaries),
+            sum(summary.cut_answers for summary in summaries),
         )
+        table.add_row(str(stage.index), stage.name + state, *map(str, numbers))
     print_table(Blocks(table, keys=2))
     cells = wanted_cells(config.cells, len(spec.tasks), joint=spec.joint)
     answers = sum(len(spec.tasks[column].test) for _, column in cells)
     print_fact("scores", f"cells {config.cells}: {len(cells)} of the matrix, {answers:,} test rows to answer in all")
     if spec.general is not None:
         print_fact("general", f"{len(spec.general.test)} rows, whose likelihood is measured at every stage")
-        for warning in (*spec.general.warnings(), *trained_rows(spec.general, spec.tasks)):
-            print_table(Text(f"general: {warning}"))
+    for warning in guard_warnings(spec.general, spec.tasks):
+        print_table(Text(f"general: {warning}"))
     for note in spec.notes:
         print_table(Text(note))
     for data in spec.tasks:
         for warning in data.warnings():
             print_table(Text(f"{data.task.name}: {warning}"))
-    saved = disk(
-        spec.method, spec.arguments, steps, keep=config.keep_stages, stored=spec.stored_parameters,
-        trained=spec.trained_parameters, dtype=config.dtype,
-    )  # fmt: skip
+    counts = {"stored": spec.stored_parameters, "trained": spec.trained_parameters}
+    saved = disk(config, spec.method, spec.arguments, steps, **counts)
     each = f"; for each of {len(folders)} folders" if len(folders) > 1 else ""
     stages, working = readable_bytes(saved.stages), readable_bytes(saved.checkpoints)
     print_fact(

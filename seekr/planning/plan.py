@@ -140,9 +140,8 @@ def make_plan(
             "method.name=sequential plans the ordinary part"
         ) from error
     saved = disk(
-        run.method, run.arguments, stages, keep=config.keep_stages, stored=paper.stored, trained=paper.trained,
-        dtype=config.dtype, optimizer=optimizer,
-    )  # fmt: skip
+        config, run.method, run.arguments, stages, stored=paper.stored, trained=paper.trained, optimizer=optimizer
+    )
     return Plan(
         run=run,
         paper=paper,

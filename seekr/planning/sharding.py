@@ -47,11 +47,8 @@ def ways(paper: Paper, phases: Mapping[str, Bytes], devices: int) -> list[Way]:
             "DDP": {name: parts | (buckets if OPTIMIZER in parts else {}) for name, parts in phases.items()},
             "FSDP2": {name: _sharded(paper, parts, devices) for name, parts in phases.items()},
         }
-    found = []
-    for sharding, each in spread.items():
-        phase = max(each, key=lambda name: sum(each[name].values()))
-        found.append(Way(sharding, phase, each[phase]))
-    return found
+    largest = {sharding: max(each.items(), key=lambda it: sum(it[1].values())) for sharding, each in spread.items()}
+    return [Way(sharding, phase, parts) for sharding, (phase, parts) in largest.items()]
 
 
 def _sharded(paper: Paper, parts: Bytes, devices: int) -> Bytes:

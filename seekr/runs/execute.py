@@ -33,7 +33,7 @@ from seekr.runs.folder import (
 from seekr.runs.general_tasks import FILE as GENERAL_TASKS
 from seekr.runs.general_tasks import forget_stages
 from seekr.runs.grafted import FILE as GRAFTED
-from seekr.runs.guard import trained_rows
+from seekr.runs.guard import guard_warnings
 from seekr.runs.kept_scores import forget_rows
 from seekr.runs.live import live_log
 from seekr.runs.lock import locked
@@ -98,19 +98,20 @@ def warn(spec: RunSpec) -> None:
             f"a step keeps its {spec.step_rows} rows: on {process_count()} processes "
             f"gradient_accumulation_steps is {micro_batches}"
         )
-    if len(spec.finished) < len(spec.stages) and (old := unverified(spec.finished)):
+    to_come = spec.stages[len(spec.finished) :]
+    if to_come and (old := unverified(spec.finished)):
         say(f"{', '.join(old)}: of a version that kept no hashes of files; unverified")
     for folder in spec.redone:
         say(f"{folder} and its scores are removed, to be learned again (--redo)")
-    for note in spec.notes if len(spec.finished) < len(spec.stages) else ():
+    if not to_come:
+        return
+    for note in spec.notes:
         say(note)
-    for stage in spec.stages[len(spec.finished) :]:
-        for data in stage.data:
-            for warning in data.warnings():
-                say(f"task {data.task.name}: {warning}")
-    if spec.general is not None and len(spec.finished) < len(spec.stages):
-        for warning in (*spec.general.warnings(), *trained_rows(spec.general, spec.tasks)):
-            say(f"general: {warning}")
+    for data in (data for stage in to_come for data in stage.data):
+        for warning in data.warnings():
+            say(f"task {data.task.name}: {warning}")
+    for warning in guard_warnings(spec.general, spec.tasks):
+        say(f"general: {warning}")
 
 
 def sizes_of(spec: RunSpec) -> list[float]:

@@ -29,10 +29,13 @@ def read_guard(
     return read_task(task, tokenizer, max_length, seed=config.seed, finished=measured)
 
 
-def trained_rows(guard: TaskData, tasks: Sequence[TaskData]) -> list[str]:
-    """A line for each task that trains on rows of the guard, which then tells what was learned, not what is general."""
+def guard_warnings(guard: TaskData | None, tasks: Sequence[TaskData]) -> list[str]:
+    """What a person should know of the rows of the guard, and a line for each task that trains on some of them: it then
+    tells what was learned, not what is general."""
+    if guard is None:
+        return []
     rows = [row.input_ids.tobytes() for row in guard.test_rows]
-    lines = []
+    lines = guard.warnings()
     for data in tasks:
         trained = {sample.input_ids.tobytes() for sample in data.samples}
         if count := sum(row in trained for row in rows):
