@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from seekr.data.token_rows import IGNORED, TokenizedRow, answer_tokens
 from seekr.modeling.flat_tensors import FlatTensors
@@ -29,19 +30,19 @@ def collate(rows: Sequence[TokenizedRow], pad_token_id: int | None) -> dict[str,
     and `labels` (-100 = not an answer token), all int64 `[rows, length]`. Padding is masked, so where a
     tokenizer has no padding token any id will do: 0 is taken.
     """
-    length = max(len(row.input_ids) for row in rows)
-    batch = {
-        "input_ids": torch.full((len(rows), length), 0 if pad_token_id is None else pad_token_id),
-        "attention_mask": torch.zeros((len(rows), length), dtype=torch.long),
-        "labels": torch.full((len(rows), length), IGNORED),
+    mask = padded([np.ones(len(row.input_ids)) for row in rows], 0)
+    return {
+        "input_ids": padded([row.input_ids for row in rows], pad_token_id or 0),
+        "attention_mask": mask,
+        "labels": padded([row.labels for row in rows], IGNORED),
+        "position_ids": position_ids(mask),
     }
-    for i, row in enumerate(rows):
-        n = len(row.input_ids)
-        batch["input_ids"][i, :n] = torch.as_tensor(np.array(row.input_ids, dtype=np.int64))
-        batch["labels"][i, :n] = torch.as_tensor(np.array(row.labels, dtype=np.int64))
-        batch["attention_mask"][i, :n] = 1
-    batch["position_ids"] = position_ids(batch["attention_mask"])
-    return batch
+
+
+def padded(rows: Sequence[Any], value: int, side: Literal["left", "right"] = "right") -> Tensor:
+    """Rows of numbers as int64 [rows, length of the longest], filled up with `value`."""
+    tensors = [torch.from_numpy(np.array(row, dtype=np.int64)) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from seekr.data.tokenizing import decode
 from seekr.distributed.processes import process_count, spread
 from seekr.distributed.sharded import is_sharded
 from seekr.modeling.balancing import without_balance
-from seekr.modeling.batches import collate
+from seekr.modeling.batches import collate, padded
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.losses import answer_positions, logits_at
 from seekr.scoring.likelihood import RowLikelihood
@@ -175,13 +175,8 @@ def end_tokens(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizer
 
 def pad_left(prompts: Sequence[np.ndarray], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and mask (1 = token), int64 `[prompts, length]`: every prompt ends in the last column."""
-    length = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), length), pad)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, length - len(prompt) :] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
-        mask[row, length - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)
+    masks = [np.ones(len(prompt)) for prompt in prompts]
+    return padded(prompts, pad, "left").to(device), padded(masks, 0, "left").to(device)
 
 
 def until_end(answer: list[int], ends: list[int]) -> Generated:
