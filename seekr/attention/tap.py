@@ -59,8 +59,8 @@ Attend = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 class StandIn:
-    """Is called in place of the attention function of `model`, a causal LM of transformers (or one wrapped by peft or
-    DDP) whose attention goes through the attention interface, inside a `with` block.
+    """Inside a `with` block it is called in place of the attention function of `model`, which is a causal LM of
+    transformers, wrapped by peft or DDP or not, whose attention goes through the attention interface.
     """
 
     def __init__(self, model: nn.Module) -> None:

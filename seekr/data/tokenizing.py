@@ -119,9 +119,9 @@ def _is_mark(char: str) -> bool:
 def _tracing(tokenizer: Any) -> Any:
     """A tokenizer of the same tokens with right offsets, None where those of `tokenizer` itself are right.
 
-    A BPE vocabulary without an unknown token makes nothing of signs that it does not hold, and counts every offset
-    after one, up to the end of its word, too low. Taking them out just before that, after the splitting into words,
-    changes no token, and the library keeps account of it.
+    A BPE vocabulary without an unknown token drops signs that it does not hold, and the offsets after one are too low
+    up to the end of its word. If they are taken out just before, once the text is split into words, every token stays
+    the same, and the library keeps account of what was taken out.
     """
     import tokenizers
     from tokenizers import models, pre_tokenizers

@@ -1,8 +1,8 @@
 """The balancing loss of a mixture of experts, as one loss of an optimizer step.
 
 Transformers adds it to the loss of each forward where a model's config.json says `output_router_logits: true`. It is a
-product of two means over tokens, how many an expert is sent and how likely it was, so that of a step in several parts
-it would be another number for every way to cut it up. Here both means are over all tokens of the step.
+product of two means over tokens: how many an expert is sent, and how likely it was. Computed for each part of a step by
+itself it would depend on how the step is cut up. Here both means are over all tokens of the step.
 
 Source: Switch Transformers, Fedus et al., arXiv 2101.03961, equations 4 to 6; over all layers together and with the
 k experts of each token, as transformers has it.

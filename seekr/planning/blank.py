@@ -45,7 +45,7 @@ def storage_of(tensor: Tensor) -> torch.UntypedStorage:
 
 
 def blank(func: Any, args: Any, kwargs: Any) -> Any:
-    """What an operator gives; new tensors that it gave before, for arguments of these shapes, without asking it."""
+    """What an operator gives. Where it gave new tensors before for arguments of these shapes it is not asked again."""
     key = func, torch.get_default_dtype(), _key(args), tuple(kwargs), _key(kwargs.values())
     if key not in _GIVEN:
         result, given = _asked(func, args, kwargs)

@@ -107,8 +107,8 @@ class Paper:
 
     @cached_property
     def calls(self) -> dict[int, AttentionCall]:
-        """The attention calls of one short forward, layer by layer: their heads, sizes and dtypes; none where none is
-        read by the method."""
+        """Layer → its attention call in one short forward, for heads, sizes and dtypes; empty where the method reads no
+        attention."""
         if not self.method.reads_attention:
             return {}
         with self.counting(8), torch.no_grad(), self.precision(), Tap(self.model) as tap:

@@ -56,7 +56,7 @@ def few(names: Sequence[str]) -> list[str]:
 
 
 def stretches(states: Sequence[Hashable]) -> Iterator[tuple[int, int]]:
-    """Place and length of each line: of more than 20 states those in the midst of a long stretch of one share it."""
+    """Place and length of each line: of more than 20 states, those inside a long stretch of the same share a line."""
     place = 0
     for _, same in groupby(states):
         length = len(list(same))

@@ -1,6 +1,6 @@
-"""What is left of a run's files, once rows are taken back, takes their place: all of it, however often it is stopped.
+"""Once rows are taken back, what is left of a run's files takes their place: all of it, however often that is stopped.
 
-It is made whole in RUN/.removing first, where nothing stands of what goes. The marker RUN/.removing.json, written once
+It is first written as a whole to RUN/.removing, without what goes. The marker RUN/.removing.json, written once
 all is there and removed last, decides: without it nothing was changed; with it whoever writes the run next puts in
 place what is not yet. So a repeat never counts rows again, and needs neither the text nor a key.
 """

@@ -156,7 +156,7 @@ def stage_under_construction(final: Path) -> Iterator[Path]:
 
 
 def without_newest(stages: list[Path], keep: str | int, *, more: int = 0) -> list[Path]:
-    """The stages that have weights but for the newest `keep`, once there are so many `more` of them."""
+    """The stages that have weights, without the newest `keep` of them once `more` new ones are there."""
     found = [stage for stage in stages if has_weights(stage)]
     kept = len(found) if keep == "all" else (1 if keep == "last" else int(keep)) - more
     return found[: max(0, len(found) - max(0, kept))]

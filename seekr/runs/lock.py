@@ -1,7 +1,7 @@
 """One writer a run: a lock on the file RUN/.lock, which says who holds it and is looked at again before each stage.
 
-The lock is the system's, gone with its process. What the file says tells in addition of a lock that was deleted, and of
-a process on another machine where a file system does not tell machines of each other's locks.
+The lock is the system's, gone with its process. What the file says shows in addition that a lock was deleted, or that
+a process on another machine has it, where a file system does not tell machines of each other's locks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""run.json as it is read: what is gone by has its kind, and is what was written."""
+"""run.json as it is read: the keys that are relied on have their types, and the file is what was written."""
 
 from __future__ import annotations
 
@@ -80,6 +80,6 @@ def read_record(run: Path) -> dict[str, Any] | None:
 
 
 def check_record(record: dict[str, Any], path: Path) -> None:
-    """It is gone by as it was written, or not at all. Raises InputError."""
+    """run.json is relied on as it was written, or not at all. Raises InputError."""
     for fault in record_faults(record, path):
         raise InputError(str(fault))
