@@ -76,9 +76,9 @@ class Osf(Method):
             and a run that may go on knows no n, so one more task is reckoned with and the model's own knowledge
             counts as one that was learned.
 
-    Source: Nayak et al., arXiv 2504.07097; the layers are peft's. Those project gradients, and AdamW, which rescales
-        each entry, leads out of the subspace again (a tenth of the change on small models), so the factors are
-        projected too, after each step. The paper's kept share per layer by importance is left out, as in peft.
+    Source: Nayak et al., arXiv 2504.07097; the layers are peft's. Those project gradients, but AdamW rescales each
+        entry and leads out of the subspace again (by a tenth of the change on small models): after each step the
+        factors are projected too. The paper's kept share per layer by importance is left out, as in peft.
     """
 
     name = "osf"

@@ -43,7 +43,9 @@ def disk(
     kept = len(learned) if keep == "all" else min(len(learned), 1 if keep == "last" else int(keep))
     one = stored * item + method.bytes_a_weight * trained
     state = 2 * trained * item if optimizer is None else optimizer
-    count = max((math.ceil(stage.steps / arguments.save_steps) for stage in learned), default=0)
+    count = max(
+        (math.ceil((stage.task_steps + stage.replay_steps) / arguments.save_steps) for stage in learned), default=0
+    )
     if arguments.save_total_limit is not None:
         count = min(count, arguments.save_total_limit + 1)
     return Disk(kept * one, one, kept, count * (stored * item + state), count)

@@ -21,7 +21,7 @@ from seekr.memory.reader import KeptSample, Memory
 from seekr.methods import Method, Objective, TaskContext
 from seekr.modeling.batches import MicroBatch, StepKind
 from seekr.modeling.flat_tensors import FlatTensors
-from seekr.planning.live import GRADIENTS, TEACHER, Bytes, Live
+from seekr.planning.live import GRADIENTS, TEACHER, WEIGHTS, Bytes, Live
 from seekr.planning.paper import BEFORE, Paper
 from seekr.planning.rows import Shape, StageSteps
 from seekr.training.gradient_share import gradient_shares
@@ -44,8 +44,12 @@ def step(paper: Paper, kind: StepKind, shape: Shape) -> Bytes:
             for parameter in paper.to_train if more else ():
                 parameter.grad = torch.empty_like(parameter)
         batch = _batch(objective, kind, rows, live)
+        losses = objective.step_losses if kind == "task" else objective.replay_loss
         with _gradients_seen(paper, live), widest_block_alone():
-            _backward(objective, model, batch, more=more)
+            parts = losses(model, batch)
+            if not more:
+                gradient_shares(parts, model.parameters())
+            torch.stack(list(parts.values())).sum().backward()
     return live.peak
 
 
@@ -54,19 +58,11 @@ def measuring(paper: Paper, shape: Shape) -> Bytes:
     with paper.counting(shape.length) as live, paper.precision(), widest_block_alone():
         rows = _rows(shape)
         paper.method.measure(rows, _context(paper, rows, Path()))
-    return live.peak | {BEFORE: paper.weights}
+    return live.peak | {BEFORE: live.peak[WEIGHTS]}
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What is kept of a task: rows, and the bytes of their tokens, their teacher's logits and its attention."""
-
-    rows: int
-    total: int
-
-
-def kept_of(paper: Paper, stage: StageSteps) -> Kept:
-    """What is kept of a task, in memory and on disk."""
+def kept_bytes(paper: Paper, stage: StageSteps) -> int:
+    """What is kept of a task, in memory and on disk: tokens, their teacher's logits and its attention."""
     method, total = paper.method, 0
     for (tokens, answers), count in Counter(stage.rows.sizes[place] for place in stage.kept).items():
         (row,) = _rows(Shape(1, tokens, answers, False))
@@ -75,15 +71,7 @@ def kept_of(paper: Paper, stage: StageSteps) -> Kept:
         stored = 0 if logits is None else logits.ids.nbytes + logits.log_probs.nbytes
         attention = method.attention_bytes(method.likely_attention(paper.calls, tokens))
         total += count * (8 * tokens + stored + attention)  # ids and labels
-    return Kept(len(stage.kept), total)
-
-
-def _backward(objective: Objective, model: nn.Module, batch: MicroBatch, *, more: bool) -> None:
-    losses = objective.step_losses if batch.kind == "task" else objective.replay_loss
-    parts = losses(model, batch)
-    if not more:
-        gradient_shares(parts, model.parameters())
-    torch.stack(list(parts.values())).sum().backward()
+    return total
 
 
 def _rows(shape: Shape) -> list[KeptSample]:

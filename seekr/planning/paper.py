@@ -75,11 +75,6 @@ class Paper:
         self.layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     @property
-    def weights(self) -> int:
-        """Bytes of the parameters and buffers, tied ones once."""
-        return sum({id(tensor): tensor.nbytes for tensor in self._own()}.values())
-
-    @property
     def half(self) -> bool:
         """Whether autocast computes in 16 bits."""
         return bool(self.arguments.bf16 or self.arguments.fp16)
@@ -121,7 +116,7 @@ class Paper:
         self.model.train()
         try:
             with self.blank(length) as live:
-                live.know(self._own(), WEIGHTS)
+                live.know([*self.model.parameters(), *self.model.buffers()], WEIGHTS)
                 yield live
         finally:
             self.model.zero_grad(set_to_none=True)
@@ -133,6 +128,3 @@ class Paper:
     def blank(self, length: int = 1) -> Live:
         """A block in which what is made has no numbers."""
         return Live(vocabulary=self.vocabulary, length=length, heads=self.heads)
-
-    def _own(self) -> list[Tensor]:
-        return [*self.model.parameters(), *self.model.buffers()]

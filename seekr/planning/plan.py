@@ -14,12 +14,14 @@ from seekr.methods.costs import MEASURED_TOGETHER
 from seekr.modeling.batches import StepKind
 from seekr.planning.disk import Disk, disk
 from seekr.planning.live import Bytes
-from seekr.planning.moments import Kept, kept_of, measuring, step
+from seekr.planning.moments import kept_bytes, measuring, step
 from seekr.planning.paper import OPTIMIZER, Paper
 from seekr.planning.reading import RunOnPaper, read_run
 from seekr.planning.rows import Shape, StageSteps, largest_of, measured_shape, plan_steps
 from seekr.planning.sharding import Way, ways
 from seekr.report.terminal import readable_bytes
+
+_COUNTED = ("task_steps", "replay_steps", "task_tokens", "replay_tokens")
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `seekr plan` shows. `ways` is empty where no device is given."""
+    """What `seekr plan` shows. `kept`: bytes, by stage; `ways` is empty where no device is given."""
 
     run: RunOnPaper
     paper: Paper
     phases: list[Phase]
     stages: list[StageSteps]
-    kept: list[Kept]
+    kept: list[int]
     disk: Disk
     throughput: float | None
     ways: list[Way]
@@ -85,12 +87,9 @@ class Plan:
                     "learn": stage.rows.learn,
                     "rows": len(stage.rows.sizes),
                     "counted": stage.rows.known,
-                    "task_steps": stage.task_steps,
-                    "replay_steps": stage.replay_steps,
-                    "task_tokens": stage.task_tokens,
-                    "replay_tokens": stage.replay_tokens,
-                    "kept_rows": kept.rows,
-                    "kept_bytes": kept.total,
+                    **{name: getattr(stage, name) for name in _COUNTED},
+                    "kept_rows": len(stage.kept),
+                    "kept_bytes": kept,
                 }
                 for stage, kept in zip(self.stages, self.kept, strict=True)
             ],
@@ -147,7 +146,7 @@ def make_plan(
         paper=paper,
         phases=phases,
         stages=stages,
-        kept=[kept_of(paper, stage) for stage in stages],
+        kept=[kept_bytes(paper, stage) for stage in stages],
         disk=saved,
         throughput=tokens_per_second,
         ways=[] if device_memory is None else ways(paper, {it.name: it.parts for it in phases}, devices),

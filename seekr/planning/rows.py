@@ -62,11 +62,6 @@ class StageSteps:
     kept: Sequence[int]
     shapes: Mapping[StepKind, Set[Shape]]
 
-    @property
-    def steps(self) -> int:
-        """Of both kinds."""
-        return self.task_steps + self.replay_steps
-
 
 def plan_steps(
     stages: Sequence[StageRows],

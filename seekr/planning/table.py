@@ -8,7 +8,6 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from seekr.planning.live import WEIGHTS
-from seekr.planning.moments import Kept
 from seekr.planning.paper import OPTIMIZER
 from seekr.planning.plan import Phase, Plan, optimizer_name
 from seekr.planning.rows import Shape, StageSteps
@@ -105,14 +104,13 @@ def totals(plan: Plan) -> list[str]:
     """Steps, hours, what is kept and disk over the whole run."""
     tasks, replays = (sum(getattr(stage, key) for stage in plan.stages) for key in ("task_steps", "replay_steps"))
     hours = "" if plan.hours is None else f", {readable_hours(plan.hours)} at {plan.throughput:,.0f} tokens a second"
-    disk, kept = plan.disk, sum(kept.rows for kept in plan.kept)
+    disk, kept = plan.disk, sum(len(stage.kept) for stage in plan.stages)
     limit = plan.run.method.settings().get("replay_limit")
     limited = f"; a task replays {limit:,} of them at most" if limit is not None and limit < kept else ""
     saved = f"{disk.kept_stages} stage{'s' * (disk.kept_stages > 1)} × {readable_bytes(disk.one_stage)}"
     return [
         f"steps    {tasks + replays:,} ({replays:,} of them replay), {readable_tokens(plan.tokens)} tokens{hours}",
-        f"kept     {kept:,} rows of past tasks with their teachers, "
-        f"{readable_bytes(sum(kept.total for kept in plan.kept))}" + limited,
+        f"kept     {kept:,} rows of past tasks with their teachers, {readable_bytes(sum(plan.kept))}" + limited,
         f"disk     {readable_bytes(disk.stages)} for the weights of {saved} (keep_stages: "
         f"{plan.run.config.keep_stages}), {readable_bytes(disk.checkpoints)} more for {disk.most_checkpoints} "
         f"checkpoint{'s' * (disk.most_checkpoints > 1)} while a task is learned",
@@ -132,11 +130,11 @@ def readable_tokens(count: int) -> str:
     return str(count)
 
 
-_COLUMNS: dict[str, Callable[[StageSteps, Kept], str]] = {
+_COLUMNS: dict[str, Callable[[StageSteps, int], str]] = {
     "rows": lambda stage, _: f"{len(stage.rows.sizes):,}",
     "task\nsteps": lambda stage, _: f"{stage.task_steps:,}" if stage.rows.learn else "–",
     "replay\nsteps": lambda stage, _: f"{stage.replay_steps:,}" if stage.rows.learn else "–",
     "tokens": lambda stage, _: readable_tokens(stage.task_tokens + stage.replay_tokens),
-    "kept\nrows": lambda _, kept: f"{kept.rows:,}",
-    "kept": lambda _, kept: readable_bytes(kept.total) if kept.total else "",
+    "kept\nrows": lambda stage, _: f"{len(stage.kept):,}",
+    "kept": lambda _, kept: readable_bytes(kept) if kept else "",
 }

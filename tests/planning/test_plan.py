@@ -60,10 +60,10 @@ def test_steps_kept_bytes_and_disk_are_those_of_the_run(raw: dict[str, Any], tmp
         kinds = [json.loads(line)["kind"] for line in (stage.folder / "log.jsonl").read_text().splitlines()]
         assert (kinds.count("task"), kinds.count("replay")) == (planned.task_steps, planned.replay_steps)
         assert stage.memory is not None
-        assert stage.memory.summary()["samples"] == kept.rows
+        assert stage.memory.summary()["samples"] == len(planned.kept)
         assert stage.memory.summary()["tokens"] == sum(planned.rows.sizes[i][0] for i in planned.kept)
         stored = sum(_tensor_bytes(path) for path in (stage.folder / "memory").glob("*.safetensors"))
-        assert kept.total == pytest.approx(stored, rel=0.15)  # heads are spread evenly only on paper
+        assert kept == pytest.approx(stored, rel=0.15)  # heads are spread evenly only on paper
         weights = (stage.folder / "model" / "model.safetensors").stat().st_size
         assert plan.disk.one_stage == pytest.approx(weights, rel=0.02)
     assert plan.disk.stages == 2 * plan.disk.one_stage
