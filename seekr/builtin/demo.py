@@ -54,7 +54,7 @@ def run_demo(output_dir: Path, *, seed: int, json_file: Path | None, small: bool
     Stopped, it goes on where it was, as any run does. `small` takes the first tasks and the methods `SMALL` alone.
     Raises InputError where `output_dir` holds a demo of another seed, or something else.
     """
-    check_folder(output_dir, seed)
+    check_place(output_dir, seed)
     out = console()
     tasks = write_tasks(output_dir, seed, "test")[: SMALL_TASKS if small else None]
     methods = {name: settings for name, settings in METHODS.items() if name in SMALL or not small}
@@ -89,7 +89,7 @@ def run_demo(output_dir: Path, *, seed: int, json_file: Path | None, small: bool
     return runs
 
 
-def check_folder(output_dir: Path, seed: int) -> None:
+def check_place(output_dir: Path, seed: int) -> None:
     """Raises InputError for a folder that holds anything but a demo of this seed."""
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"--output-dir: {output_dir} is a file; give a folder")

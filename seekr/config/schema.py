@@ -120,7 +120,7 @@ def make_config(raw: Mapping[str, Any], where: str) -> Config:
     except ValidationError as error:
         raise InputError(f"{where}: {first_problem(error)}") from None
     if config.seeds is not None:
-        check_seeds(config.seeds, config.seed, where)
+        check_seed_list(config.seeds, config.seed, where)
     if config.chat_template_kwargs:
         from seekr.data.messages import check_template_kwargs
 
@@ -128,7 +128,7 @@ def make_config(raw: Mapping[str, Any], where: str) -> Config:
     return config
 
 
-def check_seeds(seeds: Sequence[int], seed: int, where: str) -> None:
+def check_seed_list(seeds: Sequence[int], seed: int, where: str) -> None:
     """Raises InputError where `seeds` is empty or names one twice, or another `seed` is given with it."""
     if not seeds:
         raise InputError(f"{where}: seeds is empty; name at least one, such as seeds: [0, 1, 2]")

@@ -29,7 +29,7 @@ from seekr.errors import InputError, listed
 from seekr.progress import bar
 from seekr.scoring.likelihood import LIKELIHOOD
 
-Row = tuple[str, str]  # prompt and answer, white space at both ends aside
+Pair = tuple[str, str]  # prompt and answer, white space at both ends aside
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _rows(file: Path) -> Iterator[NumberedRow]:
         yield str(file), error
 
 
-def _row(example: Example) -> Row:
+def _row(example: Example) -> Pair:
     return example.prompt_text.strip(), example.answer.strip()
 
 
@@ -248,7 +248,7 @@ def _is_empty(example: Example, split: str) -> bool:
     return not all(text.strip() for text in texts)
 
 
-def _shared(rows: Sequence[Row], others: Sequence[Row]) -> Shared:
+def _shared(rows: Sequence[Pair], others: Sequence[Pair]) -> Shared:
     whole, prompts = set(others), {prompt for prompt, _ in others}
     return Shared(sum(prompt in prompts for prompt, _ in rows), sum(row in whole for row in rows))
 

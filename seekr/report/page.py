@@ -22,10 +22,10 @@ from seekr.report.forgotten import Change
 from seekr.report.general import general_lines
 from seekr.report.grafting import caption, verdicts_of
 from seekr.report.grafting import groups as grafts_of
-from seekr.report.run_view import Row, matrix_rows, run_view, stages_shown
+from seekr.report.run_view import MatrixRow, matrix_rows, run_view, stages_shown
 from seekr.report.score_map import score_map
 from seekr.report.summary import MEASURES, Measure, MethodSummary, best, by_tasks, decimal, signed, summarize
-from seekr.report.task_lines import PANEL, SPARK, Form, task_line
+from seekr.report.task_lines import PANEL, SPARK, Frame, task_line
 from seekr.report.torn import in_few_lines, read_as_far_as_possible, score_faults
 from seekr.runs.folder import left_out
 from seekr.runs.run import Run
@@ -54,7 +54,7 @@ class Method:
     lines: tuple[Markup, ...]
     finals: tuple[Estimate | None, ...]
     changes: tuple[Change | None, ...]
-    mean: tuple[Row, ...]
+    mean: tuple[MatrixRow, ...]
     """The mean of the seeds' score matrices; none of a single run."""
 
 
@@ -126,7 +126,7 @@ def _group(summaries: Sequence[MethodSummary]) -> Group:
     found = answers(summaries)
     order = [answer.summary for answer in found]
     order += [summary for summary in summaries if summary not in order]
-    form = PANEL if len(order) == 1 else SPARK
+    frame = PANEL if len(order) == 1 else SPARK
     columns = [_column(order, measure) for measure in MEASURES]
     answer_of = {id(answer.summary): answer for answer in found}
     runs = [run for summary in summaries for run in summary.counted]
@@ -136,7 +136,7 @@ def _group(summaries: Sequence[MethodSummary]) -> Group:
         summaries[0].tasks,
         tuple(summaries[0].tasks[place] for place in places),
         tuple(found),
-        tuple(_method(summary, answer_of.get(id(summary)), places, form) for summary in order),
+        tuple(_method(summary, answer_of.get(id(summary)), places, frame) for summary in order),
         tuple(column for column in columns if any(column.cells) or column.heading == "Overall performance"),
         charts.strip_chart(order if len(runs) > 1 else [], "overall_performance", "Overall performance of every run"),
         (*differences(whole), *unseen(runs), *unsure(runs)),
@@ -154,7 +154,7 @@ def _column(summaries: Sequence[MethodSummary], measure: Measure) -> Column:
     )
 
 
-def _method(summary: MethodSummary, answer: Answer | None, places: Sequence[int], form: Form) -> Method:
+def _method(summary: MethodSummary, answer: Answer | None, places: Sequence[int], frame: Frame) -> Method:
     if not summary.counted:
         return Method(summary, answer, (), (), (), ())
     count = len(summary.counted[0].scores.tasks)
@@ -164,7 +164,7 @@ def _method(summary: MethodSummary, answer: Answer | None, places: Sequence[int]
         finals.append(points.get(count - 1))
         own = count - 1 if summary.joint else task
         said = ", ".join(f"{decimal(one.value)} after {after + 1}" for after, one in points.items())
-        lines.append(task_line(points, count, own, f"{summary.tasks[task]}: {said or 'not measured'}", form))
+        lines.append(task_line(points, count, own, f"{summary.tasks[task]}: {said or 'not measured'}", frame))
     mean = tuple(matrix_rows(summary)) if len(summary.counted) > 1 else ()
     changes = tuple(answer.changes[task] if answer and answer.changes else None for task in places)
     return Method(summary, answer, tuple(lines), tuple(finals), changes, mean)

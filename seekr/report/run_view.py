@@ -36,7 +36,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MatrixRow:
     """One row of a score matrix; `own` is the column of the task just learned, or of the skill remembered."""
 
     after: str
@@ -52,7 +52,7 @@ class RunView:
     run: Run
     label: str
     anchor: str
-    rows: tuple[Row, ...]
+    rows: tuple[MatrixRow, ...]
     importance: tuple[Figure, ...]
     other_tables: dict[str, tuple[Figure, ...]]
     losses: tuple[Figure, ...]
@@ -86,7 +86,7 @@ def run_view(run: Run, label: str, number: int) -> RunView:
     )
 
 
-def matrix_rows(summary: MethodSummary) -> Iterable[Row]:
+def matrix_rows(summary: MethodSummary) -> Iterable[MatrixRow]:
     """The score matrix of a run, or the mean of those of its seeds."""
     if not summary.counted:
         return
@@ -95,13 +95,13 @@ def matrix_rows(summary: MethodSummary) -> Iterable[Row]:
     places = range(len(scores.tasks))
     base = [None if score is None else Estimate(score, None) for score in scores.base]
     if any(base) and len(summary.counted) == 1:
-        yield Row("nothing yet", False, None, tuple(base))
+        yield MatrixRow("nothing yet", False, None, tuple(base))
     for after in places[-1:] if summary.joint else places:
         cells = tuple(scored(summary, after, task, by_rows=len(places) <= MANY) for task in places)
         if summary.joint:
-            yield Row("all at once", False, None, cells)
+            yield MatrixRow("all at once", False, None, cells)
         elif any(cells):
-            yield Row(scores.tasks[after], scores.tasks[after] in skills, after, cells)
+            yield MatrixRow(scores.tasks[after], scores.tasks[after] in skills, after, cells)
 
 
 def stages_shown(run: Run) -> list[Stage]:

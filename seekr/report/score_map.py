@@ -8,12 +8,12 @@ from itertools import groupby
 from markupsafe import Markup
 
 from seekr.report.charts import LEVELS, open_svg, svg_text
-from seekr.report.run_view import Row
+from seekr.report.run_view import MatrixRow
 
 _SIDE, _LEFT, _TOP = 640, 34, 18
 
 
-def score_map(rows: Sequence[Row], tasks: int, label: str) -> Markup:
+def score_map(rows: Sequence[MatrixRow], tasks: int, label: str) -> Markup:
     """Rows down, tasks across, both by their number from 1: 0 is pale, 100 dark, blank was not measured."""
     cell = max(3, min(12, _SIDE // tasks))
     lines = [""] * LEVELS

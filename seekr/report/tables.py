@@ -35,7 +35,7 @@ from seekr.report.side_by_side import (
 )
 from seekr.report.summary import decimal, summarize
 from seekr.report.terminal import HEADS, heads_table, memory_table, score_table
-from seekr.runs.grafted import FILE, Grafted
+from seekr.runs.grafted import GRAFT_FILE, Grafted
 from seekr.runs.run import Run
 
 
@@ -138,7 +138,7 @@ def print_grafted(run: Run, found: Sequence[Grafted]) -> None:
     print_table(grafted_table(found))
     for line in verdicts_of(run, found):
         print_table(Text(line))
-    console().print(f"kept: {run.folder / FILE}")
+    console().print(f"kept: {run.folder / GRAFT_FILE}")
 
 
 def print_memory(run: Run) -> None:

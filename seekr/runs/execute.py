@@ -30,9 +30,8 @@ from seekr.runs.folder import (
     stage_folder,
     stage_name,
 )
-from seekr.runs.general_tasks import FILE as GENERAL_TASKS
-from seekr.runs.general_tasks import forget_stages
-from seekr.runs.grafted import FILE as GRAFTED
+from seekr.runs.general_tasks import GENERAL_FILE, forget_stages
+from seekr.runs.grafted import GRAFT_FILE
 from seekr.runs.guard import guard_warnings
 from seekr.runs.kept_scores import forget_rows
 from seekr.runs.live import live_log
@@ -169,7 +168,7 @@ def begin(spec: RunSpec) -> None:
         raise InputError(f"{spec.run}: another process has changed this run meanwhile; give the command again")
     if spec.redone:
         name_stages(spec.run, spec.finished)
-        (spec.run / GRAFTED).unlink(missing_ok=True)  # it names models that are to be others
+        (spec.run / GRAFT_FILE).unlink(missing_ok=True)  # it names models that are to be others
         forget_rows(spec.run, 0 if spec.joint else len(spec.finished))
         forget_stages(spec.run, [stage_name(folder) for folder in spec.redone])
     for stage in reversed(spec.redone):
@@ -194,7 +193,7 @@ def copy_run(source: Path, run: Path) -> None:
         clear_folder(partial)
         shutil.copytree(answers, partial)
         partial.rename(run / "predictions")
-    for name in ("scores.json", GENERAL_TASKS):
+    for name in ("scores.json", GENERAL_FILE):
         if (source / name).exists() and not (run / name).exists():
             write_atomically(run / name, read_bytes(source / name))
     stages, partial = finished_stages(source), run / ".stages.partial"

@@ -30,7 +30,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         if not runs:
             raise InputError(f"{path}: no run.json there or below; give the output_dir of a `seekr learn`")
         for root in {run.parent for run in runs if run != path}:
-            check_seeds(root)
+            check_none_is_torn_out(root)
         for run in runs:
             found.setdefault(run.resolve(), run)
     return list(found.values())
@@ -46,11 +46,11 @@ def run_or_seeds(folder: Path) -> list[Path]:
     """A run's folder itself, or those of its seeds. Raises InputError where a seed is torn out."""
     if (folder / "run.json").is_file():
         return [folder]
-    check_seeds(folder)
+    check_none_is_torn_out(folder)
     return seed_folders(folder) or [folder]
 
 
-def check_seeds(root: Path) -> None:
+def check_none_is_torn_out(root: Path) -> None:
     """Each seed-N next to the run of another seed holds one, or has not begun. Raises InputError."""
     seeds = [path for path in sorted(root.glob("seed-*")) if path.name.removeprefix("seed-").isdecimal()]
     torn = [path for path in seeds if not (path / "run.json").exists()]

@@ -9,7 +9,7 @@ from pathlib import Path
 from seekr.errors import InputError
 from seekr.runs.study import read_study, write_study
 
-FILE = "general.json"
+GENERAL_FILE = "general.json"
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class GeneralChange:
 
 def read_general(run: Path) -> tuple[GeneralScore, ...]:
     """What was measured of a run so far. Raises InputError where it cannot be read."""
-    path, mend = run / FILE, f"delete it and run `seekr evaluate {run} --general TASK` again"
-    if (content := read_study(run, FILE, mend)) is None:
+    path, mend = run / GENERAL_FILE, f"delete it and run `seekr evaluate {run} --general TASK` again"
+    if (content := read_study(run, GENERAL_FILE, mend)) is None:
         return ()
     try:
         content = content["scores"] if isinstance(content, dict) else content  # a list in earlier versions
@@ -62,12 +62,12 @@ def read_general(run: Path) -> tuple[GeneralScore, ...]:
 
 
 def write_general(run: Path, found: Sequence[GeneralScore]) -> None:
-    write_study(run, FILE, {"scores": [asdict(one) for one in found]})
+    write_study(run, GENERAL_FILE, {"scores": [asdict(one) for one in found]})
 
 
 def forget_stages(run: Path, stages: Sequence[str]) -> None:
     """Drops what models scored that are gone."""
-    if (run / FILE).exists():
+    if (run / GENERAL_FILE).exists():
         write_general(run, [one for one in read_general(run) if one.stage not in stages])
 
 

@@ -11,7 +11,7 @@ from seekr.errors import InputError
 from seekr.runs.study import read_study, write_study
 from seekr.scoring.uncertainty import error_of_alike
 
-FILE = "graft.json"
+GRAFT_FILE = "graft.json"
 ALL, SELECTED, RANDOM = "all", "selected", "random"
 _ORDER = (ALL, SELECTED, RANDOM)
 
@@ -64,8 +64,8 @@ class Grafted:
 
 def read_grafted(run: Path) -> tuple[Grafted, ...]:
     """What was found of a run so far; nothing where no study was made. Raises InputError where it cannot be read."""
-    path, mend = run / FILE, f"delete it and run `seekr graft {run}`"
-    if (content := read_study(run, FILE, mend)) is None:
+    path, mend = run / GRAFT_FILE, f"delete it and run `seekr graft {run}`"
+    if (content := read_study(run, GRAFT_FILE, mend)) is None:
         return ()
     try:
         return tuple(_grafted(row) for row in content["rows"])
@@ -82,7 +82,7 @@ def add_grafted(run: Path, found: Sequence[Grafted], stages: Sequence[str]) -> N
         return *(stages.index(name) for name in (one.task, one.donor, one.model)), heads, one.heads
 
     in_order = [one.to_json() for one in sorted(rows.values(), key=place)]
-    write_study(run, FILE, {"rows": in_order})
+    write_study(run, GRAFT_FILE, {"rows": in_order})
 
 
 def _grafted(row: dict[str, Any]) -> Grafted:

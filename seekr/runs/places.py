@@ -16,9 +16,8 @@ from seekr.disk.tensors import Tensors
 from seekr.errors import InputError
 from seekr.runs.exchange import check_settled
 from seekr.runs.folder import check_copied, finished_stages
-from seekr.runs.general_tasks import FILE as GENERAL_TASKS
-from seekr.runs.general_tasks import read_general
-from seekr.runs.grafted import FILE as GRAFTED
+from seekr.runs.general_tasks import GENERAL_FILE, read_general
+from seekr.runs.grafted import GRAFT_FILE
 from seekr.runs.kept_scores import KeptScores
 from seekr.runs.manifest import file_faults
 from seekr.scoring.cells import BASE, row_name
@@ -56,7 +55,7 @@ def check_home(home: Path, run: Path) -> None:
         check_settled(home)
         for folder in (home / "predictions", *finished_stages(home)):
             check_copied(folder)
-        for path in (home / "scores.json", home / GENERAL_TASKS):
+        for path in (home / "scores.json", home / GENERAL_FILE):
             check_copied(path)
             if path.exists():
                 regular(path)
@@ -89,5 +88,5 @@ def check_removable(redone: Sequence[Path], dropped: Sequence[Path]) -> None:
             )
     for run in {stage.parents[1] for stage in redone}:
         read_general(run)
-        if (run / GRAFTED).exists():
-            regular(run / GRAFTED)
+        if (run / GRAFT_FILE).exists():
+            regular(run / GRAFT_FILE)

@@ -41,8 +41,8 @@ from seekr.runs.standing import (
     as_begun,
     check_answered,
     check_finished,
-    check_folder,
     check_memories,
+    check_output_dir,
     check_whole,
     rows_of_a_batch,
     rows_of_a_step,
@@ -151,7 +151,7 @@ def prepare(request: Request) -> RunSpec:
     """Reads and checks all of a request, cheap checks first; writes nothing. Raises InputError."""
     config = request.config
     run = Path(config.output_dir)
-    check_folder(run)
+    check_output_dir(run)
     home = request.source if request.source is not None and not (run / "stages").is_dir() else run
     record = read_record(home)
     config = as_begun(config, record, home)

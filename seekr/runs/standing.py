@@ -29,7 +29,7 @@ OWN = {".lock", ".run.json.partial"}
 """What a run may leave in its folder before run.json is there."""
 
 
-def check_folder(run: Path) -> None:
+def check_output_dir(run: Path) -> None:
     """An output folder is new, empty, or holds a run. Raises InputError."""
     if run.exists() and not run.is_dir():
         raise InputError(f"output_dir: {run} is a file; give a folder")

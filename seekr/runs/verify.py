@@ -14,10 +14,8 @@ from seekr.errors import InputError, RunError
 from seekr.runs.answered_by import answered_by_faults
 from seekr.runs.exchange import STOPPED, is_unsettled
 from seekr.runs.folder import finished_stages, stage_name
-from seekr.runs.general_tasks import FILE as GENERAL_TASKS
-from seekr.runs.general_tasks import read_general
-from seekr.runs.grafted import FILE as GRAFTED
-from seekr.runs.grafted import read_grafted
+from seekr.runs.general_tasks import GENERAL_FILE, read_general
+from seekr.runs.grafted import GRAFT_FILE, read_grafted
 from seekr.runs.kept_scores import KeptScores
 from seekr.runs.manifest import faults, lost_stages, record_faults, standing_faults, unverified
 from seekr.runs.plain_parts import plain_parts
@@ -155,7 +153,7 @@ def _answer_faults(run: Run, kept: KeptScores, *, hashed: bool) -> Iterator[Faul
 
 def _study_faults(run: Path) -> Iterator[Fault]:
     """Whether what was measured besides can be read; what is not there was not measured."""
-    for name, read in ((GENERAL_TASKS, read_general), (GRAFTED, read_grafted)):
+    for name, read in ((GENERAL_FILE, read_general), (GRAFT_FILE, read_grafted)):
         try:
             read(run)
         except InputError as error:

@@ -54,7 +54,7 @@ def tune(
     if config.encrypt:
         raise InputError("encrypt: candidates are scored on rows that tune writes as they are; give encrypt=false")
     folder = Path(config.output_dir + "-tune") if output_dir is None else output_dir.absolute()
-    check_folder(folder, config)
+    check_place(folder, config)
     rows = tuning_rows(make_tasks(config), holdout)
     check_files(rows, folder / "data")
     candidates = [
@@ -83,7 +83,7 @@ def tune(
         print_results(results, fixed, folder / "table.json")
 
 
-def check_folder(folder: Path, config: Config) -> None:
+def check_place(folder: Path, config: Config) -> None:
     """The folder of the candidates is new, empty, or one that was tuned in before. Raises InputError."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output-dir: {folder} is a file; give a folder")

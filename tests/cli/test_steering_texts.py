@@ -22,7 +22,7 @@ from seekr.cli.main import main
 from seekr.disk import write_json
 from seekr.errors import hand_over, say, show_text, visible
 from seekr.progress import Terminal, Text, bar
-from seekr.runs.general_tasks import FILE as GENERAL
+from seekr.runs.general_tasks import GENERAL_FILE
 from seekr.runs.grafted import Grafted, add_grafted
 from seekr.use.chat import _Shown
 
@@ -57,7 +57,7 @@ def run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         training={"learning_rate": 1e-2, "per_device_train_batch_size": 4, "num_train_epochs": 1},
     ).folder
     general = {"stage": None, "metric": "acc", "score": 0.5, "error": None, "rows": 2, "version": "1", "task": "t"}
-    write_json(whole / GENERAL, [general, general | {"stage": "b"}])
+    write_json(whole / GENERAL_FILE, [general, general | {"stage": "b"}])
     add_grafted(whole, [Grafted("a", "a", "b", "all", 8, (), 3, 50.0, 40.0, 45.0, None)], ["a", "b"])
     for path in whole.rglob("manifest.json"):
         path.unlink()

@@ -18,7 +18,7 @@ from seekr.disk import with_own_hash
 from seekr.runs import execute
 from seekr.runs.execute import run_request
 from seekr.runs.extend import extend
-from seekr.runs.general_tasks import FILE, GeneralScore, read_general, write_general
+from seekr.runs.general_tasks import GENERAL_FILE, GeneralScore, read_general, write_general
 from seekr.runs.grafted import Grafted, add_grafted, read_grafted
 from seekr.runs.kept_scores import forget_rows
 from seekr.runs.prepare import Request
@@ -202,7 +202,7 @@ def test_one_changed_number_of_general_tasks_or_of_a_graft_is_found(tmp_path: Pa
     write_general(tmp_path, [GeneralScore("t", None, "acc", 0.25, None, 8, "1")])
     add_grafted(tmp_path, [Grafted("a", "a", "b", "all", 4, (), 8, 75.0, 25.0, 50.0, None)], ["a", "b"])
     read_general(tmp_path), read_grafted(tmp_path)
-    for name, before, after in ((FILE, "0.25", "0.75"), ("graft.json", "50.0", "70.0")):
+    for name, before, after in ((GENERAL_FILE, "0.25", "0.75"), ("graft.json", "50.0", "70.0")):
         path = tmp_path / name
         path.write_text(path.read_text().replace(before, after, 1))
     for read in (read_general, read_grafted):
@@ -219,7 +219,7 @@ def test_studies_of_another_run_are_found_and_those_of_the_run_before_are_not_of
         add_grafted(run, [Grafted("a", "a", "b", "all", 4, (), 8, 75.0, 25.0, 50.0, None)], ["a", "b"])
     more = run_request(extend(runs[0], f"c={data_folder / 'c'}", tmp_path / "more")).folder
     assert read_general(more) == read_general(runs[0])
-    for name, read in ((FILE, read_general), ("graft.json", read_grafted)):
+    for name, read in ((GENERAL_FILE, read_general), ("graft.json", read_grafted)):
         (runs[0] / name).write_bytes((runs[1] / name).read_bytes())
         with pytest.raises(InputError, match=rf"{name}: of another run; delete it and run"):
             read(runs[0])

@@ -14,7 +14,7 @@ import seekr
 from seekr import Run
 from seekr.builtin import builtin_model, builtin_rows
 from seekr.cli.main import main
-from seekr.runs.general_tasks import FILE, GeneralScore, general_changes, read_general, write_general
+from seekr.runs.general_tasks import GENERAL_FILE, GeneralScore, general_changes, read_general, write_general
 
 pytestmark = pytest.mark.thorough
 
@@ -89,10 +89,10 @@ def test_scores_are_those_of_the_harness_by_itself(run: Path, tasks: Path, monke
         assert one.error == pytest.approx(by_itself["sky"]["acc_stderr,none"])
         assert (both.rows, both.error) == (11, None)
         assert both.score == pytest.approx((by_itself["sky"]["acc,none"] + by_itself["sea"]["acc,none"]) / 2)
-    kept = (run / FILE).read_bytes()
+    kept = (run / GENERAL_FILE).read_bytes()
     monkeypatch.setattr(evaluator, "evaluate", None)
     assert ask(run, "pair,sky", tasks) == 0
-    assert (run / FILE).read_bytes() == kept
+    assert (run / GENERAL_FILE).read_bytes() == kept
 
 
 def test_change_is_told_by_status_check_and_page(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +150,7 @@ def test_task_that_cannot_be_had_is_one_line(
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("seekr: error: --general: ")
     assert said in last
-    assert not (run / FILE).exists()
+    assert not (run / GENERAL_FILE).exists()
 
 
 def test_missing_package_is_one_line_with_the_command(
@@ -181,6 +181,6 @@ def test_learned_prompts_are_refused(tmp_path: Path, tasks: Path, capsys: pytest
 
 @pytest.mark.parametrize("content", ["{", "[1]", '[{"task": "sky"}]'])
 def test_torn_file_is_told(run: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
-    (run / FILE).write_text(content)
+    (run / GENERAL_FILE).write_text(content)
     assert main(["status", str(run)]) == 0
     assert "delete it and run" in capsys.readouterr().err
