@@ -35,7 +35,6 @@ from seekr.training.rows import Rows
 OF_SKILLS = ("general_replay",)
 """Methods that need a skill."""
 
-CHECKS = ("gradient_checkpointing", "ddp", "fsdp")
 SETTINGS: dict[str, dict[str, Any]] = {"seekr": {"attention_weight": 10}, "on_policy_replay": {"attention_weight": 10}}
 TOLERANCE = 1e-4
 ROWS = 24

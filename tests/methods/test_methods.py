@@ -29,8 +29,6 @@ from seekr.methods.seekr import AttentionReplay
 from seekr.modeling.batches import MicroBatch, Row, collate
 from seekr.modeling.losses import answer_cross_entropy, answer_positions
 
-Stage = tuple[nn.Module | None, nn.Module, Sequence[Any]]
-
 
 def exact(**changes: Any) -> dict[str, Any]:
     settings = {"name": "seekr", "replay_ratio": 0.25, "teacher_form": "exact", "logit_top_k": None}
