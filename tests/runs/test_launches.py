@@ -112,9 +112,9 @@ def test_a_run_is_evaluated_by_any_number_of_processes(one: Path, two: Path, tmp
     folders = [tmp_path / name / "predictions" for name in ("one", "two")]
     answers = [{path.name: path.read_text() for path in folder.iterdir()} for folder in folders]
     assert answers[0] == answers[1] != {}
-    scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("one", "two")]
+    scores = [Run(tmp_path / name).scores for name in ("one", "two")]
     assert scores[0] == scores[1]
-    assert None not in scores[0]["base"]
+    assert None not in scores[0].base
 
 
 def test_another_number_of_rows_is_another_run(one: Path, tmp_path: Path) -> None:
