@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -44,14 +45,7 @@ def check_attention(model: nn.Module, max_length: int | None = None) -> None:
                 tapped = model(**model_inputs(batch), use_cache=False).logits
     finally:
         model.train(training)
-    missing = sorted(set(range(layers)) - set(tap.calls))
-    if len(missing) == layers:
-        raise InputError(
-            f"model: {kind} does not call its attention through transformers' attention interface, so its maps "
-            "cannot be read; use a family that does, or a method without attention distillation (method.name=derpp)"
-        )
-    if missing:
-        raise InputError(f"model: layers {missing} of {kind} have no attention that can be read; use method.name=derpp")
+    check_calls(kind, layers, tap.calls)
     answers = batch["attention_mask"].bool()
     if not torch.equal(plain[answers], tapped[answers]):
         raise InputError(
@@ -61,6 +55,18 @@ def check_attention(model: nn.Module, max_length: int | None = None) -> None:
     for layer, call in sorted(tap.calls.items()):
         _check_call(kind, layer, call, heads)
         _check_window(kind, layer, call, base.config.get_text_config(), max_length)
+
+
+def check_calls(kind: str, layers: int, calls: Collection[int]) -> None:
+    """Raises InputError unless each of a model's layers made a call of its attention that was recorded."""
+    missing = sorted(set(range(layers)) - set(calls))
+    if len(missing) == layers:
+        raise InputError(
+            f"model: {kind} does not call its attention through transformers' attention interface, so its maps "
+            "cannot be read; use a family that does, or a method without attention distillation (method.name=derpp)"
+        )
+    if missing:
+        raise InputError(f"model: layers {missing} of {kind} have no attention that can be read; use method.name=derpp")
 
 
 @full_precision()

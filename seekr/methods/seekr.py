@@ -182,7 +182,8 @@ class Seekr(Derpp):
                 query = call.query.new_empty((heads, len(positions), call.query.shape[-1]))
                 key = call.key.new_empty((key_heads, tokens, call.key.shape[-1]))
                 of_head = torch.arange(heads) % key_heads
-                found[layer] = QueryKeyRows(query, key, of_head, positions, call.geometry, call.sink)
+                sink = None if call.sink is None else call.sink[:heads]
+                found[layer] = QueryKeyRows(query, key, of_head, positions, call.geometry, sink)
         return found
 
     def attention_bytes(self, kept: Mapping[int, QueryKeyRows]) -> int:

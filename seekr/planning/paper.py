@@ -18,7 +18,8 @@ from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from seekr.attention.tap import AttentionCall, Tap, attention_configs
+from seekr.attention.support import check_calls
+from seekr.attention.tap import AttentionCall, Tap, attention_configs, layers_and_heads
 from seekr.errors import InputError, said_by
 from seekr.methods import Method
 from seekr.modeling.loading import parameter_count
@@ -65,9 +66,9 @@ class Paper:
         self.attention = str(configs[0]._attn_implementation)
         for config in configs:
             config._attn_implementation_internal = "eager" if "eager" in self.attention else "sdpa"
+        self.base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         if self.checkpointing:
-            base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-            enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)
+            enable = getattr(self.base, "activation_checkpointing_enable", self.base.gradient_checkpointing_enable)
             enable({"use_reentrant": False})
         self.parameters = parameter_count(self.model)
         self.trained = parameter_count(self.model, trainable_only=True)
@@ -108,6 +109,7 @@ class Paper:
             return {}
         with self.counting(8), torch.no_grad(), self.precision(), Tap(self.model) as tap:
             self.model(input_ids=torch.zeros((1, 8), dtype=torch.long), use_cache=False)
+        check_calls(type(self.base).__name__, layers_and_heads(self.model)[0], tap.calls)
         return tap.calls
 
     @contextmanager

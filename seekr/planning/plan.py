@@ -133,10 +133,10 @@ def make_plan(
     except InputError:
         raise
     except Exception as error:  # whatever code of a family or a method raises that looks at numbers
-        why = f"{type(error).__name__}: {said_by(error)}"
+        ordinary = "" if run.method.name == "sequential" else "; method.name=sequential plans the ordinary part"
         raise InputError(
-            f"model: a step of {config.model} with method {run.method.name} cannot be planned without numbers ({why}); "
-            "method.name=sequential plans the ordinary part"
+            f"model: a step of {config.model} with method {run.method.name} cannot be planned without numbers "
+            f"({type(error).__name__}: {said_by(error)}){ordinary}"
         ) from error
     saved = disk(
         config, run.method, run.arguments, stages, stored=paper.stored, trained=paper.trained, optimizer=optimizer

@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 from toy_tasks import as_kept, replay_batch, task_batch
-from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GptOssConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    ViTConfig,
+)
 
 from seekr.config.training_arguments import check_lora, training_arguments
 from seekr.errors import InputError
@@ -280,3 +288,39 @@ def test_an_operator_that_is_repeated_follows_the_default_dtype() -> None:
     half = Paper(config(), make_method("sequential"), paper().arguments, lora=None, dtype="bfloat16")
     assert {weight.dtype for weight in half.model.parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in paper().model.parameters()} == {torch.float32}
+
+
+def experts(family: str) -> Any:
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "num_experts_per_tok": 2,
+        "num_local_experts": 4,
+    }  # fmt: skip
+    return MixtralConfig(**sizes) if family == "mixtral" else GptOssConfig(**sizes, head_dim=16, sliding_window=32)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_mixture_of_experts_is_planned(family: str, checkpointing: bool) -> None:
+    """None was: what tells the shape of a product of groups of rows takes bfloat16 alone."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(experts(family), dtype=torch.float32)
+    batch = task_batch([row_of(LENGTH) for _ in range(ROWS)])
+    found = real_step(Objective(Sequential()), model, batch, checkpointing=checkpointing)
+    parts = planned(paper(experts(family), gradient_checkpointing=checkpointing))
+    assert beside_weights(parts) == pytest.approx(found, rel=0.05)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_sinks_are_those_of_the_chosen_heads(half: bool) -> None:
+    """`seekr` of gpt-oss could not be planned: all heads' sinks stood beside the chosen heads' maps."""
+    on_paper = paper(experts("gpt_oss"), method="seekr", bf16=half)
+    rows = on_paper.method.likely_attention(on_paper.calls, LENGTH)
+    assert [len(it.sink) for it in rows.values()] == [len(it.query) for it in rows.values()]
+    assert planned(on_paper, "replay")[TEACHER] > 0
+
+
+def test_a_family_whose_attention_is_not_read_is_refused_as_learning_refuses_it() -> None:
+    """A plan ended in "StopIteration"."""
+    with pytest.raises(InputError, match=r"BloomForCausalLM does not call its attention through .*method.name=derpp"):
+        planned(paper(BloomConfig(vocab_size=64, hidden_size=64, n_layer=2, n_head=4), method="seekr"), "replay")
