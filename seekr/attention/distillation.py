@@ -73,6 +73,8 @@ def attention_distillation_loss(
         _check_stored(teacher, queries, positions)
     with Tap(student, heads) as tap:
         student(**model_inputs(batch), use_cache=False)
+    if missing := sorted(heads.keys() - tap.calls.keys()):
+        raise InputError(f"heads: layers {missing} of the model have no attention; leave them out")
 
     total = torch.zeros((), device=device)
     for layer, chosen in heads.items():

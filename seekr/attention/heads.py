@@ -110,7 +110,9 @@ def _number(budget: Budget, *, every: int, share: int) -> int:
 def check_budgets(layers: int, heads: int, layer_budget: int, head_budget: int) -> None:
     """Raises InputError for budgets that a model of `layers` × `heads` cannot fill."""
     if not 1 <= layer_budget <= layers:
-        raise InputError(f"layer_budget={layer_budget}: the model has {layers} layers; use 1..{layers} or null")
+        raise InputError(
+            f"layer_budget={layer_budget}: the model has {layers} layers with attention; use 1..{layers} or null"
+        )
     if not 1 <= head_budget <= layer_budget * heads:
         raise InputError(
             f"head_budget={head_budget}: {layer_budget} layers of {heads} heads hold {layer_budget * heads}; "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seekr.attention.rows import QueryKeyRows, hide
 from seekr.attention.tap import AttentionCall, Tap, layers_and_heads
-from seekr.errors import InputError
+from seekr.errors import InputError, listed
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.precision import full_precision
 
@@ -19,19 +19,21 @@ _LENGTHS = (13, 9)
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
-def check_attention(model: nn.Module, max_length: int | None = None) -> None:
+def check_attention(model: nn.Module, max_length: int | None = None) -> list[int]:
     """Runs one small padded batch with and without the tap and compares.
+
+    Returns the layers whose attention was read: all of them, but for hybrids, whose other layers have none.
 
     Args:
         model: a causal LM of transformers, or one wrapped by peft.
         max_length: tokens of the longest sample; None = any.
 
     Raises:
-        InputError: if the family does not go through transformers' attention interface, if a layer has no attention, if
-            the model computes other bits under the tap, or if its maps are not what queries, keys, window, soft cap and
-            sink say (a bias on the scores, chunks, bidirectional parts), or change with the longest row of a batch.
+        InputError: if the family does not go through transformers' attention interface, if the model computes other
+            bits under the tap, or if its maps are not what queries, keys, window, soft cap and sink say (a bias on the
+            scores, chunks, bidirectional parts), or change with the longest row of a batch.
     """
-    layers, heads = layers_and_heads(model)
+    heads = layers_and_heads(model)[1]
     _check_rotary(model, max_length)
     base: Any = model
     kind = type(base.get_base_model() if hasattr(model, "get_base_model") else model).__name__
@@ -45,7 +47,7 @@ def check_attention(model: nn.Module, max_length: int | None = None) -> None:
                 tapped = model(**model_inputs(batch), use_cache=False).logits
     finally:
         model.train(training)
-    check_calls(kind, layers, tap.calls)
+    check_calls(kind, tap.calls)
     answers = batch["attention_mask"].bool()
     if not torch.equal(plain[answers], tapped[answers]):
         raise InputError(
@@ -55,18 +57,31 @@ def check_attention(model: nn.Module, max_length: int | None = None) -> None:
     for layer, call in sorted(tap.calls.items()):
         _check_call(kind, layer, call, heads)
         _check_window(kind, layer, call, base.config.get_text_config(), max_length)
+    return sorted(tap.calls)
 
 
-def check_calls(kind: str, layers: int, calls: Collection[int]) -> None:
-    """Raises InputError unless each of a model's layers made a call of its attention that was recorded."""
-    missing = sorted(set(range(layers)) - set(calls))
-    if len(missing) == layers:
+def check_calls(kind: str, calls: Collection[int]) -> None:
+    """Raises InputError unless some layer of a model made a call of its attention that was recorded."""
+    if not calls:
         raise InputError(
             f"model: {kind} does not call its attention through transformers' attention interface, so its maps "
             "cannot be read; use a family that does, or a method without attention distillation (method.name=derpp)"
         )
-    if missing:
-        raise InputError(f"model: layers {missing} of {kind} have no attention that can be read; use method.name=derpp")
+
+
+def without_attention(model: nn.Module, layers: Collection[int]) -> str | None:
+    """A line on the layers of a hybrid that are not among those with attention; None where there are none."""
+    if others := [layer for layer in range(layers_and_heads(model)[0]) if layer not in layers]:
+        return f"layers {listed(others)} have no attention that can be read; heads are chosen in the others"
+    return None
+
+
+@torch.no_grad()
+def attention_layers(model: nn.Module) -> list[int]:
+    """The layers whose attention can be read, by one forward of two short rows: all of them, but for hybrids."""
+    with Tap(model) as tap:
+        model(**model_inputs(probe(model)), use_cache=False)
+    return sorted(tap.calls)
 
 
 @full_precision()

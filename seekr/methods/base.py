@@ -224,6 +224,9 @@ class Method(Costs):
         """
         self.form.check_model(model, max_length, tasks)
 
+    def check_attention(self, layers: int, heads: int) -> None:
+        """Raises InputError where the method cannot learn on so many layers with attention, of so many heads each."""
+
     @property
     def reads_attention(self) -> bool:
         """Whether attention maps are read, so that the model has to be one whose maps can be."""

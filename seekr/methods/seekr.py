@@ -23,6 +23,7 @@ from seekr.attention.heads import Budget, ImportanceForm, head_importance, resol
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import Entries, Norm, normalize_layers, unnormalized_sensitivity
 from seekr.attention.stored import TeacherForm, stored_bytes
+from seekr.attention.support import attention_layers
 from seekr.attention.tap import AttentionCall, Tap, head_size, layers_and_heads
 from seekr.attention.weight import automatic_weight, drift_of, mean_known, weight_advice
 from seekr.data.token_rows import TokenizedRow
@@ -80,7 +81,10 @@ class Seekr(Derpp):
 
     def check_model(self, model: nn.Module, max_length: int | None = None, tasks: int = 1) -> None:
         if self.reads_attention:
-            resolve_budgets(*layers_and_heads(model), self.layer_budget, self.head_budget)
+            self.check_attention(*layers_and_heads(model))
+
+    def check_attention(self, layers: int, heads: int) -> None:
+        resolve_budgets(layers, heads, self.layer_budget, self.head_budget)
 
     @property
     def reads_attention(self) -> bool:
@@ -136,8 +140,12 @@ class Seekr(Derpp):
             form=self.importance,
             seed=(context.seed, context.index, 3),
         )
-        budgets = resolve_budgets(*layers_and_heads(context.model), self.layer_budget, self.head_budget)
-        heads = select_heads(importance, layer_budget=budgets[0], head_budget=budgets[1])
+        with measuring(context.model):
+            layers = attention_layers(context.model)
+        importance[[layer for layer in range(len(importance)) if layer not in layers]] = 0  # drawn ones are not
+        budgets = resolve_budgets(len(layers), importance.shape[1], self.layer_budget, self.head_budget)
+        found = select_heads(importance[layers], layer_budget=budgets[0], head_budget=budgets[1])
+        heads = {layers[place]: kept for place, kept in found.items()}
         if is_main():
             save_file(measured | {"importance": importance}, context.folder / _IMPORTANCE)
             chosen = {str(layer): kept.tolist() for layer, kept in heads.items()}

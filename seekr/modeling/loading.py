@@ -104,7 +104,8 @@ def few_layers(base: str, *, dtype: str) -> Any:
     """
     config = load_config_of(base)
     text = config.get_text_config()
-    depth, kinds = text.num_hidden_layers, getattr(text, "layer_types", None)
+    depth, names = text.num_hidden_layers, ("layer_types", "layers_block_type")
+    kinds = next((found for name in names if (found := getattr(text, name, None))), None)
     kept = 1 + max(kinds.index(kind) for kind in kinds) if kinds else 1
     for key, value in vars(text).items():
         if isinstance(value, list) and len(value) == depth:

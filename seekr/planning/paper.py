@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer, Traini
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from seekr.attention.support import check_calls
-from seekr.attention.tap import AttentionCall, Tap, attention_configs, layers_and_heads
+from seekr.attention.tap import AttentionCall, Tap, attention_configs
 from seekr.errors import InputError, said_by
 from seekr.methods import Method
 from seekr.modeling.loading import parameter_count
@@ -109,7 +109,7 @@ class Paper:
             return {}
         with self.counting(8), torch.no_grad(), self.precision(), Tap(self.model) as tap:
             self.model(input_ids=torch.zeros((1, 8), dtype=torch.long), use_cache=False)
-        check_calls(type(self.base).__name__, layers_and_heads(self.model)[0], tap.calls)
+        check_calls(type(self.base).__name__, tap.calls)
         return tap.calls
 
     @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from seekr.attention.support import without_attention
 from seekr.config.schema import Config
 from seekr.errors import InputError, said_by
 from seekr.methods.costs import MEASURED_TOGETHER
@@ -183,6 +184,8 @@ def _notes(run: RunOnPaper, paper: Paper, optimizer: int | None, saved: Disk, le
     if paper.attention not in ("sdpa", "eager"):
         yield f"attention {paper.attention} is taken to hold queries, keys, values and output, and no map"
     if method.reads_attention:
+        if note := without_attention(paper.model, paper.calls):
+            yield note
         yield "chosen heads are not known before: the budget is taken as spread evenly over its layers"
     if saved.kept_stages == learned > 1:
         one, all_of_them = readable_bytes(saved.one_stage), readable_bytes(saved.stages)

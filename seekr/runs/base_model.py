@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seekr.attention.support import check_attention
+from seekr.attention.support import check_attention, without_attention
+from seekr.distributed.processes import is_main
+from seekr.errors import say
 from seekr.modeling import loading
 from seekr.modeling.fingerprints import fingerprint_model
 
@@ -22,6 +24,10 @@ class BaseModel:
     fingerprint: str | None = None
     exact_up_to: set[int | None] = field(default_factory=set)
     """The `max_length`s for which its attention was tried and can be read."""
+    attention: list[int] = field(default_factory=list)
+    """The layers whose attention can be read, once that was tried."""
+    note: str | None = None
+    """What is to be said of the others."""
 
     def skeleton(self) -> Any:
         """The model without weights. Raises InputError where they are missing, of another shape, or have no place."""
@@ -33,23 +39,27 @@ class BaseModel:
             model = loading.load_model(self.name, dtype=self.dtype)
             self.fingerprint = fingerprint_model(model)
             if attention:
-                check_attention(model, max_length)
+                self.attention = check_attention(model, max_length)
+                self.note = without_attention(model, self.attention)
+                if self.note and not self.exact_up_to and is_main():
+                    say(f"model: {self.note}")
                 self.exact_up_to.add(max_length)
         return self.fingerprint
 
     def try_without_weights(self, max_length: int | None) -> str | None:
-        """Tries whether its attention can be read, on a few layers of random weights: a line where that is no answer.
+        """Tries whether its attention can be read, on a few layers of random weights: a line where that is no answer,
+        or some have none.
 
         Raises InputError where it cannot be read.
         """
         if max_length in self.exact_up_to:
-            return None
+            return self.note
         try:
             model = loading.few_layers(self.name, dtype=self.dtype)
         except Exception as error:  # what families raise of a configuration that was cut
             return f"whether its attention can be read is tried when the run begins ({type(error).__name__} without it)"
-        check_attention(model, max_length)
-        return None
+        some = without_attention(model, check_attention(model, max_length))
+        return "some layers have no attention that can be read; heads are chosen in the others" if some else None
 
 
 def base_model(name: str, dtype: str) -> BaseModel:

@@ -32,14 +32,20 @@ class Family:
 
     name: str
     config: Callable[[], transformers.PreTrainedConfig]
+    attending: tuple[int, int] = (0, 1)
+    """The layers with attention; of four in hybrids."""
 
     def model(self) -> nn.Module:
         torch.manual_seed(0)
         return by_definition.sharpened(transformers.AutoModelForCausalLM.from_config(self.config()), 8.0)
 
 
-def _family(name: str, kind: str, **settings: object) -> Family:
-    return Family(name, lambda: getattr(transformers, kind)(**settings))
+def _family(name: str, kind: str, attending: tuple[int, int] = (0, 1), **settings: object) -> Family:
+    return Family(name, lambda: getattr(transformers, kind)(**settings), attending)
+
+
+def _hybrid(name: str, kind: str, **settings: object) -> Family:
+    return _family(name, kind, (1, 3), **_COMMON | {"num_hidden_layers": 4} | settings)
 
 
 EXACT = [
@@ -63,6 +69,21 @@ EXACT = [
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
 ]  # fmt: skip
 
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 8}
+_DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+          "layer_types": ["linear_attention", "full_attention"] * 2, "head_dim": 16}  # fmt: skip
+
+HYBRID = [
+    _hybrid("Jamba", "JambaConfig", num_experts=2, num_experts_per_tok=1, attn_layer_period=2, attn_layer_offset=1,
+            use_mamba_kernels=False, mamba_d_state=8),
+    _hybrid("LFM2", "Lfm2Config", layer_types=["conv", "full_attention"] * 2),
+    _hybrid("Qwen3-Next", "Qwen3NextConfig", **_MOE, **_DELTA, shared_expert_intermediate_size=16),
+    _hybrid("Granite 4 hybrid", "GraniteMoeHybridConfig", **_MAMBA, layer_types=["mamba", "attention"] * 2,
+            num_local_experts=0, num_experts_per_tok=0, shared_intermediate_size=48, mamba_expand=2),
+    _hybrid("Bamba", "BambaConfig", **_MAMBA, attn_layer_indices=[1, 3], mamba_expand=2),
+]  # fmt: skip
+"""Families in which some layers have no attention, but a state-space model, a convolution or linear attention."""
+
 REFUSED = [
     _family("BLOOM", "BloomConfig", vocab_size=96, hidden_size=32, n_layer=2, n_head=4),
     _family("GPT-J", "GPTJConfig", **_GPT, n_positions=64, rotary_dim=4),
@@ -81,25 +102,36 @@ def windows_of(model: nn.Module) -> list[int | None]:
     return [getattr(config, "sliding_window", None) if kind == "sliding_attention" else None for kind in types]
 
 
-def errors(model: nn.Module, side: str) -> dict[str, float]:
-    """Relative errors of seekr's numbers against eager maps with autograd, on a batch padded on `side`."""
+def errors(model: nn.Module, side: str, attending: tuple[int, int] = (0, 1)) -> dict[str, float]:
+    """Relative errors of seekr's numbers against eager maps with autograd, on a batch padded on `side`.
+
+    `attending`: the layers with attention, which are those that eager attention has maps of.
+    """
     spans = by_definition.spans_of(LENGTHS, side)
     batch = by_definition.make_batch(LENGTHS, side=side)
     student = by_definition.moved(model, 0.3)
     eager_teacher, eager_student = by_definition.eager(model), by_definition.eager(student)
-    heads = {0: [0, 3], 1: [1, 2, 3]}
+    heads = dict(zip(attending, ([0, 3], [1, 2, 3]), strict=True))
+    others = [layer for layer in range(model.config.num_hidden_layers) if layer not in attending]
+
+    def maps(eager: nn.Module) -> dict[int, torch.Tensor]:
+        return dict(zip(attending, by_definition.eager_maps(eager, batch), strict=True))
+
+    def compared(table: torch.Tensor, expected: torch.Tensor) -> float:
+        return by_definition.relative_error(table[list(attending)], expected) + float(table[others].abs().sum())
+
     queries = torch.tensor([[6, 0, 3], [2, 5, 5], [1, 4, 6]])
     sink = model.config.model_type == "gpt_oss"
     found: dict[str, list[float]] = {"divergence": [], "gradient": [], "sensitivity": [], "change": []}
 
     with torch.no_grad():
-        teacher_maps = by_definition.eager_maps(eager_teacher, batch)
+        teacher_maps = maps(eager_teacher)
     for asked in (None, queries):
         loss = attention_distillation_loss(
             student, model, batch, {layer: torch.tensor(kept) for layer, kept in heads.items()}, queries=asked
         )
         expected = by_definition.distillation_loss(
-            by_definition.eager_maps(eager_student, batch), teacher_maps, spans, heads,
+            maps(eager_student), teacher_maps, spans, heads,
             None if asked is None else asked.tolist(), sink=sink,
         )  # fmt: skip
         found["divergence"].append(by_definition.relative_error(loss.detach(), expected.detach()))
@@ -111,14 +143,15 @@ def errors(model: nn.Module, side: str) -> dict[str, float]:
 
     map_gradients = by_definition.map_gradients(eager_student, batch)
     for entries, norm in (("visible", "frobenius"), ("visible", "mean_square"), ("all", "frobenius")):
-        expected = by_definition.sensitivity(map_gradients, spans, windows_of(model), entries, norm)
+        windows = [windows_of(model)[layer] for layer in attending]
+        expected = by_definition.sensitivity(map_gradients, spans, windows, entries, norm)
         measured = measure_sensitivity(student, batch, entries=entries, norm=norm)
-        found["sensitivity"].append(by_definition.relative_error(measured, expected))
+        found["sensitivity"].append(compared(measured, expected))
     with torch.no_grad():
-        student_maps = by_definition.eager_maps(eager_student, batch)
+        student_maps = maps(eager_student)
     for norm in ("frobenius", "mean_square"):
-        expected = by_definition.change(teacher_maps, student_maps, spans, norm)
-        found["change"].append(by_definition.relative_error(measure_change(model, student, batch, norm=norm), expected))
+        expected = by_definition.change(list(teacher_maps.values()), list(student_maps.values()), spans, norm)
+        found["change"].append(compared(measure_change(model, student, batch, norm=norm), expected))
     return {name: max(values) for name, values in found.items()}
 
 
