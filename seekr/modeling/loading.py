@@ -84,7 +84,7 @@ def load_model(base: str, adapter: Path | None = None, *, dtype: str, trainable:
     model = _read(base, dtype)
     _drop_what_cannot_be_saved(model)
     if adapter is not None:
-        model = _with_saved_adapter(model, adapter, trainable=trainable)
+        model = with_saved_adapter(model, adapter, trainable=trainable)
     return model.train() if trainable else model.eval().requires_grad_(False)
 
 
@@ -151,7 +151,8 @@ def _drop_what_cannot_be_saved(model: Any) -> None:
         model.generation_config = GenerationConfig(**kept)
 
 
-def _with_saved_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
+def with_saved_adapter(model: Any, adapter: Path, *, trainable: bool) -> Any:
+    """A base model with an adapter that was saved. Raises InputError."""
     check_files(adapter)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")  # they would be random numbers

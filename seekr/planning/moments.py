@@ -19,8 +19,10 @@ from seekr.attention.tap import AttentionCall
 from seekr.data.token_rows import answer_tokens
 from seekr.memory.reader import KeptSample, Memory
 from seekr.methods import Method, Objective, TaskContext
+from seekr.methods.form import ModelForm
 from seekr.modeling.batches import MicroBatch, StepKind
 from seekr.modeling.flat_tensors import FlatTensors
+from seekr.modeling.shared_base import shares_base
 from seekr.planning.live import GRADIENTS, TEACHER, WEIGHTS, Bytes, Live
 from seekr.planning.paper import BEFORE, Paper
 from seekr.planning.rows import Shape, StageSteps
@@ -54,11 +56,13 @@ def step(paper: Paper, kind: StepKind, shape: Shape) -> Bytes:
 
 
 def measuring(paper: Paper, shape: Shape) -> Bytes:
-    """Bytes at the peak of measuring kept rows after a task, the model before the task as well as the new one."""
+    """Bytes at the peak of measuring kept rows after a task, the model before the task as well as the new one: of a
+    LoRA model its adapter, as both have one base."""
     with paper.counting(shape.length) as live, paper.precision(), widest_block_alone():
         rows = _rows(shape)
         paper.method.measure(rows, _context(paper, rows, Path()))
-    return live.peak | {BEFORE: live.peak[WEIGHTS]}
+    shared = type(paper.method.form) is ModelForm and shares_base(paper.model)  # as `ModelStore.before`
+    return live.peak | {BEFORE: sum(it.nbytes for it in paper.to_train) if shared else live.peak[WEIGHTS]}
 
 
 def kept_bytes(paper: Paper, stage: StageSteps) -> int:

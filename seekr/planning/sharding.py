@@ -58,6 +58,7 @@ def _sharded(paper: Paper, parts: Bytes, devices: int) -> Bytes:
     away. Models that are measured are gathered as they were loaded, and of what computes there is a cast.
     """
     half, measuring = paper.half, BEFORE in parts
+    parts = {**parts, BEFORE: parts[WEIGHTS]} if measuring else parts  # sharded models share no base
     one, rest = _largest_and_rest(paper, half and not measuring)
     gathered = rest + 2 * one
     if half and measuring:

@@ -18,7 +18,9 @@ from seekr.distributed.processes import is_main, process_count, wait_for_all
 from seekr.distributed.sharded import load_sharded
 from seekr.methods import Method
 from seekr.methods.averaging import average_weights
+from seekr.methods.form import ModelForm
 from seekr.modeling.loading import load_stage, save_model
+from seekr.modeling.shared_base import on_same_base, shares_base
 from seekr.runs.folder import has_weights
 
 
@@ -67,6 +69,14 @@ class ModelStore:
     def frozen(self, weights: Path | None, dtype: str | None = None) -> Any:
         """The model as it answers, on the device. All processes call it."""
         return self._on_device(lambda: self.method.form.load(self.base, weights, dtype=dtype or self.dtype))
+
+    def before(self, model: Any, weights: Path | None) -> Any:
+        """`frozen` of the weights that `model` was trained from. Where that has a LoRA adapter its base is not read
+        again, and is in memory once for both. All processes call it.
+        """
+        if self.sharded or type(self.method.form) is not ModelForm or not shares_base(model):
+            return self.frozen(weights)
+        return on_same_base(model, weights).to(self.device)
 
     def plain(self) -> Any:
         """The base model without anything of the method's, on the device. All processes call it."""

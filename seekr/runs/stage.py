@@ -126,7 +126,7 @@ def make_context(spec: RunSpec, stage: PlannedStage, earlier: list[Path], start:
         track=bar,
     )
     if stage.learn:
-        context.before = lambda: spec.models.frozen(start)
+        context.before = lambda: spec.models.before(context.model, start)
     return context
 
 

@@ -260,6 +260,16 @@ def test_a_second_model_is_counted_while_heads_are_measured() -> None:
     assert parts[BEFORE] == parts[WEIGHTS] == pytest.approx(4 * kept.parameters, rel=1e-3)
 
 
+def test_of_an_adapter_that_alone_is_counted_a_second_time_while_heads_are_measured() -> None:
+    """Both models have one base in memory, but where they are sharded."""
+    kept = paper(method="seekr", lora={"r": 4})
+    parts = measuring(kept, Shape(ROWS, LENGTH, ANSWERS, True))
+    assert parts[BEFORE] == 4 * kept.trained
+    whole, sharded = ways(kept, {"it": parts}, devices=4)
+    assert whole.parts[BEFORE] == parts[BEFORE]
+    assert sharded.parts[BEFORE] == sharded.parts[WEIGHTS] == -(-parts[WEIGHTS] // 4)
+
+
 def test_what_is_no_language_model_is_refused() -> None:
     with pytest.raises(InputError, match="no causal language model can be built"):
         paper(ViTConfig())  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from seekr import Run, Task
 from seekr.errors import InputError
 from seekr.modeling import generation as evaluation
 from seekr.modeling.generation import Generated
+from seekr.runs import model_store
 from seekr.runs.learn import evaluate
 from seekr.scoring.cells import BASE, wanted_cells
 
@@ -159,3 +160,24 @@ def test_teachers_are_read_in_the_precision_of_training(learn: Learn, tmp_path: 
     attention = [line["attention"] for line in lines if line["kind"] == "replay"]
     assert attention
     assert max(attention) <= noise
+
+
+def test_the_base_of_an_adapter_is_not_read_again_to_measure(
+    learn: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model before the task was a second one with a base of its own: half of the memory that measuring takes."""
+    found: list[float] = []
+    real = model_store.on_same_base
+
+    def watched(model: Any, adapter: Path | None) -> Any:
+        before = real(model, adapter)
+        shared = {weight.data_ptr() for weight in model.parameters()}
+        found.append(sum(weight.numel() for weight in before.parameters() if weight.data_ptr() not in shared))
+        return before
+
+    monkeypatch.setattr(model_store, "on_same_base", watched)
+    lora = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
+    run = learn(tmp_path / "run", "ab", method={"name": "seekr", "replay_ratio": 0.2}, lora=lora)
+    adapter = load_file(run.stages[0].folder / "model" / "adapter_model.safetensors")
+    assert found == [0, sum(weight.numel() for weight in adapter.values())]
+    assert all(stage.importance["change"].any() for stage in run.stages)
