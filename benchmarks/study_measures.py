@@ -22,6 +22,7 @@ from seekr.data.encoding import encode_all
 from seekr.data.reading import read_split
 from seekr.disk import read_json, write_json
 from seekr.methods import make_method
+from seekr.methods.ewc import FILE as EWC
 from seekr.modeling.generation import answer_likelihoods
 from seekr.modeling.loading import load_tokenizer
 from seekr.scoring.likelihood import likelihood
@@ -129,8 +130,10 @@ def steps_and_weights(run: Run) -> dict[str, Any]:
 
 
 def kept_bytes(run: Run) -> int:
-    """Bytes of everything that stands in the stages in addition to weights, log and record: rows, teachers, tables."""
-    return sum(
+    """Bytes of everything that stands in the stages in addition to weights, log and record: rows, teachers, tables, and
+    the numbers with each weight that `ewc` writes next to the newest weights."""
+    weights = run.stages[-1].folder / "model" / EWC
+    return sum(path.stat().st_size for path in [weights] if path.is_file()) + sum(
         path.stat().st_size
         for stage in run.stages
         for path in stage.folder.rglob("*")

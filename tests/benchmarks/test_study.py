@@ -11,8 +11,9 @@ import pytest
 import study
 import study_methods
 import study_suites
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 
+from seekr.builtin import builtin_model
 from seekr.errors import InputError
 from seekr.methods import METHODS
 
@@ -172,3 +173,10 @@ def test_labels_resolve(label: str, suite: str) -> None:
         pytest.skip(f"this version does not have it: {error}")
     if label == "seekr-all":
         assert (settings["method"]["layer_budget"], settings["method"]["head_budget"]) == ("all", "all")
+
+
+def test_what_ewc_keeps_next_to_the_weights_is_counted(tmp_path: Path) -> None:
+    """It was 0 kB: two numbers with each weight lie in the newest model's folder."""
+    row = _study(tmp_path, "ewc", "replay")[0]
+    parameters = sum(weight.numel() for weight in AutoModelForCausalLM.from_pretrained(builtin_model()).parameters())
+    assert row["kept_bytes"] == pytest.approx(2 * 4 * parameters, rel=0.05)
