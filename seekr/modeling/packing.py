@@ -84,15 +84,14 @@ def layout_planner(model: nn.Module) -> Callable[[Sequence[int]], Layout | None]
         return None
     training = {module: module.training for module in model.modules()}
     try:
-        packs = _packs(model.eval(), device, inner.config.get_text_config().vocab_size)
+        packs = _packs(model.eval(), inner.get_input_embeddings(), device, inner.config.get_text_config().vocab_size)
     finally:
         for module, flag in training.items():
             module.training = flag
     return partial(plan_layout, hidden_size=hidden_size, attention=attention) if packs else None
 
 
-@torch.no_grad()
-def _packs(model: nn.Module, device: torch.device, vocabulary: int) -> bool:
+def _packs(model: nn.Module, embeddings: nn.Module, device: torch.device, vocabulary: int) -> bool:
     first, second = 5, 7
     ids = torch.arange(first + second, device=device)[None] * 7 % max(vocabulary - 3, 1)
     through = torch.arange(first + second, device=device)[None]
@@ -102,7 +101,23 @@ def _packs(model: nn.Module, device: torch.device, vocabulary: int) -> bool:
         found: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False).logits
         return found[0, -second:].float()
 
-    alone = logits(ids[:, first:], through[:, :second])
-    seen_by_it = (logits(ids, through) - alone).abs().max()
-    # Far below what the row before it would do, if it were seen: rounding, in any precision.
-    return bool((logits(ids, restarted) - alone).abs().max() < 0.1 * seen_by_it)
+    with torch.no_grad():
+        alone = logits(ids[:, first:], through[:, :second])
+        seen_by_it = (logits(ids, through) - alone).abs().max()
+        # Far below what the row before it would do, if it were seen: rounding, in any precision.
+        if not bool((logits(ids, restarted) - alone).abs().max() < 0.1 * seen_by_it):
+            return False
+    # A state that fades, or one of a model that has learned little, may do as little as rounding; its gradient says.
+    embedded: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
+
+    hook = embeddings.register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            gradient = torch.autograd.grad(logits(ids, restarted).square().sum(), embedded, allow_unused=True)
+    finally:
+        hook.remove()
+    return len(gradient) == 1 and gradient[0] is not None and not bool(gradient[0][:, :first].any())

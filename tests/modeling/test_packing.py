@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attention_definitions as by_definition
 import pytest
 import torch
@@ -126,6 +128,24 @@ def test_families_are_packed_only_where_rows_stay_alone() -> None:
     bloom = transformers.BloomConfig(vocab_size=96, hidden_size=32, n_layer=2, n_head=4)
     assert layout_planner(transformers.AutoModelForCausalLM.from_config(bloom)) is None
     assert layout_planner(SoftPromptModel(by_definition.tiny_llama(), 3)) is None
+
+
+def test_a_state_that_does_little_is_no_reason_to_pack() -> None:
+    """Rows of hybrids were packed where a row before them did less than attending to it does: its state went on."""
+    sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    settings: dict[str, Any] = sizes | {"num_hidden_layers": 2, "num_key_value_heads": 2}
+    conv = transformers.Lfm2Config(**settings, layer_types=["conv", "full_attention"])
+    states = transformers.FalconH1Config(
+        **settings, mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_chunk_size=8, head_dim=8
+    )
+    for config in (conv, states):
+        assert layout_planner(transformers.AutoModelForCausalLM.from_config(config)) is None
+
+
+def test_experts_are_packed() -> None:
+    sizes: dict[str, Any] = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    experts = transformers.MixtralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, num_local_experts=4)
+    assert layout_planner(transformers.AutoModelForCausalLM.from_config(experts)) is not None
 
 
 def test_trying_leaves_the_model_and_the_random_state_as_found() -> None:
