@@ -36,7 +36,7 @@ def check_attention(model: nn.Module, max_length: int | None = None) -> list[int
     heads = layers_and_heads(model)[1]
     _check_rotary(model, max_length)
     base: Any = model
-    kind = type(base.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+    kind = _kind(model)
     batch = probe(model)
     training = model.training
     model.eval()
@@ -47,7 +47,7 @@ def check_attention(model: nn.Module, max_length: int | None = None) -> list[int
                 tapped = model(**model_inputs(batch), use_cache=False).logits
     finally:
         model.train(training)
-    check_calls(kind, tap.calls)
+    check_calls(model, tap)
     answers = batch["attention_mask"].bool()
     if not torch.equal(plain[answers], tapped[answers]):
         raise InputError(
@@ -60,13 +60,22 @@ def check_attention(model: nn.Module, max_length: int | None = None) -> list[int
     return sorted(tap.calls)
 
 
-def check_calls(kind: str, calls: Collection[int]) -> None:
-    """Raises InputError unless some layer of a model made a call of its attention that was recorded."""
-    if not calls:
+def check_calls(model: nn.Module, tap: Tap) -> None:
+    """Raises InputError unless some layers of a model called their attention in one forward, each its own and once."""
+    if not tap.calls:
         raise InputError(
-            f"model: {kind} does not call its attention through transformers' attention interface, so its maps "
+            f"model: {_kind(model)} does not call its attention through transformers' attention interface, so its maps "
             "cannot be read; use a family that does, or a method without attention distillation (method.name=derpp)"
         )
+    if tap.again or not tap.calls.keys() <= set(range(layers_and_heads(model)[0])):
+        raise InputError(
+            f"model: layers of {_kind(model)} share one attention, or go through it several times, so its maps are not "
+            "those of one layer each; use method.name=derpp"
+        )
+
+
+def _kind(model: Any) -> str:
+    return type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
 
 
 def without_attention(model: nn.Module, layers: Collection[int]) -> str | None:

@@ -101,6 +101,7 @@ class Tap(StandIn):
     Attributes:
         calls: layer → AttentionCall, the first call of each layer (the recomputation of gradient checkpointing
             comes second and is not recorded).
+        again: the layers that were called more than once.
 
     Raises:
         InputError: for reentrant gradient checkpointing, which runs the forward without a graph, so that gradients to
@@ -114,6 +115,7 @@ class Tap(StandIn):
         consume: Callable[[int, AttentionCall], None] | None = None,
     ) -> None:
         self.calls: dict[int, AttentionCall] = {}
+        self.again: set[int] = set()
         self._layers = None if layers is None else frozenset(layers)
         self._consume = consume
         self._seen: set[int] = set()
@@ -126,6 +128,7 @@ class Tap(StandIn):
 
     def __enter__(self) -> Self:
         self.calls.clear()
+        self.again.clear()
         self._seen.clear()
         return super().__enter__()
 
@@ -150,7 +153,10 @@ class Tap(StandIn):
 
     def _record(self, module: nn.Module, call: AttentionCall) -> None:
         layer = getattr(module, "layer_idx", None)
-        if not isinstance(layer, int) or layer in self._seen:
+        if not isinstance(layer, int):
+            return
+        if layer in self._seen:
+            self.again.add(layer)
             return
         if self._layers is not None and layer not in self._layers:
             return

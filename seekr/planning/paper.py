@@ -109,7 +109,7 @@ class Paper:
             return {}
         with self.counting(8), torch.no_grad(), self.precision(), Tap(self.model) as tap:
             self.model(input_ids=torch.zeros((1, 8), dtype=torch.long), use_cache=False)
-        check_calls(type(self.base).__name__, tap.calls)
+        check_calls(self.model, tap)
         return tap.calls
 
     @contextmanager

@@ -90,7 +90,10 @@ REFUSED = [
     _family("Falcon", "FalconConfig", **_PLAIN),
     _family("MPT", "MptConfig", vocab_size=96, d_model=32, n_layers=2, n_heads=4, max_seq_len=64),
     _family("Mamba", "MambaConfig", vocab_size=96, hidden_size=32, num_hidden_layers=2),
-]
+    _family("Zamba2", "Zamba2Config", **_COMMON | {"num_hidden_layers": 4}, mamba_d_state=8, n_mamba_heads=4,
+            mamba_ngroups=1, chunk_size=8, layers_block_type=["mamba", "hybrid"] * 2, use_mamba_kernels=False,
+            num_mem_blocks=1, adapter_rank=4),
+]  # fmt: skip
 
 LENGTHS = (11, 7, 9)
 
