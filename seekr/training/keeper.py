@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import PeftModel
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
 from seekr.disk import flush, list_files, sync
@@ -55,14 +55,19 @@ class CheckpointKeeper(TrainerCallback):
                 remove_checkpoint(old)
 
 
+def lost_weights(model: nn.Module, missing: Sequence[str]) -> list[str]:
+    """Those of the `missing` names of a checkpoint that are no other name of a weight that it had."""
+    there = model.state_dict()
+    loaded = {tensor.data_ptr() for name, tensor in there.items() if name not in missing}
+    return [name for name in missing if name not in there or there[name].data_ptr() not in loaded]
+
+
 def check_all_loaded(model: nn.Module, missing: Sequence[str], unexpected: Sequence[str]) -> None:
     """Raises RunError unless a checkpoint had every weight of the model, tied ones once, and no other.
 
     transformers only warns, and trains on with what the model had before.
     """
-    there = model.state_dict()
-    loaded = {tensor.data_ptr() for name, tensor in there.items() if name not in missing}
-    lost = [name for name in missing if name not in there or there[name].data_ptr() not in loaded]
+    lost = lost_weights(model, missing)
     if lost or unexpected:
         lacks = f"lacks {some(lost, 3)}" if lost else ""
         more = f"has {some(unexpected, 3)}, which the model does not" if unexpected else ""
@@ -70,6 +75,21 @@ def check_all_loaded(model: nn.Module, missing: Sequence[str], unexpected: Seque
             f"a checkpoint {' and '.join(filter(None, (lacks, more)))}: it is of another version of the model's code; "
             "resume with the versions that wrote it (run.json names them), or delete working/ to begin the task again"
         )
+
+
+def load_by_family(model: PreTrainedModel, checkpoint: Path) -> None:
+    """Loads a checkpoint whose weights have other names than the model's, such as those of single experts.
+
+    transformers saves mixtures of experts by the names of their published files, and `from_pretrained` alone reads
+    these back: the Trainer would go on with what the model had before. Raises RunError.
+    """
+    kind: Any = type(model)
+    found, about = kind.from_pretrained(
+        checkpoint, dtype=model.dtype, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    mismatched = [name for name, *_ in about["mismatched_keys"]]
+    check_all_loaded(model, sorted({*about["missing_keys"], *mismatched}), sorted(about["unexpected_keys"]))
+    model.load_state_dict(found.state_dict())
 
 
 def load_trained_adapter(model: nn.Module, checkpoint: Path) -> None:

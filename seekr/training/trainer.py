@@ -30,7 +30,7 @@ from seekr.modeling.packing import layout_planner
 from seekr.training.bar import TrainingBar
 from seekr.training.checkpoints import check_processes, is_complete, newest_whole_checkpoint
 from seekr.training.gradient_share import gradient_shares
-from seekr.training.keeper import CheckpointKeeper, check_all_loaded, load_trained_adapter
+from seekr.training.keeper import CheckpointKeeper, check_all_loaded, load_by_family, load_trained_adapter, lost_weights
 from seekr.training.log import StepLog
 from seekr.training.order import StepPlan, task_seed
 from seekr.training.own_arguments import own_arguments
@@ -107,6 +107,7 @@ class ContinualTrainer(Trainer):
             self.add_callback(ours)
         experts = experts_of(cast(nn.Module, self.model), compiled=args.torch_compile)
         self._balancer = Balancer(experts, self.accelerator) if isinstance(experts, Experts) else None
+        self._not_loaded: tuple[list[str], list[str]] = ([], [])  # names of weights, of a checkpoint gone on from
         self._step = StepLosses()
         self._shares: dict[str, float] | None = None
         self._line: dict[str, Any] | None = None  # of the step being taken, for the log
@@ -146,12 +147,19 @@ class ContinualTrainer(Trainer):
 
     @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        loaded, checkpoint = cast(nn.Module, model or self.model), Path(resume_from_checkpoint)
+        self._not_loaded = ([], [])
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_trained_adapter(cast(nn.Module, model or self.model), Path(resume_from_checkpoint))
+        missing, unexpected = self._not_loaded
+        if isinstance(loaded, PreTrainedModel) and (lost_weights(loaded, missing) or unexpected):
+            load_by_family(loaded, checkpoint)
+        else:
+            check_all_loaded(loaded, missing, unexpected)
+        load_trained_adapter(loaded, checkpoint)
 
     @override
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        check_all_loaded(cast(nn.Module, self.model), load_result.missing_keys, load_result.unexpected_keys)
+        self._not_loaded = (load_result.missing_keys, load_result.unexpected_keys)
 
     @override
     def get_train_dataloader(self) -> DataLoader[MicroBatch]:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from toy_training import StopBehind, toy_model, toy_trainer
+from torch import Tensor
+from toy_training import StopBehind, toy_experts, toy_model, toy_trainer
+from transformers import TrainerCallback
 
 from seekr.disk import list_files
 from seekr.errors import RunError
@@ -59,3 +61,19 @@ def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path, renamed: bool,
     mark(checkpoint, processes=1, files=list_files(checkpoint), log=tmp_path / "log.jsonl")
     with pytest.raises(RunError, match=said):
         toy_trainer(tmp_path, **settings).train(resume_from_checkpoint=True)
+
+
+def test_a_mixture_of_experts_goes_on_with_the_weights_of_its_checkpoint(tmp_path: Path) -> None:
+    """Its experts are saved by other names than they have: they went on as before the task, then not at all."""
+
+    def train(folder: Path, *callbacks: TrainerCallback) -> dict[str, Tensor]:
+        model = toy_experts()
+        trainer = toy_trainer(folder, model=model, callbacks=list(callbacks), save_strategy="steps", save_steps=2)
+        trainer.train(resume_from_checkpoint=True)
+        return model.state_dict()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", StopBehind(3))
+    expected = train(tmp_path / "whole")
+    for name, weight in train(tmp_path / "stopped").items():
+        assert torch.equal(weight, expected[name]), name
