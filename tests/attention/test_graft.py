@@ -11,9 +11,9 @@ import attention_definitions as by_definition
 import numpy as np
 import pytest
 import torch
-from families import LENGTHS, REFUSED, Family
+from families import HYBRID, LENGTHS, REFUSED, Family
 from peft import LoraConfig, get_peft_model
-from test_families import HERE, llama_that_looks_at_the_name
+from test_families import READ_WHOLE, llama_that_looks_at_the_name
 from torch import Tensor, nn
 
 from seekr.attention.graft import Graft, check_graft
@@ -90,7 +90,7 @@ def real(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return logits[batch["attention_mask"].bool()]
 
 
-@pytest.mark.parametrize("family", HERE, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", READ_WHOLE, ids=lambda family: family.name)
 def test_grafting_a_model_onto_itself_changes_no_bit(family: Family) -> None:
     model = family.model()
     same = copy.deepcopy(model)
@@ -118,7 +118,7 @@ def test_grafting_a_half_precise_model_onto_itself_changes_no_bit(
         assert torch.equal(logits_of(model, batch), plain)
 
 
-@pytest.mark.parametrize("family", HERE, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", READ_WHOLE, ids=lambda family: family.name)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_all_heads_equal_eager_attention_over_the_donors_built_maps(family: Family, side: str) -> None:
     model = family.model()
@@ -211,7 +211,7 @@ def test_what_the_donor_cannot_read_is_refused(model: nn.Module, donor: nn.Modul
             model(inputs_embeds=model.get_input_embeddings()(ids))
 
 
-@pytest.mark.parametrize("family", REFUSED, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", REFUSED + HYBRID, ids=lambda family: family.name)
 def test_families_whose_attention_cannot_be_stood_in_for_are_refused(family: Family) -> None:
     model = family.model()
     with pytest.raises(InputError, match=r"no maps can be grafted|no attention heads"):

@@ -357,8 +357,9 @@ def test_measures_are_means_over_the_kept_samples(tmp_path: Path, checkpointing:
     samples = toy_samples(6)
     method = make_method(exact(replay_ratio=1.0))
     learn_stages(method, tmp_path, [(before, after, samples)])
-    # Two batches, for sensitivity and for change, and six rows remembered, whose stored form is looked at again.
-    assert len(forwards) == 2 * 2 + 2 * 6 + 2 * checkpointing
+    # Two batches, for sensitivity and for change, two short rows that say which layers attend, and six rows remembered,
+    # whose stored form is looked at again.
+    assert len(forwards) == 2 * 2 + 1 + 2 * 6 + 2 * checkpointing
     found = load_file(tmp_path / "00" / "importance.safetensors")
     batch = collate(samples, 0)
     assert by_definition.relative_error(found["sensitivity"], measure_sensitivity(after, batch)) < 1e-5
