@@ -81,7 +81,7 @@ def _kind(model: Any) -> str:
 def without_attention(model: nn.Module, layers: Collection[int]) -> str | None:
     """A line on the layers of a hybrid that are not among those with attention; None where there are none."""
     if others := [layer for layer in range(layers_and_heads(model)[0]) if layer not in layers]:
-        return f"layers {listed(others)} have no attention that can be read; heads are chosen in the others"
+        return f"layers {listed(others)} have no attention that can be read; heads are those of the others"
     return None
 
 

@@ -59,7 +59,7 @@ class BaseModel:
         except Exception as error:  # what families raise of a configuration that was cut
             return f"whether its attention can be read is tried when the run begins ({type(error).__name__} without it)"
         some = without_attention(model, check_attention(model, max_length))
-        return "some layers have no attention that can be read; heads are chosen in the others" if some else None
+        return "some layers have no attention that can be read; heads are those of the others" if some else None
 
 
 def base_model(name: str, dtype: str) -> BaseModel:
