@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seekr.errors import InputError
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.loading import load_stage, with_adapter
+from seekr.modeling.shared_base import shares_base
 
 Adapter = Literal["any", "none", "lora", "own"]
 
@@ -71,6 +72,10 @@ class ModelForm:
     def load(self, base: str, weights: Path | None, *, dtype: str) -> Any:
         """The model of a stage's `model` folder as it answers, frozen; None = `base` itself."""
         return load_stage(base, weights, dtype=dtype)
+
+    def shares_base(self, model: Any) -> bool:
+        """Whether an earlier state of a model can be had on the base that it has in memory, see `on_same_base`."""
+        return type(self).load is ModelForm.load and shares_base(model)
 
     def tell_task(self, model: nn.Module, task: int) -> None:
         """Tells a loaded model the place (from 0, skills included) of the task whose prompts come next."""

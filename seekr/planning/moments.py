@@ -19,10 +19,8 @@ from seekr.attention.tap import AttentionCall
 from seekr.data.token_rows import answer_tokens
 from seekr.memory.reader import KeptSample, Memory
 from seekr.methods import Method, Objective, TaskContext
-from seekr.methods.form import ModelForm
 from seekr.modeling.batches import MicroBatch, StepKind
 from seekr.modeling.flat_tensors import FlatTensors
-from seekr.modeling.shared_base import shares_base
 from seekr.planning.live import GRADIENTS, TEACHER, WEIGHTS, Bytes, Live
 from seekr.planning.paper import BEFORE, Paper
 from seekr.planning.rows import Shape, StageSteps
@@ -61,7 +59,7 @@ def measuring(paper: Paper, shape: Shape) -> Bytes:
     with paper.counting(shape.length) as live, paper.precision(), widest_block_alone():
         rows = _rows(shape)
         paper.method.measure(rows, _context(paper, rows, Path()))
-    shared = type(paper.method.form) is ModelForm and shares_base(paper.model)  # as `ModelStore.before`
+    shared = paper.method.form.shares_base(paper.model)
     return live.peak | {BEFORE: sum(it.nbytes for it in paper.to_train) if shared else live.peak[WEIGHTS]}
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from seekr.attention.support import check_attention, without_attention
-from seekr.distributed.processes import is_main
-from seekr.errors import say
 from seekr.modeling import loading
 from seekr.modeling.fingerprints import fingerprint_model
 
@@ -26,8 +24,6 @@ class BaseModel:
     """The `max_length`s for which its attention was tried and can be read."""
     attention: list[int] = field(default_factory=list)
     """The layers whose attention can be read, once that was tried."""
-    note: str | None = None
-    """What is to be said of the others."""
 
     def skeleton(self) -> Any:
         """The model without weights. Raises InputError where they are missing, of another shape, or have no place."""
@@ -40,9 +36,6 @@ class BaseModel:
             self.fingerprint = fingerprint_model(model)
             if attention:
                 self.attention = check_attention(model, max_length)
-                self.note = without_attention(model, self.attention)
-                if self.note and not self.exact_up_to and is_main():
-                    say(f"model: {self.note}")
                 self.exact_up_to.add(max_length)
         return self.fingerprint
 
@@ -53,7 +46,7 @@ class BaseModel:
         Raises InputError where it cannot be read.
         """
         if max_length in self.exact_up_to:
-            return self.note
+            return None
         try:
             model = loading.few_layers(self.name, dtype=self.dtype)
         except Exception as error:  # what families raise of a configuration that was cut

@@ -18,9 +18,8 @@ from seekr.distributed.processes import is_main, process_count, wait_for_all
 from seekr.distributed.sharded import load_sharded
 from seekr.methods import Method
 from seekr.methods.averaging import average_weights
-from seekr.methods.form import ModelForm
 from seekr.modeling.loading import load_stage, save_model
-from seekr.modeling.shared_base import on_same_base, shares_base
+from seekr.modeling.shared_base import on_same_base
 from seekr.runs.folder import has_weights
 
 
@@ -74,7 +73,7 @@ class ModelStore:
         """`frozen` of the weights that `model` was trained from. Where that has a LoRA adapter its base is not read
         again, and is in memory once for both. All processes call it.
         """
-        if self.sharded or type(self.method.form) is not ModelForm or not shares_base(model):
+        if self.sharded or not self.method.form.shares_base(model):
             return self.frozen(weights)
         return on_same_base(model, weights).to(self.device)
 

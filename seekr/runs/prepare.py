@@ -12,6 +12,7 @@ from typing import Any
 from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
+from seekr.attention.support import without_attention
 from seekr.attention.tap import layers_and_heads
 from seekr.config import identity
 from seekr.config.launch.checks import check_fp16, check_launch, check_sharding, sharding
@@ -273,10 +274,12 @@ def check_model(
     notes = [f"model: {experts}"] if isinstance(experts, str) else []
     if request.weights:
         fingerprint = base.read(attention=method.reads_attention, max_length=max_length)
-        if method.reads_attention:
-            method.check_attention(len(base.attention), layers_and_heads(model)[1])
     elif method.reads_attention and (note := base.try_without_weights(max_length)):
         notes.append(f"model: {note}")
+    if method.reads_attention and base.attention:
+        method.check_attention(len(base.attention), layers_and_heads(model)[1])
+        if note := without_attention(model, base.attention):
+            notes.append(f"model: {note}")
     return {
         "model_fingerprint": fingerprint,
         "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),
