@@ -23,7 +23,9 @@ from seekr.modeling.batches import MicroBatch
 from seekr.modeling.flat_tensors import FlatTensors
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
-BOUNDS = (1e-5, 1e-4)
+BOUND = 1e-5
+# Through linear attention: on some processors above 1e-5, on others 8e-6.
+WIDER = {("Qwen3-Next", "gradient"): 1e-4}
 HEADER = """\
 # Model families
 
@@ -43,6 +45,10 @@ cannot be grafted.
 """
 
 
+def bound(family: Family, name: str) -> float:
+    return WIDER.get((family.name, name), BOUND)
+
+
 @cache
 def found_errors(family: Family) -> dict[str, float]:
     model = family.model()
@@ -59,7 +65,7 @@ HERE = READ_WHOLE + HYBRID
 @pytest.mark.parametrize("family", HERE, ids=lambda family: family.name)
 def test_equals_eager_attention_with_autograd(family: Family) -> None:
     found = found_errors(family)
-    assert max(found.values()) < BOUNDS[-1], found
+    assert all(error < bound(family, name) for name, error in found.items()), found
 
 
 @pytest.mark.parametrize("family", HERE, ids=lambda family: family.name)
@@ -104,8 +110,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(family: Family) -> None:
 def test_page_of_families_is_up_to_date() -> None:
     rows = []
     for family in EXACT + HYBRID:
-        found = found_errors(family)
-        numbers = " | ".join(f"< {min(b for b in BOUNDS if found[name] < b):.0e}" for name in found)
+        numbers = " | ".join(f"< {bound(family, name):.0e}" for name in found_errors(family))
         exact = "yes, where it attends" if family in HYBRID else "yes"
         rows.append(f"| {family.name} | `{family.config().model_type}` | {exact} | {numbers} |")
     for family in REFUSED:
