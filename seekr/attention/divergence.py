@@ -171,13 +171,13 @@ def _sample_divergence(
     for rows in blocks(queries, block_size(heads, student.keys.shape[1], student.keys.device)):
         columns = visible_columns(student.positions[rows], geometry.window)
         scores = student.scores(rows, columns)
-        log_student = scores.log_softmax(dim=-1)
-        log_teacher = teacher.log_probs(rows, columns, log_student)
-        teacher_probs = log_teacher.exp()
-        value += torch.dot(teacher_probs.flatten(), (log_teacher - log_student).flatten())
+        teacher_scores = teacher.scores(rows, columns, scores)
+        (probs, constant), (teacher_probs, teacher_constant) = _normalized(scores), _normalized(teacher_scores)
+        ratio = teacher_scores.sub_(scores).sub_(teacher_constant - constant)
+        value += torch.dot(teacher_probs.flatten(), ratio.flatten())
         if not needs_gradient:
             continue
-        gradient = log_student.exp_().sub_(teacher_probs)
+        gradient = probs.sub_(teacher_probs)
         if student.sink is not None:
             sink_grad += gradient[..., -1].sum(dim=1)
             gradient, scores = gradient[..., :-1], scores[..., :-1]
@@ -194,3 +194,13 @@ def _sample_divergence(
         return value * share, None
     key_heads = target.nearest.to(key_grad.device) // (call.query.shape[1] // call.key.shape[1])
     return value * share, Gradients(query_grad, key_grad, key_heads, sink_grad * share)
+
+
+def _normalized(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities [heads, rows, columns], and what each row's scores are above their logarithms [heads, rows, 1].
+
+    Read off the largest entry: beside products, exponentials are most of what a CPU does here, and this is one an entry
+    where a log-softmax and its exponential are two.
+    """
+    probs = scores.softmax(dim=-1)
+    return probs, scores.amax(dim=-1, keepdim=True) - probs.amax(dim=-1, keepdim=True).log()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seekr.attention.rows import LOG_ZERO, QueryKeyRows, blocks, visible_columns
+from seekr.attention.rows import LOG_ZERO, MapRows, QueryKeyRows, blocks, visible_columns
 from seekr.attention.tap import Geometry
 
 ZERO, REST = 255, 254  # codes of an entry that is kept as 0, and of one that is in the bucket
@@ -19,7 +19,7 @@ _GROUP = 4  # entries in a group: of one in ten, 0.25 + 1 - 0.9⁴ = 0.59 bits a
 
 
 @dataclass(frozen=True, slots=True)
-class StoredRows:
+class StoredRows(MapRows):
     """Rows of the map in 8 bits an entry: the logarithm of each probability below the row's largest.
 
     Attributes:
@@ -40,8 +40,8 @@ class StoredRows:
     sink: bool
     rest: Tensor | None = None
 
-    def log_probs(self, rows: slice, columns: slice, student: Tensor | None = None) -> Tensor:
-        """As `MapRows.log_probs`. What is in the bucket is shared out as `student` shares it out.
+    def scores(self, rows: slice, columns: slice, student: Tensor | None = None) -> Tensor:
+        """As `MapRows.scores`. What is in the bucket is shared out as `student` shares it out.
 
         So the divergence is Σ over kept entries of p_t · log(p_t / p_s), plus P_t · log(P_t / P_s) for the bucket,
         whose entries' gradient is p_s · (1 − P_t / P_s): nothing is said of how the bucket is shared out inside.
@@ -59,15 +59,14 @@ class StoredRows:
         codes = self.codes[:, index]
         logs = codes.float().mul_(-self.step[:, rows, None].float())
         if self.rest is None:
-            return logs.masked_fill_((codes == ZERO) | hidden, LOG_ZERO).log_softmax(dim=-1)
+            return logs.masked_fill_((codes == ZERO) | hidden, LOG_ZERO)
         if student is None:
             raise TypeError("rows with a bucket are rows of a student's, which is needed")
         logs.masked_fill_((codes >= REST) | hidden, LOG_ZERO)
         rest = self.rest[:, rows, None].float().clamp_min(torch.finfo(torch.float32).tiny).log_()
-        total = torch.logaddexp(logs.logsumexp(dim=-1, keepdim=True), rest)
         bucket = (codes == REST) & ~hidden
         share = torch.where(bucket, student, LOG_ZERO).logsumexp(dim=-1, keepdim=True)
-        return torch.where(bucket, student + (rest - total - share), logs - total)
+        return torch.where(bucket, student + (rest - share), logs)
 
 
 def encode_rows(teacher: QueryKeyRows, *, bucket: bool) -> dict[str, Tensor]:

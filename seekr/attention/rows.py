@@ -6,12 +6,12 @@ computed in float32, because the differences that are measured are far below hal
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,21 +23,28 @@ from seekr.modeling.precision import full_precision
 LOG_ZERO = -1e30
 
 
-class MapRows(Protocol):
+class MapRows(ABC):
     """Chosen query rows of chosen heads of one attention map."""
 
-    def log_probs(self, rows: slice, columns: slice, student: Tensor | None = None) -> Tensor:
-        """Log-probabilities [heads, rows, columns (+ 1 for a sink)], `LOG_ZERO` where a query does not see a key.
+    @abstractmethod
+    def scores(self, rows: slice, columns: slice, student: Tensor | None = None) -> Tensor:
+        """Log-probabilities up to a constant of each row, [heads, rows, columns (+ 1)], in memory of their own.
+
+        The sink comes last, and `LOG_ZERO` stands where a query does not see a key.
 
         Args:
             rows: a block of the chosen queries.
             columns: the keys, which hold all that these queries see.
-            student: log-probabilities of the same entries that these rows are compared with.
+            student: scores of the same entries that these rows are compared with.
         """
+
+    def log_probs(self, rows: slice, columns: slice, student: Tensor | None = None) -> Tensor:
+        """The same, with each row's constant."""
+        return self.scores(rows, columns, student).log_softmax(dim=-1)
 
 
 @dataclass(frozen=True)
-class QueryKeyRows:
+class QueryKeyRows(MapRows):
     """Rows computed from queries and keys, of the chosen heads of one layer of one sample.
 
     Attributes:
@@ -110,8 +117,8 @@ class QueryKeyRows:
         return None if self.sink is None else self.sink.float()
 
     @full_precision()
-    def scores(self, rows: slice, columns: slice) -> Tensor:
-        """[heads, rows, columns (+ 1)]: scores after soft cap, `LOG_ZERO` where not visible, the sink last."""
+    def scores(self, rows: slice, columns: slice, student: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """As `MapRows.scores`: what softmax is given, after the soft cap."""
         query, key = self.queries[:, rows], self.keys[:, columns]
         shape = (query.shape[0], query.shape[1], key.shape[1])
         scores = torch.baddbmm(query.new_empty(shape), query, key.transpose(1, 2), beta=0, alpha=self.geometry.scaling)
@@ -121,9 +128,6 @@ class QueryKeyRows:
         if self.sinks is not None:
             scores = torch.cat([scores, self.sinks[:, None, None].expand(*shape[:2], 1)], dim=2)
         return scores
-
-    def log_probs(self, rows: slice, columns: slice, student: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        return self.scores(rows, columns).log_softmax(dim=-1)
 
 
 def key_heads_of(heads: Tensor, call: AttentionCall, on_device: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -188,5 +192,5 @@ def widest_block_alone() -> Iterator[None]:
 def block_size(heads: int, length: int, device: torch.device | None = None) -> int:
     """Rows a block, so that one block of scores stays about in a core's cache; on an accelerator (None = a CPU), so
     that it keeps all of it at work and few blocks are started."""
-    entries = 1 << 18 if device is None or device.type == "cpu" else 1 << 24
+    entries = 1 << 19 if device is None or device.type == "cpu" else 1 << 24
     return max(16, min(entries // max(heads * length, 1), length))
