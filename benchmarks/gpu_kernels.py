@@ -16,7 +16,7 @@ from test_divergence import GRADIENT_TOLERANCE, log_rows, moved, random_call, to
 from seekr.attention import divergence, divergence_triton
 from seekr.attention.divergence import SampleTeacher
 from seekr.attention.rows import QueryKeyRows
-from seekr.attention.stored import FORMS, Form, decode, encode
+from seekr.attention.stored import FORMS, StoredForm, decode, encode
 from seekr.attention.tap import Geometry
 
 Sample = tuple[int, int | None, int, bool]
@@ -64,7 +64,7 @@ def compare(
     device: str,
     dtype: torch.dtype,
     size: int,
-    form: Form,
+    form: StoredForm,
     softcap: float | None,
     sink: bool,
     samples: tuple[Sample, ...],

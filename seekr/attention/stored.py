@@ -17,8 +17,8 @@ from seekr.attention.rows import MapRows, QueryKeyRows
 from seekr.attention.tap import Geometry
 from seekr.modeling.precision import full_precision
 
-Form = Literal["exact", "query_key", "rows", "top"]
-FORMS: tuple[Form, ...] = get_args(Form)
+StoredForm = Literal["exact", "query_key", "rows", "top"]
+FORMS: tuple[StoredForm, ...] = get_args(StoredForm)
 TeacherForm = Literal["auto", "exact", "query_key", "rows", "top"]
 
 TRIFLE = 1 << 16
@@ -26,7 +26,7 @@ _SQUARES = 0.98
 
 
 @full_precision()
-def encode(teacher: QueryKeyRows, form: Form) -> dict[str, Tensor]:
+def encode(teacher: QueryKeyRows, form: StoredForm) -> dict[str, Tensor]:
     """The tensors that are kept of a layer in a form; see `decode`."""
     if form in ("rows", "top"):
         return encode_rows(teacher, bucket=form == "top")
@@ -46,7 +46,9 @@ def encode(teacher: QueryKeyRows, form: Form) -> dict[str, Tensor]:
 
 
 @full_precision()
-def decode(tensors: Mapping[str, Tensor], form: Form, positions: Tensor, geometry: Geometry, size: int) -> MapRows:
+def decode(
+    tensors: Mapping[str, Tensor], form: StoredForm, positions: Tensor, geometry: Geometry, size: int
+) -> MapRows:
     """The rows that `encode` kept.
 
     Args:
@@ -69,7 +71,7 @@ def decode(tensors: Mapping[str, Tensor], form: Form, positions: Tensor, geometr
 
 
 @full_precision()
-def automatic_form(teacher: QueryKeyRows) -> Form:
+def automatic_form(teacher: QueryKeyRows) -> StoredForm:
     """The form that takes the fewest bytes of those that keep the gradient.
 
     Exact where that is a trifle (64 KiB a layer of a sample); "top" only where its entries hold 98% of the sum of
@@ -84,7 +86,7 @@ def automatic_form(teacher: QueryKeyRows) -> Form:
     return next(form for form in forms if form != "top" or kept_squares(teacher) >= _SQUARES)
 
 
-def compact_bytes(heads: int, key_heads: int, size: int, queries: int, length: int) -> dict[Form, float]:
+def compact_bytes(heads: int, key_heads: int, size: int, queries: int, length: int) -> dict[StoredForm, float]:
     """Bytes of one layer of a sample in each compact form, queries being spread over a sample without a window."""
     width = 8 * math.ceil(size / 8) * 7 // 8 + 2
     visible = (length + 1) / 2

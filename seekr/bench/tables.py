@@ -7,8 +7,8 @@ from typing import Any
 from seekr.bench.meters import ratio
 from seekr.report.terminal import readable_bytes
 
-Row = dict[str, Any]
-Rows = list[Row]
+Measured = dict[str, Any]
+Rows = list[Measured]
 
 HEADINGS = ["what", "case", "time", "× time", "bytes", "× bytes", ""]
 _CASE = ("what", "device", "model", "length", "heads", "key_heads", "head_size")
@@ -26,11 +26,11 @@ _WAYS = {
 
 def bench_cells(rows: Rows) -> list[list[str]]:
     """Cells below `HEADINGS`, a line a row; × is over the first row of the same case."""
-    bases: dict[tuple[Any, ...], Row] = {}
+    bases: dict[tuple[Any, ...], Measured] = {}
     return [_cells(row, bases.setdefault(tuple(row.get(key) for key in _CASE), row)) for row in rows]
 
 
-def _cells(row: Row, base: Row) -> list[str]:
+def _cells(row: Measured, base: Measured) -> list[str]:
     what = row["what"]
     if what == "sensitivity":
         note = f"{row['seconds'] / row['length'] * 1e6:.1f} µs a token"
@@ -45,7 +45,7 @@ def _cells(row: Row, base: Row) -> list[str]:
     return [*head, _time(row["seconds"]), _slower(row, base), size, larger, _note(row)]
 
 
-def _slower(row: Row, base: Row) -> str:
+def _slower(row: Measured, base: Measured) -> str:
     """Turn by turn, where all of them are known."""
     if row is base or "all_seconds" not in row:
         return f"{row['seconds'] / base['seconds']:.2f}"
@@ -53,7 +53,7 @@ def _slower(row: Row, base: Row) -> str:
     return f"{times:.2f}" if half is None else f"{times:.2f} ± {half:.2f}"
 
 
-def _note(row: Row) -> str:
+def _note(row: Measured) -> str:
     if row["what"] == "step":
         return f"own code {row['own_share']:.1%} of it" if row.get("own_share") else ""
     if row["what"] == "task step":

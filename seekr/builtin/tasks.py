@@ -14,7 +14,6 @@ from typing import Literal
 from seekr.errors import InputError
 
 Split = Literal["train", "eval", "test"]
-Row = dict[str, str]  # "prompt" and "answer"
 
 _TENTHS: dict[Split, range] = {"test": range(0, 1), "eval": range(1, 2), "train": range(2, 10)}
 
@@ -75,7 +74,7 @@ TASKS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
 """The tasks in the order in which the demo learns them; each makes what is asked about, and the answer."""
 
 
-def builtin_rows(task: str, split: Split, *, seed: int, count: int) -> list[Row]:
+def builtin_rows(task: str, split: Split, *, seed: int, count: int) -> list[dict[str, str]]:
     """`count` different rows of one split of a built-in task: a pure function of its arguments.
 
     A prompt belongs to one split by its own digest, so no prompt of one split occurs in another, of whatever
@@ -89,7 +88,7 @@ def builtin_rows(task: str, split: Split, *, seed: int, count: int) -> list[Row]
     if split not in _TENTHS:
         raise InputError(f"split {split!r} of task {task!r} does not exist; the splits are train, eval and test")
     rng = random.Random(f"{task} {split} {seed}")
-    rows: dict[str, Row] = {}
+    rows: dict[str, dict[str, str]] = {}
     repeats = 0
     while len(rows) < count:
         asked, answer = TASKS[task](rng)

@@ -48,7 +48,7 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenCounts:
     """Lengths of a split, the answers with their end token; and how many rows the limits cut, None without a limit.
 
     `long_answers`: rows of test or eval that cannot be answered right in the tokens that are generated.
@@ -90,7 +90,7 @@ class SplitCheck:
     contradicting: int
     empty_answers: int
     shared: dict[str, Shared]
-    tokens: Tokens | None
+    tokens: TokenCounts | None
     notes: list[str] = field(default_factory=list)
 
 
@@ -267,7 +267,9 @@ def _encoded(examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[list[En
     return encoded, refused
 
 
-def _tokens(encoded: Sequence[Encoded], tokenizer: Tokenizer, max_length: int | None, generated: int | None) -> Tokens:
+def _tokens(
+    encoded: Sequence[Encoded], tokenizer: Tokenizer, max_length: int | None, generated: int | None
+) -> TokenCounts:
     answers = [row.learned for row in encoded]
     prompts = [len(row.labels) - answer for row, answer in zip(encoded, answers, strict=True)]
     cut_prompts = cut_answers = None
@@ -278,4 +280,4 @@ def _tokens(encoded: Sequence[Encoded], tokenizer: Tokenizer, max_length: int | 
     elif max_length is not None:
         cut = encode_all([row.example for row in encoded], tokenizer, max_length)
         cut_prompts, cut_answers = sum(row.prompt_cut for row in cut), sum(row.answer_cut for row in cut)
-    return Tokens(Lengths.of(prompts), Lengths.of(answers), cut_prompts, cut_answers)
+    return TokenCounts(Lengths.of(prompts), Lengths.of(answers), cut_prompts, cut_answers)

@@ -22,7 +22,7 @@ _PARTS_AS_THEY_ARE = ("{'type': 'text'", '{"type": "text"')
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class MessageFormat:
     """How messages are handed to a template, in the points that templates do not agree on."""
 
     parts: bool = False  # a content is a list of parts, as for models of text and images
@@ -92,10 +92,10 @@ class Conversation:
                 )
         return sorted({self.example.messages[place]["role"] for place in lacking if place not in self.example.trained})
 
-    def _chosen_form(self) -> Form:
+    def _chosen_form(self) -> MessageFormat:
         """The first form that the template takes and in which it writes every turn; else the one that lacks least."""
         refusals: list[Exception] = []
-        found: list[tuple[int, Form]] = []
+        found: list[tuple[int, MessageFormat]] = []
         for form in self._forms():
             try:
                 text = self._write(self.example.messages, form)
@@ -113,12 +113,12 @@ class Conversation:
             raise self._refused(refusals[0])
         return min(found, key=lambda pair: pair[0])[1]
 
-    def _forms(self) -> Iterator[Form]:
+    def _forms(self) -> Iterator[MessageFormat]:
         calls = any("tool_calls" in message for message in self.example.messages)
         silent = any("content" not in message for message in self.example.messages)
         for parts, text_arguments, empty_content in product((False, True), repeat=3):
             if (calls or not text_arguments) and (silent or not empty_content):
-                yield Form(parts, text_arguments, empty_content)
+                yield MessageFormat(parts, text_arguments, empty_content)
 
     def _lacking(self, text: str) -> Iterator[int]:
         """The places of turns that a text lacks; earlier answers aside, whose thoughts templates leave out."""
@@ -132,7 +132,7 @@ class Conversation:
             self._texts[turns, ask] = self.write(self.example.messages[:turns], ask=ask)
         return self._texts[turns, ask]
 
-    def _write(self, turns: Sequence[Message], form: Form, *, ask: bool = False) -> str:
+    def _write(self, turns: Sequence[Message], form: MessageFormat, *, ask: bool = False) -> str:
         chat = self.example.chat
         return str(
             self.tokenizer.apply_chat_template(
@@ -181,7 +181,7 @@ def _squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def _formed(message: Message, form: Form) -> Message:
+def _formed(message: Message, form: MessageFormat) -> Message:
     message = dict(message)
     if form.empty_content:
         message.setdefault("content", "")

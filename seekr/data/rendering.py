@@ -51,7 +51,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RenderedAnswer:
     """An answer of a conversation: the text up to and with it, of which `answered[start:]` is generated."""
 
     answered: str
@@ -144,7 +144,7 @@ def render_pair(example: Example, answer: str) -> Rendered:
     return Rendered(text, ((len(prompt), len(text)),), is_chat=False)
 
 
-def answer_of(conversation: Conversation, turn: int) -> Answer:
+def answer_of(conversation: Conversation, turn: int) -> RenderedAnswer:
     """An answer as the template writes it. Raises InputError where it is left out, or asked otherwise than taught."""
     message = conversation.example.messages[turn]
     asked, answered = conversation.asked(turn), conversation.answered(turn)
@@ -156,7 +156,7 @@ def answer_of(conversation: Conversation, turn: int) -> Answer:
             f"messages[{turn}], {turn_text(message)[:40]!r}, so it would not be learned; {mend}use a template that "
             "writes it (chat_template: FILE)"
         )
-    return Answer(answered, start, asked[start:])
+    return RenderedAnswer(answered, start, asked[start:])
 
 
 def _unopened(message: Message, asked: str) -> Message:
@@ -209,7 +209,7 @@ def _asked_otherwise(conversation: Conversation) -> InputError:
     )
 
 
-def _end_in(text: str, answer: Answer, message: Message, tokenizer: Any) -> int | None:
+def _end_in(text: str, answer: RenderedAnswer, message: Message, tokenizer: Any) -> int | None:
     """Where an answer ends in a text that goes on with later turns; None where it stands there otherwise.
 
     It has to be followed by what ends a turn, though not by the tokenizer's end token, which some templates write

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seekr.attention.rows import QueryKeyRows
-from seekr.attention.stored import Form, TeacherForm, automatic_form, encode
+from seekr.attention.stored import StoredForm, TeacherForm, automatic_form, encode
 from seekr.attention.tap import Tap
 from seekr.data.token_rows import TokenizedRow, answer_tokens
 from seekr.disk import PRIVATE, file_digest
@@ -68,7 +68,7 @@ class MemoryWriter:
         self._pending_samples: list[int] = []
         self._layers: dict[int, dict[str, Any]] = {}
         self._shards: list[dict[str, Any]] = []
-        self._forms: dict[int, dict[str, Form]] = {}
+        self._forms: dict[int, dict[str, StoredForm]] = {}
         self._about: dict[str, Any] = {
             "version": VERSION,
             "task": task,
@@ -91,7 +91,7 @@ class MemoryWriter:
         `positions` are the queries of `attention`, None = all.
         """
         self._pending_samples.append(index)
-        forms: dict[str, Form] = {}
+        forms: dict[str, StoredForm] = {}
         if positions is not None:
             self._pending[f"{index}/positions"] = positions.to(torch.int32).cpu()
         for layer, teacher in (attention or {}).items():

@@ -12,7 +12,7 @@ from seekr.report.summary import MethodSummary, decimal
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class MethodResult:
     """A method, of which `summary` holds the runs; `joint`: what joint training of the same tasks scores."""
 
     summary: MethodSummary
@@ -34,7 +34,7 @@ class Answer:
         return "; ".join(filter(None, (f"{self.summary.label} {self.score}", kept_and_lost(self.changes))))
 
 
-def answers(summaries: Sequence[MethodSummary]) -> list[Answer]:
+def answers(summaries: Sequence[MethodSummary]) -> list[MethodResult]:
     """Of methods that learned the same tasks, the best first; joint, what they are measured by, only where it is alone.
 
     Raises InputError where an answer file is torn.
@@ -46,6 +46,6 @@ def answers(summaries: Sequence[MethodSummary]) -> list[Answer]:
     return sorted(found, key=lambda answer: -answer.performance.value if answer.performance else 1.0)
 
 
-def _answer(summary: MethodSummary, joint: Estimate | None) -> Answer:
+def _answer(summary: MethodSummary, joint: Estimate | None) -> MethodResult:
     compared = () if summary.joint or not summary.counted else tuple(changes_over_seeds(summary.counted))
-    return Answer(summary, measured(summary, "overall_performance"), joint, compared)
+    return MethodResult(summary, measured(summary, "overall_performance"), joint, compared)

@@ -28,7 +28,7 @@ HEADINGS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """Runs of one configuration. `runs` are counted: finished, their last row scored, each seed once."""
 
     name: str
@@ -59,7 +59,7 @@ class Row:
 class Comparison:
     """A table of runs. `tasks` have a column each: those that every row has scored. `notes` are for a person."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     tasks: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -78,7 +78,7 @@ class Comparison:
         """The place of the only column in which less is better."""
         return self.measures.index("forgetting")
 
-    def spreads(self, row: Row) -> list[Spread | None]:
+    def spreads(self, row: ComparisonRow) -> list[Spread | None]:
         """The numbers of a row, under the headings."""
         general = map(row.general.get, self.general)
         return [*map(row.measure, self.measures), *map(row.task, self.tasks), *general]
@@ -102,7 +102,7 @@ def sorted_by(comparison: Comparison, name: str) -> Comparison:
         raise InputError(f"--sort {name}: no such column; {nearest(name, [*short, *others])}")
     sign = -1 if place == comparison.forgetting else 1
 
-    def key(row: Row) -> float:
+    def key(row: ComparisonRow) -> float:
         spread = comparison.spreads(row)[place]
         return -math.inf if spread is None else sign * spread.mean
 
@@ -139,7 +139,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
         groups = _each_seed_once([run for run, why in reasons if not why])
         for runs in groups or [[]]:
             folders = [run.folder for run in runs or summary.runs]
-            rows.append(Row(common_name(folders), summary.label, tuple(runs)))
+            rows.append(ComparisonRow(common_name(folders), summary.label, tuple(runs)))
         again = "its settings and seed are another run's too, so it has a row of its own"
         notes += [f"{run.folder}: {again}" for runs in groups[1:] for run in runs]
     runs = [run for row in rows for run in row.runs]

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from seekr.disk import write_atomically
 from seekr.errors import InputError, say
 from seekr.report import charts
-from seekr.report.answer import Answer, answers
+from seekr.report.answer import MethodResult, answers
 from seekr.report.check_run import MARKS, by_verdict
 from seekr.report.comparison import differences
 from seekr.report.estimate import Estimate, measured, scored
@@ -50,7 +50,7 @@ class Method:
     """What the page shows of all runs of a method; of each task that is drawn its drawing, score and change."""
 
     summary: MethodSummary
-    answer: Answer | None
+    answer: MethodResult | None
     lines: tuple[Markup, ...]
     finals: tuple[Estimate | None, ...]
     changes: tuple[Change | None, ...]
@@ -65,7 +65,7 @@ class Group:
     tasks: tuple[str, ...]
     shown: tuple[str, ...]
     """Those that are drawn one by one."""
-    answers: tuple[Answer, ...]
+    answers: tuple[MethodResult, ...]
     methods: tuple[Method, ...]
     columns: tuple[Column, ...]
     strip: Markup
@@ -154,7 +154,7 @@ def _column(summaries: Sequence[MethodSummary], measure: Measure) -> Column:
     )
 
 
-def _method(summary: MethodSummary, answer: Answer | None, places: Sequence[int], frame: Frame) -> Method:
+def _method(summary: MethodSummary, answer: MethodResult | None, places: Sequence[int], frame: Frame) -> Method:
     if not summary.counted:
         return Method(summary, answer, (), (), (), ())
     count = len(summary.counted[0].scores.tasks)

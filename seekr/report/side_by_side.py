@@ -9,7 +9,7 @@ from rich.table import Table
 
 from seekr.progress import Text
 from seekr.report.blocks import Blocks
-from seekr.report.comparison import HEADINGS, Comparison, Row
+from seekr.report.comparison import HEADINGS, Comparison, ComparisonRow
 from seekr.report.folding import LINES, stretches, telling
 from seekr.report.summary import SPREAD, Spread, decimal
 from seekr.runs.run import Run, TaskStatus
@@ -58,7 +58,7 @@ def seeds_table(runs: Sequence[Run]) -> Blocks:
 
     Of more than 20 tasks those that tell most.
     """
-    every = Row("", "", tuple(runs))
+    every = ComparisonRow("", "", tuple(runs))
     known = list(dict.fromkeys(task for run in runs for task in run.final))
     tasks = [known[place] for place in telling([run for run in runs if run.scored], LINES)]
     fields = [field for field in HEADINGS if any(run.measure(field) is not None for run in runs)]
@@ -92,5 +92,5 @@ def cell(spread: Spread | None) -> str:
     return NOTHING if spread is None else str(spread)
 
 
-def _values(row: Row, fields: Sequence[str], tasks: Sequence[str]) -> list[Spread | None]:
+def _values(row: ComparisonRow, fields: Sequence[str], tasks: Sequence[str]) -> list[Spread | None]:
     return [*(row.measure(field) for field in fields), *(row.task(task) for task in tasks)]

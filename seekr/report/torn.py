@@ -16,7 +16,7 @@ from seekr.errors import InputError, say
 from seekr.runs.folder import find_runs, finished_stages
 from seekr.runs.general_tasks import GeneralScore
 from seekr.runs.grafted import Grafted
-from seekr.runs.log import Answer, LogEntry
+from seekr.runs.log import LogEntry, ScoredAnswer
 from seekr.runs.run import Run, Stage
 from seekr.runs.verify import quick_faults
 from seekr.scoring import ScoreMatrix
@@ -98,7 +98,7 @@ class TornRun(Run):
     def general_scores(self) -> tuple[GeneralScore, ...]:
         return self._whole(lambda: super(TornRun, self).general_scores, ())
 
-    def answers(self, after: int, task: int) -> list[Answer]:
+    def answers(self, after: int, task: int) -> list[ScoredAnswer]:
         return self._whole(lambda: super(TornRun, self).answers(after, task), [])
 
     def _whole(self, read: Callable[[], T], otherwise: T) -> T:

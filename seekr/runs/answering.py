@@ -25,13 +25,13 @@ from seekr.scoring.likelihood import LIKELIHOOD, RowLikelihood
 ASKED_TOGETHER = 64
 """Prompts that are answered at once, where the run does not say."""
 
-Answer = Callable[[int, Callable[[int], None]], Sequence[evaluation.Generated | RowLikelihood]]
+Answerer = Callable[[int, Callable[[int], None]], Sequence[evaluation.Generated | RowLikelihood]]
 """(column of the matrix, advance) → an answer to each of its test prompts, or how likely each right one is where that
 is its metric; `advance` is called with how many came."""
 
 
 @contextmanager
-def answering(spec: RunSpec, weights: Path | None, *, engine: bool) -> Iterator[Answer]:
+def answering(spec: RunSpec, weights: Path | None, *, engine: bool) -> Iterator[Answerer]:
     """A stage's `model` folder, None = the base model, made ready to answer. All processes call it and what it gives.
 
     `engine`: by vLLM, else by transformers. Raises RunError where vLLM does not take the model, or a likelihood is no
@@ -57,7 +57,7 @@ def answering(spec: RunSpec, weights: Path | None, *, engine: bool) -> Iterator[
     yield answer_by(spec, spec.models.frozen(weights, answering_dtype(config)))
 
 
-def answer_by(spec: RunSpec, model: Any) -> Answer:
+def answer_by(spec: RunSpec, model: Any) -> Answerer:
     """The answers of a loaded model, by transformers."""
     together = spec.training.get("per_device_eval_batch_size", ASKED_TOGETHER)
     read = spec.arguments.per_device_train_batch_size  # logits of so many rows fit

@@ -40,7 +40,7 @@ Heads = Mapping[int, Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Question:
+class GraftQuestion:
     """A task, the stage whose maps are put in, and the sets of heads; each set is several where they are drawn."""
 
     task: str
@@ -97,7 +97,7 @@ def graft(
     return _study(run, spec, later, questions)
 
 
-def _study(run: Run, spec: RunSpec, later: Stage, questions: Sequence[Question]) -> list[Grafted]:
+def _study(run: Run, spec: RunSpec, later: Stage, questions: Sequence[GraftQuestion]) -> list[Grafted]:
     result = []
     with one_kind_of_bar(), locked(run.folder):
         model = _loaded(spec, later)
@@ -113,7 +113,7 @@ def _loaded(spec: RunSpec, stage: Stage) -> Any:
     return spec.models.frozen(stage.model, answering_dtype(spec.config))
 
 
-def _answered(spec: RunSpec, question: Question, later: str, model: Any) -> Iterator[Grafted]:
+def _answered(spec: RunSpec, question: GraftQuestion, later: str, model: Any) -> Iterator[Grafted]:
     """Both models by themselves, then one graft after the other."""
     donor = _loaded(spec, question.donor)
     check_graft(model, donor)
@@ -169,7 +169,7 @@ def _error(draws: Sequence[list[float] | None], own: list[float] | None) -> floa
 
 def _plan(
     run: Run, task: str | None, heads: str | None, donor: str | None, model: str | None
-) -> tuple[Stage, list[Question]]:
+) -> tuple[Stage, list[GraftQuestion]]:
     """The later stage, and what it is asked. Raises InputError."""
     stages = {stage.name: stage for stage in run.stages}
     if run.joint:
@@ -194,7 +194,7 @@ def _plan(
     for stage in there:
         source = stages[donor] if donor is not None else stage
         _check_weights(run, source)
-        questions.append(Question(stage.name, source, _sets(run, stage, heads)))
+        questions.append(GraftQuestion(stage.name, source, _sets(run, stage, heads)))
     _tell("their weights are gone (keep_stages)", [stage.name for stage in earlier if stage not in there])
     return later, questions
 
@@ -250,7 +250,7 @@ def _prepare(run: Run) -> RunSpec:
     return spec
 
 
-def _askable(spec: RunSpec, question: Question, *, named: bool) -> bool:
+def _askable(spec: RunSpec, question: GraftQuestion, *, named: bool) -> bool:
     """Whether a task has test rows. Raises InputError where one that was `named` has none."""
     data = next(data for data in spec.tasks if data.task.name == question.task)
     why = "it has no test rows" if not data.test else data.gone

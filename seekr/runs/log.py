@@ -43,7 +43,7 @@ class LogEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScoredAnswer:
     """One scored answer."""
 
     prompt: str
@@ -63,7 +63,7 @@ def read_log(path: Path) -> tuple[LogEntry, ...]:
     return tuple(_log_entry(path, line, row) for line, row in _read_lines(path, RELEARN))
 
 
-def read_answers(path: Path, mend: str) -> list[Answer]:
+def read_answers(path: Path, mend: str) -> list[ScoredAnswer]:
     """What was generated for one cell of the matrix: nothing where likelihoods were measured instead.
 
     Raises InputError where the file is torn.
@@ -75,7 +75,7 @@ def read_answers(path: Path, mend: str) -> list[Answer]:
         try:
             references = row.get("compared") or (row["references"] if "references" in row else row["reference"])
             texts = (references,) if isinstance(references, str) else tuple(references)
-            answer = Answer(row["prompt"], row["prediction"], texts)
+            answer = ScoredAnswer(row["prompt"], row["prediction"], texts)
             if not all(isinstance(text, str) for text in (answer.prompt, answer.prediction, *texts)):
                 raise TypeError("not a text")
             answers.append(answer)

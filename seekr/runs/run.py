@@ -35,7 +35,7 @@ from seekr.runs.folder import (
 )
 from seekr.runs.general_tasks import GeneralScore, read_general
 from seekr.runs.grafted import Grafted, read_grafted
-from seekr.runs.log import EVALUATE, RELEARN, Answer, LogEntry, read_answers, read_log, read_whole
+from seekr.runs.log import EVALUATE, RELEARN, LogEntry, ScoredAnswer, read_answers, read_log, read_whole
 from seekr.runs.own_code import check_code
 from seekr.runs.record_schema import check_record, read_shape
 from seekr.scoring import ScoreMatrix
@@ -226,7 +226,7 @@ class Run:
         names = (path.stem.split("-") for path in (self.folder / "predictions").glob("*-*.jsonl"))
         return frozenset((int(i), int(j)) for i, j in names if i.isdecimal() and j.isdecimal())
 
-    def answers(self, after: int, task: int) -> list[Answer]:
+    def answers(self, after: int, task: int) -> list[ScoredAnswer]:
         """What was generated for a cell; nothing where likelihoods were measured. Raises InputError for a torn file."""
         return read_answers(self.folder / "predictions" / f"{after}-{task}.jsonl", self._evaluate)
 

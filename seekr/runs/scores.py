@@ -17,7 +17,7 @@ from seekr.distributed.processes import is_main
 from seekr.progress import bar
 from seekr.runs.answer_lines import Found, are_of, found_in, lines_of, score_of
 from seekr.runs.answered_by import model_of
-from seekr.runs.answering import Answer, answering
+from seekr.runs.answering import Answerer, answering
 from seekr.runs.folder import finished_stages, has_weights, stage_folder
 from seekr.runs.kept_scores import KeptScores, say_once
 from seekr.runs.live import LiveLog
@@ -206,7 +206,7 @@ class ScoreBook:
         if data.gone or not counts or counts == [answer_tokens(sample) for sample in data.test_rows]:
             self._keep_score(row, column, found)
 
-    def _score(self, answer: Answer, row: int, column: int) -> None:
+    def _score(self, answer: Answerer, row: int, column: int) -> None:
         data = self.columns[column]
         with bar(f"scoring {data.task.name} {self._after(row)}", len(data.test)) as advance:
             given = answer(column, advance)

@@ -13,7 +13,7 @@ from seekr.disk import write_json
 from seekr.distributed.processes import is_main, process_count, wait_for_all
 from seekr.errors import InputError, RunError, say
 from seekr.planning.dry_run import print_plan
-from seekr.report.comparison import Row
+from seekr.report.comparison import ComparisonRow
 from seekr.report.tables import console
 from seekr.runs.execute import run_request
 from seekr.runs.prepare import Request, RunSpec, prepare
@@ -123,7 +123,7 @@ def check_candidate(candidate: Candidate, *, weights: bool) -> RunSpec:
     return spec
 
 
-def learn_candidate(candidate: Candidate, began: datetime) -> Row | str:
+def learn_candidate(candidate: Candidate, began: datetime) -> ComparisonRow | str:
     """The scores of a candidate's seeds, or why one of them failed; `began` is when its runs begin if they are new."""
     runs = []
     for request in candidate.requests:
@@ -133,7 +133,7 @@ def learn_candidate(candidate: Candidate, began: datetime) -> Row | str:
             if process_count() > 1:  # the other processes would wait for this one
                 raise
             return f"seed {request.config.seed}: {error}"
-    return Row(candidate.folder.name, runs[0].method, tuple(runs))
+    return ComparisonRow(candidate.folder.name, runs[0].method, tuple(runs))
 
 
 def announce(candidates: Sequence[Candidate], rows: dict[str, TuningRows], holdout: float | int | None) -> None:

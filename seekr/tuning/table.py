@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from seekr.errors import RunError
-from seekr.report.comparison import HEADINGS, Row
+from seekr.report.comparison import HEADINGS, ComparisonRow
 from seekr.report.side_by_side import Column, cell, side_by_side
 from seekr.report.summary import SPREAD
 from seekr.report.tables import console, print_table
 from seekr.scoring.uncertainty import half_of_difference
 from seekr.tuning.grid import Settings, short_keys, text_of, words_of
 
-Result = tuple[Settings, Row | str]
+Result = tuple[Settings, ComparisonRow | str]
 """A candidate and its runs, or why it failed."""
 
 
@@ -51,7 +51,7 @@ def describe(results: Sequence[Result], holdout: float | int | None) -> dict[str
 def print_results(results: Sequence[Result], fixed: Sequence[str], file: Path) -> None:
     """The table, what failed, and the words for `seekr learn`. Raises RunError where every candidate failed."""
     order = ranked(results)
-    rows = [row if isinstance(row, Row) else Row("", "", ()) for _, row in order]
+    rows = [row if isinstance(row, ComparisonRow) else ComparisonRow("", "", ()) for _, row in order]
     columns = [
         Column("", [str(number) for number in range(1, len(order) + 1)]),
         *(
@@ -80,7 +80,7 @@ def print_results(results: Sequence[Result], fixed: Sequence[str], file: Path) -
     out.print(f"best on the eval split: {shlex.join([*kept, *words_of(order[0][0])])}")
 
 
-def how_sure(best: Row, second: Row) -> str:
+def how_sure(best: ComparisonRow, second: ComparisonRow) -> str:
     """What the lead of the best candidate over the second is worth."""
     first, next_one = best.measure("overall_performance"), second.measure("overall_performance")
     if first is None or next_one is None:

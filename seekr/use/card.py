@@ -22,12 +22,12 @@ from seekr.report.summary import decimal
 from seekr.report.torn import score_faults
 from seekr.runs.log import RELEARN, read_whole
 from seekr.runs.run import Run, Stage
-from seekr.use.form import ADAPTER, PROMPTS, WHOLE, Form
+from seekr.use.form import ADAPTER, PROMPTS, WHOLE, ExportForm
 
 _PACKAGES = ("seekr", "transformers", "torch")
 
 
-def card(run: Run, stage: Stage, method: Method, form: Form, *, name: str, command: str) -> str:
+def card(run: Run, stage: Stage, method: Method, form: ExportForm, *, name: str, command: str) -> str:
     """The README.md of an exported stage, front matter first; `name` is its folder's, or OWNER/NAME on the hub.
 
     Raises InputError where a file of the run is torn.
@@ -100,7 +100,7 @@ def license_of(model: str) -> dict[str, str]:
     return found if "license" in found else {}
 
 
-def how_to_load(form: Form, *, name: str, base: str, dtype: str) -> str:
+def how_to_load(form: ExportForm, *, name: str, base: str, dtype: str) -> str:
     """Lines of Python that load the folder and answer as the run was scored."""
     adapted = form.kind != WHOLE
     lines = ["from peft import PeftModel"] * adapted
@@ -132,7 +132,7 @@ def how_to_load(form: Form, *, name: str, base: str, dtype: str) -> str:
     return "\n".join(lines)
 
 
-def _served(form: Form, method: Method, *, name: str, base: str) -> str:
+def _served(form: ExportForm, method: Method, *, name: str, base: str) -> str:
     if form.kind == WHOLE:
         return f"By vLLM: `vllm serve {name}`"
     if form.kind == PROMPTS:

@@ -22,7 +22,7 @@ from seekr.modeling.loading import is_adapter, load_model, load_tokenizer, one_k
 from seekr.runs.folder import partial_folder, stage_under_construction
 from seekr.runs.run import Run
 from seekr.use.card import card, public_name
-from seekr.use.form import WHOLE, Form, form_of
+from seekr.use.form import WHOLE, ExportForm, form_of
 from seekr.use.hub import check_upload, upload
 from seekr.use.stage import choose, load
 
@@ -92,7 +92,7 @@ def check_output(output: Path, run: Run) -> None:
         raise InputError(f"--output {output}: is in the folder of the run, which stays as it is; give another one")
 
 
-def _write(run: Run, weights: Path, form: Form, text: str, output: Path) -> list[str]:
+def _write(run: Run, weights: Path, form: ExportForm, text: str, output: Path) -> list[str]:
     notes = []
     tokenizer = load_tokenizer(str(weights))
     try:

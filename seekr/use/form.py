@@ -18,7 +18,7 @@ WHOLE, ADAPTER, PROMPTS = "model", "adapter", "prompts"
 
 
 @dataclass(frozen=True)
-class Form:
+class ExportForm:
     """A folder to be exported.
 
     Attributes:
@@ -36,7 +36,7 @@ class Form:
     balanced: bool = False
 
 
-def form_of(weights: Path, method: Method, *, merge: bool) -> Form:
+def form_of(weights: Path, method: Method, *, merge: bool) -> ExportForm:
     """The form in which a stage's folder is exported. Raises InputError where it is torn, or nothing plain loads it."""
     chat = bool(getattr(load_tokenizer(str(weights)), "chat_template", None))
     own = type(method.form).load is not ModelForm.load
@@ -44,7 +44,7 @@ def form_of(weights: Path, method: Method, *, merge: bool) -> Form:
         if own:
             raise InputError(f"{weights}: {method.name} loads its model by code of its own, which transformers has not")
         load_skeleton(str(weights), dtype="float32")
-        return Form(WHOLE, chat)
+        return ExportForm(WHOLE, chat)
     about, names = _adapter(weights)
     if own and "prompt_embeddings" not in names:
         raise InputError(
@@ -54,13 +54,13 @@ def form_of(weights: Path, method: Method, *, merge: bool) -> Form:
     if own and merge:
         raise InputError(f"--merge: {method.name} has learned prompts, which are no weights of the model; leave it out")
     if merge:
-        return Form(WHOLE, chat)
+        return ExportForm(WHOLE, chat)
     odd = [key for key in ("use_dora", "modules_to_save") if about.get(key)]
     odd += ["bias"] * (about.get("bias", "none") != "none")
     rank = max([int(about.get("r") or 0), *(about.get("rank_pattern") or {}).values()])
     readme = weights / "README.md"  # says how a base is loaded that asks for the loss
     balanced = readme.is_file() and "output_router_logits=False" in read_bytes(readme).decode()
-    return Form(PROMPTS if own else ADAPTER, chat, rank, ", ".join(odd), balanced)
+    return ExportForm(PROMPTS if own else ADAPTER, chat, rank, ", ".join(odd), balanced)
 
 
 def _adapter(weights: Path) -> tuple[dict, set[str]]:

@@ -13,11 +13,11 @@ from torch import Tensor
 from seekr.attention import map_rows, stored
 from seekr.attention.divergence import SampleTeacher, attention_divergence
 from seekr.attention.rows import LOG_ZERO, QueryKeyRows, visible_columns
-from seekr.attention.stored import Form, compact_bytes, decode, encode
+from seekr.attention.stored import StoredForm, compact_bytes, decode, encode
 from seekr.attention.tap import AttentionCall, Geometry
 
 LENGTH = 37
-FORMS: tuple[Form, ...] = ("exact", "query_key", "rows", "top")
+FORMS: tuple[StoredForm, ...] = ("exact", "query_key", "rows", "top")
 POSITIONS = {"every": None, "some": [0, 1, 5, 6, 20, 35], "last": [36], "first": [0]}
 
 
@@ -40,7 +40,7 @@ def layer_teacher(
     return QueryKeyRows.of_call(call, 1, (0, length), torch.tensor(heads), asked)
 
 
-def both(teacher: QueryKeyRows, form: Form) -> tuple[Tensor, Tensor]:
+def both(teacher: QueryKeyRows, form: StoredForm) -> tuple[Tensor, Tensor]:
     """Log-probabilities of all rows as they were and as they are read back, hidden entries at LOG_ZERO."""
     kept = encode(teacher, form)
     read = decode(kept, form, teacher.positions, teacher.geometry, teacher.query.shape[-1])
@@ -61,7 +61,7 @@ def seen(teacher: QueryKeyRows) -> Tensor:
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("sink", [False, True])
 def test_rows_come_back(
-    form: Form, positions: list[int] | None, window: int | None, softcap: float | None, sink: bool
+    form: StoredForm, positions: list[int] | None, window: int | None, softcap: float | None, sink: bool
 ) -> None:
     teacher = layer_teacher(positions=positions, geometry=Geometry(0.35, window, softcap), sink=sink)
     expected, found = both(teacher, form)
@@ -81,7 +81,7 @@ def test_rows_come_back(
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("size", [5, 8, 12, 16, 33])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_head_dimensions_and_precisions(form: Form, size: int, dtype: torch.dtype) -> None:
+def test_head_dimensions_and_precisions(form: StoredForm, size: int, dtype: torch.dtype) -> None:
     teacher = layer_teacher(size=size, dtype=dtype, positions=[3, 30], heads=(1, 4))
     expected, found = both(teacher, form)
     visible = seen(teacher)
@@ -99,7 +99,7 @@ def test_what_all_keys_share_costs_no_bits() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_blocks_read_the_same_as_the_whole(form: Form) -> None:
+def test_blocks_read_the_same_as_the_whole(form: StoredForm) -> None:
     positions = [0, 3, 4, 11, 12, 30, 36]
     teacher = layer_teacher(positions=positions, geometry=Geometry(0.35, 9), sink=True)
     read = decode(encode(teacher, form), form, teacher.positions, teacher.geometry, 8)
@@ -163,7 +163,7 @@ def test_the_automatic_form_is_exact_where_that_is_a_trifle() -> None:
 
 
 @pytest.mark.parametrize(("sharpness", "expected"), [(4.0, "top"), (0.05, "query_key")])
-def test_the_automatic_form_is_the_smallest_that_keeps_the_gradient(sharpness: float, expected: Form) -> None:
+def test_the_automatic_form_is_the_smallest_that_keeps_the_gradient(sharpness: float, expected: StoredForm) -> None:
     teacher = layer_teacher(size=64, length=300, geometry=Geometry(sharpness * 64**-0.5))
     bytes_of = compact_bytes(3, 3, 64, 300, 300)
     assert min(bytes_of, key=bytes_of.__getitem__) == "top"

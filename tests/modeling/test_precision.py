@@ -17,7 +17,7 @@ from seekr.attention.divergence import SampleTeacher, attention_divergence
 from seekr.attention.heads import head_importance
 from seekr.attention.rows import QueryKeyRows
 from seekr.attention.sensitivity import measure_sensitivity, sample_losses
-from seekr.attention.stored import FORMS, Form, automatic_form, decode, encode
+from seekr.attention.stored import FORMS, StoredForm, automatic_form, decode, encode
 from seekr.attention.support import check_attention
 from seekr.attention.tap import AttentionCall, Geometry
 from seekr.modeling.losses import TopLogits, answer_cross_entropy, logit_distillation_loss
@@ -47,7 +47,7 @@ def rows_of(call: AttentionCall) -> QueryKeyRows:
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("form", FORMS)
 def test_attention_is_kept_read_and_compared_in_the_same_bits(
-    form: Form, geometry: str, dtype: torch.dtype, around: str
+    form: StoredForm, geometry: str, dtype: torch.dtype, around: str
 ) -> None:
     call = attention_call(dtype, geometry)
     teacher = rows_of(replace(call, query=call.query + 0.5 * torch.randn_like(call.query)))

@@ -20,7 +20,7 @@ from seekr import Run, Task
 from seekr.cli.main import main
 from seekr.config.schema import apply_override, load_config
 from seekr.errors import InputError
-from seekr.report.comparison import Row
+from seekr.report.comparison import ComparisonRow
 from seekr.tuning.grid import folder_name, parse_grid, points, text_of
 from seekr.tuning.rows import hold_out, take_eval, tuning_rows
 from seekr.tuning.table import how_sure, ranked
@@ -335,8 +335,8 @@ def test_folders_that_candidates_do_not_go_into(tune: Any, tmp_path: Path) -> No
 
 
 def test_the_lead_is_weighed_against_the_spread() -> None:
-    def row(*values: float) -> Row:
-        return Row("x", "seekr", tuple(_Scored(value, seed) for seed, value in enumerate(values)))  # type: ignore[misc]
+    def row(*values: float) -> ComparisonRow:
+        return ComparisonRow("x", "seekr", tuple(_Scored(value, seed) for seed, value in enumerate(values)))  # type: ignore[misc]
 
     assert "the two may be equal" in how_sure(row(50, 60), row(49, 59))
     assert how_sure(row(50, 51), row(10, 11)) == "the first leads by 40.0 ± 3.0 over the seeds"
