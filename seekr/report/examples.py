@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from seekr.report.folding import MANY, telling
+from seekr.runs.log import ScoredAnswer
 from seekr.runs.run import Run
 
 _LONGEST_TEXT = 600
@@ -10,33 +11,18 @@ _PER_OUTCOME = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    text: str
-    right: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One test row: its answer just after its task was learned (None: not scored) and the newest answer."""
-
-    prompt: str
-    reference: str
-    learned: Verdict | None
-    newest: Verdict
-
-
-@dataclass(frozen=True, slots=True)
 class TaskExamples:
-    """`after` names the task after which the newest answers were given."""
+    """`after` names the task after which the newest answers were given; of each row the answer just after its task was
+    learned (None: not scored), and the newest."""
 
     task: str
     metric: str | None
     after: str
-    rows: tuple[Example, ...]
+    rows: tuple[tuple[ScoredAnswer | None, ScoredAnswer], ...]
 
     @property
     def compared(self) -> bool:
-        return any(row.learned for row in self.rows)
+        return any(learned for learned, _ in self.rows)
 
 
 def choose_examples(run: Run) -> list[TaskExamples]:
@@ -57,23 +43,16 @@ def choose_examples(run: Run) -> list[TaskExamples]:
         if not newest:
             continue
         learned = run.answers(column, column) if last != column and (column, column) in cells else []
-        outcomes: dict[tuple[bool, bool | None], list[Example]] = {}
+        outcomes: dict[tuple[bool, bool | None], list[tuple[ScoredAnswer | None, ScoredAnswer]]] = {}
         for number, answer in enumerate(newest):
             earlier = learned[number] if number < len(learned) else None
             if earlier is not None and earlier.prompt != answer.prompt:
                 earlier = None
             outcome = outcomes.setdefault((answer.right, earlier.right if earlier else None), [])
             if len(outcome) < _PER_OUTCOME:
-                outcome.append(
-                    Example(
-                        shorten(answer.prompt),
-                        shorten(" | ".join(answer.references)),
-                        Verdict(shorten(earlier.prediction), earlier.right) if earlier else None,
-                        Verdict(shorten(answer.prediction), answer.right),
-                    )
-                )
+                outcome.append((earlier, answer))
         order = sorted(outcomes, key=lambda outcome: (outcome[0], not outcome[1]))
-        rows = tuple(example for outcome in order for example in outcomes[outcome])
+        rows = tuple(pair for outcome in order for pair in outcomes[outcome])
         chosen.append(TaskExamples(task, metric, run.scored.tasks[last], rows))
     return chosen
 

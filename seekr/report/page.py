@@ -16,6 +16,7 @@ from seekr.report.answer import MethodResult, answers
 from seekr.report.check_run import MARKS, by_verdict
 from seekr.report.comparison import differences
 from seekr.report.estimate import Estimate, measured, scored
+from seekr.report.examples import shorten
 from seekr.report.facts import facts, unseen, unsure, weights_of
 from seekr.report.folding import MANY, few, telling
 from seekr.report.forgotten import Change
@@ -189,6 +190,6 @@ def _template() -> Template:
         verdicts_of=verdicts_of, graft_caption=caption, graft_chart=charts.graft_chart, marks=MARKS,
         by_verdict=by_verdict,
         general_lines=general_lines, score_map=score_map, many=MANY, few=few, stages_shown=stages_shown,
-        weights_of=weights_of, with_code=_with_code, signed=signed,
+        weights_of=weights_of, shorten=shorten, with_code=_with_code, signed=signed,
     )  # fmt: skip
     return environment.get_template("page.html.j2")
