@@ -10,27 +10,14 @@ from rich.console import Console, RenderableType
 from seekr.data.showing import Kind, ShownRow, ShownText
 from seekr.progress import Text
 
-_STYLES: dict[Kind, str] = {
-    "prompt": "",
-    "trained": "bold green",
-    "end": "bold magenta",
-    "cut": "red strike",
-    "unread": "dim",
+_KINDS: dict[Kind, tuple[str, str, str]] = {
+    "prompt": ("read", "", ""),
+    "trained": ("trained", "bold green", "⟦⟧"),
+    "end": ("end token, trained", "bold magenta", "⟦⟧"),
+    "cut": ("cut by max_length", "red strike", "✂✂"),
+    "unread": ("left out", "dim", "⟨⟩"),
 }
-_WORDS: dict[Kind, str] = {
-    "prompt": "read",
-    "trained": "trained",
-    "end": "end token, trained",
-    "cut": "cut by max_length",
-    "unread": "left out",
-}
-_BRACKETS: dict[Kind, tuple[str, str]] = {
-    "prompt": ("", ""),
-    "trained": ("⟦", "⟧"),
-    "end": ("⟦", "⟧"),
-    "cut": ("✂", "✂"),
-    "unread": ("⟨", "⟩"),
-}
+"""What each is called, its style, and its brackets where there are no colours."""
 
 
 def print_row(row: ShownRow, out: Console) -> None:
@@ -51,9 +38,8 @@ def print_row(row: ShownRow, out: Console) -> None:
 
 
 def _legend(text: ShownText, *, plain: bool) -> RenderableType:
-    kinds = [kind for kind in _WORDS if any(piece.kind == kind for piece in text.pieces)]
-    names = [_mark(_WORDS[kind], kind) if plain else Text(_WORDS[kind], _STYLES[kind]) for kind in kinds]
-    return Text("  ").join(names)
+    kinds = [kind for kind in _KINDS if any(piece.kind == kind for piece in text.pieces)]
+    return Text("  ").join(_marked(_KINDS[kind][0], kind, plain=plain) for kind in kinds)
 
 
 def _written(text: ShownText, *, plain: bool) -> RenderableType:
@@ -61,13 +47,13 @@ def _written(text: ShownText, *, plain: bool) -> RenderableType:
     for piece in text.pieces:
         # A line break that is learned, or left out, is to be seen.
         shown = piece.text if piece.kind == "prompt" else piece.text.replace("\n", "↵\n")
-        whole.append_text(_mark(shown, piece.kind) if plain else Text(shown, _STYLES[piece.kind]))
+        whole.append_text(_marked(shown, piece.kind, plain=plain))
     return whole[: len(whole.plain.rstrip("\n"))]
 
 
-def _mark(text: str, kind: Kind) -> Text:
-    before, after = _BRACKETS[kind]
-    return Text(f"{before}{text}{after}")
+def _marked(text: str, kind: Kind, *, plain: bool) -> Text:
+    _, style, brackets = _KINDS[kind]
+    return Text(f"{brackets[:1]}{text}{brackets[1:]}") if plain else Text(text, style)
 
 
 def _facts(row: ShownRow) -> Iterator[tuple[str, str]]:
