@@ -5,7 +5,7 @@ cannot see it, and nothing is shown by colour alone.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,27 +40,22 @@ def head_map(table: np.ndarray, heads: dict[int, list[int]], label: str) -> Mark
     largest = float(np.nanmax(table, initial=0.0))
     share = np.nan_to_num(table / largest) if largest > 0 else np.zeros_like(table)
     level = np.clip(np.rint(share * (LEVELS - 1)), 0, LEVELS - 1).astype(int)
-    parts = [open_svg(left + width * cell + 4, top + layers * cell + 4, label, fixed=True)]
+    parts = []
+
+    def squares(places: Iterable[Sequence[int]]) -> str:
+        side = cell - 1
+        return "".join(f"M{left + h * cell} {top + layer * cell}h{side}v{side}h-{side}z" for layer, h in places)
+
     for value in range(LEVELS):
-        squares = "".join(
-            f"M{left + h * cell} {top + layer * cell}h{cell - 1}v{cell - 1}h-{cell - 1}z"
-            for layer, h in np.argwhere(level == value).tolist()
-        )
-        if squares:
-            parts.append(Markup('<path class="l{}" d="{}"/>').format(value, squares))
-    outlines = "".join(
-        f"M{left + h * cell} {top + layer * cell}h{cell - 1}v{cell - 1}h-{cell - 1}z"
-        for layer, chosen in heads.items()
-        for h in chosen
-    )
-    if outlines:
+        if filled := squares(np.argwhere(level == value).tolist()):
+            parts.append(Markup('<path class="l{}" d="{}"/>').format(value, filled))
+    if outlines := squares([(layer, h) for layer, chosen in heads.items() for h in chosen]):
         parts.append(Markup('<path class="halo" d="{0}"/><path class="chosen" d="{0}"/>').format(outlines))
     for h in range(0, width, max(1, math.ceil(26 / cell))):
         parts.append(svg_text(left + h * cell + cell / 2, top - 5, h, "middle"))
     for layer in range(0, layers, max(1, math.ceil(14 / cell))):
         parts.append(svg_text(left - 5, top + layer * cell + cell / 2 + 4, layer, "end"))
-    parts.append(Markup("</svg>"))
-    return Markup("").join(parts)
+    return svg(left + width * cell + 4, top + layers * cell + 4, label, parts, fixed=True)
 
 
 def curves_of(run: Run, numbers: Callable[[LogEntry], dict[str, float]]) -> list[Curve]:
@@ -91,7 +86,7 @@ def curve_chart(run: Run, curves: Sequence[Curve], label: str, *, share: bool = 
     total = max(1, sum(_length(stage) for stage in run.stages))
     values = np.concatenate([values for curve in curves for _, values in curve.stages])
     axis = _share_axis() if share else _value_axis(values)
-    parts = [open_svg(_WIDTH, _HEIGHT, label + " (logarithmic axis)" * axis.log)]
+    parts = []
     for value, text in axis.ticks:
         height = axis.place(value)
         parts.append(
@@ -104,14 +99,13 @@ def curve_chart(run: Run, curves: Sequence[Curve], label: str, *, share: bool = 
     for number, curve in enumerate(curves):
         for steps, series in curve.stages:
             parts.append(_line(steps, series, total, axis, number, bands=len(curves) == 1))
-    parts.append(Markup("</svg>"))
-    return Markup("").join(parts)
+    return svg(_WIDTH, _HEIGHT, label + " (logarithmic axis)" * axis.log, parts)
 
 
-def strip_chart(summaries: Sequence[MethodSummary], field: str, label: str) -> Markup:
-    """One row a method: a ring for every seed, a bar at their mean, a line over its 95% interval as far as the axis
-    goes. Empty where nothing was measured."""
-    spreads = [(summary, spread) for summary in summaries if (spread := summary.spread(field))]
+def strip_chart(summaries: Sequence[MethodSummary]) -> Markup:
+    """Overall performance, one row a method: a ring for every seed, a bar at their mean, a line over its 95% interval
+    as far as the axis goes. Empty where nothing was measured."""
+    spreads = [(summary, spread) for summary in summaries if (spread := summary.spread("overall_performance"))]
     if not spreads:
         return Markup("")
     values = [value for _, spread in spreads for value in spread.values]
@@ -122,7 +116,7 @@ def strip_chart(summaries: Sequence[MethodSummary], field: str, label: str) -> M
     left, right, row = min(250, 16 + 7 * longest), 56, 26
     width, bottom = left + 280 + right, 8 + row * len(spreads)
     scale = (width - left - right) / ((high - low) or 1.0)
-    parts = [open_svg(width, bottom + 22, label)]
+    parts = []
     for tick in ticks:
         x = left + (tick - low) * scale
         parts.append(Markup('<path class="grid" d="M{:.1f} 6V{}"/>').format(x, bottom))
@@ -140,8 +134,7 @@ def strip_chart(summaries: Sequence[MethodSummary], field: str, label: str) -> M
             parts.append(Markup('<path class="error" d="M{:.1f} {}H{:.1f}"/>').format(ends[0], y, ends[1]))
         parts.append(Markup('<path class="mean" d="M{:.1f} {}v18"/>').format(x, y - 9))
         parts.append(svg_text(width - right + 10, y + 4, decimal(spread.mean), "start", "name"))
-    parts.append(Markup("</svg>"))
-    return Markup("").join(parts)
+    return svg(width, bottom + 22, "Overall performance of every run", parts)
 
 
 def graft_chart(tasks: Sequence[tuple[str, Sequence[Grafted]]], words: Sequence[str], label: str) -> Markup:
@@ -150,7 +143,7 @@ def graft_chart(tasks: Sequence[tuple[str, Sequence[Grafted]]], words: Sequence[
     """
     left, row, gap = min(200, 16 + 7 * max(len(name) for name, _ in tasks)), 13, 10
     bottom = 8 + sum(gap + row * len(rows) for _, rows in tasks)
-    parts = [open_svg(left + 320, bottom + 22, label)]
+    parts = []
     for tick in range(0, 101, 25):
         parts.append(Markup('<path class="grid" d="M{} 6V{}"/>').format(left + 3 * tick, bottom))
         parts.append(svg_text(left + 3 * tick, bottom + 15, tick, "middle"))
@@ -166,7 +159,7 @@ def graft_chart(tasks: Sequence[tuple[str, Sequence[Grafted]]], words: Sequence[
             parts.append(Markup('<path class="line s{}" d="M{:.1f} {:.1f}H{:.1f}"/>').format(number, start, y, end))
             parts.append(_mark(number, end, y))
         top += height + gap
-    return Markup("").join([*parts, Markup("</svg>")])
+    return svg(left + 320, bottom + 22, label, parts)
 
 
 def _cut(name: str, width: int) -> str:
@@ -286,9 +279,11 @@ def _mark(number: int, x: float, y: float) -> Markup:
     return Markup('<path class="mark{}" d="M{:.1f} {:.1f}{}"/>').format(number % 4, x, y, outline)
 
 
-def open_svg(width: float, height: float, label: str, *, fixed: bool = False) -> Markup:
+def svg(width: float, height: float, label: str, parts: Sequence[Markup], *, fixed: bool = False) -> Markup:
+    """A whole drawing; `label` is its text for those who cannot see it, `fixed` = it is not scaled to the page."""
     size = Markup(' width="{}" height="{}"').format(width, height) if fixed else Markup("")
-    return Markup('<svg viewBox="0 0 {} {}"{} role="img" aria-label="{}">').format(width, height, size, label)
+    head = Markup('<svg viewBox="0 0 {} {}"{} role="img" aria-label="{}">').format(width, height, size, label)
+    return Markup("").join([head, *parts, Markup("</svg>")])
 
 
 def svg_text(x: float, y: float, text: object, anchor: str, style: str = "tick") -> Markup:

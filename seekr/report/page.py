@@ -139,7 +139,7 @@ def _group(summaries: Sequence[MethodSummary]) -> Group:
         tuple(found),
         tuple(_method(summary, answer_of.get(id(summary)), places, frame) for summary in order),
         tuple(column for column in columns if any(column.cells) or column.heading == "Overall performance"),
-        charts.strip_chart(order if len(runs) > 1 else [], "overall_performance", "Overall performance of every run"),
+        charts.strip_chart(order if len(runs) > 1 else []),
         (*differences(whole), *unseen(runs), *unsure(runs)),
     )
 

@@ -8,7 +8,7 @@ from itertools import groupby, pairwise
 
 from markupsafe import Markup
 
-from seekr.report.charts import open_svg, svg_text
+from seekr.report.charts import svg, svg_text
 from seekr.report.estimate import Estimate
 from seekr.report.folding import MANY
 
@@ -47,7 +47,7 @@ def task_line(points: Mapping[int, Estimate], stages: int, own: int, label: str,
     dashed.
     """
     places = {stage: frame.place(stage, one.value, stages) for stage, one in sorted(points.items())}
-    parts = [open_svg(frame.width, frame.height, label), *_axes(stages, frame)]
+    parts = _axes(stages, frame)
     for style, steps in groupby(pairwise(places), key=lambda step: _style(step[0], step[1], own)):
         (first, second), *others = steps
         ends = [places[stage] for stage in (first, second, *(last for _, last in others))]
@@ -61,7 +61,7 @@ def task_line(points: Mapping[int, Estimate], stages: int, own: int, label: str,
             )
             parts.append(Markup('<path class="error" d="M{:.1f} {:.1f}V{:.1f}"/>').format(x, low, high))
         parts.append(Markup('<circle class="mark0" cx="{:.1f}" cy="{:.1f}" r="2.6"/>').format(x, y))
-    return Markup("").join([*parts, Markup("</svg>")])
+    return svg(frame.width, frame.height, label, parts)
 
 
 def _style(stage: int, following: int, own: int) -> str:
