@@ -15,11 +15,11 @@ from seekr.scoring.uncertainty import half_interval, half_of_difference
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number of a run: its field in scores.json, its heading, and which way is better (None: neither)."""
+    """One number of a run: its field in scores.json, its heading, and which way is better."""
 
     field: str
     heading: str
-    higher_is_better: bool | None
+    higher_is_better: bool
 
 
 MEASURES = (
@@ -140,8 +140,6 @@ def best(summaries: Sequence[MethodSummary], measure: Measure) -> MethodSummary 
     finished on the same tasks, with two seeds or more: one tells nothing about chance. The lead over every other one
     must show at the printed precision, and be outside of the 95% interval of the difference of the two means.
     """
-    if measure.higher_is_better is None:
-        return None
     rivals = [summary for summary in summaries if not summary.joint]
     runs = [run for summary in rivals for run in summary.runs]
     if len({run.tasks for run in runs}) != 1 or any(run.measure(measure.field) is None for run in runs):
