@@ -1,10 +1,10 @@
 """The page: everything about some runs in one HTML file that needs no network and no script."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
@@ -15,15 +15,14 @@ from seekr.report import charts
 from seekr.report.answer import MethodResult, answers
 from seekr.report.check_run import MARKS, by_verdict
 from seekr.report.comparison import differences
-from seekr.report.estimate import Estimate, measured, scored
+from seekr.report.estimate import measured, scored
 from seekr.report.examples import shorten
 from seekr.report.facts import facts, unseen, unsure, weights_of
 from seekr.report.folding import MANY, few, telling
-from seekr.report.forgotten import Change
 from seekr.report.general import general_lines
 from seekr.report.grafting import caption, verdicts_of
 from seekr.report.grafting import groups as grafts_of
-from seekr.report.run_view import MatrixRow, matrix_rows, run_view, stages_shown
+from seekr.report.run_view import matrix_rows, run_view, stages_shown
 from seekr.report.score_map import score_map
 from seekr.report.summary import MEASURES, Measure, MethodSummary, best, by_tasks, decimal, signed, summarize
 from seekr.report.task_lines import PANEL, SPARK, Frame, task_line
@@ -33,44 +32,6 @@ from seekr.runs.run import Run
 
 _DARKEST_CELL = 55  # per cent of the heat colour under a score of 100, so that the ink on it stays readable
 _DIVISORS = {"backward_transfer": "(T − 1)", "backward_transfer_over_all_tasks": "T"}
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One measure of the methods' table; `best` is the summary whose lead is worth a mark."""
-
-    heading: str
-    divisor: str
-    arrow: str
-    cells: tuple[Estimate | None, ...]
-    best: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """What the page shows of all runs of a method; of each task that is drawn its drawing, score and change."""
-
-    summary: MethodSummary
-    answer: MethodResult | None
-    lines: tuple[Markup, ...]
-    finals: tuple[Estimate | None, ...]
-    changes: tuple[Change | None, ...]
-    mean: tuple[MatrixRow, ...]
-    """The mean of the seeds' score matrices; none of a single run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Methods that learned the same tasks."""
-
-    tasks: tuple[str, ...]
-    shown: tuple[str, ...]
-    """Those that are drawn one by one."""
-    answers: tuple[MethodResult, ...]
-    methods: tuple[Method, ...]
-    columns: tuple[Column, ...]
-    strip: Markup
-    notes: tuple[str, ...]
 
 
 def write_report(runs: Sequence[Path], output: Path, *, title: str | None = None) -> Path:
@@ -114,16 +75,17 @@ def render(runs: Sequence[Run], given: Sequence[Path], *, title: str | None = No
     )
 
 
-def _title(summaries: Sequence[MethodSummary], found: Sequence[Group]) -> str:
+def _title(summaries: Sequence[MethodSummary], found: Sequence[Mapping[str, Any]]) -> str:
     methods = list(dict.fromkeys(summary.runs[0].method for summary in summaries))
     many = f"{len(methods)} methods" if len(methods) > 1 else methods[0]
     if len(found) > 1:
         return f"Learning {len(found)} lists of tasks: {many}"
-    count = len(found[0].tasks)
+    count = len(found[0]["tasks"])
     return f"Learning {f'{count} tasks one after another' if count != 1 else 'one task'}: {many}"
 
 
-def _group(summaries: Sequence[MethodSummary]) -> Group:
+def _group(summaries: Sequence[MethodSummary]) -> dict[str, Any]:
+    """What the page shows of methods that learned the same tasks; `shown` are those that are drawn one by one."""
     found = answers(summaries)
     order = [answer.summary for answer in found]
     order += [summary for summary in summaries if summary not in order]
@@ -133,31 +95,35 @@ def _group(summaries: Sequence[MethodSummary]) -> Group:
     runs = [run for summary in summaries for run in summary.counted]
     whole = [run for run in runs if run.measure("overall_performance") is not None]
     places = telling(runs, MANY)
-    return Group(
-        summaries[0].tasks,
-        tuple(summaries[0].tasks[place] for place in places),
-        tuple(found),
-        tuple(_method(summary, answer_of.get(id(summary)), places, frame) for summary in order),
-        tuple(column for column in columns if any(column.cells) or column.heading == "Overall performance"),
-        charts.strip_chart(order if len(runs) > 1 else []),
-        (*differences(whole), *unseen(runs), *unsure(runs)),
-    )
+    return {
+        "tasks": summaries[0].tasks,
+        "shown": [summaries[0].tasks[place] for place in places],
+        "answers": found,
+        "methods": [_method(summary, answer_of.get(id(summary)), places, frame) for summary in order],
+        "columns": [one for one in columns if any(one["cells"]) or one["heading"] == "Overall performance"],
+        "strip": charts.strip_chart(order if len(runs) > 1 else []),
+        "notes": [*differences(whole), *unseen(runs), *unsure(runs)],
+    }
 
 
-def _column(summaries: Sequence[MethodSummary], measure: Measure) -> Column:
+def _column(summaries: Sequence[MethodSummary], measure: Measure) -> dict[str, Any]:
+    """One measure of the methods' table; `best` is the place of the summary whose lead is worth a mark."""
     leader = best(summaries, measure)
-    return Column(
-        measure.heading,
-        _DIVISORS.get(measure.field, ""),
-        "higher is better" if measure.higher_is_better else "lower is better",
-        tuple(measured(summary, measure.field) for summary in summaries),
-        next((number for number, summary in enumerate(summaries) if summary is leader), None),
-    )
+    return {
+        "heading": measure.heading,
+        "divisor": _DIVISORS.get(measure.field, ""),
+        "arrow": "higher is better" if measure.higher_is_better else "lower is better",
+        "cells": [measured(summary, measure.field) for summary in summaries],
+        "best": next((number for number, summary in enumerate(summaries) if summary is leader), None),
+    }
 
 
-def _method(summary: MethodSummary, answer: MethodResult | None, places: Sequence[int], frame: Frame) -> Method:
+def _method(summary: MethodSummary, answer: MethodResult | None, places: Sequence[int], frame: Frame) -> dict[str, Any]:
+    """What the page shows of all runs of a method: of each task that is drawn its drawing, score and change, and the
+    `mean` of the seeds' score matrices, none of a single run."""
+    about: dict[str, Any] = {"summary": summary, "answer": answer}
     if not summary.counted:
-        return Method(summary, answer, (), (), (), ())
+        return about | dict.fromkeys(("lines", "finals", "changes", "mean"), ())
     count = len(summary.counted[0].scores.tasks)
     lines, finals = [], []
     for task in places:
@@ -166,9 +132,9 @@ def _method(summary: MethodSummary, answer: MethodResult | None, places: Sequenc
         own = count - 1 if summary.joint else task
         said = ", ".join(f"{decimal(one.value)} after {after + 1}" for after, one in points.items())
         lines.append(task_line(points, count, own, f"{summary.tasks[task]}: {said or 'not measured'}", frame))
-    mean = tuple(matrix_rows(summary)) if len(summary.counted) > 1 else ()
-    changes = tuple(answer.changes[task] if answer and answer.changes else None for task in places)
-    return Method(summary, answer, tuple(lines), tuple(finals), changes, mean)
+    mean = list(matrix_rows(summary)) if len(summary.counted) > 1 else []
+    changes = [answer.changes[task] if answer and answer.changes else None for task in places]
+    return about | {"lines": lines, "finals": finals, "changes": changes, "mean": mean}
 
 
 def _with_code(text: str) -> Markup:

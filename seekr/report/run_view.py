@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -11,7 +12,7 @@ from seekr.attention.weight import weight_advice
 from seekr.config.secrets import without_secrets
 from seekr.report import charts
 from seekr.report.estimate import Estimate, scored
-from seekr.report.examples import TaskExamples, choose_examples
+from seekr.report.examples import choose_examples
 from seekr.report.folding import MANY, telling
 from seekr.report.summary import MethodSummary, flatten
 from seekr.runs.run import Run, Stage
@@ -45,45 +46,30 @@ class MatrixRow:
     cells: tuple[Estimate | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RunView:
-    """Everything the template shows of one run."""
+def run_view(run: Run, label: str, number: int) -> dict[str, Any]:
+    """Everything the template shows of one run; `number` counts the runs of the page, from 1.
 
-    run: Run
-    label: str
-    anchor: str
-    rows: tuple[MatrixRow, ...]
-    importance: tuple[Figure, ...]
-    other_tables: dict[str, tuple[Figure, ...]]
-    losses: tuple[Figure, ...]
-    share: Figure | None
-    advice: str | None
-    share_legend: tuple[str, ...]
-    settings: tuple[tuple[str, str], ...]
-    examples: tuple[TaskExamples, ...]
-
-
-def run_view(run: Run, label: str, number: int) -> RunView:
-    """`number` counts the runs of the page, from 1. Raises InputError where a file of the run is torn."""
+    Raises InputError where a file of the run is torn.
+    """
     shares = charts.curves_of(run, lambda entry: entry.gradient_share if len(entry.gradient_share) > 1 else {})
     share = None
     if shares:
         share = Figure("Share of the gradient norm", charts.curve_chart(run, shares, "Gradient share", share=True))
     others = {text: _head_maps(run, name) for name, text in _TABLES.items()}
-    return RunView(
-        run=run,
-        label=label,
-        anchor=f"run-{number}",
-        rows=tuple(matrix_rows(MethodSummary(label, (run,)))),
-        importance=_head_maps(run, "importance"),
-        other_tables={text: figures for text, figures in others.items() if figures},
-        losses=tuple(_loss_figures(run)),
-        share=share,
-        advice=weight_advice(run.record["config"]["method"].get("attention_weight"), run.attention_drift),
-        share_legend=tuple(curve.name for curve in shares),
-        settings=tuple((key, _plain(value)) for key, value in flatten(without_secrets(run.record)).items()),
-        examples=tuple(choose_examples(run)),
-    )
+    return {
+        "run": run,
+        "label": label,
+        "anchor": f"run-{number}",
+        "rows": list(matrix_rows(MethodSummary(label, (run,)))),
+        "importance": _head_maps(run, "importance"),
+        "other_tables": {text: figures for text, figures in others.items() if figures},
+        "losses": list(_loss_figures(run)),
+        "share": share,
+        "advice": weight_advice(run.record["config"]["method"].get("attention_weight"), run.attention_drift),
+        "share_legend": [curve.name for curve in shares],
+        "settings": [(key, _plain(value)) for key, value in flatten(without_secrets(run.record)).items()],
+        "examples": choose_examples(run),
+    }
 
 
 def matrix_rows(summary: MethodSummary) -> Iterable[MatrixRow]:
