@@ -22,7 +22,7 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
         # What the last call asked for (padding, truncation) is kept in the rules and changes nothing here.
         rules = {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
     parts = [rules, tokenizer.bos_token_id, tokenizer.eos_token_id, getattr(tokenizer, "chat_template", None)]
-    return _digest(json.dumps(parts, sort_keys=True).encode())
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fingerprint_model(model: torch.nn.Module) -> str:
@@ -37,15 +37,8 @@ def fingerprint_model(model: torch.nn.Module) -> str:
         if "lora_" in name or "modules_to_save" in name:
             continue
         flat = parameter.detach().flatten()
-        picked = (
-            flat[torch.linspace(0, len(flat) - 1, 64, dtype=torch.float64).long().to(flat.device)]
-            if len(flat)
-            else flat
-        )
+        if len(flat):
+            flat = flat[torch.linspace(0, len(flat) - 1, 64, dtype=torch.float64).long().to(flat.device)]
         digest.update(name.replace(".base_layer", "").replace(".original_module", "").encode())
-        digest.update(picked.float().cpu().numpy().tobytes())
+        digest.update(flat.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

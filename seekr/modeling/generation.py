@@ -14,7 +14,6 @@ from torch.nn import functional
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seekr.data.token_rows import TokenizedRow
-from seekr.data.tokenizing import decode
 from seekr.distributed.processes import process_count, spread
 from seekr.distributed.sharded import is_sharded
 from seekr.modeling.balancing import without_balance
@@ -31,11 +30,6 @@ class Generated(NamedTuple):
 
     ids: list[int]
     end: int | None
-
-
-def answer_text(answer: Generated, tokenizer: PreTrainedTokenizerBase, *, special: bool = False) -> str:
-    """A generated answer, without special tokens unless they are asked for."""
-    return decode(answer.ids, tokenizer, special=special)
 
 
 def generate_tokens(

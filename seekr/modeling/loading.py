@@ -189,9 +189,7 @@ def _read_whole() -> Iterator[None]:
 
 def load_stage(base: str, weights: Path | None, *, dtype: str, trainable: bool = False) -> Any:
     """The model of a stage's `model` folder, which holds it whole or as an adapter of `base`; None is `base` itself."""
-    if weights is None:
-        return load_model(base, dtype=dtype, trainable=trainable)
-    if is_adapter(weights):
+    if weights is None or is_adapter(weights):
         return load_model(base, weights, dtype=dtype, trainable=trainable)
     return load_model(str(weights), dtype=dtype, trainable=trainable)
 

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from seekr.data import AnswerKey, Example
 from seekr.data.task_data import TaskData
-from seekr.modeling.generation import Generated, answer_text
+from seekr.data.tokenizing import decode
+from seekr.modeling.generation import Generated
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, likelihood, row_scores
 from seekr.scoring.metrics import find_metric
 
@@ -63,7 +64,7 @@ def _line(
     line = {"prompt": example.prompt_text, "prediction": prediction, "references": example.references}
     if key.references != example.references:
         line["compared"] = key.references
-    written = answer_text(given, tokenizer, special=True)
+    written = decode(given.ids, tokenizer, special=True)
     if key.form.cut(written, ended=ended) != written:
         line["generated"] = written
     return line

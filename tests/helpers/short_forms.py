@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from seekr.data import Example, encode_prompts
-from seekr.modeling.generation import answer_text, generate_tokens
+from seekr.data.tokenizing import decode
+from seekr.modeling.generation import generate_tokens
 
 
 def encode_prompt(example: Example, tokenizer: Any, max_length: int | None, max_new_tokens: int) -> np.ndarray:
@@ -18,4 +19,6 @@ def encode_prompt(example: Example, tokenizer: Any, max_length: int | None, max_
 
 def generate_answers(model: Any, tokenizer: Any, prompts: Sequence[np.ndarray], **options: Any) -> list[str]:
     """The greedy answer to each prompt, as text without special tokens."""
-    return [answer_text(answer, tokenizer) for answer in generate_tokens(model, tokenizer, prompts, **options)]
+    return [
+        decode(answer.ids, tokenizer, special=False) for answer in generate_tokens(model, tokenizer, prompts, **options)
+    ]

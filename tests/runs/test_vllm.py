@@ -141,9 +141,9 @@ def test_an_answer_ends_at_any_token_that_ends_it(
     engine has that of its process."""
     from transformers import AutoTokenizer, GenerationConfig
 
+    from seekr.data.tokenizing import decode
     from seekr.evaluation import vllm_engine
     from seekr.evaluation.vllm_engine import answering
-    from seekr.modeling.generation import answer_text
     from seekr.modeling.loading import load_model
 
     folder = tmp_path / "model"
@@ -159,7 +159,7 @@ def test_an_answer_ends_at_any_token_that_ends_it(
         str(folder), None, tokenizer, settings={}, dtype="float32", length=13, device=torch.device("cpu")
     ) as generate:
         answers = generate(prompts, 6, lambda _: None)
-        assert [answer_text(answer, tokenizer) for answer in answers] == expected
+        assert [decode(answer.ids, tokenizer, special=False) for answer in answers] == expected
         assert generate([], 6, lambda _: None) == []
     monkeypatch.setattr(vllm_engine, "process_count", lambda: 2)
     with answering(str(folder), None, tokenizer, settings={}, dtype="float32", length=9, device=torch.device("cuda:1")):
