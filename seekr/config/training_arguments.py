@@ -48,17 +48,9 @@ IN_FORCE: dict[str, tuple[Any, ...]] = {
     "eval_strategy": ("no", False),  # what YAML makes of a bare no
     "train_sampling_strategy": ("random",),
     "label_smoothing_factor": (0,),
-    "resume_from_checkpoint": (None,),
-    "metric_for_best_model": (None,),
-    "remove_unused_columns": (False,),
-    "save_only_model": (False,),
-    "ignore_data_skip": (False,),
-    "auto_find_batch_size": (False,),
-    "load_best_model_at_end": (False,),
-    "dataloader_drop_last": (False,),
-    "hub_token": (None,),
-    "push_to_hub": (False,),
-    "eval_on_start": (False,),
+    **dict.fromkeys(("resume_from_checkpoint", "metric_for_best_model", "hub_token"), (None,)),
+    **dict.fromkeys(("remove_unused_columns", "save_only_model", "ignore_data_skip", "auto_find_batch_size"), (False,)),
+    **dict.fromkeys(("load_best_model_at_end", "dataloader_drop_last", "push_to_hub", "eval_on_start"), (False,)),
 }
 """Values of those fields that ask for what is done anyway: they are accepted, and left out."""
 
@@ -79,42 +71,17 @@ LOWEST = {
     "dataloader_num_workers": 0,
 }
 
-HARMLESS = frozenset(
-    {
-        "per_device_train_batch_size",  # the rows of a step count, not how they are shared out: RunSpec.step_rows
-        "gradient_accumulation_steps",
-        "log_level",
-        "log_level_replica",
-        "log_on_each_node",
-        "logging_strategy",
-        "logging_steps",
-        "logging_first_step",
-        "logging_nan_inf_filter",
-        "disable_tqdm",
-        "report_to",
-        "run_name",
-        "project",
-        "trackio_space_id",
-        "trackio_bucket_id",
-        "trackio_static_space_id",
-        "include_num_input_tokens_seen",
-        "save_steps",
-        "save_total_limit",
-        "save_on_each_node",
-        "enable_jit_checkpoint",
-        "per_device_eval_batch_size",
-        "dataloader_num_workers",
-        "dataloader_pin_memory",
-        "dataloader_persistent_workers",
-        "dataloader_prefetch_factor",
-        "dataloader_multiprocessing_context",
-        "skip_memory_metrics",
-        "torch_empty_cache_steps",
-        "debug",
-        "use_cpu",
-        "local_rank",
-    }
-)
+HARMLESS = frozenset({
+    # The rows of a step count, not how they are shared out: RunSpec.step_rows.
+    "per_device_train_batch_size", "gradient_accumulation_steps",
+    "log_level", "log_level_replica", "log_on_each_node", "logging_strategy", "logging_steps", "logging_first_step",
+    "logging_nan_inf_filter", "disable_tqdm", "report_to", "run_name", "project", "trackio_space_id",
+    "trackio_bucket_id", "trackio_static_space_id", "include_num_input_tokens_seen",
+    "save_steps", "save_total_limit", "save_on_each_node", "enable_jit_checkpoint", "per_device_eval_batch_size",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context", "skip_memory_metrics", "torch_empty_cache_steps", "debug", "use_cpu",
+    "local_rank",
+})  # fmt: skip
 """Fields that a run may be resumed with other values of: its weights do not depend on them."""
 
 

@@ -22,14 +22,8 @@ from seekr.modeling.precision import full_precision
 _NEW = "default"  # the name under which peft writes an adapter into a folder itself, not into a subfolder
 _PAST = "past"
 _LORA_KEYS = (  # all others change what an adapter computes, so that two of them are no longer one of their joint rank
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "target_modules",
-    "exclude_modules",
-    "layers_to_transform",
-    "layers_pattern",
-)
+    "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+)  # fmt: skip
 
 
 class LoraOfEachTask(ModelForm):
