@@ -7,24 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import OddFile, has_own_hash, parse_json, read_text
+from seekr.disk import OddFile, parse_json, read_text
 from seekr.errors import InputError
 
 EVALUATE = "delete it and run `seekr evaluate {run}`"
 RELEARN = "bring it back from a copy, or learn this run again"
 
 _NOT_PARTS = {
-    "step",
-    "kind",
-    "loss",
-    "learning_rate",
-    "gradient_share",
-    "grad_norm",
-    "attention_weight",
-    "gradient_norms",
-    "replayed_rows",
-    "kept_rows",
-}
+    "step", "kind", "loss", "learning_rate", "gradient_share", "grad_norm", "attention_weight", "gradient_norms",
+    "replayed_rows", "kept_rows",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +107,6 @@ def read_whole(path: Path, mend: str) -> Any:
         raise InputError(f"{path}, line {error.lineno}: broken JSON ({error.msg}); {mend}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {mend}") from error
-
-
-def read_unchanged(path: Path, mend: str) -> Any:
-    """The same, as it was written: of an object with a hash of its own, that is seen."""
-    content = read_whole(path, mend)
-    if isinstance(content, dict) and not has_own_hash(content):
-        raise InputError(f"{path}: not what was written; {mend}")
-    return content
 
 
 def _read_lines(path: Path, mend: str) -> list[tuple[int, dict[str, Any]]]:

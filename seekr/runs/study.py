@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import read_json, with_own_hash, write_json
+from seekr.disk import has_own_hash, read_json, with_own_hash, write_json
 from seekr.errors import InputError
-from seekr.runs.log import read_unchanged
+from seekr.runs.log import read_whole
 from seekr.runs.manifest import link_of
 
 _RUN = "beginning"
@@ -25,9 +25,11 @@ def read_study(run: Path, name: str, mend: str) -> Any:
     path = run / name
     if not os.path.lexists(path):
         return None
-    content = read_unchanged(path, mend)
+    content = read_whole(path, mend)
     if content is None:
         raise InputError(f"{path}: holds nothing; {mend}")
+    if isinstance(content, dict) and not has_own_hash(content):
+        raise InputError(f"{path}: not what was written; {mend}")
     if isinstance(content, dict) and content.get(_RUN) not in (None, _beginning(run)):
         raise InputError(f"{path}: of another run; {mend}")
     return content
