@@ -123,8 +123,10 @@ def _turn(message: Mapping[str, Any], where: str, source: str) -> Message:
         raise InputError(f"{source}: 'role' of {where} {given}")
     if not turn.get("tool_calls"):
         turn.pop("tool_calls", None)
+    elif isinstance(turn["tool_calls"], list | tuple):
+        turn["tool_calls"] = [_call(call, where, source) for call in turn["tool_calls"]]
     else:
-        turn["tool_calls"] = [_call(call, where, source) for call in _list(turn["tool_calls"], where, source)]
+        raise InputError(f"{source}: 'tool_calls' of {where} must be a list, not {kind_of(turn['tool_calls'])}")
     if "content" in turn:
         turn["content"] = _text(turn["content"], where, source)
     elif "tool_calls" not in turn or turn["role"] != "assistant":
@@ -181,12 +183,6 @@ def _call(call: Any, where: str, source: str) -> dict[str, Any]:
         ) from None
     outer = call if "function" in call else {"type": "function"}
     return {**outer, "function": {**function, "arguments": dict(arguments)}}
-
-
-def _list(value: Any, where: str, source: str) -> list[Any]:
-    if not isinstance(value, list | tuple):
-        raise InputError(f"{source}: 'tool_calls' of {where} must be a list, not {kind_of(value)}")
-    return list(value)
 
 
 def _is_trained(message: Mapping[str, Any], where: str, source: str) -> bool:
