@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from seekr.disk import Fault
 from seekr.errors import InputError, say
-from seekr.runs.folder import find_runs, finished_stages
-from seekr.runs.general_tasks import GeneralScore
-from seekr.runs.grafted import Grafted
-from seekr.runs.log import LogEntry, ScoredAnswer
-from seekr.runs.run import Run, Stage
+from seekr.runs.folder import find_runs
+from seekr.runs.run import Run
 from seekr.runs.verify import quick_faults
-from seekr.scoring import ScoreMatrix
-
-T = TypeVar("T")
 
 
 def read_as_far_as_possible(paths: Sequence[Path]) -> list[TornRun]:
@@ -75,57 +65,9 @@ class TornRun(Run):
     def faults(self) -> tuple[str, ...]:
         return tuple(self._faults)
 
-    @property
-    def stages(self) -> list[Stage]:
-        folders = finished_stages(self.folder)
-        self._stages = {folder: self._stages.get(folder, _TornStage(folder, self._whole)) for folder in folders}
-        return list(self._stages.values())
-
-    @property
-    def scores(self) -> ScoreMatrix:
-        """Raises InputError where they cannot be read too: for what is nothing without them."""
-        return super().scored or super().scores
-
-    @property
-    def scored(self) -> ScoreMatrix | None:
-        return self._whole(lambda: super(TornRun, self).scored, None)
-
-    @property
-    def grafted(self) -> tuple[Grafted, ...]:
-        return self._whole(lambda: super(TornRun, self).grafted, ())
-
-    @property
-    def general_scores(self) -> tuple[GeneralScore, ...]:
-        return self._whole(lambda: super(TornRun, self).general_scores, ())
-
-    def answers(self, after: int, task: int) -> list[ScoredAnswer]:
-        return self._whole(lambda: super(TornRun, self).answers(after, task), [])
-
-    def _whole(self, read: Callable[[], T], otherwise: T) -> T:
+    def _by(self, read: Callable[[], Any], otherwise: Any) -> Any:
         try:
             return read()
         except InputError as error:
             self._faults[str(error)] = None
             return otherwise
-
-
-@dataclass(frozen=True)
-class _TornStage(Stage):
-    whole: Callable[[Callable[[], Any], Any], Any] = field(repr=False, compare=False)
-
-    @cached_property
-    def heads(self) -> dict[int, list[int]]:
-        return self.whole(lambda: super(_TornStage, self).heads, {})
-
-    @cached_property
-    def importance(self) -> dict[str, np.ndarray]:
-        return self.whole(lambda: super(_TornStage, self).importance, {})
-
-    @cached_property
-    def log(self) -> tuple[LogEntry, ...]:
-        return self.whole(lambda: super(_TornStage, self).log, ())
-
-    @property
-    def trained(self) -> bool:
-        path = self.folder / "log.jsonl"
-        return bool(self.log) or (path.is_file() and path.stat().st_size > 0)

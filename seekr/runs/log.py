@@ -1,13 +1,19 @@
-"""The log of a stage, step by step, and the answers of a cell: JSON Lines, read with the line that is torn."""
+"""Files of a stage as they are read: its log and the answers of a cell, with the line that is torn, and its heads."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import OddFile, parse_json, read_text
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from seekr.disk import OddFile, parse_json, read_text, regular
 from seekr.errors import InputError
 
 EVALUATE = "delete it and run `seekr evaluate {run}`"
@@ -74,6 +80,39 @@ def read_answers(path: Path, mend: str) -> list[ScoredAnswer]:
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}, line {line}: no prompt, prediction and reference; {mend}") from error
     return answers
+
+
+def read_heads(path: Path) -> dict[int, list[int]]:
+    """Chosen heads, layer -> heads, ascending; none where the method chooses none. Raises InputError."""
+    if not os.path.lexists(path):
+        return {}
+    try:
+        found = {int(layer): sorted(map(int, chosen)) for layer, chosen in read_whole(path, RELEARN).items()}
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not {{layer: [heads]}}; {RELEARN}") from error
+    if not all(found.values()):
+        raise InputError(f"{path}: a layer without heads; {RELEARN}")
+    return dict(sorted(found.items()))
+
+
+def read_importance(path: Path, heads: Callable[[], Mapping[int, Sequence[int]]]) -> dict[str, np.ndarray]:
+    """Tables of [layers, heads] by name, which have the chosen `heads`; none where none was measured.
+
+    Raises InputError.
+    """
+    if not os.path.lexists(path):
+        return {}
+    try:
+        found = {name: table for name, table in sorted(load_file(regular(path)).items()) if table.ndim == 2}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {RELEARN}") from error
+    named = [(layer, head) for layer, kept in heads().items() for head in kept]
+    sizes = {table.shape for table in found.values()}
+    if any(not (0 <= layer < size[0] and 0 <= head < size[1]) for size in sizes for layer, head in named):
+        raise InputError(f"{path}: heads.json names heads that its tables do not have; {RELEARN}")
+    return found
 
 
 def _log_entry(path: Path, line: int, row: dict[str, Any]) -> LogEntry:

@@ -6,22 +6,18 @@ but cannot be read is an InputError, since a table made from half of the data wo
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from seekr.attention.weight import mean_drift
 from seekr.config.identity import method_as_kept_now
 from seekr.config.schema import Config, make_config, resolve_paths
-from seekr.disk import regular
 from seekr.errors import InputError
 from seekr.runs.folder import (
     check_begun,
@@ -35,7 +31,16 @@ from seekr.runs.folder import (
 )
 from seekr.runs.general_tasks import GeneralScore, read_general
 from seekr.runs.grafted import Grafted, read_grafted
-from seekr.runs.log import EVALUATE, RELEARN, LogEntry, ScoredAnswer, read_answers, read_log, read_whole
+from seekr.runs.log import (
+    EVALUATE,
+    LogEntry,
+    ScoredAnswer,
+    read_answers,
+    read_heads,
+    read_importance,
+    read_log,
+    read_whole,
+)
 from seekr.runs.own_code import check_code
 from seekr.runs.record_schema import check_record, read_shape
 from seekr.scoring import ScoreMatrix
@@ -45,11 +50,17 @@ if TYPE_CHECKING:
     from seekr.memory.reader import Memory
 
 
+def as_it_is(read: Callable[[], Any], _: Any) -> Any:
+    """What `read` gives. `seekr.report.torn` has another way: something in place of a file that cannot be read."""
+    return read()
+
+
 @dataclass(frozen=True)
 class Stage:
-    """A finished stage on disk."""
+    """A finished stage on disk, whose files are read `by`, see `as_it_is`."""
 
     folder: Path
+    by: Callable[[Callable[[], Any], Any], Any] = field(default=as_it_is, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -68,44 +79,23 @@ class Stage:
     @cached_property
     def heads(self) -> dict[int, list[int]]:
         """Chosen heads, layer -> heads, ascending; empty where the method chooses none."""
-        path = self.folder / "heads.json"
-        if not os.path.lexists(path):
-            return {}
-        try:
-            found = {int(layer): sorted(map(int, chosen)) for layer, chosen in read_whole(path, RELEARN).items()}
-        except (AttributeError, TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: not {{layer: [heads]}}; {RELEARN}") from error
-        if not all(found.values()):
-            raise InputError(f"{path}: a layer without heads; {RELEARN}")
-        return dict(sorted(found.items()))
+        return self.by(lambda: read_heads(self.folder / "heads.json"), {})
 
     @cached_property
     def importance(self) -> dict[str, np.ndarray]:
         """Tables of [layers, heads] by name: sensitivity, change, drift, importance; empty where none was measured."""
-        path = self.folder / "importance.safetensors"
-        if not os.path.lexists(path):
-            return {}
-        try:
-            found = {name: table for name, table in sorted(load_file(regular(path)).items()) if table.ndim == 2}
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); {RELEARN}") from error
-        named = [(layer, head) for layer, kept in self.heads.items() for head in kept]
-        sizes = {table.shape for table in found.values()}
-        if any(not (0 <= layer < size[0] and 0 <= head < size[1]) for size in sizes for layer, head in named):
-            raise InputError(f"{path}: heads.json names heads that its tables do not have; {RELEARN}")
-        return found
+        return self.by(lambda: read_importance(self.folder / "importance.safetensors", lambda: self.heads), {})
 
     @cached_property
     def log(self) -> tuple[LogEntry, ...]:
         """Its optimizer steps; none of a skill that the model already had."""
-        return read_log(self.folder / "log.jsonl")
+        return self.by(lambda: read_log(self.folder / "log.jsonl"), ())
 
     @property
     def trained(self) -> bool:
         """False for a skill that the model already had: it has no weights, and no log where those are gone."""
-        return self.model is not None or bool(self.log)
+        log = self.folder / "log.jsonl"
+        return self.model is not None or bool(self.log) or (log.is_file() and log.stat().st_size > 0)
 
     @property
     def memory(self) -> Memory | None:
@@ -140,6 +130,8 @@ def open_runs(folder: Path) -> list[Run]:
 
 class Run:
     """A run folder. Raises InputError where there is none."""
+
+    _by = staticmethod(as_it_is)
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -189,15 +181,19 @@ class Run:
 
     @property
     def scores(self) -> ScoreMatrix:
-        """The score matrix as far as it was measured. Raises InputError where nothing was."""
-        if self.scored is None:
+        """The score matrix as far as it was measured. Raises InputError where nothing was, or it cannot be read."""
+        found = self._read_scores()
+        if found is None:
             check_begun(self.folder)
             raise InputError(f"{self.folder}: nothing was scored yet; `seekr evaluate {self.folder}` does")
-        return self.scored
+        return found
 
     @property
     def scored(self) -> ScoreMatrix | None:
         """The score matrix as far as it was measured, read again once it has changed; None = nothing was."""
+        return self._by(self._read_scores, None)
+
+    def _read_scores(self) -> ScoreMatrix | None:
         path = self.folder / "scores.json"
         if not path.exists():
             return None
@@ -228,22 +224,24 @@ class Run:
 
     def answers(self, after: int, task: int) -> list[ScoredAnswer]:
         """What was generated for a cell; nothing where likelihoods were measured. Raises InputError for a torn file."""
-        return read_answers(self.folder / "predictions" / f"{after}-{task}.jsonl", self._evaluate)
+        path = self.folder / "predictions" / f"{after}-{task}.jsonl"
+        return self._by(lambda: read_answers(path, self._evaluate), [])
 
     @property
     def general_scores(self) -> tuple[GeneralScore, ...]:
         """What it scores on general tasks so far."""
-        return read_general(self.folder)
+        return self._by(lambda: read_general(self.folder), ())
 
     @property
     def grafted(self) -> tuple[Grafted, ...]:
         """What `seekr graft` found of it so far."""
-        return read_grafted(self.folder)
+        return self._by(lambda: read_grafted(self.folder), ())
 
     @property
     def stages(self) -> list[Stage]:
         """The finished stages in their order; what was read of one is kept."""
-        self._stages = {folder: self._stages.get(folder, Stage(folder)) for folder in finished_stages(self.folder)}
+        folders = finished_stages(self.folder)
+        self._stages = {folder: self._stages.get(folder, Stage(folder, self._by)) for folder in folders}
         return list(self._stages.values())
 
     @property
