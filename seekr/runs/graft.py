@@ -6,7 +6,7 @@ What maps bring back of a skill is in how the tokens attend to each other; what 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -118,13 +118,13 @@ def _answered(spec: RunSpec, question: GraftQuestion, later: str, model: Any) ->
     donor = _loaded(spec, question.donor)
     check_graft(model, donor)
     column = [data.task.name for data in spec.tasks].index(question.task)
-    answer = _answering(spec, column)
-    theirs, own = answer(donor, f"after {question.donor.name}"), answer(model, f"after {later}")
+    donor_score, _ = _answer(spec, column, donor, f"after {question.donor.name}")
+    own_score, own_rows = _answer(spec, column, model, f"after {later}")
     for word, draws in question.sets.items():
         scored = []
         for heads in draws:
             with Graft(model, donor, heads):
-                scored.append(answer(model, f"with maps of {word} heads"))
+                scored.append(_answer(spec, column, model, f"with maps of {word} heads"))
         yield Grafted(
             task=question.task,
             donor=question.donor.name,
@@ -133,29 +133,20 @@ def _answered(spec: RunSpec, question: GraftQuestion, later: str, model: Any) ->
             count=sum(map(len, draws[0].values())),
             seeds=RANDOM_SEEDS if word == RANDOM else (),
             rows=len(spec.tasks[column].test),
-            donor_score=theirs.score,
-            own_score=own.score,
-            score=mean(one.score for one in scored),
-            error=_error([one.rows for one in scored], own.rows),
+            donor_score=donor_score,
+            own_score=own_score,
+            score=mean(score for score, _ in scored),
+            error=_error([rows for _, rows in scored], own_rows),
         )
 
 
-@dataclass(frozen=True)
-class _Scored:
-    score: float
-    rows: list[float] | None
-
-
-def _answering(spec: RunSpec, column: int) -> Callable[[Any, str], _Scored]:
+def _answer(spec: RunSpec, column: int, model: Any, how: str) -> tuple[float, list[float] | None]:
+    """What a model scores on the test rows of a task, and each of these by itself, where the metric is a mean."""
     data = spec.tasks[column]
-
-    def answer(model: Any, how: str) -> _Scored:
-        with bar(f"{data.task.name}, {how}", len(data.test)) as advance:
-            given = answer_by(spec, model)(column, advance)
-        found = found_in(lines_of(data, given, spec.tokenizer), data)
-        return _Scored(score_of(data, found), row_scores_of(data, found))
-
-    return answer
+    with bar(f"{data.task.name}, {how}", len(data.test)) as advance:
+        given = answer_by(spec, model)(column, advance)
+    found = found_in(lines_of(data, given, spec.tokenizer), data)
+    return score_of(data, found), row_scores_of(data, found)
 
 
 def _error(draws: Sequence[list[float] | None], own: list[float] | None) -> float | None:
