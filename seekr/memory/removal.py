@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from seekr.disk import PRIVATE, file_digest, write_json
-from seekr.disk.tensors import Tensors, save_tensors
+from seekr.disk import PRIVATE, write_json
+from seekr.disk.tensors import Tensors
 from seekr.memory.reader import Memory
-from seekr.memory.writer import write_samples
+from seekr.memory.writer import write_samples, write_shard
 
 
 def write_without(memory: Memory, gone: Collection[int], folder: Path) -> None:
@@ -31,9 +31,7 @@ def write_without(memory: Memory, gone: Collection[int], folder: Path) -> None:
             if int(sample) in places
         }
         first, end = places[own[0]], places[own[-1]] + 1
-        name = f"teacher-{first:05d}.safetensors"
-        save_tensors(tensors, folder / name, encrypted=memory.encrypted)
-        shards.append({"file": name, "samples": [first, end], "sha256": file_digest(folder / name)})
+        shards.append(write_shard(folder, tensors, first, end, encrypt=memory.encrypted))
     rows = [memory.encoded(sample) for sample in places]
     digest = write_samples(folder, [(row.input_ids, row.labels) for row in rows], encrypt=memory.encrypted)
     left = {key: [memory.about[key][old] for old in places] for key in ("answer_tokens", "forms")}

@@ -167,10 +167,15 @@ class MemoryWriter:
         if not self._pending:
             return
         first, end = self._pending_samples[0], self._pending_samples[-1] + 1
-        name = f"teacher-{first:05d}.safetensors"
-        save_tensors(self._pending, self._folder / name, encrypted=self._encrypt)
-        self._shards.append({"file": name, "samples": [first, end], "sha256": file_digest(self._folder / name)})
+        self._shards.append(write_shard(self._folder, self._pending, first, end, encrypt=self._encrypt))
         self._pending, self._pending_samples = {}, []
+
+
+def write_shard(folder: Path, tensors: Mapping[str, Tensor], first: int, end: int, *, encrypt: bool) -> dict[str, Any]:
+    """Writes the teacher's signals of the samples `first` to `end` of a memory. Returns what its index says of them."""
+    path = folder / f"teacher-{first:05d}.safetensors"
+    save_tensors(tensors, path, encrypted=encrypt)
+    return {"file": path.name, "samples": [first, end], "sha256": file_digest(path)}
 
 
 def write_samples(folder: Path, rows: Sequence[tuple[Any, Any]], *, encrypt: bool) -> str:
