@@ -117,7 +117,7 @@ def open_talk(
     with one_kind_of_bar():
         model, _ = load(run, weights, dtype=answering_dtype(config))
     return Talk(
-        model.to(best_device(use_cpu=bool(config.training.get("use_cpu")))),
+        model.to(best_device(config)),
         tokenizer,
         chat=None if plain else chat,
         separator=" " if task is None else task.separator,

@@ -107,7 +107,7 @@ def answering_model(run: Run, weights: Path | None) -> Any:
         raise InputError(f"model: {config.model} is not what {run.folder} was trained from; put that one back")
     else:
         model = make_method(config.method).form.load(config.model, None, dtype=dtype)
-    return model.to(best_device(use_cpu=bool(config.training.get("use_cpu"))))
+    return model.to(best_device(config))
 
 
 def _load(manager: Any, name: str) -> Any:

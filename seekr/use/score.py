@@ -68,7 +68,7 @@ def score(folder: Path, text: str, stage: str | None = None) -> Scored:
         data = read_test_rows(task, tokenizer, length, seed=run.seed, finished=finished.get(task.name))
         model, method = load(run, weights, dtype=answering_dtype(config))
         check_token_ids(model, tokenizer, [data])
-        model.to(best_device(use_cpu=bool(config.training.get("use_cpu"))))
+        model.to(best_device(config))
         names = [one.name for one in order_tasks(list(known.values()), joint=run.joint)]
         place = names.index(task.name) if task.name in names else len(names)
         asked = config.training.get("per_device_eval_batch_size", ASKED_TOGETHER)

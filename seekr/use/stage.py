@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from seekr.config.schema import Config
 from seekr.errors import InputError, RunError, nearest
 from seekr.methods import Method, make_method
 from seekr.modeling.fingerprints import fingerprint_model
@@ -69,9 +70,9 @@ def load(run: Run, weights: Path, *, dtype: str | None = None) -> tuple[Any, Met
     return model, method
 
 
-def best_device(*, use_cpu: bool) -> torch.device:
+def best_device(config: Config) -> torch.device:
     """Where a model answers: this machine's accelerator, unless there is none or the run was set to use the CPU."""
-    found = None if use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    found = None if config.training.get("use_cpu") else torch.accelerator.current_accelerator(check_available=True)
     return found or torch.device("cpu")
 
 
