@@ -63,7 +63,7 @@ def _show_row(arguments: argparse.Namespace) -> None:
 
     keys = task_keys(arguments.overrides, without=("train", "test", "eval"))
     task = Task("shown", train=arguments.folder, **keys)
-    example = one_row(task, "train", arguments.row or 1)
+    example = one_row(task, arguments.row or 1)
     tokenizer = load_tokenizer(arguments.tokenizer)
     new_tokens = task.max_new_tokens
     if new_tokens is None:

@@ -71,13 +71,13 @@ def read_rows(task: Task, split: Split) -> list[tuple[Any, Example]]:
     return rows
 
 
-def one_row(task: Task, split: Split, number: int) -> Example:
-    """One row of a split, counted from 1, whatever the others are like. Raises InputError."""
+def one_row(task: Task, number: int) -> Example:
+    """One training row, counted from 1, whatever the others are like. Raises InputError."""
     chat, count = chat_of(task), 0
-    for count, (where, row) in enumerate(_rows(getattr(task, split), split, f"{split} rows"), start=1):
+    for count, (where, row) in enumerate(_rows(task.train, "train", "train rows"), start=1):
         if count == number:
             return read_row(row, where, answers=task.answers, separator=task.separator, chat=chat)
-    raise InputError(f"{getattr(task, split)}: there is no row {number}; it has {count} rows")
+    raise InputError(f"{task.train}: there is no row {number}; it has {count} rows")
 
 
 def chat_of(task: Task) -> Chat:

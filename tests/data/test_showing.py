@@ -137,9 +137,9 @@ def test_the_command_shows_a_row_of_a_file(model: Path, tmp_path: Path, capsys: 
 
 def test_one_row_is_read_whatever_the_others_are() -> None:
     source = [{"prompt": 7}, {"prompt": "q", "answer": "a"}]
-    assert one_row(Task("t", train=source), "train", 2).answer == "a"
+    assert one_row(Task("t", train=source), 2).answer == "a"
     with pytest.raises(InputError, match="row 1: 'prompt' must be a string"):
-        one_row(Task("t", train=source), "train", 1)
+        one_row(Task("t", train=source), 1)
 
 
 def test_all_families_can_be_shown() -> None:
