@@ -42,10 +42,9 @@ def answers(summaries: Sequence[MethodSummary]) -> list[MethodResult]:
     joint = next((summary for summary in summaries if summary.joint), None)
     reference = measured(joint, "overall_performance") if joint else None
     learners = [summary for summary in summaries if not summary.joint]
-    found = [_answer(summary, reference if learners else None) for summary in learners or summaries]
+    found = []
+    for summary in learners or summaries:
+        lost = () if summary.joint or not summary.counted else tuple(changes_over_seeds(summary.counted))
+        performance = measured(summary, "overall_performance")
+        found.append(MethodResult(summary, performance, reference if learners else None, lost))
     return sorted(found, key=lambda answer: -answer.performance.value if answer.performance else 1.0)
-
-
-def _answer(summary: MethodSummary, joint: Estimate | None) -> MethodResult:
-    compared = () if summary.joint or not summary.counted else tuple(changes_over_seeds(summary.counted))
-    return MethodResult(summary, measured(summary, "overall_performance"), joint, compared)

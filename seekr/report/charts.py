@@ -85,7 +85,10 @@ def curve_chart(run: Run, curves: Sequence[Curve], label: str, *, share: bool = 
     """
     total = max(1, sum(_length(stage) for stage in run.stages))
     values = np.concatenate([values for curve in curves for _, values in curve.stages])
-    axis = _share_axis() if share else _value_axis(values)
+    if share:
+        axis = _Axis([(t / 4, f"{25 * t}%") for t in range(5)], lambda value: _height(float(np.clip(value, 0, 1))))
+    else:
+        axis = _value_axis(values)
     parts = []
     for value, text in axis.ticks:
         height = axis.place(value)
@@ -171,10 +174,6 @@ class _Axis:
     ticks: list[tuple[float, str]]
     place: Callable[[float], float]
     log: bool = False
-
-
-def _share_axis() -> _Axis:
-    return _Axis([(t / 4, f"{25 * t}%") for t in range(5)], lambda value: _height(float(np.clip(value, 0, 1))))
 
 
 def _value_axis(values: np.ndarray) -> _Axis:

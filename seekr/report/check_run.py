@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -23,9 +24,11 @@ _STYLES = {HELD: "green", PARTLY: "yellow", FORGOTTEN: "bold red"}
 
 def renderables(found: Sequence[Change], *, most: float, examples: int, whole: bool) -> Iterator[RenderableType]:
     """The whole answer, from its one line down; of more than 20 tasks what was lost, unless it is to be `whole`."""
-    shown = list(found) if whole or len(found) <= LINES else _lost_most(found)
+    lost = [change for change in found if change.verdict in (FORGOTTEN, PARTLY, SLIPPED)]
+    shown = list(found) if whole or len(found) <= LINES else _by_drop(lost)[:LINES]
     yield Text(headline(found, most))
-    yield changes_table(shown, _verdicts_of_the_others(found, shown))
+    others = Counter(change.verdict for change in found) - Counter(change.verdict for change in shown)
+    yield FirstThatFits(*(partial(_changes_table, shown, others, errors=errors) for errors in (True, False)))
     if unsure := [change.task for change in found if change.drop is not None and change.error is None]:
         yield Text(f"no ± for {', '.join(few(unsure))}: {NO_ANSWERS}; a drop of more than {NOISE:g} counts")
     worse = [change for change in shown if change.over(most) and change.lost] if examples else []
@@ -33,15 +36,6 @@ def renderables(found: Sequence[Change], *, most: float, examples: int, whole: b
     yield from (examples_of(change, examples) for change in listed)
     if len(shown) < len(found):
         yield Text("a line for every task, and examples of each that lost too much: --all; as data: --json")
-
-
-def _lost_most(found: Sequence[Change]) -> list[Change]:
-    lost = [change for change in found if change.verdict in (FORGOTTEN, PARTLY, SLIPPED)]
-    return _by_drop(lost)[:LINES]
-
-
-def _verdicts_of_the_others(found: Sequence[Change], shown: Sequence[Change]) -> Counter[str]:
-    return Counter(change.verdict for change in found) - Counter(change.verdict for change in shown)
 
 
 def headline(found: Sequence[Change], most: float) -> str:
@@ -89,16 +83,10 @@ def _held(change: Change) -> str:
     return f"{_from_to(change)} (within chance)" if (change.drop or 0.0) > MAX_DROP else change.task
 
 
-def changes_table(found: Sequence[Change], others: Counter[str]) -> RenderableType:
-    """Before, now and the drop with what it may be by chance; and how many `others` there are of each verdict. Narrow
-    terminals do without what it may be by chance, which the verdict tells.
-    """
-    return FirstThatFits(
-        lambda: _changes_table(found, others, errors=True), lambda: _changes_table(found, others, errors=False)
-    )
-
-
 def _changes_table(found: Sequence[Change], others: Counter[str], *, errors: bool) -> Table:
+    """Before, now and the drop with what it may be by chance; and how many `others` there are of each verdict. Narrow
+    terminals do without the `errors`, which the verdict tells.
+    """
     noise = "twice the standard error of the drop over the test rows"
     caption = f"± is {noise}; held: within that" if errors else f"held: the drop is within {noise}"
     table = plain_table("", caption, texts=["task"], numbers=["learned", "now", "drop", *["±"] * errors])

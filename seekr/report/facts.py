@@ -95,16 +95,15 @@ def unsure(runs: Sequence[Run]) -> Iterator[str]:
     for run in runs:
         count = len(run.scores.tasks)  # of many, no other scores are shown with an error than these
         cells = wanted_cells("paper" if count > MANY else "all", count)
-        tasks = {task for after, task in cells if after != BASE and _has_no_error(run, after, task)}
+        scored = [
+            (after, task) for after, task in cells if after != BASE and run.scores.matrix[after][task] is not None
+        ]
+        tasks = {task for after, task in scored if error_of_cell(run, after, task) is None}
         if tasks:
             unknown = few([run.scores.tasks[task] for task in sorted(tasks)])
             found.setdefault(", ".join(unknown), []).append(str(run.folder))
     for names, folders in found.items():
         yield f"no ± for {names} in {_few(folders)}: {NO_ANSWERS}"
-
-
-def _has_no_error(run: Run, after: int, task: int) -> bool:
-    return run.scores.matrix[after][task] is not None and error_of_cell(run, after, task) is None
 
 
 def _few(names: Sequence[str]) -> str:

@@ -99,24 +99,15 @@ def stages_shown(run: Run) -> list[Stage]:
 
 
 def _head_maps(run: Run, name: str) -> tuple[Figure, ...]:
-    return tuple(
-        Figure(
-            stage.name,
-            charts.head_map(stage.importance[name], stage.heads, _map_label(stage, name)),
-            _map_note(stage, name),
-        )
-        for stage in stages_shown(run)
-        if name in stage.importance and stage.importance[name].size
-    )
+    figures = []
+    for stage in stages_shown(run):
+        if (table := stage.importance.get(name)) is not None and table.size:
+            label = f"{name} of {table.shape[0]} layers by {table.shape[1]} heads for {stage.name}"
+            figures.append(Figure(stage.name, charts.head_map(table, stage.heads, label), _map_note(table)))
+    return tuple(figures)
 
 
-def _map_label(stage: Stage, name: str) -> str:
-    layers, heads = stage.importance[name].shape
-    return f"{name} of {layers} layers by {heads} heads for {stage.name}"
-
-
-def _map_note(stage: Stage, name: str) -> str:
-    table = stage.importance[name]
+def _map_note(table: np.ndarray) -> str:
     if not np.isfinite(table).any():
         return "no finite entry"
     layer, head = np.unravel_index(np.nanargmax(table), table.shape)

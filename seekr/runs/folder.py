@@ -64,7 +64,11 @@ def check_none_is_torn_out(root: Path) -> None:
 
 def runs_below(folder: Path) -> list[Path]:
     """The run folders up to three levels below one, by name."""
-    return [record.parent for record in sorted(path for at in _LEVELS for path in folder.glob(f"{at}/run.json"))]
+    return [record.parent for record in sorted(_at_levels(folder, "run.json"))]
+
+
+def _at_levels(folder: Path, name: str) -> Iterator[Path]:
+    return (path for at in _LEVELS for path in folder.glob(f"{at}/{name}"))
 
 
 def check_run(folder: Path) -> None:
@@ -88,17 +92,12 @@ def check_begun(run: Path) -> None:
         raise InputError(f"{run}: no task is learned yet; its own `seekr learn` command goes on with it")
 
 
-def without_record(folder: Path) -> list[Path]:
-    """Folders up to three levels below one that is no run itself which hold stages, and have lost their run.json."""
-    if (folder / "run.json").exists():
-        return []
-    found = sorted(stages.parent for at in _LEVELS for stages in folder.glob(f"{at}/stages"))
-    return [path for path in found if not (path / "run.json").exists()]
-
-
 def left_out(folders: Sequence[Path]) -> list[str]:
-    """A line for each run below some folders that cannot be shown, since its run.json is gone."""
-    lost = [run for folder in folders for run in without_record(folder)]
+    """A line for each run, up to three levels below folders that are none, which has stages and has lost its run.json:
+    it cannot be shown."""
+    above = [folder for folder in folders if not (folder / "run.json").exists()]
+    found = [run for folder in above for run in sorted(path.parent for path in _at_levels(folder, "stages"))]
+    lost = [run for run in found if not (run / "run.json").exists()]
     return [f"{run}: left out, since its run.json is missing; bring it back from a copy" for run in lost]
 
 
