@@ -67,8 +67,16 @@ def score_table(run: Run) -> RenderableType:
     if run.scored is None:
         return Text("nothing scored yet")
     places = telling([run], LINES)
-    forms = (_named_scores, _numbered_scores, _narrow_scores)
-    return FirstThatFits(*(partial(form, run, part(run.scored, places), places) for form in forms))
+    scores = part(run.scored, places)
+    numbers = [str(place + 1) for place in places]
+    named = [f"{number} {task}" for number, task in zip(numbers, scores.tasks, strict=True)]
+    headings = [f"{task}\n{metric or 'not scored'}" for task, metric in zip(scores.tasks, scores.metrics, strict=True)]
+    legend = ", ".join(named)
+    return FirstThatFits(
+        partial(_scores, run, scores, headings, scores.tasks, _SCORE_CAPTION),
+        partial(_scores, run, scores, numbers, named, legend if run.joint else _SCORE_CAPTION),
+        partial(_scores, run, scores, numbers, numbers, legend, narrow=True),
+    )
 
 
 def heads_table(stage: Stage) -> RenderableType:
@@ -170,30 +178,9 @@ def _methods(runs: Sequence[Run], left_out: Sequence[str]) -> Table:
     return table
 
 
-def _named_scores(run: Run, scores: ScoreMatrix, _: Sequence[int]) -> Table:
-    """Columns by name."""
-    headings = [f"{task}\n{metric or 'not scored'}" for task, metric in zip(scores.tasks, scores.metrics, strict=True)]
-    return _scores(run, scores, headings, scores.tasks, _SCORE_CAPTION)
-
-
-def _numbered_scores(run: Run, scores: ScoreMatrix, places: Sequence[int]) -> Table:
-    """Columns by number, rows by number and name."""
-    headings = [str(place + 1) for place in places]
-    named = [f"{number} {task}" for number, task in zip(headings, scores.tasks, strict=True)]
-    return _scores(run, scores, headings, named, ", ".join(named) if run.joint else _SCORE_CAPTION)
-
-
-def _narrow_scores(run: Run, scores: ScoreMatrix, places: Sequence[int]) -> Table:
-    """Columns and rows by number, their names below."""
-    headings = [str(place + 1) for place in places]
-    legend = ", ".join(f"{number} {task}" for number, task in zip(headings, scores.tasks, strict=True))
-    table = _scores(run, scores, headings, headings, legend)
-    table.padding = 0
-    table.columns[0].header = ""
-    return table
-
-
-def _scores(run: Run, scores: ScoreMatrix, headings: Sequence[str], names: Sequence[str], caption: str) -> Table:
+def _scores(
+    run: Run, scores: ScoreMatrix, headings: Sequence[str], names: Sequence[str], caption: str, *, narrow: bool = False
+) -> Table:
     if (left := len(run.tasks) - len(scores.tasks)) > 0:
         caption += f"; {left} tasks between are in scores.json: these are the first, the last, and those that lost most"
     table = plain_table(f"Scores of {run.method}, seed {run.seed}", caption, words=["after"], numbers=headings)
@@ -210,6 +197,9 @@ def _scores(run: Run, scores: ScoreMatrix, headings: Sequence[str], names: Seque
             for column, score in enumerate(row)
         ]
         table.add_row(Text(name), *cells)
+    if narrow:
+        table.padding = 0
+        table.columns[0].header = ""
     return table
 
 
