@@ -74,7 +74,7 @@ def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) 
     if len(names) > len(planned):
         missing = next(name for name in names if name not in planned or len(planned) == 0)
         raise InputError(f"{run} has finished task {missing!r} too, which is not among the tasks here; put it back")
-    removed = KeptScores.read(run / "scores.json", put_aside=False).removed
+    kept, record = KeptScores.read(run / "scores.json", put_aside=False), read_record(run)
     for index, folder in enumerate(finished):
         for fault in file_faults(folder, hashed=False, weights=False, only="stage.json"):
             raise InputError(f"{fault}; {_mend(folder)}")
@@ -86,10 +86,12 @@ def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) 
                 "new tasks go to the end of the list, or choose another output_dir"
             )
         here = stages[index].identity()["tasks"]
-        for name in _without_taken_back(run, removed, stages[index], index):
+        for name in _without_taken_back(run, kept.removed, stages[index], index):
             there["tasks"].get(name, {})["test"] = here[name]["test"]
         identity.compare(run, {"tasks": there["tasks"]}, {"tasks": here})
-    check_scores(run, finished)
+    if record is not None:  # the scores that the run goes on with are of its own models
+        for fault in answered_by_faults(run / "scores.json", kept.models, finished, record, len(kept.matrix.tasks)):
+            raise InputError(str(fault))
 
 
 def _without_taken_back(run: Path, removed: Iterable[str], stage: PlannedStage, first: int) -> list[str]:
@@ -104,14 +106,6 @@ def _without_taken_back(run: Path, removed: Iterable[str], stage: PlannedStage, 
         if data.gone is None and any(kept and are_of(kept, data.test) for kept in answers):
             found.append(data.task.name)
     return found
-
-
-def check_scores(run: Path, finished: Sequence[Path]) -> None:
-    """The scores that a run goes on with are of its own models. Raises InputError."""
-    kept, record = KeptScores.read(run / "scores.json", put_aside=False), read_record(run)
-    if record is not None:
-        for fault in answered_by_faults(run / "scores.json", kept.models, finished, record, len(kept.matrix.tasks)):
-            raise InputError(str(fault))
 
 
 def check_answered(wanted: Sequence[tuple[int, int]], columns: Mapping[int, TaskData]) -> None:
