@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from seekr.errors import InputError
 
@@ -44,7 +45,7 @@ def _check_tasks(arguments: argparse.Namespace) -> None:
     )
     print_check(check)
     if file is not None:
-        write_json(file, check.to_json())
+        write_json(file, asdict(check))
     if refused := check.refused():
         raise InputError(refused)
 

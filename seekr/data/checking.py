@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -112,9 +112,6 @@ class FolderCheck:
     missing: list[str]
     others: list[str]
     tasks: list[TaskCheck]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     def refused(self) -> str | None:
         """A line on what `seekr learn` would refuse of it; None = nothing."""

@@ -83,19 +83,15 @@ def _stages(tasks: list[Task], tokenizer: Any, max_length: int, seed: int, *, jo
             data = read_task(task, tokenizer, max_length, seed=seed)
             stages.append(StageRows.of(PlannedStage(index, task.name, task.learn, [data])))
         else:
-            sizes = [(max_length, max_length - 1)] * _limit(task, index)  # as long as they may be, all of it answer
+            if task.train_limit is None:
+                raise InputError(
+                    f"task {task.name!r}: its rows cannot be counted ({task.train} is not here, or the model has no "
+                    f"tokenizer); to plan without them say how many there are at most: tasks.{index}.train_limit=N"
+                )
+            sizes = [(max_length, max_length - 1)] * task.train_limit  # as long as they may be, all of it answer
             stages.append(StageRows(index, task.name, task.learn, task.num_train_epochs, sizes, known=False))
     if not joint:
         return stages
     learned = [stage for stage in stages if stage.learn]
     sizes = [size for stage in learned for size in stage.sizes]
     return [StageRows(0, JOINT, True, learned[0].epochs, sizes, all(stage.known for stage in learned))]
-
-
-def _limit(task: Task, index: int) -> int:
-    if task.train_limit is None:
-        raise InputError(
-            f"task {task.name!r}: its rows cannot be counted ({task.train} is not here, or the model has no "
-            f"tokenizer); to plan without them say how many there are at most: tasks.{index}.train_limit=N"
-        )
-    return task.train_limit

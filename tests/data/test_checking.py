@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,7 @@ def test_the_command(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture
     assert cells(out, "t", "train") == ["t", "train", "2", "1"]  # one row comes twice
     assert cells(out, "test") == ["test", "1", "1", "(1)"]  # and the test row is a train row
     found = json.loads(file.read_text())
-    assert found == check_folder(folder, tokenizer=_tokenizer(tiny_model_folder), max_length=8).to_json()
+    assert found == asdict(check_folder(folder, tokenizer=_tokenizer(tiny_model_folder), max_length=8))
     assert found["tasks"][0]["splits"]["train"]["repeated"] == 1
     assert main(["tasks", "check", str(write_tasks(tmp_path / "clean", ["x"]))]) == 0
     assert capsys.readouterr().out.endswith("no fault found\n")
