@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from seekr.distributed.processes import is_main
-from seekr.errors import InputError, say
+from seekr.distributed.processes import say_once
+from seekr.errors import InputError
 
 SECONDS = 10.0
 
@@ -48,5 +48,4 @@ def _unreachable() -> str | None:
 
 @cache
 def _say_cache_is_used(why: str) -> None:
-    if is_main():
-        say(f"{why}; what is in the cache is used (HF_HUB_OFFLINE=1)")
+    say_once(f"{why}; what is in the cache is used (HF_HUB_OFFLINE=1)")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from seekr.errors import InputError
+from seekr.errors import InputError, say
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,12 @@ def process_index() -> int:
 def is_main() -> bool:
     """Whether this process is the one that speaks, and writes what is written once."""
     return process_index() == 0
+
+
+def say_once(text: str) -> None:
+    """A line on stderr, by the main process."""
+    if is_main():
+        say(text)
 
 
 def connect() -> None:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from seekr.data.token_rows import TokenizedRow
-from seekr.distributed.processes import is_main, spread
-from seekr.errors import say
+from seekr.distributed.processes import say_once, spread
 from seekr.memory.reader import KeptSample
 from seekr.methods.base import Objective, TaskContext
 from seekr.methods.derpp import LogitRehearsal, LogitReplay
@@ -99,9 +98,9 @@ class Lfpt5(LogitRehearsal):
                 found = drawing.rows(wanted - len(kept), attempt) if len(kept) < wanted else []
                 kept += found
                 advance(len(found))
-        if len(kept) < max(wanted, 1) and is_main():
+        if len(kept) < max(wanted, 1):
             why = "were usable" if context.learn else "are drawn of a skill: the base model never learned to"
-            say(f"task {context.task}: {len(kept)} of {wanted} pseudo-samples {why}")
+            say_once(f"task {context.task}: {len(kept)} of {wanted} pseudo-samples {why}")
         return kept
 
 

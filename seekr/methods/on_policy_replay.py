@@ -9,8 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from seekr.data.token_rows import IGNORED, TokenizedRow
-from seekr.distributed.processes import is_main
-from seekr.errors import say
+from seekr.distributed.processes import say_once
 from seekr.memory.reader import KeptSample
 from seekr.memory.writer import MemoryWriter
 from seekr.methods.base import TaskContext
@@ -72,9 +71,8 @@ class OnPolicyReplay(Seekr):
     def correct_answers(self, context: TaskContext, places: Sequence[int]) -> dict[int, OwnAnswer]:
         """Place in the task's data → the row with the first correct answer of the model, for those that have one."""
         if context.metric == LIKELIHOOD:
-            if is_main():
-                why = "metric likelihood can tell of no own answer whether it is correct"
-                say(f"task {context.task}: the answers of the data are replayed: {why}")
+            why = "metric likelihood can tell of no own answer whether it is correct"
+            say_once(f"task {context.task}: the answers of the data are replayed: {why}")
             return {}
         prompts = {place: prompt_of(context.samples[place]) for place in places}
         room = context.max_length - context.max_new_tokens

@@ -29,8 +29,8 @@ from seekr.attention.weight import automatic_weight, drift_of, mean_known, weigh
 from seekr.data.token_rows import TokenizedRow
 from seekr.disk import regular
 from seekr.distributed.agreement import agreed
-from seekr.distributed.processes import in_step, is_main, own_share, summed
-from seekr.errors import InputError, say
+from seekr.distributed.processes import in_step, is_main, own_share, say_once, summed
+from seekr.errors import InputError
 from seekr.memory.reader import Memory
 from seekr.methods.base import Objective, TaskContext, batch_of
 from seekr.methods.costs import MEASURED_TOGETHER
@@ -107,8 +107,8 @@ class Seekr(Derpp):
         kept = [(table, memory.heads) for table, memory in zip(tables, memories, strict=False) if table is not None]
         drifts = [drift_of(*one) for one in kept]
         advice = [weight_advice(self.attention_weight, mean_known(drifts[:count])) for count in range(len(kept) + 1)]
-        if advice[-1] and not any(advice[:-1]) and is_main():
-            say(f"task {context.task}: {advice[-1]}")
+        if advice[-1] and not any(advice[:-1]):
+            say_once(f"task {context.task}: {advice[-1]}")
         if self.attention_weight:
             dtype = next(context.model.parameters()).dtype
             if torch.is_autocast_enabled(context.device.type):

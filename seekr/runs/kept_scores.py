@@ -13,8 +13,8 @@ from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from seekr.disk import file_digest, has_own_hash, with_own_hash, write_json
-from seekr.distributed.processes import is_main
-from seekr.errors import InputError, reason, say
+from seekr.distributed.processes import is_main, say_once
+from seekr.errors import InputError, reason
 from seekr.runs.answered_by import ANSWERED_BY
 from seekr.runs.log import read_whole
 from seekr.scoring import ScoreMatrix
@@ -118,9 +118,3 @@ def forget_rows(run: Path, first: int) -> None:
         for name in [name for name, row in rows.items() if int(row) >= first]:
             del known[name]
     kept.write(path)
-
-
-def say_once(text: str) -> None:
-    """A line on stderr, by one process."""
-    if is_main():
-        say(text)

@@ -13,13 +13,13 @@ from seekr.data.finished import read_predictions
 from seekr.data.token_rows import answer_tokens
 from seekr.disk import PRIVATE, file_digest, read_text, write_text
 from seekr.distributed.agreement import agreed
-from seekr.distributed.processes import is_main
+from seekr.distributed.processes import is_main, say_once
 from seekr.progress import bar
 from seekr.runs.answer_lines import Found, are_of, found_in, lines_of, score_of
 from seekr.runs.answered_by import model_of
 from seekr.runs.answering import Answerer, answering
 from seekr.runs.folder import finished_stages, has_weights, stage_folder
-from seekr.runs.kept_scores import KeptScores, say_once
+from seekr.runs.kept_scores import KeptScores
 from seekr.runs.live import LiveLog
 from seekr.runs.prepare import RunSpec
 from seekr.runs.standing import check_weights

@@ -13,8 +13,8 @@ from seekr.config.schema import Config
 from seekr.data.clock import clock_of, now
 from seekr.disk import read_json
 from seekr.distributed.agreement import agreed
-from seekr.distributed.processes import is_main, of_main
-from seekr.errors import InputError, RunError, say
+from seekr.distributed.processes import of_main, say_once
+from seekr.errors import InputError, RunError
 from seekr.runs.execute import run_request, settle_runs
 from seekr.runs.folder import seed_folders
 from seekr.runs.prepare import Request, RunSpec, prepare
@@ -62,8 +62,7 @@ def run_seeds(requests: Sequence[Request]) -> list[Run]:
     runs = []
     for number, request in enumerate(requests, start=1):
         seed, folder = request.config.seed, request.config.output_dir
-        if is_main():
-            say(f"seed {seed}, {number} of {len(requests)}: {folder}")
+        say_once(f"seed {seed}, {number} of {len(requests)}: {folder}")
         try:
             runs.append(run_request(replace(request, began=began)))
         except RunError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from seekr.distributed.agreement import agreed
-from seekr.distributed.processes import is_main, process_count
+from seekr.distributed.processes import process_count, say_once
 from seekr.errors import InputError, RunError, say
 from seekr.methods import find_method
 from seekr.runs.execute import run_request
@@ -95,8 +95,7 @@ def run_sweep(entries: Sequence[Entry]) -> list[str]:
     began = begin_of([path for path in records if path.is_file()])
     failed = []
     for number, entry in enumerate(entries, start=1):
-        if is_main():
-            say(f"method {number} of {len(entries)}: {entry}")
+        say_once(f"method {number} of {len(entries)}: {entry}")
         requests = [replace(request, began=began) for request in entry.requests]
         try:
             run_seeds(requests) if entry.in_seeds else run_request(requests[0])

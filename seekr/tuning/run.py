@@ -10,8 +10,8 @@ from typing import Any
 
 from seekr.config.schema import Config, make_tasks
 from seekr.disk import write_json
-from seekr.distributed.processes import is_main, process_count, wait_for_all
-from seekr.errors import InputError, RunError, say
+from seekr.distributed.processes import is_main, process_count, say_once, wait_for_all
+from seekr.errors import InputError, RunError
 from seekr.planning.dry_run import print_plan
 from seekr.report.comparison import ComparisonRow
 from seekr.report.tables import console
@@ -74,8 +74,7 @@ def tune(
     wait_for_all()
     results: list[Result] = []
     for number, candidate in enumerate(candidates, start=1):
-        if is_main():
-            say(f"candidate {number} of {len(candidates)}: {candidate.folder.name}")
+        say_once(f"candidate {number} of {len(candidates)}: {candidate.folder.name}")
         results.append((candidate.settings, learn_candidate(candidate, began)))
         if is_main():
             write_json(folder / "table.json", describe(results, holdout))
