@@ -127,10 +127,7 @@ class SolverAndGenerator(LogitReplay):
         solved, generated = model(**inputs, use_cache=False).logits.chunk(2)
         tokens = sum(len(self.rows[i].input_ids) - 1 for _, i in batch.step_rows)
         written = answer_cross_entropy(generated[answer_positions(form["labels"])], form["labels"], batch.weights)
-        return {
-            "task": batch.answer_loss(solved[batch.answers_at]),
-            "lm": self.method.lm_weight * written / tokens,
-        }
+        return {"task": batch.answer_loss(solved[batch.answers_at]), "lm": self.method.lm_weight * written / tokens}
 
 
 class RowDrawing:

@@ -101,11 +101,7 @@ class SoftPromptModel(PeftModelForCausalLM):
         source = torch.where(place < padding, place + width, after)
         mask = mask.gather(1, source)
         rows = torch.arange(len(mask), device=mask.device)[:, None]
-        return {
-            "inputs_embeds": embeddings[rows, source],
-            "attention_mask": mask,
-            "position_ids": position_ids(mask),
-        }
+        return {"inputs_embeds": embeddings[rows, source], "attention_mask": mask, "position_ids": position_ids(mask)}
 
     def to_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What of the encoder's `state` is written, by the names in the file; peft reads "prompt_embeddings"."""

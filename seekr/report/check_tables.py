@@ -48,10 +48,7 @@ def tokens_table(check: FolderCheck) -> Table:
     for task, name, split in _splits(check):
         if (tokens := split.tokens) is not None:
             table.add_row(
-                task,
-                name,
-                *_lengths(tokens.prompts, tokens.cut_prompts),
-                *_lengths(tokens.answers, tokens.cut_answers),
+                task, name, *_lengths(tokens.prompts, tokens.cut_prompts), *_lengths(tokens.answers, tokens.cut_answers)
             )
     return table
 

@@ -119,9 +119,7 @@ def _loss_figures(run: Run) -> Iterable[Figure]:
         title = _PARTS.get(curve.name, f"{curve.name} ({curve.kind} steps)")
         last = float(curve.stages[-1][1][-1])
         yield Figure(
-            title,
-            charts.curve_chart(run, [curve], f"{title} over the optimizer steps"),
-            f"at the end: {last:.3g}",
+            title, charts.curve_chart(run, [curve], f"{title} over the optimizer steps"), f"at the end: {last:.3g}"
         )
 
 

@@ -25,14 +25,7 @@ from seekr.report.facts import weights_of
 from seekr.report.folding import few, stretches
 from seekr.report.general import general_lines
 from seekr.report.grafting import grafted_table, verdicts_of
-from seekr.report.side_by_side import (
-    NOTHING,
-    Column,
-    comparison_table,
-    seeds_table,
-    side_by_side,
-    status_table,
-)
+from seekr.report.side_by_side import NOTHING, Column, comparison_table, seeds_table, side_by_side, status_table
 from seekr.report.summary import decimal, summarize
 from seekr.report.terminal import HEADS, heads_table, memory_table, score_table
 from seekr.runs.grafted import GRAFT_FILE, Grafted

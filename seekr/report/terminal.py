@@ -235,8 +235,7 @@ class _HeadGrid:
                 tenth = round(10 * share)
                 mark = "#" if tenth >= 10 else str(tenth) if tenth else "·"
                 line.append(
-                    (mark + "*" * (head in chosen)).ljust(cell),
-                    "bold not dim green" if head in chosen else "not dim",
+                    (mark + "*" * (head in chosen)).ljust(cell), "bold not dim green" if head in chosen else "not dim"
                 )
             line.rstrip()
             lines.append(line)

@@ -86,12 +86,7 @@ def answer_task(
     method.form.tell_task(model, place)
     if data.task.metric != LIKELIHOOD:
         return evaluation.generate_tokens(
-            model,
-            tokenizer,
-            data.test_prompts,
-            max_new_tokens=data.max_new_tokens,
-            batch_size=asked,
-            advance=advance,
+            model, tokenizer, data.test_prompts, max_new_tokens=data.max_new_tokens, batch_size=asked, advance=advance
         )
     found = evaluation.answer_likelihoods(
         model,

@@ -28,13 +28,7 @@ from seekr.methods.base import batch_of
 from seekr.modeling.inputs import model_inputs
 from seekr.modeling.losses import answer_cross_entropy, answer_positions, logits_at
 from seekr.progress import bar
-from seekr.runs.folder import (
-    finished_stages,
-    partial_folder,
-    stage_folder,
-    stage_under_construction,
-    working_folder,
-)
+from seekr.runs.folder import finished_stages, partial_folder, stage_folder, stage_under_construction, working_folder
 from seekr.runs.live import ONE_RUN, LiveLog
 from seekr.runs.lock import keep_lock
 from seekr.runs.manifest import link_of, write_manifest
@@ -205,7 +199,5 @@ def _arguments(spec: RunSpec, stage: PlannedStage, working: Path) -> Any:
     epochs = {} if stage.num_train_epochs is None else {"num_train_epochs": float(stage.num_train_epochs)}
     own = [name for name in spec.arguments.report_to or [] if name not in ONE_RUN]
     return training_arguments(
-        {**spec.training, **epochs, "report_to": own or "none"},
-        output_dir=working,
-        seed=spec.config.seed,
+        {**spec.training, **epochs, "report_to": own or "none"}, output_dir=working, seed=spec.config.seed
     )
