@@ -39,7 +39,7 @@ from typing import Any
 from damaged_kinds import KINDS, OLDEST, Kind, configuration, kinds_of_files, make_run
 
 from seekr.cli.main import main as seekr
-from seekr.disk import write_json
+from seekr.disk.files import write_json
 
 MINUTE = 60
 LOOKS = {

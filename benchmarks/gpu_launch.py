@@ -21,7 +21,7 @@ def launched(given: Given, way: str, precision: str) -> list[dict[str, Any]]:
     from seekr import Run
     from seekr.builtin import builtin_model, builtin_rows
     from seekr.config.launch import launch_file
-    from seekr.disk import write_json
+    from seekr.disk.files import write_json
 
     place = given.work / "launch" / precision / way
     shutil.rmtree(place, ignore_errors=True)

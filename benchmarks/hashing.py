@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from seekr.disk import file_digest, files, write_json
+from seekr.disk import files
+from seekr.disk.files import file_digest, write_json
 
 PLACES = ("disk", "memory")
 

@@ -37,7 +37,7 @@ from small_run import write_configuration, write_task
 
 from seekr.bench import describe_machine
 from seekr.cli.main import main as seekr
-from seekr.disk import write_json
+from seekr.disk.files import write_json
 
 LIMIT = 120.0
 """Seconds after which a command is taken to hang."""

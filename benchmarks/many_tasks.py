@@ -34,7 +34,7 @@ from transformers import TrainerCallback
 
 from seekr.bench import describe_machine
 from seekr.builtin.tasks import TASKS, builtin_rows
-from seekr.disk import read_json, write_json
+from seekr.disk.files import read_json, write_json
 
 METHOD = {"name": "seekr", "replay_ratio": 0.01, "query_budget": 4, "layer_budget": 2, "head_budget": 2}
 TRAINING = {"learning_rate": 0.001, "per_device_train_batch_size": 4, "num_train_epochs": 1, "use_cpu": True}

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from seekr import Run, Task, learn
 from seekr.builtin import builtin_model, builtin_rows
-from seekr.disk import write_json
+from seekr.disk.files import write_json
 from seekr.errors import InputError
 from seekr.methods import METHODS
 from seekr.runs.model_store import newest_weights

@@ -24,7 +24,7 @@ from seekr.attention.rows import MapRows, QueryKeyRows
 from seekr.attention.stored import FORMS, decode, encode
 from seekr.attention.tap import AttentionCall, Tap
 from seekr.bench import describe_machine
-from seekr.disk import write_json
+from seekr.disk.files import write_json
 from seekr.memory.reader import Memory
 
 

@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from seekr import Run, Task
 from seekr.data.encoding import encode_all
 from seekr.data.reading import read_split
-from seekr.disk import read_json, write_json
+from seekr.disk.files import read_json, write_json
 from seekr.methods import make_method
 from seekr.methods.ewc import FILE as EWC
 from seekr.modeling.generation import answer_likelihoods

@@ -19,7 +19,7 @@ from seekr.data import Task
 from seekr.data.encoding import encode_all
 from seekr.data.presets import PRESETS
 from seekr.data.reading import read_rows
-from seekr.disk import write_json
+from seekr.disk.files import write_json
 from seekr.errors import InputError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from seekr.bench.shapes import shapes_here
 from seekr.bench.step import step_rows
 from seekr.bench.tables import HEADINGS, bench_cells
 from seekr.bench.task_step import task_step_rows
-from seekr.disk import write_json
+from seekr.disk.files import write_json
 from seekr.progress import Terminal, bar
 from seekr.report.terminal import FirstThatFits, plain_table
 

@@ -169,7 +169,7 @@ def tune(arguments: argparse.Namespace) -> None:
 
 def plan(arguments: argparse.Namespace) -> None:
     config = _loader(arguments)(arguments.overrides)
-    from seekr.disk import write_json
+    from seekr.disk.files import write_json
     from seekr.modeling.loading import one_kind_of_bar
     from seekr.planning.plan import make_plan
     from seekr.planning.table import renderables

@@ -22,7 +22,7 @@ from seekr.cli.library_warnings import leave_out_advice
 from seekr.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT
 from seekr.cli.parser import make_parser, parse
 from seekr.config.launch import launch_file
-from seekr.disk import check_writable
+from seekr.disk.files import check_writable
 from seekr.disk.full import UNWRITTEN, is_unwritten
 from seekr.distributed.processes import disconnect, is_main
 from seekr.errors import InputError, RunError, say, show_text

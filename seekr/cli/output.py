@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import STDOUT, json_text, write_json
+from seekr.disk.files import STDOUT, json_text, write_json
 from seekr.errors import hand_over
 
 DONE, FAILED, WRONG_INPUT, CHECK_FAILED = 0, 1, 2, 3

@@ -12,7 +12,7 @@ from seekr import __version__
 from seekr.cli.values import above_zero, count, names, natural, path, points, share_or_rows, size
 from seekr.config.launch import launch_names
 from seekr.config.recipes import recipe_names
-from seekr.disk import STDOUT
+from seekr.disk.files import STDOUT
 from seekr.errors import InputError, nearest
 
 

@@ -24,7 +24,7 @@ def tasks(arguments: argparse.Namespace) -> None:
 
 def _check_tasks(arguments: argparse.Namespace) -> None:
     from seekr.data.checking import check_folder
-    from seekr.disk import write_json
+    from seekr.disk.files import write_json
     from seekr.report.tables import print_check
 
     limit, file = arguments.max_length, arguments.json

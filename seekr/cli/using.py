@@ -7,7 +7,7 @@ import json
 import sys
 
 from seekr.cli.output import give
-from seekr.disk import check_writable, write_atomically
+from seekr.disk.files import check_writable, write_atomically
 from seekr.errors import say, show_text
 
 

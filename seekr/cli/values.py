@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from seekr.disk import user_path
+from seekr.disk.files import user_path
 from seekr.errors import InputError
 
 

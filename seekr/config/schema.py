@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from seekr.config.secrets import check_secrets
 from seekr.config.sections import know_sections
 from seekr.config.yaml import parse_yaml, read_yaml
-from seekr.disk import user_path
+from seekr.disk.files import user_path
 from seekr.errors import InputError, reason
 from seekr.other_names import meant
 from seekr.scoring.cells import default_cells

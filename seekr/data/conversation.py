@@ -14,7 +14,8 @@ from typing import Any
 from seekr.data.example import Example
 from seekr.data.messages import Message, turn_text
 from seekr.data.tokenizing import Tokenizer
-from seekr.disk import read_bytes, user_path
+from seekr.disk.files import user_path
+from seekr.disk.regular import read_bytes
 from seekr.errors import InputError, first_line
 
 _PARTS_AS_THEY_ARE = ("{'type': 'text'", '{"type": "text"')

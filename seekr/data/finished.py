@@ -13,7 +13,8 @@ from typing import Any
 from seekr.data.encoding import EncodingSummary
 from seekr.data.example import Example
 from seekr.data.task import Task
-from seekr.disk import parse_json, read_json, read_text
+from seekr.disk.files import parse_json, read_json
+from seekr.disk.sealed import read_text
 from seekr.scoring.cells import column_name
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from seekr.data.folders import NAMES, split_file, splits_of_folder
 from seekr.data.task import Task
-from seekr.disk import user_path
+from seekr.disk.files import user_path
 from seekr.errors import InputError, nearest
 from seekr.other_names import meant
 

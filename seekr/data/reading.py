@@ -28,7 +28,7 @@ from seekr.data.folders import (
     splits_of_folder,
 )
 from seekr.data.task import IN_MEMORY, Source, Task
-from seekr.disk import user_path
+from seekr.disk.files import user_path
 from seekr.errors import InputError
 
 

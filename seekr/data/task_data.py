@@ -21,7 +21,7 @@ from seekr.data.reading import read_split
 from seekr.data.task import Task
 from seekr.data.token_rows import answer_tokens
 from seekr.data.tokenizing import Tokenizer
-from seekr.disk import user_path
+from seekr.disk.files import user_path
 from seekr.errors import InputError
 from seekr.scoring.cells import JOINT
 from seekr.scoring.likelihood import LIKELIHOOD

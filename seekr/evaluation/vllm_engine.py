@@ -19,7 +19,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
-from seekr.disk import read_bytes
+from seekr.disk.regular import read_bytes
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import gathered, own_share, process_count
 from seekr.errors import InputError, RunError

@@ -9,7 +9,9 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from seekr.disk import OddFile, parse_json, read_text
+from seekr.disk.files import parse_json
+from seekr.disk.regular import OddFile
+from seekr.disk.sealed import read_text
 from seekr.errors import InputError, reason
 
 VERSION = 2

@@ -20,7 +20,8 @@ from seekr.attention.rows import MapRows
 from seekr.attention.stored import decode
 from seekr.attention.tap import Geometry
 from seekr.data.token_rows import IGNORED
-from seekr.disk import file_digest, regular
+from seekr.disk.files import file_digest
+from seekr.disk.regular import regular
 from seekr.disk.tensors import Tensors
 from seekr.errors import InputError
 from seekr.memory.about import check_owner, read_about

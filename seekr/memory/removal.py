@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from seekr.disk import PRIVATE, write_json
+from seekr.disk.files import PRIVATE, write_json
 from seekr.disk.tensors import Tensors
 from seekr.memory.reader import Memory
 from seekr.memory.writer import write_samples, write_shard

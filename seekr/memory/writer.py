@@ -17,7 +17,7 @@ from seekr.attention.rows import QueryKeyRows
 from seekr.attention.stored import StoredForm, TeacherForm, automatic_form, encode
 from seekr.attention.tap import Tap
 from seekr.data.token_rows import TokenizedRow, answer_tokens
-from seekr.disk import PRIVATE, file_digest
+from seekr.disk.files import PRIVATE, file_digest
 from seekr.disk.tensors import save_tensors
 from seekr.distributed.processes import gathered, in_step, is_main, wait_for_all
 from seekr.memory.about import VERSION

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from seekr.data.token_rows import TokenizedRow
-from seekr.disk import regular
+from seekr.disk.regular import regular
 from seekr.disk.tensors import save_tensors
 from seekr.distributed.processes import is_main, own_share, summed
 from seekr.errors import InputError

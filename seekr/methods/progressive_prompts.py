@@ -12,7 +12,7 @@ from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from seekr.disk import regular
+from seekr.disk.regular import regular
 from seekr.methods.base import Method, Objective, TaskContext
 from seekr.methods.soft_prompts import WEIGHTS, SoftPromptForm, SoftPromptModel
 

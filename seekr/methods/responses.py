@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seekr.data.token_rows import IGNORED, TokenizedRow
-from seekr.disk import clear_folder
+from seekr.disk.files import clear_folder
 from seekr.distributed.processes import is_main, own_share, wait_for_all
 from seekr.memory.reader import Memory, compared
 from seekr.memory.writer import MemoryWriter

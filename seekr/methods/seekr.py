@@ -27,7 +27,7 @@ from seekr.attention.support import attention_layers
 from seekr.attention.tap import AttentionCall, Tap, head_size, layers_and_heads
 from seekr.attention.weight import automatic_weight, drift_of, mean_known, weight_advice
 from seekr.data.token_rows import TokenizedRow
-from seekr.disk import regular
+from seekr.disk.regular import regular
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import in_step, is_main, own_share, say_once, summed
 from seekr.errors import InputError

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import override
 
-from seekr.disk import regular
+from seekr.disk.regular import regular
 from seekr.errors import InputError
 from seekr.methods.form import ModelForm
 from seekr.modeling.inputs import position_ids

@@ -14,7 +14,8 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, Pr
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file, find_adapter_config_file
 
 from seekr.data.task_data import TaskData
-from seekr.disk import parse_json, read_bytes, regular
+from seekr.disk.files import parse_json
+from seekr.disk.regular import read_bytes, regular
 from seekr.errors import InputError, said_by, some
 
 _NO_WEIGHTS = (

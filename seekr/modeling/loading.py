@@ -24,7 +24,7 @@ from transformers.integrations import deepspeed
 from transformers.utils import logging
 
 from seekr.data.hub import hub_or_cache
-from seekr.disk import user_path
+from seekr.disk.files import user_path
 from seekr.disk.full import written_to
 from seekr.errors import InputError, said_by
 from seekr.modeling.balancing import ask_for_balance_again, without_balance

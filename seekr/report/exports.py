@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from seekr.disk import json_text
+from seekr.disk.files import json_text
 from seekr.report.comparison import Comparison
 from seekr.report.side_by_side import cell
 from seekr.report.summary import Spread

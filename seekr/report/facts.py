@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from seekr.disk import read_json
+from seekr.disk.files import read_json
 from seekr.errors import RunError
 from seekr.report.check_run import NO_ANSWERS
 from seekr.report.folding import MANY, few

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seekr.disk import write_atomically
+from seekr.disk.files import write_atomically
 from seekr.errors import InputError
 from seekr.report.estimate import Estimate, measured, scored
 from seekr.report.folding import MANY, telling

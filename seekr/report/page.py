@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from seekr.disk import write_atomically
+from seekr.disk.files import write_atomically
 from seekr.errors import InputError, say
 from seekr.report import charts
 from seekr.report.answer import MethodResult, answers

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from seekr.attention.weight import weight_advice
 from seekr.data.checking import FolderCheck
-from seekr.disk import STDOUT, check_writable, write_atomically
+from seekr.disk.files import STDOUT, check_writable, write_atomically
 from seekr.errors import hand_over, show_text
 from seekr.progress import Terminal, Text
 from seekr.report.answer import answers

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import Fault
+from seekr.disk.files import Fault
 from seekr.errors import InputError, say
 from seekr.runs.folder import find_runs
 from seekr.runs.run import Run

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from seekr.disk import Fault
+from seekr.disk.files import Fault
 from seekr.errors import InputError
 from seekr.runs.manifest import chain_faults, read_manifest
 from seekr.scoring.cells import BASE, JOINT, row_name

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from seekr.disk import PRIVATE, clear_folder, flush, read_json, sync, write_json
+from seekr.disk.files import PRIVATE, clear_folder, flush, read_json, sync, write_json
 from seekr.errors import InputError, say
 from seekr.runs.lock import locked
 

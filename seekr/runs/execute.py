@@ -14,7 +14,8 @@ import torch
 
 from seekr.data.clock import now
 from seekr.data.task_data import PlannedStage
-from seekr.disk import clear_folder, read_bytes, read_json, sync, with_own_hash, write_atomically, write_json
+from seekr.disk.files import clear_folder, read_json, sync, with_own_hash, write_atomically, write_json
+from seekr.disk.regular import read_bytes
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, of_main, process_count, wait_for_all
 from seekr.errors import InputError, RunError, say

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from seekr.disk import clear_folder, flush, make_room, read_bytes, regular, sync, write_atomically
+from seekr.disk.files import clear_folder, flush, make_room, sync, write_atomically
 from seekr.disk.full import naming
+from seekr.disk.regular import read_bytes, regular
 from seekr.errors import InputError, RunError
 
 _STAGE = re.compile(r"^(\d{2,})-(.+)$")

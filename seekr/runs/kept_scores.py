@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from seekr.disk import file_digest, has_own_hash, with_own_hash, write_json
+from seekr.disk.files import file_digest, has_own_hash, with_own_hash, write_json
 from seekr.distributed.processes import is_main, say_once
 from seekr.errors import InputError, reason
 from seekr.runs.answered_by import ANSWERED_BY

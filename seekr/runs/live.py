@@ -14,7 +14,8 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-from seekr.disk import read_bytes, write_atomically
+from seekr.disk.files import write_atomically
+from seekr.disk.regular import read_bytes
 from seekr.distributed.processes import is_main
 from seekr.runs.folder import finished_stages
 from seekr.runs.prepare import RunSpec

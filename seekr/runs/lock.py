@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from seekr.disk import read_bytes, regular
+from seekr.disk.regular import read_bytes, regular
 from seekr.errors import InputError, RunError, say
 
 FILE = ".lock"

@@ -13,7 +13,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from seekr.disk import OddFile, parse_json, read_text, regular
+from seekr.disk.files import parse_json
+from seekr.disk.regular import OddFile, regular
+from seekr.disk.sealed import read_text
 from seekr.errors import InputError
 
 EVALUATE = "delete it and run `seekr evaluate {run}`"

@@ -13,17 +13,17 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import (
+from seekr.disk.files import (
     Fault,
     faults_of_files,
     file_digest,
     has_own_hash,
     list_files,
     parse_json,
-    read_text,
     with_own_hash,
     write_json,
 )
+from seekr.disk.sealed import read_text
 from seekr.errors import InputError
 from seekr.progress import bar
 from seekr.runs.folder import has_weights

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from seekr.disk import clear_folder
+from seekr.disk.files import clear_folder
 from seekr.disk.full import written_to
 from seekr.distributed.processes import is_main, process_count, wait_for_all
 from seekr.distributed.sharded import load_sharded

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from seekr.disk import check_room, is_encrypted, read_text, regular
+from seekr.disk.files import check_room
+from seekr.disk.regular import regular
+from seekr.disk.sealed import is_encrypted, read_text
 from seekr.disk.tensors import Tensors
 from seekr.errors import InputError
 from seekr.runs.exchange import check_settled

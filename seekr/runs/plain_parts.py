@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from seekr.disk import is_encrypted, is_encrypted_tensors
+from seekr.disk.sealed import is_encrypted, is_encrypted_tensors
 from seekr.runs.folder import finished_stages
 from seekr.runs.run import Run
 from seekr.scoring.cells import BASE

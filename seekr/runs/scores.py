@@ -11,7 +11,8 @@ from pathlib import Path
 
 from seekr.data.finished import read_predictions
 from seekr.data.token_rows import answer_tokens
-from seekr.disk import PRIVATE, file_digest, read_text, write_text
+from seekr.disk.files import PRIVATE, file_digest
+from seekr.disk.sealed import read_text, write_text
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, say_once
 from seekr.progress import bar

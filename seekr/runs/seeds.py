@@ -11,7 +11,7 @@ from typing import Any
 from seekr.config import identity
 from seekr.config.schema import Config
 from seekr.data.clock import clock_of, now
-from seekr.disk import read_json
+from seekr.disk.files import read_json
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import of_main, say_once
 from seekr.errors import InputError, RunError

@@ -19,7 +19,7 @@ from seekr.config.training_arguments import training_arguments
 from seekr.data import AnswerKey, key_of
 from seekr.data.clock import fixed_clock
 from seekr.data.task_data import PlannedStage
-from seekr.disk import read_json, write_json
+from seekr.disk.files import read_json, write_json
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main, wait_for_all
 from seekr.errors import RunError, say

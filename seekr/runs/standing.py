@@ -10,7 +10,7 @@ from seekr.config import identity
 from seekr.config.schema import Config
 from seekr.data.finished import read_predictions
 from seekr.data.task_data import PlannedStage, TaskData
-from seekr.disk import Fault, read_json
+from seekr.disk.files import Fault, read_json
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, nearest
 from seekr.memory.reader import Memory

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seekr.disk import has_own_hash, read_json, with_own_hash, write_json
+from seekr.disk.files import has_own_hash, read_json, with_own_hash, write_json
 from seekr.errors import InputError
 from seekr.runs.log import read_whole
 from seekr.runs.manifest import link_of

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from seekr.data.task import IN_MEMORY
 from seekr.data.tokenizing import decode
-from seekr.disk import clear_folder, file_digest, is_encrypted, read_text, write_text
+from seekr.disk.files import clear_folder, file_digest
+from seekr.disk.sealed import is_encrypted, read_text, write_text
 from seekr.errors import InputError, RunError, nearest
 from seekr.memory.removal import write_without
 from seekr.modeling.loading import load_tokenizer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from seekr.config.secrets import secrets_of
 from seekr.data.finished import read_predictions
-from seekr.disk import SMALL, Fault
+from seekr.disk.files import SMALL, Fault
 from seekr.errors import InputError, RunError
 from seekr.runs.answered_by import answered_by_faults
 from seekr.runs.exchange import STOPPED, is_unsettled

@@ -15,17 +15,9 @@ from typing import NotRequired
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from seekr.disk import (
-    Fault,
-    Listing,
-    faults_of_files,
-    has_own_hash,
-    parse_json,
-    read_bytes,
-    read_text,
-    with_own_hash,
-    write_json,
-)
+from seekr.disk.files import Fault, Listing, faults_of_files, has_own_hash, parse_json, with_own_hash, write_json
+from seekr.disk.regular import read_bytes
+from seekr.disk.sealed import read_text
 from seekr.errors import RunError, say
 
 MARKER = "complete.json"

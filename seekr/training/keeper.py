@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-from seekr.disk import flush, list_files, sync
+from seekr.disk.files import flush, list_files, sync
 from seekr.distributed.processes import process_count, wait_for_all
 from seekr.errors import RunError, some
 from seekr.training.checkpoints import checkpoint_step, checkpoints_of, is_complete, mark, remove_checkpoint

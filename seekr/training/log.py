@@ -11,8 +11,9 @@ from typing import Any, get_args
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-from seekr.disk import parse_json, read_bytes, sync, write_atomically
+from seekr.disk.files import parse_json, sync, write_atomically
 from seekr.disk.full import naming
+from seekr.disk.regular import read_bytes
 from seekr.errors import say
 from seekr.modeling.batches import StepKind
 from seekr.training.checkpoints import checkpoint_step, log_fault

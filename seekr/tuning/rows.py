@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from seekr.data import Example, Task, read_rows
-from seekr.disk import PRIVATE, read_json, write_json
+from seekr.disk.files import PRIVATE, read_json, write_json
 from seekr.errors import InputError
 
 Rows = list[Any]

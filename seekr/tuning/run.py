@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seekr.config.schema import Config, make_tasks
-from seekr.disk import write_json
+from seekr.disk.files import write_json
 from seekr.distributed.processes import is_main, process_count, say_once, wait_for_all
 from seekr.errors import InputError, RunError
 from seekr.planning.dry_run import print_plan

@@ -13,8 +13,9 @@ import torch
 from huggingface_hub import HfApi
 from torch import Tensor, nn
 
-from seekr.disk import clear_folder, read_bytes
+from seekr.disk.files import clear_folder
 from seekr.disk.full import written_to
+from seekr.disk.regular import read_bytes
 from seekr.errors import InputError, RunError, said_by
 from seekr.methods import make_method
 from seekr.modeling.generation import only_asked

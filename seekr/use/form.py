@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from seekr.disk import read_bytes, regular
+from seekr.disk.regular import read_bytes, regular
 from seekr.errors import InputError
 from seekr.methods import Method
 from seekr.methods.form import ModelForm

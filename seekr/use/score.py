@@ -13,7 +13,7 @@ from seekr.data.clock import clock_of, fixed_clock
 from seekr.data.finished import finished_tasks
 from seekr.data.task import with_template_kwargs
 from seekr.data.task_data import order_tasks, read_test_rows
-from seekr.disk import user_path
+from seekr.disk.files import user_path
 from seekr.errors import InputError
 from seekr.evaluation.checks import answering_dtype
 from seekr.modeling.checks import check_token_ids

@@ -19,7 +19,7 @@ import seekr
 from seekr import InputError
 from seekr.cli.library_warnings import leave_out_advice
 from seekr.cli.main import main
-from seekr.disk import write_json
+from seekr.disk.files import write_json
 from seekr.errors import hand_over, say, show_text, visible
 from seekr.progress import Terminal, Text, bar
 from seekr.runs.general_tasks import GENERAL_FILE

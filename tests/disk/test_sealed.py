@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seekr.disk import read_text, write_text
+from seekr.disk.sealed import read_text, write_text
 from seekr.disk.tensors import Tensors, save_tensors
 from seekr.errors import InputError
 

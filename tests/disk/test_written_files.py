@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seekr.disk import clear_folder, sync, write_atomically
+from seekr.disk.files import clear_folder, sync, write_atomically
 from seekr.errors import InputError
 
 

@@ -9,7 +9,7 @@ import pytest
 from fake_runs import write_run
 
 from seekr.cli.main import main
-from seekr.disk import with_own_hash
+from seekr.disk.files import with_own_hash
 from seekr.report.torn import TornRun
 from seekr.runs.run import Run
 

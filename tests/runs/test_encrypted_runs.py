@@ -12,7 +12,8 @@ from small_runs import SEEKR, Stop, StopAt, digests
 
 from seekr import InputError, Run
 from seekr.cli.main import main
-from seekr.disk import read_text, write_json
+from seekr.disk.files import write_json
+from seekr.disk.sealed import read_text
 from seekr.runs.execute import run_request
 from seekr.runs.prepare import Request
 

@@ -16,7 +16,7 @@ from small_runs import SEEKR, Stop, digests
 
 from seekr import InputError, Run
 from seekr.cli.main import main
-from seekr.disk import with_own_hash
+from seekr.disk.files import with_own_hash
 from seekr.runs import execute, stage
 from seekr.runs.execute import run_request
 from seekr.runs.extend import extend

@@ -18,7 +18,8 @@ from small_runs import SEEKR, Stop, StopAt, digests
 
 from seekr import InputError, Run
 from seekr.cli.main import main
-from seekr.disk import OddFile, read_bytes, regular, write_json
+from seekr.disk.files import write_json
+from seekr.disk.regular import OddFile, read_bytes, regular
 from seekr.runs.execute import copy_run
 from seekr.runs.folder import check_copied
 from seekr.runs.grafted import Grafted, add_grafted

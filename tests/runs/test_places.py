@@ -13,7 +13,7 @@ from snapshot import snapshot
 
 from seekr import InputError, Run
 from seekr.cli.main import main
-from seekr.disk import write_json
+from seekr.disk.files import write_json
 from seekr.runs.execute import run_request
 from seekr.runs.extend import extend
 from seekr.runs.folder import without_newest

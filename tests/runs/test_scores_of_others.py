@@ -14,7 +14,7 @@ from small_runs import SEEKR, digests
 
 from seekr import InputError, Run, evaluate
 from seekr.cli.main import main
-from seekr.disk import with_own_hash
+from seekr.disk.files import with_own_hash
 from seekr.runs import execute
 from seekr.runs.execute import run_request
 from seekr.runs.extend import extend

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from seekr import Run, Task
 from seekr.cli.main import main
 from seekr.data.finished import finished_tasks
-from seekr.disk import with_own_hash
+from seekr.disk.files import with_own_hash
 from seekr.errors import InputError
 from seekr.memory.reader import KeptSample, Memory
 from seekr.memory.removal import write_without

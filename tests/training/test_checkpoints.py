@@ -13,7 +13,7 @@ from torch import Tensor
 from toy_training import StopBehind, toy_experts, toy_model, toy_trainer
 from transformers import TrainerCallback
 
-from seekr.disk import list_files
+from seekr.disk.files import list_files
 from seekr.errors import RunError
 from seekr.training.checkpoints import MARKER, mark
 from seekr.training.keeper import check_all_loaded, load_trained_adapter
