@@ -15,10 +15,10 @@ from builtin_text import draw_text
 from seekr.builtin.demo import MAX_NEW_TOKENS, ROWS, TRAINING
 from seekr.builtin.tasks import TASKS as BUILTIN
 from seekr.builtin.tasks import builtin_rows
-from seekr.data import Task
 from seekr.data.encoding import encode_all
 from seekr.data.presets import PRESETS
 from seekr.data.reading import read_rows
+from seekr.data.task import Task
 from seekr.disk.files import write_json
 from seekr.errors import InputError
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from seekr.attention.heads import select_heads as select_heads
     from seekr.attention.sensitivity import measure_sensitivity as measure_sensitivity
     from seekr.config.schema import load_config as load_config
-    from seekr.data import Task as Task
+    from seekr.data.task import Task as Task
     from seekr.errors import InputError as InputError
     from seekr.errors import RunError as RunError
     from seekr.methods import Method as Method
@@ -33,7 +33,7 @@ _HOMES = {
     "Method": "seekr.methods",
     "Run": "seekr.runs.run",
     "RunError": "seekr.errors",
-    "Task": "seekr.data",
+    "Task": "seekr.data.task",
     "attention_distillation_loss": "seekr.attention.distillation",
     "compare": "seekr.report.comparison",
     "evaluate": "seekr.runs.learn",

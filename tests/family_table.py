@@ -11,10 +11,11 @@ from typing import Any
 
 from family_templates import FAMILIES, tokenizer_of
 
-from seekr.data import Chat, Encoded, Example, encode_all, encode_prompts, field_notes
 from seekr.data.answers import AnswerKey
 from seekr.data.clock import fixed_clock
-from seekr.data.example import parse_row
+from seekr.data.encoding import Encoded, encode_all, encode_prompts
+from seekr.data.example import Chat, Example, parse_row
+from seekr.data.fields import field_notes
 from seekr.errors import InputError
 
 DAY = datetime(2025, 1, 31)

@@ -20,8 +20,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from seekr.cli.main import main
 from seekr.config.schema import apply_override, load_config, make_tasks
-from seekr.data import Task, read_split, task_from_folder
 from seekr.data.checking import check_folder
+from seekr.data.reading import read_split, task_from_folder
+from seekr.data.task import Task
 from seekr.data.task_data import read_task
 from seekr.errors import InputError, say
 from seekr.methods import make_method

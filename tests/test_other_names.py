@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from seekr.config.schema import Config, apply_override, make_config, make_tasks
 from seekr.config.task_words import parse_task
 from seekr.config.training_arguments import IN_FORCE, REFUSED, check_training, weight_changing
-from seekr.data import Task
+from seekr.data.task import Task
 from seekr.errors import InputError, nearest
 from seekr.methods import METHODS, make_method
 from seekr.other_names import NEEDLESS, SAME, meant

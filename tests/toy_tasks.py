@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seekr.data import AnswerKey
+from seekr.data.answers import AnswerKey
 from seekr.data.token_rows import answer_tokens
 from seekr.memory.reader import KeptSample
 from seekr.methods import Method, Objective, TaskContext

@@ -10,7 +10,7 @@ from typing import Any
 
 from seekr.builtin import TASKS, builtin_model, builtin_rows
 from seekr.builtin.tasks import Split
-from seekr.data import Task
+from seekr.data.task import Task
 from seekr.disk.files import read_json, write_json
 from seekr.errors import InputError
 from seekr.progress import Text

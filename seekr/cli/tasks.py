@@ -54,10 +54,10 @@ def _show_row(arguments: argparse.Namespace) -> None:
     if arguments.tokenizer is None:
         raise InputError("`seekr tasks show` shows tokens; say whose: --tokenizer MODEL")
     from seekr.config.task_words import task_keys
-    from seekr.data import Task
     from seekr.data.answer_lengths import enough_tokens
     from seekr.data.reading import one_row, read_split
     from seekr.data.showing import show_row
+    from seekr.data.task import Task
     from seekr.modeling.loading import load_tokenizer
     from seekr.report.row_view import print_row
     from seekr.report.tables import console

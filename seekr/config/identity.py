@@ -22,7 +22,7 @@ def without_seed(record: Mapping[str, Any]) -> dict[str, Any]:
     A folder "seed-N" in the path of rows drawn by the run's own seed N counts as the same in all of them. Where the
     eval rows are is left out: a run does not use them.
     """
-    from seekr.data import Task
+    from seekr.data.task import Task
 
     settings = as_kept_now(record["identity"])
     seed = settings.pop("seed")

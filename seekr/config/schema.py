@@ -19,7 +19,7 @@ from seekr.scoring.cells import default_cells
 from seekr.scoring.likelihood import LIKELIHOOD
 
 if TYPE_CHECKING:
-    from seekr.data import Task
+    from seekr.data.task import Task
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -248,7 +248,7 @@ def _resolve(name: str, folder: Path) -> str:
 
 def make_tasks(config: Config) -> list[Task]:
     """The tasks of a configuration, in its order. Raises InputError for unknown keys and doubled names."""
-    from seekr.data import Task, check_tasks
+    from seekr.data.task import Task, check_tasks
 
     valid = {field.name for field in dataclass_fields(Task)}
     tasks = []
@@ -267,7 +267,7 @@ def make_tasks(config: Config) -> list[Task]:
 
 def make_general(config: Config) -> Task | None:
     """The rows by whose likelihood general ability is watched, as a task that is not learned. Raises InputError."""
-    from seekr.data import Task
+    from seekr.data.task import Task
 
     if config.general is None:
         return None

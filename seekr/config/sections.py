@@ -24,5 +24,7 @@ def _method() -> set[str]:
 def know_sections(top: set[str]) -> None:
     """Tells `other_names` of all sections, `top` being the keys of the top level."""
     HOMES.update({"": lambda: top, "training": _fields("transformers", "TrainingArguments")})
-    HOMES.update({"tasks.N": _fields("seekr.data", "Task"), "method": _method, "lora": _fields("peft", "LoraConfig")})
+    HOMES.update(
+        {"tasks.N": _fields("seekr.data.task", "Task"), "method": _method, "lora": _fields("peft", "LoraConfig")}
+    )
     REFUSALS.update(REFUSED)

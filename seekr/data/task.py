@@ -29,7 +29,7 @@ class Task:
     """One task of a sequence.
 
     `train`, `test` and `eval` each name a file (.json, .jsonl), a folder, a data set of the hub
-    (`owner/name`, or `owner/name:configuration`), or are rows in memory; `seekr.data.read_split` reads them.
+    (`owner/name`, or `owner/name:configuration`), or are rows in memory; `seekr.data.reading.read_split` reads them.
 
     Raises:
         InputError: for a name that is no plain folder name, an unknown metric, or a value out of range.

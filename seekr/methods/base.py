@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from seekr.data import AnswerKey
+from seekr.data.answers import AnswerKey
 from seekr.data.token_rows import TokenizedRow
 from seekr.errors import InputError, reason
 from seekr.memory.reader import Memory

@@ -11,8 +11,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArgu
 
 from seekr.config.schema import Config, make_tasks
 from seekr.config.training_arguments import training_arguments
-from seekr.data import Task, max_length_of
 from seekr.data.conversation import use_template
+from seekr.data.encoding import max_length_of
+from seekr.data.task import Task
 from seekr.data.task_data import PlannedStage, read_task
 from seekr.errors import InputError
 from seekr.methods import Method, make_method

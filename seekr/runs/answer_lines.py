@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from seekr.data import AnswerKey, Example
+from seekr.data.answers import AnswerKey
+from seekr.data.example import Example
 from seekr.data.task_data import TaskData
 from seekr.data.tokenizing import decode
 from seekr.modeling.generation import Generated

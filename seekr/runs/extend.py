@@ -8,7 +8,7 @@ from typing import Any
 
 from seekr.config.schema import apply_overrides, make_config
 from seekr.config.task_words import parse_task
-from seekr.data import task_from_folder
+from seekr.data.reading import task_from_folder
 from seekr.disk.files import user_path
 from seekr.errors import InputError
 from seekr.methods import find_method

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from seekr.config.schema import Config, make_general
-from seekr.data import EncodingSummary
+from seekr.data.encoding import EncodingSummary
 from seekr.data.finished import FinishedTask
 from seekr.data.task import with_template_kwargs
 from seekr.data.task_data import TaskData, read_task

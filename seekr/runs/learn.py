@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 from transformers import TrainerCallback
 
 from seekr.config.schema import make_config, resolve_paths
-from seekr.data import Task
+from seekr.data.task import Task
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main
 from seekr.errors import InputError, RunError

@@ -18,11 +18,11 @@ from seekr.config import identity
 from seekr.config.launch.checks import check_fp16, check_launch, check_sharding, sharding
 from seekr.config.schema import Config, make_tasks
 from seekr.config.training_arguments import check_lora, check_training, training_arguments, weight_changing
-from seekr.data import Task, check_tasks, max_length_of
 from seekr.data.clock import clock_of, fixed_clock, now
 from seekr.data.conversation import use_template
+from seekr.data.encoding import max_length_of
 from seekr.data.finished import finished_tasks
-from seekr.data.task import with_template_kwargs
+from seekr.data.task import Task, check_tasks, with_template_kwargs
 from seekr.data.task_data import PlannedStage, TaskData, order_tasks, plan_stages, read_task
 from seekr.disk.sealed import cipher
 from seekr.distributed.processes import process_count

@@ -11,8 +11,7 @@ from typing import Any
 
 from seekr import __version__
 from seekr.config.identity import as_kept_now
-from seekr.data import Task
-from seekr.data.task import IN_MEMORY
+from seekr.data.task import IN_MEMORY, Task
 from seekr.disk.files import read_json, with_own_hash, write_json
 from seekr.nested import flatten
 from seekr.runs.folder import finished_stages

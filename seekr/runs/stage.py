@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from seekr.config.identity import as_kept_now, difference_in_words
 from seekr.config.training_arguments import training_arguments
-from seekr.data import AnswerKey, key_of
+from seekr.data.answers import AnswerKey, key_of
 from seekr.data.clock import fixed_clock
 from seekr.data.task_data import PlannedStage
 from seekr.disk.files import read_json, write_json

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from seekr.data import Example, Task, read_rows
+from seekr.data.example import Example
+from seekr.data.reading import read_rows
+from seekr.data.task import Task
 from seekr.disk.files import PRIVATE, read_json, write_json
 from seekr.errors import InputError
 

@@ -13,8 +13,8 @@ import torch
 from transformers import TextStreamer
 
 from seekr.config.schema import make_tasks
-from seekr.data import Chat, encode_prompts
-from seekr.data.example import Example, parse_row
+from seekr.data.encoding import encode_prompts
+from seekr.data.example import Chat, Example, parse_row
 from seekr.data.reading import chat_of
 from seekr.data.task import with_template_kwargs
 from seekr.errors import InputError, say, show_text

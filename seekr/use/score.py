@@ -8,10 +8,9 @@ from typing import Any
 
 from seekr.config.schema import make_tasks
 from seekr.config.task_words import parse_task
-from seekr.data import Task
 from seekr.data.clock import clock_of, fixed_clock
 from seekr.data.finished import finished_tasks
-from seekr.data.task import with_template_kwargs
+from seekr.data.task import Task, with_template_kwargs
 from seekr.data.task_data import order_tasks, read_test_rows
 from seekr.disk.files import user_path
 from seekr.errors import InputError

@@ -9,8 +9,9 @@ import pytest
 from makes import MAKES
 from toy_tokenizers import CHATML, TOKENIZERS
 
-from seekr.data import encode, key_of
 from seekr.data.answer_lengths import enough_tokens, long_answers, reference_lengths
+from seekr.data.answers import key_of
+from seekr.data.encoding import encode
 from seekr.data.example import Example, parse_row
 
 ANSWERS = ["joy", "le chat sat.", "", "Ärger 😀", "7 legs,\nor 42", "ﬁn"]

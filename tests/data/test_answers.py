@@ -13,8 +13,8 @@ from toy_tokenizers import CHATML, SPECIAL, TOKENIZERS, byte_level
 from transformers import PreTrainedTokenizerFast
 
 from seekr import Task
-from seekr.data import AnswerKey, encode, encode_prompts, key_of
-from seekr.data.answers import AnswerForm
+from seekr.data.answers import AnswerForm, AnswerKey, key_of
+from seekr.data.encoding import encode, encode_prompts
 from seekr.data.example import Example, parse_row
 from seekr.data.rendering import MARK, THOUGHT
 from seekr.data.task_data import read_task

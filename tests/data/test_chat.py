@@ -5,8 +5,8 @@ from short_forms import encode_prompt
 from toy_tokenizers import CHATML, LLAMA2, REWRITING, byte_level, sentence_piece
 from transformers import PreTrainedTokenizerFast
 
-from seekr.data import Encoded, Example, encode, encode_all
-from seekr.data.example import parse_row
+from seekr.data.encoding import Encoded, encode, encode_all
+from seekr.data.example import Example, parse_row
 from seekr.errors import InputError
 
 TURNS = [("user", "how many legs?"), ("assistant", "42 legs"), ("user", "or 7?"), ("assistant", "true")]

@@ -22,9 +22,9 @@ from toy_tokenizers import sentence_piece
 
 from seekr.builtin import builtin_model, builtin_rows
 from seekr.cli.main import main
-from seekr.data import Example, encode_all
 from seekr.data.checking import Lengths, Shared, check_folder
-from seekr.data.example import parse_row
+from seekr.data.encoding import encode_all
+from seekr.data.example import Example, parse_row
 from seekr.data.presets import PRESETS
 from seekr.errors import InputError
 from seekr.report.check_tables import findings, rows_table, tokens_table

@@ -12,9 +12,12 @@ from toy_tokenizers import CHATML, byte_level
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from seekr.data import Chat, EncodingSummary, Task, encode, encode_all, encode_prompts, field_notes, read_split
 from seekr.data.clock import clock_of, fixed_clock
-from seekr.data.example import Example, parse_row
+from seekr.data.encoding import EncodingSummary, encode, encode_all, encode_prompts
+from seekr.data.example import Chat, Example, parse_row
+from seekr.data.fields import field_notes
+from seekr.data.reading import read_split
+from seekr.data.task import Task
 from seekr.errors import InputError
 
 PARTS = (

@@ -7,18 +7,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from toy_tokenizers import SPECIAL, TOKENIZERS, byte_level
 from transformers import AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from seekr.data import (
-    Encoded,
-    EncodingSummary,
-    Example,
-    Task,
-    encode,
-    encode_all,
-    encode_prompts,
-    max_length_of,
-    read_split,
-)
-from seekr.data.example import parse_row
+from seekr.data.encoding import Encoded, EncodingSummary, encode, encode_all, encode_prompts, max_length_of
+from seekr.data.example import Example, parse_row
+from seekr.data.reading import read_split
+from seekr.data.task import Task
 from seekr.errors import InputError
 
 PROMPTS = ["Translate.\nOutput:", "Is it true?\nOutput:\n", "Output:\n\n", "how many legs? ", "Say Output:  "]

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import datasets
 import pytest
 
-from seekr.data import Task, read_split, task_from_folder
 from seekr.data.folders import split_file, splits_of_folder
+from seekr.data.reading import read_split, task_from_folder
+from seekr.data.task import Task
 from seekr.errors import InputError
 
 

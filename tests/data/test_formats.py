@@ -9,8 +9,7 @@ from typing import Any
 import datasets
 import pytest
 
-from seekr.data import Example
-from seekr.data.example import parse_row
+from seekr.data.example import Example, parse_row
 from seekr.errors import InputError
 
 ASK, TELL = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}

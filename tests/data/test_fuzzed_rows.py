@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from seekr.data import encode_all, encode_prompts, field_notes
+from seekr.data.encoding import encode_all, encode_prompts
 from seekr.data.example import parse_row
+from seekr.data.fields import field_notes
 from seekr.data.showing import show_row
 from seekr.errors import InputError
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from toy_tokenizers import SPECIAL, wrap
 from transformers import PreTrainedTokenizerFast
 
-from seekr.data import EncodingSummary, encode, encode_all
+from seekr.data.encoding import EncodingSummary, encode, encode_all
 from seekr.data.example import parse_row
 from seekr.data.rendering import render
 from seekr.errors import InputError

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from benchmark_folders import write_tasks
 
-from seekr.data import Task
 from seekr.data.presets import PRESETS, missing, preset_tasks
+from seekr.data.task import Task
 from seekr.errors import InputError
 from seekr.scoring import METRICS
 

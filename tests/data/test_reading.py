@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import datasets
 import pytest
 
-from seekr.data import Example, Task, check_tasks, read_split, task_from_folder
+from seekr.data.example import Example
+from seekr.data.reading import read_split, task_from_folder
+from seekr.data.task import Task, check_tasks
 from seekr.errors import InputError
 
 ROWS = [{"prompt": f"ask {i}", "answer": f"say {i}"} for i in range(12)]

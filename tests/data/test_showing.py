@@ -13,10 +13,11 @@ from rich.console import Console
 from toy_tokenizers import TOKENIZERS, byte_level
 
 from seekr.cli.main import main
-from seekr.data import Task, encode_all
+from seekr.data.encoding import encode_all
 from seekr.data.example import parse_row
 from seekr.data.reading import one_row
 from seekr.data.showing import ShownRow, show_row
+from seekr.data.task import Task
 from seekr.errors import InputError
 from seekr.report.row_view import print_row
 

@@ -9,8 +9,8 @@ import pytest
 from family_table import DAY, TOOLS, answer_ids, encoded, example_of, one_question, other_conversations, rows
 from family_templates import FAMILIES, tokenizer_of
 
-from seekr.data import Encoded, encode, encode_all, encode_prompts
 from seekr.data.clock import fixed_clock
+from seekr.data.encoding import Encoded, encode, encode_all, encode_prompts
 from seekr.data.example import parse_row
 from seekr.errors import InputError
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from seekr.data import Example, encode_prompts
+from seekr.data.encoding import encode_prompts
+from seekr.data.example import Example
 from seekr.data.tokenizing import decode
 from seekr.modeling.generation import generate_tokens
 

@@ -12,7 +12,7 @@ import yaml
 
 from seekr import Run, Task
 from seekr.config.schema import load_config, make_tasks
-from seekr.data import read_split
+from seekr.data.reading import read_split
 from seekr.disk.files import with_own_hash
 from seekr.errors import InputError, RunError
 from seekr.memory.about import read_about

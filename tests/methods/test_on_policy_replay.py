@@ -14,7 +14,9 @@ from toy_tasks import context
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 import seekr.methods.on_policy_replay as on_policy
-from seekr.data import AnswerKey, Example, encode_all
+from seekr.data.answers import AnswerKey
+from seekr.data.encoding import encode_all
+from seekr.data.example import Example
 from seekr.memory.reader import KeptSample, Memory
 from seekr.methods import OnPolicyReplay, Replay, Seekr, TaskContext, make_method
 from seekr.methods.on_policy_replay import OwnAnswer

@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from seekr.data import AnswerKey, Asked, EncodingSummary, Example, Task
+from seekr.data.answers import AnswerKey, Asked
+from seekr.data.encoding import EncodingSummary
+from seekr.data.example import Example
+from seekr.data.task import Task
 from seekr.data.task_data import TaskData
 from seekr.runs.scores import ScoreBook
 from seekr.scoring import METRICS

@@ -17,7 +17,8 @@ from transformers import AutoTokenizer
 
 from seekr import Run, Task
 from seekr.cli.main import main
-from seekr.data import encode_all, read_split
+from seekr.data.encoding import encode_all
+from seekr.data.reading import read_split
 from seekr.errors import InputError
 
 pytestmark = pytest.mark.thorough

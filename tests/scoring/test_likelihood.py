@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from seekr.data import Task
+from seekr.data.task import Task
 from seekr.errors import InputError
 from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, likelihood, row_scores
 
