@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from seekr.runs.learn import evaluate as evaluate
     from seekr.runs.learn import learn as learn
     from seekr.runs.run import Run as Run
-    from seekr.scoring import trace_metrics as trace_metrics
+    from seekr.scoring.trace import trace_metrics as trace_metrics
     from seekr.tuning import tune as tune
 
     plan = make_plan
@@ -44,7 +44,7 @@ _HOMES = {
     "measure_sensitivity": "seekr.attention.sensitivity",
     "plan": "seekr.planning.plan",
     "select_heads": "seekr.attention.heads",
-    "trace_metrics": "seekr.scoring",
+    "trace_metrics": "seekr.scoring.trace",
     "tune": "seekr.tuning",
 }
 _NAMES_THERE = {"plan": "make_plan"}

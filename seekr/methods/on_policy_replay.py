@@ -16,7 +16,8 @@ from seekr.methods.base import TaskContext
 from seekr.methods.replay import Replay
 from seekr.methods.seekr import AttentionWeight, Seekr
 from seekr.modeling.generation import Generated, generate_tokens
-from seekr.scoring import LIKELIHOOD, row_scores
+from seekr.scoring.likelihood import LIKELIHOOD
+from seekr.scoring.metrics import row_scores
 
 
 class OnPolicyReplay(Seekr):

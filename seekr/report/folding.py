@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from itertools import groupby
 
 from seekr.runs.run import Run
-from seekr.scoring import ScoreMatrix
+from seekr.scoring.matrix import ScoreMatrix
 
 MANY = 40
 """Tasks up to which the page draws each of them."""

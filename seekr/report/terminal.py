@@ -16,7 +16,7 @@ from seekr.report.blocks import Blocks
 from seekr.report.folding import LINES, part, telling
 from seekr.report.summary import MEASURES, SPREAD, best, decimal, summarize
 from seekr.runs.run import Run, Stage
-from seekr.scoring import ScoreMatrix
+from seekr.scoring.matrix import ScoreMatrix
 
 _SHORT = {
     "overall_performance": "overall\nperformance",

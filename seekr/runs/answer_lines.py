@@ -12,8 +12,8 @@ from seekr.data.example import Example
 from seekr.data.task_data import TaskData
 from seekr.data.tokenizing import decode
 from seekr.modeling.generation import Generated
-from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, likelihood, row_scores
-from seekr.scoring.metrics import find_metric
+from seekr.scoring.likelihood import LIKELIHOOD, RowLikelihood, likelihood
+from seekr.scoring.metrics import METRICS, find_metric, row_scores
 
 Found = str | RowLikelihood
 """Of a test row: the answer that was generated, or how likely the right one is."""

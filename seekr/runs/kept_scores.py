@@ -17,8 +17,8 @@ from seekr.distributed.processes import is_main, say_once
 from seekr.errors import InputError, reason
 from seekr.runs.answered_by import ANSWERED_BY
 from seekr.runs.log import read_whole
-from seekr.scoring import ScoreMatrix
 from seekr.scoring.cells import BASE
+from seekr.scoring.matrix import ScoreMatrix
 
 Cell = tuple[int, int]
 Name = Annotated[str, Field(pattern=r"^(base|\d{1,9})-(general|\d{1,9})$")]

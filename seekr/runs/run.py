@@ -43,8 +43,8 @@ from seekr.runs.log import (
 )
 from seekr.runs.own_code import check_code
 from seekr.runs.record_schema import check_record, read_shape
-from seekr.scoring import ScoreMatrix
 from seekr.scoring.cells import JOINT
+from seekr.scoring.matrix import ScoreMatrix
 
 if TYPE_CHECKING:
     from seekr.memory.reader import Memory

@@ -24,8 +24,9 @@ from seekr.runs.kept_scores import KeptScores
 from seekr.runs.live import LiveLog
 from seekr.runs.prepare import RunSpec
 from seekr.runs.standing import check_weights
-from seekr.scoring import LIKELIHOOD, RowLikelihood, ScoreMatrix
 from seekr.scoring.cells import BASE, GENERAL, cell_name, row_name
+from seekr.scoring.likelihood import LIKELIHOOD, RowLikelihood
+from seekr.scoring.matrix import ScoreMatrix
 
 _SAME = 1e-6
 _SECONDS = 10.0

@@ -20,9 +20,11 @@ from seekr.runs.kept_scores import KeptScores
 from seekr.runs.manifest import faults, lost_stages, record_faults, standing_faults, unverified
 from seekr.runs.plain_parts import plain_parts
 from seekr.runs.run import Run
-from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, ScoreMatrix, likelihood
 from seekr.scoring.cells import BASE, GENERAL, cell_name
 from seekr.scoring.extra import check_packages
+from seekr.scoring.likelihood import LIKELIHOOD, RowLikelihood, likelihood
+from seekr.scoring.matrix import ScoreMatrix
+from seekr.scoring.metrics import METRICS
 from seekr.training.checkpoints import (
     checkpoint_faults,
     checkpoints_of,

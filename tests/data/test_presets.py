@@ -12,7 +12,7 @@ from benchmark_folders import write_tasks
 from seekr.data.presets import PRESETS, missing, preset_tasks
 from seekr.data.task import Task
 from seekr.errors import InputError
-from seekr.scoring import METRICS
+from seekr.scoring.metrics import METRICS
 
 # As published, written down a second time.
 ORDERS = {

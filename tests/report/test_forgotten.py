@@ -17,8 +17,7 @@ from seekr.report.check_run import examples_of, headline, kept_and_lost
 from seekr.report.forgotten import Change, Lost, changes
 from seekr.report.tables import print_scores
 from seekr.runs.run import Run
-from seekr.scoring import METRICS
-from seekr.scoring.metrics import row_scores
+from seekr.scoring.metrics import METRICS, row_scores
 
 
 def answered(run: Path, cell: tuple[int, int], right: list[bool]) -> None:

@@ -13,7 +13,7 @@ from seekr.data.example import Example
 from seekr.data.task import Task
 from seekr.data.task_data import TaskData
 from seekr.runs.scores import ScoreBook
-from seekr.scoring import METRICS
+from seekr.scoring.metrics import METRICS
 
 
 @pytest.mark.parametrize("metric", ["sari", "trace_20minuten"])

@@ -27,7 +27,7 @@ from seekr.runs.execute import run_request
 from seekr.runs.graft import RANDOM_SEEDS, _heads, graft
 from seekr.runs.grafted import read_grafted
 from seekr.runs.prepare import Request
-from seekr.scoring import METRICS
+from seekr.scoring.metrics import METRICS
 from seekr.scoring.uncertainty import error_of_alike
 
 pytestmark = pytest.mark.thorough

@@ -10,7 +10,8 @@ import pytest
 from seekr import InputError, Task, learn
 from seekr.builtin import builtin_model, builtin_rows
 from seekr.cli.main import main
-from seekr.scoring import METRICS, trace_metrics
+from seekr.scoring.metrics import METRICS
+from seekr.scoring.trace import trace_metrics
 
 NEED = {"sari": "sacrebleu", "trace_20minuten": "sacrebleu", "trace_meetingbank": "rouge"}
 ROWS = [{"prompt": "a", "answer": "b"}]

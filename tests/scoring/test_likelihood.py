@@ -6,7 +6,8 @@ import pytest
 
 from seekr.data.task import Task
 from seekr.errors import InputError
-from seekr.scoring import LIKELIHOOD, METRICS, RowLikelihood, likelihood, row_scores
+from seekr.scoring.likelihood import LIKELIHOOD, RowLikelihood, likelihood
+from seekr.scoring.metrics import METRICS, row_scores
 
 
 def test_every_answer_token_weighs_the_same() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seekr.errors import InputError
-from seekr.scoring import ScoreMatrix
+from seekr.scoring.matrix import ScoreMatrix
 
 SCORE = st.floats(0, 100)
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from seekr import Task, learn
 from seekr.builtin import builtin_model, builtin_rows
 from seekr.errors import InputError
-from seekr.scoring import METRICS, row_scores
-from seekr.scoring.metrics import accuracy, edit_similarity, find_metric, rouge_l
+from seekr.scoring.metrics import METRICS, accuracy, edit_similarity, find_metric, rouge_l, row_scores
 
 TEXTS = st.text(alphabet="ab c,.Ä", max_size=12)
 

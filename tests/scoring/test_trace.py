@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import seekr
 from seekr.errors import InputError
-from seekr.scoring import METRICS, trace_metrics
-from seekr.scoring.trace import extract_answer
+from seekr.scoring.metrics import METRICS
+from seekr.scoring.trace import extract_answer, trace_metrics
 
 TASKS = ["C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten"]
 HEADLINES = {  # (number, factor to 0..100), as SEEKR's show_results.py and TRACE's paper have them
