@@ -14,8 +14,8 @@ from seekr.data.task import Task
 from seekr.disk.files import read_json, write_json
 from seekr.errors import InputError
 from seekr.progress import Text
-from seekr.report import write_report
 from seekr.report.answer import answers
+from seekr.report.page import write_report
 from seekr.report.summary import summarize
 from seekr.report.tables import console, print_table
 from seekr.report.terminal import methods_table

@@ -62,8 +62,8 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    from seekr.report import write_figures, write_report
-    from seekr.report.figures import check_figures
+    from seekr.report.figures import check_figures, write_figures
+    from seekr.report.page import write_report
 
     check_figures(arguments.figures)
     show_text(f"written: {write_report(arguments.runs, arguments.output)}")

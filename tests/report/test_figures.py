@@ -11,7 +11,8 @@ from fake_runs import write_run
 
 from seekr.cli.main import main
 from seekr.errors import InputError
-from seekr.report import figures, write_figures
+from seekr.report import figures
+from seekr.report.figures import write_figures
 from seekr.report.summary import summarize
 from seekr.runs.run import Run
 

@@ -14,11 +14,11 @@ from fake_runs import Matrix, write_run
 from rich.console import Console
 
 from seekr.cli.main import main
-from seekr.report import write_report
 from seekr.report.charts import LEVELS
 from seekr.report.check_run import by_verdict, renderables
 from seekr.report.folding import LINES, MANY, few, stretches, telling
 from seekr.report.forgotten import Change
+from seekr.report.page import write_report
 from seekr.report.run_view import matrix_rows
 from seekr.report.score_map import score_map
 from seekr.report.side_by_side import seeds_table

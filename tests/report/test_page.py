@@ -9,7 +9,7 @@ import pytest
 from fake_runs import HOSTILE, write_answers, write_run
 
 from seekr.errors import InputError
-from seekr.report import write_report
+from seekr.report.page import write_report
 from seekr.runs.run import Run, find_runs
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}

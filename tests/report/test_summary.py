@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from fake_runs import write_run
 
-from seekr.report import summarize
-from seekr.report.summary import MEASURES, best, by_tasks
+from seekr.report.summary import MEASURES, best, by_tasks, summarize
 from seekr.runs.run import Run
 
 OVERALL, _, _, FORGETTING, _ = MEASURES

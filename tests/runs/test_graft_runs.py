@@ -21,7 +21,7 @@ from seekr.attention.graft import Graft
 from seekr.cli.main import main
 from seekr.errors import InputError
 from seekr.modeling.loading import load_model, load_tokenizer
-from seekr.report import write_report
+from seekr.report.page import write_report
 from seekr.report.summary import signed
 from seekr.runs.execute import run_request
 from seekr.runs.graft import RANDOM_SEEDS, _heads, graft

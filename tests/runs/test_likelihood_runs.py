@@ -19,8 +19,8 @@ from seekr.methods import L2p
 from seekr.modeling import generation as evaluation
 from seekr.modeling.generation import answer_likelihoods
 from seekr.modeling.loading import load_model
-from seekr.report import write_report
 from seekr.report.examples import choose_examples
+from seekr.report.page import write_report
 
 pytestmark = pytest.mark.thorough
 
