@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from seekr.data.task import IN_MEMORY
 from seekr.data.tokenizing import decode
@@ -27,6 +27,8 @@ from seekr.runs.manifest import link_of, missing_manifest, rechain
 from seekr.runs.record_schema import read_shape
 from seekr.runs.run import Run
 from seekr.runs.standing import check_part
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,15 @@ def copies(run: Run) -> Copies:
     looked: list[Path] = []
     while new := [place for place in map(_lies_in, [*found, *gone]) if place not in looked]:
         looked.append(new[0])
-        for folder in _runs_below(new[0]):
+        below: list[Path] = _tried(lambda: runs_below(looked[-1]), [])
+        for folder in below:
             record = _record(folder)
             if record and link_of((), record) == own:
                 found.setdefault(folder.resolve(), record)
             elif files & _files(record):
                 alike.setdefault(folder.resolve())
         sources = [Path(str(record["from"])) for record in found.values() if record.get("from")]
-        gone |= dict.fromkeys(path for path in sources if not _is_there(path))
+        gone |= dict.fromkeys(path for path in sources if not _tried((path / "run.json").is_file, False))
         found |= {path: _record(path) for path in sources if path not in gone and path not in found}
     return Copies([folder for folder in found if folder != here], list(alike), looked, list(gone))
 
@@ -146,27 +149,18 @@ def _lies_in(run: Path) -> Path:
     return run.parents[1] if run.name.startswith("seed-") else run.parent
 
 
-def _runs_below(folder: Path) -> list[Path]:
-    """None where nobody may look, or no folder can be called so."""
-    try:
-        return runs_below(folder)
-    except OSError:
-        return []
-
-
-def _is_there(run: Path) -> bool:
-    try:
-        return (run / "run.json").is_file()
-    except OSError:
-        return False
-
-
 def _record(run: Path) -> dict[str, Any]:
     """run.json; empty where it is of somebody else."""
+    nothing: dict[str, Any] = {}
+    return _tried(lambda: read_shape(run / "run.json"), nothing)
+
+
+def _tried(look: Callable[[], T], otherwise: T) -> T:
+    """What is there, `otherwise` where nobody may look, or no folder can be called so."""
     try:
-        return read_shape(run / "run.json")
+        return look()
     except (OSError, InputError, RunError):
-        return {}
+        return otherwise
 
 
 def _files(record: Mapping[str, Any]) -> set[str]:
