@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from seekr.runs.general_tasks import GENERAL_FILE, forget_stages
 from seekr.runs.grafted import GRAFT_FILE
 from seekr.runs.guard import guard_warnings
 from seekr.runs.kept_scores import forget_rows
-from seekr.runs.live import live_log
+from seekr.runs.live import LiveLog
 from seekr.runs.lock import locked
 from seekr.runs.manifest import faults, unverified
 from seekr.runs.prepare import Request, RunSpec, prepare
@@ -58,7 +58,7 @@ def run_request(request: Request) -> Run:
         with one_kind_of_bar(), ExitStack() as stack:
             agreed(lambda: start(spec, stack))
             agreed(lambda: check_shared(spec.run))
-            live = stack.enter_context(live_log(spec))
+            live = stack.enter_context(closing(LiveLog(spec)))
             book = ScoreBook(spec, live)
             if spec.redone:
                 book.write()  # without the scores of stages that are gone

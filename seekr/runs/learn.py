@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -19,7 +19,7 @@ from seekr.modeling.loading import one_kind_of_bar
 from seekr.runs.exchange import settle
 from seekr.runs.execute import facts, run_request
 from seekr.runs.folder import finished_stages
-from seekr.runs.live import live_log
+from seekr.runs.live import LiveLog
 from seekr.runs.lock import locked
 from seekr.runs.prepare import Request, RunSpec, prepare
 from seekr.runs.record import describe_task
@@ -181,7 +181,7 @@ def evaluate(
     spec = agreed(spec_of_run, facts)
     with one_kind_of_bar(), ExitStack() as stack:
         agreed(lambda: stack.enter_context(locked(spec.run)) if is_main() else None)
-        book = ScoreBook(spec, stack.enter_context(live_log(spec)))
+        book = ScoreBook(spec, stack.enter_context(closing(LiveLog(spec))))
         missing = book.missing(spec.config.cells)
         measurable = book.measurable(missing)
         book.fill(measurable)

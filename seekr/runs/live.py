@@ -6,7 +6,6 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +106,6 @@ class LiveLog(TrainerCallback):
         if not path.is_file():
             write_atomically(path, uuid.uuid4().hex[:12])
         return read_bytes(path).decode()
-
-
-@contextmanager
-def live_log(spec: RunSpec) -> Iterator[LiveLog]:
-    live = LiveLog(spec)
-    try:
-        yield live
-    finally:
-        live.close()
 
 
 def steps_of(stages: list[Path]) -> int:
