@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,12 +146,10 @@ def squared_gradients(parameters: list[tuple[str, Parameter]], sums: dict[str, T
 
     for _, parameter in parameters:
         parameter.grad = None
-    hooks = [parameter.register_post_accumulate_grad_hook(hook(name)) for name, parameter in parameters]
-    try:
+    with ExitStack() as hooks:
+        for name, parameter in parameters:
+            hooks.enter_context(parameter.register_post_accumulate_grad_hook(hook(name)))
         yield
-    finally:
-        for handle in hooks:
-            handle.remove()
 
 
 class Quadratic:

@@ -141,11 +141,8 @@ def _routers(model: nn.Module) -> Iterator[list[Tensor]]:
         if not found:
             found.extend(router.flatten(0, -2) for router in output.router_logits if router is not None)
 
-    hook = inner.register_forward_hook(take)
-    try:
+    with inner.register_forward_hook(take):
         yield found
-    finally:
-        hook.remove()
 
 
 def _counted(batch: MicroBatch, tokens: int) -> Tensor:

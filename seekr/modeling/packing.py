@@ -114,10 +114,6 @@ def _packs(model: nn.Module, embeddings: nn.Module, device: torch.device, vocabu
         embedded.append(output.detach().requires_grad_())
         return embedded[-1]
 
-    hook = embeddings.register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
-            gradient = torch.autograd.grad(logits(ids, restarted).square().sum(), embedded, allow_unused=True)
-    finally:
-        hook.remove()
+    with embeddings.register_forward_hook(keep), torch.enable_grad():
+        gradient = torch.autograd.grad(logits(ids, restarted).square().sum(), embedded, allow_unused=True)
     return len(gradient) == 1 and gradient[0] is not None and not bool(gradient[0][:, :first].any())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -37,10 +38,8 @@ def _gradient_norm(loss: Tensor, parameters: list[Parameter]) -> float:
 
     if not loss.requires_grad:
         return 0.0
-    hooks = [parameter.register_hook(measure) for parameter in parameters]
-    try:
+    with ExitStack() as hooks:
+        for parameter in parameters:
+            hooks.enter_context(parameter.register_hook(measure))
         torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return sum(norm.item() ** 2 for norm in norms) ** 0.5
