@@ -34,7 +34,8 @@ def describe_task(task: Task) -> dict[str, Any]:
 
 
 def describe_run(spec: RunSpec) -> dict[str, Any]:
-    """The content of run.json."""
+    """The content of run.json; stages without a manifest stay those that this run, or the one before it, had first."""
+    before = _record_before(spec)
     return {
         "config": spec.config.model_dump(mode="json") | {"method": spec.method.settings()},
         "versions": versions(spec),
@@ -46,9 +47,9 @@ def describe_run(spec: RunSpec) -> dict[str, Any]:
         "from": str(spec.source) if spec.source else None,
         "identity": spec.identity,
         "changed": changed_settings(spec),
-        "unverified": unverified_stages(spec),
+        "unverified": [] if before is None else list(before.get("unverified", unverified(spec.finished))),
         "stages": [folder.name for folder in spec.finished if folder.parents[1] == spec.run],
-        "encrypted_after": encrypted_after(spec),
+        "encrypted_after": encrypted_after(spec, before),
     }
 
 
@@ -60,20 +61,14 @@ def name_stages(run: Path, stages: Sequence[Path]) -> None:
         write_json(path, with_own_hash(record | {"stages": names}))
 
 
-def unverified_stages(spec: RunSpec) -> list[str]:
-    """The finished stages without a manifest, once and for all: as this run, or the one before it, had them first."""
-    record = _record_before(spec)
-    return [] if record is None else list(record.get("unverified", unverified(spec.finished)))
-
-
-def encrypted_after(spec: RunSpec) -> int | None:
+def encrypted_after(spec: RunSpec, before: dict[str, Any] | None) -> int | None:
     """How many stages were finished when encryption began; None = it has not, or that was not written down."""
     if not spec.config.encrypt:
         return None
-    record, done = _record_before(spec), len(spec.finished)
-    if record is None:
+    if before is None:
         return 0
-    since = record.get("encrypted_after") if record["config"].get("encrypt") else done
+    done = len(spec.finished)
+    since = before.get("encrypted_after") if before["config"].get("encrypt") else done
     return None if since is None else min(since, done)
 
 
