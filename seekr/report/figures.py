@@ -113,16 +113,23 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def _panels(count: int, columns: int, height: float, more: float) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels in rows of this height, and what is above and below them."""
+    rows = math.ceil(count / columns)
+    figure = _figure(_WIDTH, rows * height + more)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten().tolist()
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    return figure, panels[:count]
+
+
 def _stages(summaries: Sequence[MethodSummary]) -> Figure:
     """A panel a task: its score after each stage, a line a method; joint, which has one stage, as a level."""
     places = telling([run for summary in summaries for run in summary.counted], MANY)
     tasks = [summaries[0].tasks[place] for place in places]
-    columns = min(3, len(tasks))
-    rows = math.ceil(len(tasks) / columns)
-    figure = _figure(_WIDTH, 1.5 * rows + 0.4)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten().tolist()
+    figure, panels = _panels(len(tasks), min(3, len(tasks)), 1.5, 0.4)
     stages = len(summaries[0].tasks)
-    for task, name, axes in zip(places, tasks, panels, strict=False):
+    for task, name, axes in zip(places, tasks, panels, strict=True):
         axes.set_title(name)
         axes.set_ylim(-3, 103)
         axes.set_xticks(range(1, stages + 1, max(1, stages // MANY * 10)))
@@ -130,8 +137,6 @@ def _stages(summaries: Sequence[MethodSummary]) -> Figure:
         for place, summary in enumerate(summaries):
             found = {after: one for after in range(stages) if (one := scored(summary, after, task))}
             _line(axes, {after + 1: one for after, one in found.items()}, place, summary)
-    for axes in panels[len(tasks) :]:
-        axes.set_visible(False)
     figure.supxlabel("tasks learned")
     figure.supylabel("score")
     if len(summaries) > 1:
@@ -200,12 +205,10 @@ def _matrix(summary: MethodSummary) -> Figure:
 def _heads(stages: Sequence[Stage]) -> Figure:
     """A map a stage: importance as a share of its largest, the chosen heads outlined."""
     columns = min(6, len(stages))
-    rows = math.ceil(len(stages) / columns)
     layers, heads = stages[0].importance["importance"].shape
-    side = _WIDTH / columns
-    figure = _figure(_WIDTH, rows * min(max(side * layers / heads, 0.8) + 0.3, 4.0) + 0.3)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten().tolist()
-    for stage, axes in zip(stages, panels, strict=False):
+    height = min(max(_WIDTH / columns * layers / heads, 0.8) + 0.3, 4.0)
+    figure, panels = _panels(len(stages), columns, height, 0.3)
+    for stage, axes in zip(stages, panels, strict=True):
         table = stage.importance["importance"]
         largest = float(np.nanmax(table, initial=0.0)) or 1.0
         axes.imshow(table / largest, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -214,8 +217,6 @@ def _heads(stages: Sequence[Stage]) -> Figure:
                 x, y = [head - 0.5, head + 0.5], [layer - 0.5, layer + 0.5]
                 axes.plot([x[0], x[1], x[1], x[0], x[0]], [y[0], y[0], y[1], y[1], y[0]], color=_COLOURS[1], lw=0.8)
         axes.set_title(stage.name)
-    for axes in panels[len(stages) :]:
-        axes.set_visible(False)
     figure.supxlabel("head")
     figure.supylabel("layer")
     return figure
