@@ -35,6 +35,8 @@ def card(run: Run, stage: Stage, method: Method, form: ExportForm, *, name: str,
     stages = run.stages[: stage.index + 1]
     base, about = public_name(run.config.model), license_of(run.config.model)
     record = run.record
+    identity = as_kept_now(record["identity"])
+    training = {"rows of a step": identity["step_rows"], **identity["training"]}
     tasks = _tasks(run, stages)
     doubted = sorted({fault.path.relative_to(run.folder).as_posix() for fault in score_faults(run)})
     left_out = "scores.json" in doubted
@@ -52,7 +54,7 @@ def card(run: Run, stage: Stage, method: Method, form: ExportForm, *, name: str,
         tasks=tasks,
         method=method.name,
         settings=_listed(record["config"]["method"]),
-        training=_listed({**_training(record), "lora": record["config"].get("lora") or None}),
+        training=_listed({**training, "lora": record["config"].get("lora") or None}),
         doubt=_doubt(doubted, left_out=left_out),
         scores="" if left_out else _matrix(run, stage),
         measures="" if stage.index + 1 < run.planned else _measures(run),
@@ -66,12 +68,6 @@ def card(run: Run, stage: Stage, method: Method, form: ExportForm, *, name: str,
         served=_served(form, method, name=name, base=base),
     )
     return f"---\n{data.to_yaml()}\n---\n\n{text}"
-
-
-def _training(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the training changes weights, the rows of a step first."""
-    identity = as_kept_now(record["identity"])
-    return {"rows of a step": identity["step_rows"], **identity["training"]}
 
 
 def _template() -> Template:
