@@ -93,14 +93,15 @@ def graft(arguments: argparse.Namespace) -> None:
 
 
 def memory(arguments: argparse.Namespace) -> None:
-    from seekr.report.as_json import memory_json
+    from seekr.report.as_json import kept_of_tasks
     from seekr.report.tables import print_memory
     from seekr.runs.run import Run
 
     run = Run(arguments.run)
     text = arguments.search if arguments.search is not None else arguments.remove_matching
     if text is None and arguments.remove is None:
-        give(arguments.json, lambda: {"runs": [memory_json(run)]}, lambda: print_memory(run))
+        about = {"run": str(run.folder)}
+        give(arguments.json, lambda: {"runs": [about | {"tasks": kept_of_tasks(run)}]}, lambda: print_memory(run))
         return
     if text is not None and not text.strip():
         raise InputError("--search and --remove-matching need a text, not an empty one")

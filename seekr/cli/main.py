@@ -120,10 +120,6 @@ def _reported_by_another(error: InputError | RunError) -> bool:
     return isinstance(error, CommonInputError | CommonRunError) and not is_main()
 
 
-def _launch_config(arguments: argparse.Namespace) -> None:
-    show_text(str(launch_file(arguments.name)))
-
-
 def _bench(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_PROC_BIND", "true")  # a thread stays on its core; read when torch is imported
     from seekr.bench import run_bench
@@ -144,7 +140,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "export": using.export,
     "graft": looking.graft,
     "heads": looking.heads,
-    "launch-config": _launch_config,
+    "launch-config": lambda arguments: show_text(str(launch_file(arguments.name))),
     "learn": learning.learn,
     "memory": looking.memory,
     "plan": learning.plan,

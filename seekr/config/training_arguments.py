@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
@@ -175,7 +175,8 @@ def weight_changing(training: dict[str, Any]) -> dict[str, Any]:
     """The part of `training` that belongs to the identity of a run; a default that is spelt out counts as left out."""
     from transformers import TrainingArguments
 
-    defaults = {field.name: _default(field) for field in fields(TrainingArguments)}
+    made = {it.name: it.default_factory() for it in fields(TrainingArguments) if it.default_factory is not MISSING}
+    defaults = {it.name: it.default for it in fields(TrainingArguments)} | made
     return {
         key: value if isinstance(value, int | float | str | bool | list | dict) else str(value)
         for key, value in sorted(training.items())
@@ -228,7 +229,3 @@ def _same_truths(given: Any, checked: Any) -> bool:
     if isinstance(given, list | tuple) and isinstance(checked, list | tuple):
         return all(map(_same_truths, given, checked))
     return True
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default

@@ -52,17 +52,13 @@ def rows_of_bytes(data: bytes, name: str, *, either_json: bool = False) -> Itera
     if suffix is None:
         raise InputError(f"{name}: rows are read from {', '.join(FORMATS)}, each also with .gz after it; save it so")
     if name.lower().endswith(".gz"):
-        data = _unpacked(data, name)
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{name}: not a whole gzip file: {error}; pack it again, or give it unpacked") from None
     if either_json and suffix == ".json" and not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
         suffix = ".jsonl"
     return _READERS[suffix](data, name)
-
-
-def _unpacked(data: bytes, name: str) -> bytes:
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{name}: not a whole gzip file: {error}; pack it again, or give it unpacked") from None
 
 
 def _text(data: bytes, name: str) -> str:

@@ -40,11 +40,6 @@ def heads_json(run: Run) -> dict[str, Any]:
     return {"run": str(run.folder), "stages": stages}
 
 
-def memory_json(run: Run) -> dict[str, Any]:
-    """Of `memory`: what is kept of each task, in numbers; `replayed` = of its rows in the next task, where not all."""
-    return {"run": str(run.folder), "tasks": kept_of_tasks(run)}
-
-
 def stages_with_heads(run: Run) -> list[Stage]:
     """Raises InputError where no stage has chosen any."""
     stages = [stage for stage in run.stages if stage.heads]
@@ -55,8 +50,8 @@ def stages_with_heads(run: Run) -> list[Stage]:
 
 
 def kept_of_tasks(run: Run) -> list[dict[str, Any]]:
-    """The `Memory.summary()` of every stage that has one, with the rows of it that the next task replays where a
-    `replay_limit` leaves some out. Raises InputError where none has.
+    """Of `memory`: the `Memory.summary()` of every stage that has one, and as `replayed` how many of its rows the next
+    task replays, where a `replay_limit` leaves some out. Raises InputError where none has.
     """
     from seekr.training.order import StepPlan
 

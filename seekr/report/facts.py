@@ -40,7 +40,8 @@ def _model(run: Run) -> str:
 def _data(runs: Sequence[Run]) -> str:
     learned = [rows for run in runs for rows in _rows_learned(run)]
     metrics = _joined(metric for run in runs if run.scored for metric in run.scored.metrics if metric)
-    rows = f"{_range(learned)} rows to learn of each task" if learned else ""
+    ends = dict.fromkeys((min(learned), max(learned))) if learned else ()
+    rows = f"{' to '.join(f'{number:,}' for number in ends)} rows to learn of each task" if learned else ""
     return "; ".join(filter(None, (rows, f"scored by {metrics}" if metrics else "")))
 
 
@@ -52,10 +53,6 @@ def _rows_learned(run: Run) -> Iterator[int]:
             yield from [int(task["rows"]) for task in read_json(stage.folder / "stage.json")["rows"].values()]
         except (RunError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
             continue  # older, or damaged: the command names it then
-
-
-def _range(numbers: Sequence[int]) -> str:
-    return " to ".join(f"{number:,}" for number in dict.fromkeys((min(numbers), max(numbers))))
 
 
 def _joined(names: Iterable[str]) -> str:
