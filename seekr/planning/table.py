@@ -9,7 +9,7 @@ from rich.table import Table
 
 from seekr.planning.live import WEIGHTS
 from seekr.planning.paper import OPTIMIZER
-from seekr.planning.plan import Phase, Plan, optimizer_name
+from seekr.planning.plan import Plan, optimizer_name
 from seekr.planning.rows import Shape, StageSteps
 from seekr.progress import Text
 from seekr.report.terminal import plain_table, readable_bytes
@@ -44,7 +44,7 @@ def headline(plan: Plan) -> list[str]:
 
 
 def memory_table(plan: Plan) -> Table:
-    """Parts down, moments of the run across: each at the moment at which it holds most."""
+    """Parts down, weights and optimizer first, then by size; moments of the run across, each where it holds most."""
     largest = plan.largest
     table = plain_table(
         "Memory of one device that holds all of it",
@@ -52,18 +52,13 @@ def memory_table(plan: Plan) -> Table:
         texts=["part"],
         numbers=[f"{phase.name}\n{shape_text(phase.shape)}" for phase in plan.phases],
     )
-    for part in parts_of(plan.phases):
+    sizes = {part: max(it.parts.get(part, 0) for it in plan.phases) for phase in plan.phases for part in phase.parts}
+    for part in sorted(sizes, key=lambda part: (part not in (WEIGHTS, OPTIMIZER), -sizes[part])):
         counts = (phase.parts.get(part, 0) for phase in plan.phases)
         table.add_row(part, *(readable_bytes(count) if count else "" for count in counts))
     table.add_section()
     table.add_row("together", *(readable_bytes(phase.total) for phase in plan.phases), style="bold")
     return table
-
-
-def parts_of(phases: list[Phase]) -> list[str]:
-    """The parts of all phases: weights and optimizer first, the others by size."""
-    sizes = {part: max(phase.parts.get(part, 0) for phase in phases) for phase in phases for part in phase.parts}
-    return sorted(sizes, key=lambda part: (part not in (WEIGHTS, OPTIMIZER), -sizes[part]))
 
 
 def shape_text(shape: Shape) -> str:
@@ -103,7 +98,10 @@ def stages_table(plan: Plan) -> Table:
 def totals(plan: Plan) -> list[str]:
     """Steps, hours, what is kept and disk over the whole run."""
     tasks, replays = (sum(getattr(stage, key) for stage in plan.stages) for key in ("task_steps", "replay_steps"))
-    hours = "" if plan.hours is None else f", {readable_hours(plan.hours)} at {plan.throughput:,.0f} tokens a second"
+    hours = ""
+    if plan.hours is not None:
+        taken = f"{plan.hours:,.1f} hours" if plan.hours >= 1 else f"{60 * plan.hours:.1f} minutes"
+        hours = f", {taken} at {plan.throughput:,.0f} tokens a second"
     disk, kept = plan.disk, sum(len(stage.kept) for stage in plan.stages)
     limit = plan.run.method.settings().get("replay_limit")
     limited = f"; a task replays {limit:,} of them at most" if limit is not None and limit < kept else ""
@@ -115,11 +113,6 @@ def totals(plan: Plan) -> list[str]:
         f"{plan.run.config.keep_stages}), {readable_bytes(disk.checkpoints)} more for {disk.most_checkpoints} "
         f"checkpoint{'s' * (disk.most_checkpoints > 1)} while a task is learned",
     ]
-
-
-def readable_hours(hours: float) -> str:
-    """Hours, or minutes where they are few."""
-    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 def readable_tokens(count: int) -> str:
