@@ -100,7 +100,7 @@ def graft(
 def _study(run: Run, spec: RunSpec, later: Stage, questions: Sequence[GraftQuestion]) -> list[Grafted]:
     result = []
     with one_kind_of_bar(), locked(run.folder):
-        model = _loaded(spec, later)
+        model = spec.models.frozen(later.model, answering_dtype(spec.config))
         for question in questions:
             found = list(_answered(spec, question, later.name, model))
             add_grafted(run.folder, found, [stage.name for stage in run.stages])
@@ -108,14 +108,9 @@ def _study(run: Run, spec: RunSpec, later: Stage, questions: Sequence[GraftQuest
     return result
 
 
-def _loaded(spec: RunSpec, stage: Stage) -> Any:
-    """The model of a stage as it answers; of a skill the base model."""
-    return spec.models.frozen(stage.model, answering_dtype(spec.config))
-
-
 def _answered(spec: RunSpec, question: GraftQuestion, later: str, model: Any) -> Iterator[Grafted]:
     """Both models by themselves, then one graft after the other."""
-    donor = _loaded(spec, question.donor)
+    donor = spec.models.frozen(question.donor.model, answering_dtype(spec.config))
     check_graft(model, donor)
     column = [data.task.name for data in spec.tasks].index(question.task)
     donor_score, _ = _answer(spec, column, donor, f"after {question.donor.name}")
