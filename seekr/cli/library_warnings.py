@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import warnings
-from typing import Any
 
 from seekr.errors import visible
 
@@ -23,7 +22,7 @@ _ADVICE = {
 def leave_out_advice() -> None:
     """Sets what libraries print, before they are imported; what the environment says already holds."""
     logging.setLogRecordFactory(_Record)
-    warnings.formatwarning = _formatted
+    warnings.formatwarning = lambda *said, **more: visible(_plainly(*said, **more))
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -34,10 +33,6 @@ def leave_out_advice() -> None:
 
 
 _plainly = warnings.formatwarning
-
-
-def _formatted(*said: Any, **more: Any) -> str:
-    return visible(_plainly(*said, **more))
 
 
 class _Record(logging.LogRecord):
