@@ -35,6 +35,14 @@ def a_file(path: Path) -> None:
     path.write_text("theirs")
 
 
+@pytest.mark.parametrize("place", ["sub", "stages/00-a/model/sub"])
+def test_a_run_was_begun_in_the_folder_of_another_one(place: str, run: Path, data_folder: Path) -> None:
+    before = snapshot(run)
+    with pytest.raises(InputError, match=r"lies in the folder of the run .*; give a folder outside of it"):
+        run_request(extend(run, f"c={data_folder / 'c'}", run / place))
+    assert snapshot(run) == before
+
+
 IN_THE_WAY = [
     (a_folder, "predictions/0-0.jsonl", "is a folder, where a file should be"),
     (a_folder, "predictions/.2-0.jsonl.partial", "is a folder, and seekr writes a file"),
