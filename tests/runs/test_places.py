@@ -43,6 +43,27 @@ def test_a_run_was_begun_in_the_folder_of_another_one(place: str, run: Path, dat
     assert snapshot(run) == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "report RUN --output RUN/run.json",
+        "report RUN --figures RUN/predictions",
+        "compare RUN --csv RUN/scores.json",
+        "check RUN --json RUN/general.json",
+        "score RUN --task a=nowhere --output RUN/predictions/0-0.jsonl",
+    ],
+)
+def test_what_is_written_for_a_person_took_the_place_of_files_of_the_run(
+    words: str, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`report RUN --output RUN/run.json` left a run that nothing could read any more."""
+    monkeypatch.chdir(run.parent)
+    before = snapshot(run)
+    assert main(words.replace("RUN", run.name).split()) == 2
+    assert f"is a part of the run in {run}, which needs it; give another place" in capsys.readouterr().err
+    assert snapshot(run) == before
+
+
 IN_THE_WAY = [
     (a_folder, "predictions/0-0.jsonl", "is a folder, where a file should be"),
     (a_folder, "predictions/.2-0.jsonl.partial", "is a folder, and seekr writes a file"),
