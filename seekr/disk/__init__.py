@@ -5,6 +5,7 @@ from seekr.disk.files import SMALL as SMALL
 from seekr.disk.files import STDOUT as STDOUT
 from seekr.disk.files import Fault as Fault
 from seekr.disk.files import Listing as Listing
+from seekr.disk.files import check_no_part_of_a_run as check_no_part_of_a_run
 from seekr.disk.files import check_room as check_room
 from seekr.disk.files import check_writable as check_writable
 from seekr.disk.files import clear_folder as clear_folder
