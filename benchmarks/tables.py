@@ -80,8 +80,9 @@ def by_method(row: Row) -> str:
 
 
 def by_weight(row: Row) -> str:
-    """The method of a row and its attention weight."""
-    return f"`{row['method']}`, {row['settings']['method']['attention_weight']}"
+    """The method of a row, and its attention weight where it has one."""
+    weight = row["settings"]["method"].get("attention_weight")
+    return f"`{row['method']}`" if weight is None else f"`{row['method']}`, {weight}"
 
 
 def _kept(row: Row) -> float | None:

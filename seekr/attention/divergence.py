@@ -172,8 +172,9 @@ def _sample_divergence(
         columns = visible_columns(student.positions[rows], geometry.window)
         scores = student.scores(rows, columns)
         teacher_scores = teacher.scores(rows, columns, scores)
-        (probs, constant), (teacher_probs, teacher_constant) = _normalized(scores), _normalized(teacher_scores)
-        ratio = teacher_scores.sub_(scores).sub_(teacher_constant - constant)
+        probs, top, log_top = _softmax(scores)
+        teacher_probs, teacher_top, teacher_log_top = _softmax(teacher_scores)
+        ratio = teacher_scores.sub_(scores).sub_((teacher_top - top) - (teacher_log_top - log_top))
         value += torch.dot(teacher_probs.flatten(), ratio.flatten())
         if not needs_gradient:
             continue
@@ -196,11 +197,12 @@ def _sample_divergence(
     return value * share, Gradients(query_grad, key_grad, key_heads, sink_grad * share)
 
 
-def _normalized(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities [heads, rows, columns], and what each row's scores are above their logarithms [heads, rows, 1].
+def _softmax(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities [heads, rows, columns], and the score and the log-probability of each row's largest entry [heads,
+    rows, 1]: what tells scores from log-probabilities.
 
-    Read off the largest entry: beside products, exponentials are most of what a CPU does here, and this is one an entry
-    where a log-softmax and its exponential are two.
+    Beside products, exponentials are most of what a CPU does here, and this takes one an entry where a log-softmax and
+    its exponential take two.
     """
     probs = scores.softmax(dim=-1)
-    return probs, scores.amax(dim=-1, keepdim=True) - probs.amax(dim=-1, keepdim=True).log()
+    return probs, scores.amax(dim=-1, keepdim=True), probs.amax(dim=-1, keepdim=True).log_()

@@ -108,7 +108,8 @@ def memory(arguments: argparse.Namespace) -> None:
     from seekr.cli import kept_rows
 
     if arguments.search is not None:
-        kept_rows.show(run, text)
+        if not any(kept_rows.show(run, text)):
+            show_text(f"no kept row and no answer holds {text!r}")
     else:
         kept_rows.remove(run, arguments.remove, text)
 

@@ -20,7 +20,6 @@ from seekr.data.messages import (
 )
 from seekr.errors import InputError, kind_of, listed
 
-_OF_A_PAIR = ("prompt", "answer", "completion", "references")
 _OF_A_CHAT = ("messages", "references", "tools", "chat_template_kwargs")
 
 
@@ -81,7 +80,7 @@ def parse_row(
         right = references
     else:
         raise InputError(f"{source}: 'answer' is missing (or 'completion'); the row has {_keys(row)}")
-    unread = _unread(row, {*taken, *_OF_A_PAIR})
+    unread = _unread(row, {*(taken or ("prompt", key)), "references"})
     return Example(prompt, right[0], references or right, source, separator=separator, unread=unread)
 
 
@@ -129,4 +128,4 @@ def _strings(value: Any, key: str, source: str) -> list[str]:
 
 
 def _keys(row: Mapping[str, Any]) -> str:
-    return listed(row) or "no keys"
+    return listed([f"{key} (null)" if value is None else str(key) for key, value in row.items()]) or "no keys"

@@ -39,7 +39,8 @@ def known_form(row: Mapping[str, Any], source: str) -> tuple[Mapping[str, Any], 
         turns = _turns(row["conversations"], "conversations", source)
         return {**row, "messages": _after_system(row, turns, source)}, frozenset({"conversations", "system"})
     if isinstance(row.get("prompt"), list):
-        return {**row, "messages": _prompted(row, source)}, frozenset({"prompt", "completion", "answer"})
+        key = "answer" if row.get("completion") is None else "completion"
+        return {**row, "messages": _prompted(row, key, source)}, frozenset({"prompt", key})
     if row.get("prompt") is None and row.get("instruction") is not None:
         return _alpaca(row, source), frozenset({"instruction", "input", "output", "system", "history"})
     return row, frozenset()
@@ -89,10 +90,9 @@ def _after_system(row: Mapping[str, Any], turns: list[Any], source: str) -> list
     return [{"role": "system", "content": system}, *turns]
 
 
-def _prompted(row: Mapping[str, Any], source: str) -> list[Any]:
-    """The messages of a prompt, as context alone, and those of its completion."""
+def _prompted(row: Mapping[str, Any], key: str, source: str) -> list[Any]:
+    """The messages of a prompt, as context alone, and those of its completion, which `key` holds."""
     asked = _turns(row["prompt"], "prompt", source)
-    key = "answer" if row.get("completion") is None else "completion"
     answer = row.get(key)
     if isinstance(answer, str):
         answer = [{"role": "assistant", "content": answer}]

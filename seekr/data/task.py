@@ -22,6 +22,7 @@ NEW_TOKENS = 32
 """Tokens of a generated answer where a task does not say how many."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_LONGEST_NAME = 200  # file systems end at 255, and parts of a run add to it
 
 
 @dataclass
@@ -57,6 +58,11 @@ class Task:
             raise InputError(
                 f"task name {self.name!r}: it becomes a folder name, so only letters, digits, '.', '_' and "
                 "'-' are allowed, and no '.' in front"
+            )
+        if len(self.name) > _LONGEST_NAME:
+            raise InputError(
+                f"task name '{self.name[:40]}…': it becomes a folder name, and has {len(self.name)} characters; use at "
+                f"most {_LONGEST_NAME}"
             )
         for key in ("train", "test", "eval"):
             source = getattr(self, key)

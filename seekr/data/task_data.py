@@ -71,6 +71,10 @@ class TaskData:
         lines = {"test prompts were cut from the left to leave an answer room": self.cut_test_prompts}
         if self.test_rows:
             lines = self._test_row_warnings()
+        trained = {(sample.example.prompt_text, sample.example.answer) for sample in self.samples}
+        lines["test rows are trained on too, so that their score is no measure of new ones"] = sum(
+            (example.prompt_text, example.answer) in trained for example in self.test
+        )
         rows: list[Asked] | list[Encoded] = self.asked or self.test_rows
         notes = Counter(note for row in rows for note in row.notes)
         lines |= {f"test rows: {note}": count for note, count in notes.items() if note not in self.summary.notes}

@@ -21,6 +21,12 @@ STDOUT = Path("-")
 """What a file is called that is stdout."""
 
 
+_OF_A_RUN = {
+    "run.json", "scores.json", "general.json", "graft.json", "stages", "predictions", "working", "logs", "model",
+    ".lock",
+}  # fmt: skip
+"""What lies in a run's folder."""
+
 PRIVATE = 0o700
 """The mode of a folder that holds people's texts, before the umask takes from it: its owner's alone."""
 
@@ -38,8 +44,21 @@ def user_path(name: str | Path) -> Path:
     return path
 
 
+def check_no_part_of_a_run(path: Path, name: str) -> None:
+    """Raises InputError where what is written for a person would take the place of what a run consists of, `name` being
+    its option."""
+    place = path.resolve()
+    for above in place.parents:
+        of_a_run = place.relative_to(above).parts[0] in _OF_A_RUN
+        if of_a_run and (above / "run.json").is_file() and (above / "stages").is_dir():
+            raise InputError(f"{name}: {path} is a part of the run in {above}, which needs it; give another place")
+
+
 def check_writable(path: Path | None, name: str) -> None:
-    """Raises InputError where a file that is to be written once all is done could not be, `name` being its option."""
+    """Raises InputError where a file that is to be written once all is done could not be, or would take the place of
+    a part of a run; `name` is its option."""
+    if path is not None:
+        check_no_part_of_a_run(path, name)
     if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
         raise InputError(f"{name}: {path} cannot be written: its folder is missing, or it is a folder itself")
 

@@ -96,22 +96,23 @@ def load_skeleton(base: str, *, dtype: str) -> Any:
     return _read(base, dtype, device_map="meta").train()
 
 
-def few_layers(base: str, *, dtype: str) -> Any:
+def few_layers(base: str, *, dtype: str) -> tuple[Any, list[int]]:
     """A model of random weights that is as the base model but for its depth: its first layers, until each kind of layer
-    that its configuration names has come.
+    that its configuration names has come; and for each layer of the base model the one of these that is of its kind.
 
     Raises whatever the family's code raises of a configuration that was cut.
     """
     config = load_config_of(base)
     text = config.get_text_config()
     depth, names = text.num_hidden_layers, ("layer_types", "layers_block_type")
-    kinds = next((found for name in names if (found := getattr(text, name, None))), None)
-    kept = 1 + max(kinds.index(kind) for kind in kinds) if kinds else 1
+    kinds = next((found for name in names if (found := getattr(text, name, None))), [None] * depth)
+    alike = [kinds.index(kind) for kind in kinds]
+    kept = 1 + max(alike)
     for key, value in vars(text).items():
         if isinstance(value, list) and len(value) == depth:
             setattr(text, key, value[:kept])
     text.num_hidden_layers = kept
-    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
+    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval(), alike
 
 
 def _read(base: str, dtype: str, **more: Any) -> Any:

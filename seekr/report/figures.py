@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seekr.disk.files import write_atomically
+from seekr.disk.files import check_no_part_of_a_run, write_atomically
 from seekr.errors import InputError
 from seekr.report.estimate import Estimate, measured, scored
 from seekr.report.folding import MANY, telling
@@ -55,6 +55,7 @@ def check_figures(folder: Path | None) -> None:
         raise InputError("--figures: matplotlib is not installed; pip install 'seekr-continual[figures]' does it")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--figures: {folder} is a file; give a folder")
+    check_no_part_of_a_run(folder, "--figures")
 
 
 def write_figures(runs: Sequence[Path], folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from seekr.disk.files import write_atomically
+from seekr.disk.files import check_no_part_of_a_run, write_atomically
 from seekr.errors import InputError, say
 from seekr.report import charts
 from seekr.report.answer import MethodResult, answers
@@ -44,6 +44,7 @@ def write_report(runs: Sequence[Path], output: Path, *, title: str | None = None
     if not runs:
         raise InputError("no run to report on; give one run folder or more")
     output = Path(output)
+    check_no_part_of_a_run(output, "--output")
     found = read_as_far_as_possible(runs)
     lost = left_out(runs)
     page = render(found, runs, title=title, faults=lost)

@@ -190,9 +190,9 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         peers = [_identity(peer)["settings"] for peer in runs if peer.method == run.method]
         own = _identity(run)["settings"]
-        keys = sorted({key for peer in peers for key in peer.keys() | own.keys() if peer.get(key) != own.get(key)})
+        keys = sorted(key for key in own if any(key not in peer or peer[key] != own[key] for peer in peers))
         keys.sort(key=lambda key: not key.startswith("method."))
-        shown = [f"{key.removeprefix('method.')}={own.get(key)}" for key in keys[:3]] + ["…"] * (len(keys) > 3)
+        shown = [f"{key.removeprefix('method.')}={own[key]}" for key in keys[:3]] + ["…"] * (len(keys) > 3)
         labels.append(f"{run.method} ({', '.join(shown)})" if shown else run.method)
     homes = [run.folder.parent if run.folder.name == f"seed-{run.seed}" else run.folder for run in runs]
     return [

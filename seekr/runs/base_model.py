@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seekr.attention.support import check_attention, without_attention
+from seekr.attention.support import check_attention
 from seekr.modeling import loading
 from seekr.modeling.fingerprints import fingerprint_model
 
@@ -40,19 +40,19 @@ class BaseModel:
         return self.fingerprint
 
     def try_without_weights(self, max_length: int | None) -> str | None:
-        """Tries whether its attention can be read, on a few layers of random weights: a line where that is no answer,
-        or some have none.
+        """Tries which layers' attention can be read, on a few layers of random weights: a line where that is no answer.
 
         Raises InputError where it cannot be read.
         """
         if max_length in self.exact_up_to:
             return None
         try:
-            model = loading.few_layers(self.name, dtype=self.dtype)
+            model, alike = loading.few_layers(self.name, dtype=self.dtype)
         except Exception as error:  # what families raise of a configuration that was cut
             return f"whether its attention can be read is tried when the run begins ({type(error).__name__} without it)"
-        some = without_attention(model, check_attention(model, max_length))
-        return "some layers have no attention that can be read; heads are those of the others" if some else None
+        read = check_attention(model, max_length)
+        self.attention = [layer for layer, one in enumerate(alike) if one in read]
+        return None
 
 
 def base_model(name: str, dtype: str) -> BaseModel:

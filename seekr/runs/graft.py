@@ -187,10 +187,11 @@ def _plan(
 
 def _check_weights(run: Run, stage: Stage) -> None:
     if stage.trained and stage.model is None:
-        raise InputError(
-            f"{run.folder}: the weights of stage {stage.name} are gone (keep_stages: {run.config.keep_stages}); a run "
-            "with keep_stages=all in another output_dir keeps them"
-        )
+        kept = run.config.keep_stages
+        mend = "a run with keep_stages=all in another output_dir keeps them"
+        if kept == "all" or stage == run.stages[-1]:
+            mend = f"bring them back from a copy, or learn from there on again by --redo {stage.name}"
+        raise InputError(f"{run.folder}: the weights of stage {stage.name} are gone (keep_stages: {kept}); {mend}")
 
 
 def _sets(run: Run, stage: Stage, word: str | None) -> dict[str, list[Heads]]:

@@ -13,7 +13,7 @@ from seekr.config.schema import make_config, resolve_paths
 from seekr.data.task import Task
 from seekr.distributed.agreement import agreed
 from seekr.distributed.processes import is_main
-from seekr.errors import InputError, RunError
+from seekr.errors import InputError, RunError, kind_of
 from seekr.methods import Method, make_method
 from seekr.modeling.loading import one_kind_of_bar
 from seekr.runs.exchange import settle
@@ -126,6 +126,13 @@ def learn(
             f"model: give a folder or hub name, not a {type(model).__name__}; save_pretrained(FOLDER) makes one of it, "
             "which a run can be resumed from"
         )
+    tasks = [tasks] if isinstance(tasks, Task) else list(tasks)  # what comes from a generator is looked at twice
+    if wrong := [task for task in tasks if not isinstance(task, Task)]:
+        raise InputError(f"tasks: give each as seekr.Task(name, train=..., ...), not {kind_of(wrong[0])}")
+    if not isinstance(training or {}, Mapping):
+        raise InputError(f"training: give a mapping of fields of TrainingArguments, not a {type(training).__name__}")
+    if not isinstance(output_dir, str | Path):
+        raise InputError(f"output_dir: give a folder, not {kind_of(output_dir)}")
     chosen = make_method(dict(method) if isinstance(method, Mapping) else method)
 
     def plain(value: Any) -> Any:
@@ -151,7 +158,7 @@ def learn(
         "output_dir": str(output_dir),
     }
     config = resolve_paths(make_config(raw, "learn"), Path.cwd())
-    request = Request(config, tasks=list(tasks), method=chosen, callbacks=callbacks)
+    request = Request(config, tasks=tasks, method=chosen, callbacks=callbacks)
     if seeds is None:
         return run_request(request)
     return run_seeds(seed_requests(request))

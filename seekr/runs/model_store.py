@@ -90,15 +90,24 @@ class ModelStore:
         Nothing is written before, so that a run which is stopped here averages what its checkpoint holds: once.
         `seed`: that an adapter was drawn by when the task began.
         """
+        on_base = self.method.form.shares_base(model) and (start is not None or _begins_with_nothing(self.lora))
         model = self.method.form.trained(model)
         if self.method.average is not None:
-            if self.lora is None:
-                before = self.method.form.load(self.base, start, dtype=self.dtype)
-            else:
-                set_seed(seed)
-                before = self.method.form.trained(self.trainable(start))
+            set_seed(seed)
+            before = self._on_base_of(model, start) if on_base else self._begun(start)
             average_weights(model, before, self.method.average)
         return model.eval()
+
+    def _begun(self, start: Path | None) -> Any:
+        """The model as its task began."""
+        if self.lora is None:
+            return self.method.form.load(self.base, start, dtype=self.dtype)
+        return self.method.form.trained(self.trainable(start))
+
+    def _on_base_of(self, model: Any, start: Path | None) -> Any:
+        """The same without a second base in memory."""
+        before, form = on_same_base(model, start), self.method.form
+        return form.trained(form.adapt(before, self.lora)) if start is None else before
 
     def read_back(self, start: Path | None, working: Path, *, seed: int) -> Any:
         """The trained model that `save_whole` wrote to `working`, settled.
@@ -121,6 +130,11 @@ class ModelStore:
             (working / "model").replace(folder / "model")
         else:
             save_model(model, self.tokenizer, folder / "model")
+
+
+def _begins_with_nothing(lora: LoraConfig | None) -> bool:
+    """Whether one factor of a new adapter is 0, so that its average does not depend on how the other was drawn."""
+    return lora is not None and lora.init_lora_weights in (True, "gaussian")
 
 
 def save_whole(model: Any, state: dict[str, Any], folder: Path) -> None:

@@ -35,10 +35,15 @@ def check_output_dir(run: Path) -> None:
         raise InputError(f"output_dir: {run} is a file; give a folder")
     check_places(run)
     check_settled(run)
-    if not (run / "run.json").exists() and (seeds := seed_folders(run)):
+    if (run / "run.json").exists():
+        return
+    if seeds := seed_folders(run):
         names = ", ".join(folder.name for folder in seeds)
         raise InputError(f"output_dir: {run} holds {names}: go on with them by `seeds`, or give another folder")
-    if run.is_dir() and not (run / "run.json").exists() and any(path.name not in OWN for path in run.iterdir()):
+    for above in run.resolve().parents:
+        if (above / "run.json").is_file() and (above / "stages").is_dir():
+            raise InputError(f"output_dir: {run} lies in the folder of the run {above}; give a folder outside of it")
+    if run.is_dir() and any(path.name not in OWN for path in run.iterdir()):
         if (run / "stages").is_dir():
             raise InputError(f"{run / 'run.json'}: missing, though stages are there; bring it back from a copy")
         raise InputError(f"output_dir: {run} holds files, but no run of seekr; give an empty or a new folder")

@@ -232,6 +232,19 @@ def test_equal_maps_are_zero_with_zero_gradient(attention_divergence: Divergence
     assert student.query.grad.abs().max() <= rounding
 
 
+def test_a_small_divergence_is_exact_where_scores_are_large(attention_divergence: Divergence) -> None:
+    """Of rows whose largest scores differ by some fifty nats, as far as float32 tells such scores apart."""
+    torch.manual_seed(0)
+    student = random_call((97,))
+    student = replace(student, key=(student.key + 20).detach(), query=student.query.detach())
+    teacher = replace(student, query=student.query + 3e-3 * torch.randn_like(student.query))
+    heads, span, positions = torch.arange(4), (0, 97), torch.arange(97)
+    one = SampleTeacher(0, span, heads, None, QueryKeyRows.of_call(teacher, 0, span, heads))
+    old, new = (log_rows(call, 0, span, heads, positions).double() for call in (teacher, student))
+    expected = (old.exp() * (old - new)).nan_to_num().sum(dim=-1).mean()  # hidden entries are −∞ in both
+    torch.testing.assert_close(attention_divergence(student, [one])[0].double(), expected, rtol=1e-3, atol=0)
+
+
 def test_no_teacher_no_value(attention_divergence: Divergence) -> None:
     assert attention_divergence(random_call((5,)), []).shape == (0,)
 

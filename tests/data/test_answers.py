@@ -88,12 +88,13 @@ def test_right_answers_are_compared_as_the_tokenizer_writes_them(
 
 def test_what_is_compared_otherwise_is_said_once_with_an_example() -> None:
     rows = [{"prompt": "say:", "answer": answer} for answer in ("Yes", "no", "Über", "7")]
-    data = read_task(Task("t", train=rows, test=rows), lower_case(), 100, seed=0)
+    others = [{"prompt": "say", "answer": "7"}]
+    data = read_task(Task("t", train=others, test=rows), lower_case(), 100, seed=0)
     assert data.warnings() == [
         "3 of 4 right answers are compared as template and tokenizer write them, such as 'yes' for 'Yes'; of 1 nothing "
         "is left, as the tokenizer knows none of their letters"
     ]
-    assert read_task(Task("t", train=rows, test=rows), byte_level(), 100, seed=0).warnings() == []
+    assert read_task(Task("t", train=others, test=rows), byte_level(), 100, seed=0).warnings() == []
 
 
 @pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS)
@@ -117,7 +118,7 @@ def test_an_answer_as_it_is_learned_is_right(make: Callable[[], PreTrainedTokeni
 def test_a_prompt_that_its_answer_is_joined_with_is_named() -> None:
     """The model is asked with a colon, and has learned it only as the beginning of what comes."""
     rows = [{"prompt": "Output:", "answer": "joy"}, {"prompt": "Output:", "answer": "42"}]
-    task = Task("t", train=rows, test=rows, separator="")
+    task = Task("t", train=[{"prompt": "Say:", "answer": "42"}], test=rows, separator="")
     (warning,) = read_task(task, TOKENIZERS["modern_pattern"](), 100, seed=0).warnings()
     assert warning.startswith("1 of 2 test rows: asked with other tokens than stand before the answer in training")
 

@@ -96,6 +96,20 @@ def test_a_row_of_messages_ignores_a_prompt_beside_them_by_name() -> None:
     assert (example.prompt_text, example.unread) == ("user: q", ("prompt", "prompt_id"))
 
 
+@pytest.mark.parametrize(
+    ("row", "unread"),
+    [
+        ({"prompt": "q", "answer": "4", "completion": "2 and 2 is 4"}, ("completion",)),
+        ({"prompt": [ASK], "completion": "b", "answer": "c"}, ("answer",)),
+        ({"instruction": "Count.", "output": "3", "answer": "4", "completion": "5"}, ("answer", "completion")),
+    ],
+)
+def test_of_two_answers_the_one_that_is_not_trained_was_dropped_without_a_word(
+    row: dict[str, object], unread: tuple[str, ...]
+) -> None:
+    assert read(row).unread == unread
+
+
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"weight": 0, "train": False}])
 def test_a_turn_that_is_not_to_be_trained_is_context(mark: dict[str, Any]) -> None:
     wrong = {"role": "assistant", "content": "wrong", **mark}

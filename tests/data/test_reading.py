@@ -136,7 +136,7 @@ BROKEN_LINES = lines(ROWS[:2]) + '{"prompt": "x", "answer"\n'
 ROW_MISTAKES = [
     ({"prompt": "x"}, "'answer' is missing (or 'completion'); the row has prompt"),
     ({"answer": "x"}, "'prompt' is missing"),
-    ({"prompt": None, "answer": "x"}, "'prompt' is missing"),
+    ({"prompt": None, "answer": "x"}, "'prompt' is missing (or 'messages'); the row has prompt (null), answer"),
     ({"prompt": "x", "answer": None}, "'answer' is missing"),
     ({"prompt": 7, "answer": "x"}, "'prompt' must be a string, not int '7'"),
     ({"prompt": "x", "answer": 7}, "'answer' must be a string"),

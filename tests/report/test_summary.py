@@ -43,6 +43,17 @@ def test_settings_tell_methods_of_one_name_apart(tmp_path: Path) -> None:
     assert [summary.seeds for summary in summaries] == [(0, 1), (0, 1)]
 
 
+def test_a_run_with_lora_was_labelled_as_one_without(tmp_path: Path) -> None:
+    """It had `lora=None, lora.r=4`, the one without `lora={}, lora.r=None`."""
+    folders = [write_run(tmp_path / name, steps=5) for name in ("full", "lora")]
+    for folder, lora in zip(folders, ({}, {"r": 4}), strict=True):
+        record = json.loads((folder / "run.json").read_text())
+        record["identity"]["lora"] = lora
+        (folder / "run.json").write_text(json.dumps(record))
+    labels = [summary.label for summary in summarize([Run(folder) for folder in folders])]
+    assert labels == ["seekr (lora={})", "seekr (lora.r=4)"]
+
+
 def test_leader_by_direction(tmp_path: Path) -> None:
     runs = [
         run_with(tmp_path / f"{method}-{seed}", [final + seed, 50.0], method=method, seed=seed)

@@ -126,6 +126,21 @@ def test_an_adapter_is_averaged(learn: Learn, averaged: list[Any], tmp_path: Pat
                 assert torch.equal(part, earlier)
 
 
+def test_adapters_are_averaged_on_one_base(learn: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second base in memory was loaded for it after each task."""
+    shared = []
+
+    def watch(model: nn.Module, before: nn.Module, coefficient: float) -> None:
+        there = dict(before.named_parameters())
+        shared.append([there[name] is weight for name, weight in model.named_parameters() if "lora_" not in name])
+        average_weights(model, before, coefficient)
+
+    monkeypatch.setattr(model_store, "average_weights", watch)
+    learn(tmp_path / "run", method="averaging", lora=LORA)
+    assert [all(one) for one in shared] == [True, True]
+    assert all(shared)
+
+
 @pytest.mark.parametrize("more", [{}, {"lora": {**LORA, "init_lora_weights": False}}], ids=["full", "adapter"])
 def test_stopped_behind_the_averaging_is_averaged_once(
     learn: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]

@@ -130,7 +130,7 @@ def test_few_layers_hold_each_kind_of_layer(tmp_path):
         num_key_value_heads=1, head_dim=8, sliding_window=4, eos_token_id=1, bos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
-    found = loading.few_layers(str(tmp_path), dtype="float32")
+    found, _ = loading.few_layers(str(tmp_path), dtype="float32")
     assert set(found.config.layer_types) == {"sliding_attention", "full_attention"}
     assert len(found.model.layers) == 2
     assert base_model(str(tmp_path), "float32").try_without_weights(4) is None

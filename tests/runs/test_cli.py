@@ -121,7 +121,6 @@ def edit(config: Config, key: str, value: Any) -> None:
         ("lora", {"lora_dropout": 2.0}, "lora.lora_dropout must be at least 0 and below 1, not 2.0"),
         ("lora", {"target_modules": ["nowhere"]}, "lora: does not fit the model"),
         ("output_dir", "", "output_dir"),
-        ("output_dir", "/proc/none/run", "output_dir: /proc/none/run cannot be written to"),
     ],
 )
 def test_wrong_configuration(seekr: Any, config: Config, tmp_path: Path, key: str, value: Any, told: str) -> None:
@@ -133,6 +132,15 @@ def test_wrong_configuration(seekr: Any, config: Config, tmp_path: Path, key: st
     assert err.startswith("seekr: error: ")
     assert err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({*before, "config.yaml"})
+
+
+def test_an_output_dir_that_cannot_be_made_is_refused_behind_what_is_said_of_the_rows(
+    seekr: Any, config: Config
+) -> None:
+    config["output_dir"] = "/proc/none/run"
+    status, out, err = seekr()
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith("seekr: error: output_dir: /proc/none/run cannot be written to")
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def another_architecture(run: Run) -> None:
         ([], lambda run: (run.folder / "run.json").write_text("{"), "run.json, line 1: broken JSON"),
         ([], lambda run: (run.folder / "stages/02-c/model/model.safetensors").unlink(), "model.safetensors.*--redo c"),
         ([], another_weight, r"01-b/model/model\.safetensors.*--redo b"),
-        ([], lambda run: shutil.rmtree(run.folder / "stages/02-c/model"), "the weights of stage c are gone"),
+        ([], lambda run: shutil.rmtree(run.folder / "stages/02-c/model"), "weights of stage c are gone.*--redo c"),
         (["--from", "a"], lambda run: shutil.rmtree(run.folder / "stages/00-a/model"), "the weights of stage a are"),
         ([], older_weights_gone, "the weights of stage a are gone"),
         ([], torn, "graft.json: not the result of a grafting study"),

@@ -13,8 +13,9 @@ import torch
 from earlier_runs import as_of_before_manifests
 from safetensors import safe_open
 from small_runs import SEEKR, TRAINING, Stop, StopAt, digests
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
+import seekr
 from seekr import Run, Task
 from seekr.attention.backend import divergence_on
 from seekr.errors import InputError, RunError
@@ -179,6 +180,31 @@ def test_data_changed_in_the_middle_of_a_task_begins_it_again(learn: Learn, task
     resumed = learn(tmp_path / "run", [task("a", train=other)], method="sequential")
     straight = learn(tmp_path / "straight", [task("a", train=other)], method="sequential")
     assert digests(resumed.folder) == digests(straight.folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"tasks": ["a"]}, "tasks: give each as seekr.Task.*, not str 'a'"),
+        ({"tasks": [{"name": "a", "train": []}]}, "tasks: give each as seekr.Task.*, not an object"),
+        ({"tasks": iter([])}, "tasks: list should have at least 1 item"),
+        ({"training": TrainingArguments("x", use_cpu=True)}, "training: give a mapping .*, not a TrainingArguments"),
+        ({"output_dir": None}, "output_dir: give a folder, not null"),
+    ],
+)
+def test_what_python_gives_wrongly_was_a_traceback_or_a_folder_named_none(
+    given: dict, told: str, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tasks = [Task("a", train=[{"prompt": "a", "answer": "b"}])]
+    with pytest.raises(InputError, match=told):
+        seekr.learn(**{"model": tiny_model_folder, "tasks": tasks, "output_dir": "run", **given})
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_name_that_file_systems_do_not_hold_was_a_traceback_in_mid_run() -> None:
+    with pytest.raises(InputError, match=r"becomes a folder name, and has 300 characters; use at most 200"):
+        Task("a" * 300, train=[])
 
 
 def test_a_folder_with_other_files_is_refused(learn: Learn, tmp_path: Path) -> None:

@@ -35,6 +35,35 @@ def a_file(path: Path) -> None:
     path.write_text("theirs")
 
 
+@pytest.mark.parametrize("place", ["sub", "stages/00-a/model/sub"])
+def test_a_run_was_begun_in_the_folder_of_another_one(place: str, run: Path, data_folder: Path) -> None:
+    before = snapshot(run)
+    with pytest.raises(InputError, match=r"lies in the folder of the run .*; give a folder outside of it"):
+        run_request(extend(run, f"c={data_folder / 'c'}", run / place))
+    assert snapshot(run) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "report RUN --output RUN/run.json",
+        "report RUN --figures RUN/predictions",
+        "compare RUN --csv RUN/scores.json",
+        "check RUN --json RUN/general.json",
+        "score RUN --task a=nowhere --output RUN/predictions/0-0.jsonl",
+    ],
+)
+def test_what_is_written_for_a_person_took_the_place_of_files_of_the_run(
+    words: str, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`report RUN --output RUN/run.json` left a run that nothing could read any more."""
+    monkeypatch.chdir(run.parent)
+    before = snapshot(run)
+    assert main(words.replace("RUN", run.name).split()) == 2
+    assert f"is a part of the run in {run}, which needs it; give another place" in capsys.readouterr().err
+    assert snapshot(run) == before
+
+
 IN_THE_WAY = [
     (a_folder, "predictions/0-0.jsonl", "is a folder, where a file should be"),
     (a_folder, "predictions/.2-0.jsonl.partial", "is a folder, and seekr writes a file"),

@@ -79,6 +79,8 @@ def test_rows_are_found_by_their_text_and_taken_back_with_all_that_quotes_them(
     assert f"removed: {len(found)} kept rows with what was kept of them, {sum(answers.values())} answers" in said
     assert taking.matching(Run(run), text) == []
     assert taking.answers_with(Run(run), text) == {}
+    assert main(["memory", str(run), "--search", text]) == 0
+    assert f"no kept row and no answer holds {text!r}" in capsys.readouterr().out  # nothing at all was said
     assert [finding for finding in verify(Run(run)) if finding.fault] == []
     manifest = json.loads((run / "stages" / "00-a" / "manifest.json").read_text())
     assert len(manifest["removed"]) == 1

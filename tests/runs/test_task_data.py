@@ -18,7 +18,7 @@ def test_cut_test_prompts_are_counted_exactly(tiny_model_folder: Path) -> None:
     rows = [{"prompt": "a " * count + "=", "answer": "b"} for count in range(1, 9)]
     whole = read_task(Task("x", train=rows, test=rows, max_new_tokens=2), tokenizer, 1000, seed=0)
     assert whole.cut_test_prompts == 0
-    assert not whole.warnings()
+    assert not any("cut" in warning for warning in whole.warnings())
     lengths = [len(prompt) for prompt in whole.test_prompts]
     room = sorted(lengths)[4]
     cut = read_task(Task("x", train=rows, test=rows, max_new_tokens=2), tokenizer, room + 2, seed=0)
@@ -46,8 +46,19 @@ def test_no_number_of_new_tokens_takes_what_the_references_need(tiny_model_folde
     rows = [{"prompt": "a", "answer": ["b" * count, "c"]} for count in (2, 40, 50)]
     settled = read_task(Task("x", train=rows[:1], test=rows, max_new_tokens=None), tokenizer, 100, seed=0)
     assert settled.max_new_tokens == settled.identity["max_new_tokens"] == 51 + 1 + 5
-    assert not settled.warnings()
+    assert not any("max_new_tokens" in warning for warning in settled.warnings())
     unscored = read_task(Task("x", train=rows[:1], max_new_tokens=None), tokenizer, 100, seed=0)
     assert unscored.max_new_tokens == 3 + 1 + 3
     with pytest.raises(InputError, match="max_new_tokens 57 leaves no room for a prompt in the 57 tokens"):
         read_task(Task("x", train=rows, test=rows, max_new_tokens=None), tokenizer, 57, seed=0)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "likelihood"])
+def test_one_file_for_train_and_test_was_scored_without_a_word(metric: str, tiny_model_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    rows = [{"prompt": f"a{number}", "answer": "b"} for number in range(4)]
+    said = "test rows are trained on too, so that their score is no measure of new ones"
+    task = Task("x", train=rows, test=[*rows[2:], {"prompt": "a0", "answer": "c"}], metric=metric)
+    assert read_task(task, tokenizer, 100, seed=0).warnings() == [f"2 of 3 {said}"]
+    apart = Task("x", train=rows[:2], test=rows[2:], metric=metric)
+    assert read_task(apart, tokenizer, 100, seed=0).warnings() == []
