@@ -9,7 +9,7 @@ from typing import Any
 
 from seekr.errors import InputError
 from seekr.report.general import general_json
-from seekr.runs.folder import check_begun
+from seekr.runs.lost_stages import check_begun
 from seekr.runs.run import Run, Stage
 
 

@@ -29,6 +29,7 @@ from seekr.report.side_by_side import NOTHING, Column, comparison_table, seeds_t
 from seekr.report.summary import decimal, summarize
 from seekr.report.terminal import HEADS, heads_table, memory_table, score_table
 from seekr.runs.grafted import GRAFT_FILE, Grafted
+from seekr.runs.lost_stages import lost
 from seekr.runs.run import Run
 
 
@@ -173,7 +174,7 @@ def print_status(run: Run) -> None:
     if advice:
         print_table(Text(advice))
     if any(status.state != "done" for status in statuses):
-        print_table(Text("the `seekr learn` command of this run goes on from here"))
+        print_table(Text(lost(run.folder) or "the `seekr learn` command of this run goes on from here"))
 
 
 def print_check(check: FolderCheck) -> None:
@@ -206,4 +207,5 @@ def print_status_of_seeds(folder: Path, runs: Sequence[Run]) -> None:
     for run in runs:
         print_general(run, run.folder.name)
     if any(status.state != "done" for found in statuses.values() for status in found):
-        console().print("the `seekr learn` command of these runs goes on from here")
+        torn = next(filter(None, (lost(run.folder) for run in runs)), None)
+        console().print(torn or "the `seekr learn` command of these runs goes on from here")

@@ -13,6 +13,7 @@ from seekr.disk.files import user_path
 from seekr.errors import InputError
 from seekr.methods import find_method
 from seekr.runs.folder import seed_folders
+from seekr.runs.lost_stages import lost
 from seekr.runs.prepare import Request
 from seekr.runs.record import describe_task
 from seekr.runs.run import Run
@@ -30,7 +31,8 @@ def extend(source: Path, text: str, output_dir: Path | None, overrides: Sequence
     """
     run = Run(source)
     if any(status.state != "done" for status in run.status()):
-        raise InputError(f"{source}: this run is not finished; finish it with its own `seekr learn` command first")
+        goes_on = "finish it with its own `seekr learn` command first"
+        raise InputError(lost(source) or f"{source}: this run is not finished; {goes_on}")
     if run.record["config"]["method"]["name"] == JOINT:
         raise InputError(f"{source}: its method joint learns all tasks at once; begin a new run with all of them")
     task = parse_task(text)

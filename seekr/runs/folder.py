@@ -87,12 +87,6 @@ def check_run(folder: Path) -> None:
     raise InputError(f"{folder}: no run here (run.json is missing); give the output_dir of `seekr learn`")
 
 
-def check_begun(run: Path) -> None:
-    """Raises InputError where no task is learned yet."""
-    if not finished_stages(run):
-        raise InputError(f"{run}: no task is learned yet; its own `seekr learn` command goes on with it")
-
-
 def left_out(folders: Sequence[Path]) -> list[str]:
     """A line for each run, up to three levels below folders that are none, which has stages and has lost its run.json:
     it cannot be shown."""

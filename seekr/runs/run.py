@@ -20,7 +20,6 @@ from seekr.config.identity import method_as_kept_now
 from seekr.config.schema import Config, make_config, resolve_paths
 from seekr.errors import InputError
 from seekr.runs.folder import (
-    check_begun,
     check_run,
     find_runs,
     finished_stages,
@@ -41,6 +40,7 @@ from seekr.runs.log import (
     read_log,
     read_whole,
 )
+from seekr.runs.lost_stages import check_begun
 from seekr.runs.own_code import check_code
 from seekr.runs.record_schema import check_record, read_shape
 from seekr.scoring.cells import JOINT

@@ -20,6 +20,7 @@ from seekr.runs.answered_by import answered_by_faults
 from seekr.runs.exchange import check_settled
 from seekr.runs.folder import finished_stages, has_weights, seed_folders, stage_name
 from seekr.runs.kept_scores import KeptScores
+from seekr.runs.lost_stages import mend
 from seekr.runs.manifest import LOST, chain_faults, faults, file_faults, lost_stages
 from seekr.runs.places import check_places
 from seekr.runs.record_schema import read_record
@@ -82,7 +83,7 @@ def check_finished(run: Path, finished: list[Path], stages: list[PlannedStage]) 
     kept, record = KeptScores.read(run / "scores.json", put_aside=False), read_record(run)
     for index, folder in enumerate(finished):
         for fault in file_faults(folder, hashed=False, weights=False, only="stage.json"):
-            raise InputError(f"{fault}; {_mend(folder)}")
+            raise InputError(f"{fault}; {mend(folder)}")
         there = read_json(folder / "stage.json")["identity"]
         if there["name"] != planned[index]:
             place = f"task {index} (counted from 0, skills first)"
@@ -170,7 +171,7 @@ def without_redone(run: Path, home: Path, record: Mapping[str, Any], redo: str |
     place = len(names) if redo is None else names.index(redo)
     for folder in finished[:place]:
         if not folder.is_dir():
-            raise InputError(f"{folder}: {LOST}; {_mend(folder)}")
+            raise InputError(f"{folder}: {LOST}; {mend(folder)}")
     for folder in lost_stages(run, read_record(run) or {}) if run != home else ():
         raise InputError(f"{folder}: {LOST}; bring it back from a copy, or give another output_dir")
     return finished[:place], finished[place:]
@@ -195,7 +196,7 @@ def check_whole(
     for newest in learned[-1:]:
         if not has_weights(newest):
             raise InputError(
-                f"{newest / 'model'}: missing, and the next task starts from these weights; {_mend(newest)}"
+                f"{newest / 'model'}: missing, and the next task starts from these weights; {mend(newest)}"
             )
     found = list(faults(finished, record, hashed=hashed, weights=learned[-1:]))
     spare = [stage / "log.jsonl" for stage in finished]
@@ -204,14 +205,14 @@ def check_whole(
     if needed:
         more = f" (and {len(needed) - 1} more: `seekr verify` lists them)" if len(needed) > 1 else ""
         stage = next(folder for folder in finished if needed[0].lies_in(folder))
-        raise InputError(f"{needed[0]}{more}; {_mend(stage)}")
+        raise InputError(f"{needed[0]}{more}; {mend(stage)}")
     return found
 
 
 def check_chain(stages: Sequence[Path], record: Mapping[str, Any]) -> None:
     """The stages are of the run whose run.json the `record` is, each after those before it. Raises InputError."""
     for fault in chain_faults(stages, record):
-        raise InputError(f"{fault}; {_mend(next(stage for stage in stages if fault.lies_in(stage)))}")
+        raise InputError(f"{fault}; {mend(next(stage for stage in stages if fault.lies_in(stage)))}")
 
 
 def check_weights(run: Path, stage: Path, *, hashed: bool = True) -> None:
@@ -222,14 +223,10 @@ def check_weights(run: Path, stage: Path, *, hashed: bool = True) -> None:
     stages = finished_stages(run)
     check_chain(stages[: 1 + [folder.name for folder in stages].index(stage.name)], read_record(run) or {})
     for fault in file_faults(stage, hashed=hashed, weights=True, only="model/"):
-        raise InputError(f"{fault}; {_mend(stage)}")
+        raise InputError(f"{fault}; {mend(stage)}")
 
 
 def check_part(stage: Path, name: str) -> None:
     """A file of a stage, or a folder of it where the name ends with a slash, is what was written. Raises InputError."""
     for fault in file_faults(stage, hashed=True, weights=False, only=name):
-        raise InputError(f"{fault}; {_mend(stage)}")
-
-
-def _mend(stage: Path) -> str:
-    return f"bring it back from a copy, or learn from there on again by --redo {stage_name(stage)}"
+        raise InputError(f"{fault}; {mend(stage)}")

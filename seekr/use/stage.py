@@ -13,7 +13,7 @@ from seekr.methods import Method, make_method
 from seekr.modeling.fingerprints import fingerprint_model
 from seekr.modeling.loading import is_adapter, load_config_of
 from seekr.runs.base_model import base_model
-from seekr.runs.folder import check_begun
+from seekr.runs.lost_stages import check_begun, lost
 from seekr.runs.run import Run, Stage
 from seekr.runs.standing import check_weights
 
@@ -30,10 +30,11 @@ def choose(run: Run, name: str | None) -> tuple[Stage, Path]:
     names = [stage.name for stage in stages]
     check_begun(run.folder)
     if name is None and not run.finished:
-        raise InputError(
+        learned = (
             f"{run.folder}: {len(stages)} of its {run.planned} tasks are learned; finish it with its own `seekr learn` "
-            f"command, or say --stage {names[-1]}"
+            "command"
         )
+        raise InputError(f"{lost(run.folder) or learned}, or say --stage {names[-1]}")
     if name is not None and name not in names:
         raise InputError(f"--stage {name}: {run.folder} has no finished stage of that name; {nearest(name, names)}")
     if name is None:

@@ -86,6 +86,27 @@ def test_stages_that_were_lost_are_a_fault_and_are_not_learned_again_without_a_w
     assert digests(run, "**/*") == before
 
 
+@pytest.mark.parametrize("lose", [lambda stages: shutil.rmtree(stages / "01-b"), empty])
+def test_a_command_that_refuses_lost_stages_is_not_what_is_advised(
+    lose: Callable[[Path], None], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six commands said that the run's `seekr learn` goes on."""
+    begins = lose is not empty
+    lose(run / "stages")
+    capsys.readouterr()
+    more = ["learn", "--from", str(run), "--task", f"c={run}"]
+    refused = [["chat", str(run)], ["export", str(run), "--output", str(run.parent / "out")], more]
+    for words in [*refused, *([] if begins else [["heads", str(run)], ["memory", str(run)]])]:
+        assert main(words) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert re.search(
+            "bring it back from a copy, or learn from there on again by --redo [ab](, or say --stage a)?$", said
+        )
+    assert main(["status", str(run)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"or learn from there on again by --redo [ab]$", said)
+
+
 @pytest.mark.parametrize("lost", [["b"], ["a", "b"]])
 def test_a_lost_stage_that_is_learned_again_is_that_of_a_run_that_lost_none(
     lost: list[str], run: Path, two_tasks: Path, learn: Callable[..., Run]
