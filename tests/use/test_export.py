@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from seekr import InputError, Run, RunError
 from seekr.cli.main import main
+from seekr.disk.files import with_own_hash
 from seekr.methods import Sequential
 from seekr.methods.form import ModelForm
 from seekr.modeling.fingerprints import fingerprint_tokenizer
@@ -240,10 +241,11 @@ def torn(run: Run, place: Path, what: str) -> Path:
     """A copy of a run that is not what it was."""
     shutil.copytree(run.folder, place, symlinks=True)
     stages = place / "stages"
-    if what == "unfinished":
-        shutil.rmtree(stages / "01-b")
-    elif what == "empty":
-        shutil.rmtree(stages)
+    if what in ("unfinished", "empty"):
+        shutil.rmtree(stages / "01-b" if what == "unfinished" else stages)
+        record = json.loads((place / "run.json").read_text())
+        record["stages"] = ["00-a"] if what == "unfinished" else []  # else they would be lost
+        (place / "run.json").write_text(json.dumps(with_own_hash(record)))
     elif what == "gap":
         shutil.rmtree(stages / "00-a")
     elif what == "not kept":
