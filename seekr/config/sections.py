@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
-from importlib import import_module
 
 from seekr.config.training_arguments import REFUSED
 from seekr.other_names import HOMES, REFUSALS
 
 
-def _fields(module: str, name: str) -> Callable[[], set[str]]:
-    """Those of a dataclass, which is imported once they are asked for."""
-    return lambda: {item.name for item in fields(getattr(import_module(module), name))}
+def _training() -> set[str]:
+    from transformers import TrainingArguments
+
+    return {item.name for item in fields(TrainingArguments)}
+
+
+def _task() -> set[str]:
+    from seekr.data.task import Task
+
+    return {item.name for item in fields(Task)}
 
 
 def _method() -> set[str]:
@@ -21,10 +26,13 @@ def _method() -> set[str]:
     return {item.name for kind in METHODS.values() for item in fields(kind)}
 
 
+def _lora() -> set[str]:
+    from peft import LoraConfig
+
+    return {item.name for item in fields(LoraConfig)}
+
+
 def know_sections(top: set[str]) -> None:
     """Tells `other_names` of all sections, `top` being the keys of the top level."""
-    HOMES.update({"": lambda: top, "training": _fields("transformers", "TrainingArguments")})
-    HOMES.update(
-        {"tasks.N": _fields("seekr.data.task", "Task"), "method": _method, "lora": _fields("peft", "LoraConfig")}
-    )
+    HOMES.update({"": lambda: top, "training": _training, "tasks.N": _task, "method": _method, "lora": _lora})
     REFUSALS.update(REFUSED)
