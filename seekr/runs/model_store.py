@@ -93,7 +93,8 @@ class ModelStore:
         on_base = self.method.form.shares_base(model) and (start is not None or _begins_with_nothing(self.lora))
         model = self.method.form.trained(model)
         if self.method.average is not None:
-            set_seed(seed)
+            if self.lora is not None:
+                set_seed(seed)
             before = self._on_base_of(model, start) if on_base else self._begun(start)
             average_weights(model, before, self.method.average)
         return model.eval()
