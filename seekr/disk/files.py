@@ -48,10 +48,15 @@ def check_no_part_of_a_run(path: Path, name: str) -> None:
     """Raises InputError where what is written for a person would take the place of what a run consists of, `name` being
     its option."""
     place = path.resolve()
-    for above in place.parents:
-        of_a_run = place.relative_to(above).parts[0] in _OF_A_RUN
-        if of_a_run and (above / "run.json").is_file() and (above / "stages").is_dir():
-            raise InputError(f"{name}: {path} is a part of the run in {above}, which needs it; give another place")
+    for run in runs_around(place):
+        if place.relative_to(run).parts[0] in _OF_A_RUN:
+            raise InputError(f"{name}: {path} is a part of the run in {run}, which needs it; give another place")
+
+
+def runs_around(place: Path) -> list[Path]:
+    """The runs in whose folders a place lies, the nearest first."""
+    above = place.resolve().parents
+    return [folder for folder in above if (folder / "run.json").is_file() and (folder / "stages").is_dir()]
 
 
 def check_writable(path: Path | None, name: str) -> None:

@@ -10,7 +10,7 @@ from seekr.config import identity
 from seekr.config.schema import Config
 from seekr.data.finished import read_predictions
 from seekr.data.task_data import PlannedStage, TaskData
-from seekr.disk.files import Fault, read_json
+from seekr.disk.files import Fault, read_json, runs_around
 from seekr.distributed.processes import process_count
 from seekr.errors import InputError, nearest
 from seekr.memory.reader import Memory
@@ -41,9 +41,8 @@ def check_output_dir(run: Path) -> None:
     if seeds := seed_folders(run):
         names = ", ".join(folder.name for folder in seeds)
         raise InputError(f"output_dir: {run} holds {names}: go on with them by `seeds`, or give another folder")
-    for above in run.resolve().parents:
-        if (above / "run.json").is_file() and (above / "stages").is_dir():
-            raise InputError(f"output_dir: {run} lies in the folder of the run {above}; give a folder outside of it")
+    if around := runs_around(run):
+        raise InputError(f"output_dir: {run} lies in the folder of the run {around[0]}; give a folder outside of it")
     if run.is_dir() and any(path.name not in OWN for path in run.iterdir()):
         if (run / "stages").is_dir():
             raise InputError(f"{run / 'run.json'}: missing, though stages are there; bring it back from a copy")
