@@ -32,7 +32,7 @@ def tables() -> dict[str, str]:
         **grafting_tables("grafting", read_study(RESULTS / "grafting.jsonl")),
         **grafting_tables("grafting: smollm2", read_study(RESULTS / "grafting_smollm2.jsonl")),
         **gpu_tables(read_study(RESULTS / "gpu_h100.jsonl")),
-        "nano5": study_table(read_study(RESULTS / "study_nano5.jsonl"), by_method),
+        "nano5": study_table(read_study(RESULTS / "study_nano5.jsonl"), by_weight),
         "smollm2: LoRA": study_table(read_study(RESULTS / "study_smollm2_lora.jsonl"), by_weight),
         "smollm2: one GPU run each": study_table(read_study(RESULTS / "study_smollm2_gpu.jsonl"), by_method),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
