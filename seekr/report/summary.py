@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from seekr.config.identity import without_seed
@@ -192,10 +193,28 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         own = _identity(run)["settings"]
         keys = sorted(key for key in own if any(key not in peer or peer[key] != own[key] for peer in peers))
         keys.sort(key=lambda key: not key.startswith("method."))
-        shown = [f"{key.removeprefix('method.')}={own[key]}" for key in keys[:3]] + ["…"] * (len(keys) > 3)
+        said = own | {"model": _base(run, runs)}
+        shown = [f"{key.removeprefix('method.')}={said[key]}" for key in keys[:3]] + ["…"] * (len(keys) > 3)
         labels.append(f"{run.method} ({', '.join(shown)})" if shown else run.method)
     homes = [run.folder.parent if run.folder.name == f"seed-{run.seed}" else run.folder for run in runs]
+    of_label = [[other for other, its in zip(homes, labels, strict=True) if its == label] for label in labels]
     return [
-        f"{label} ({home.name})" if labels.count(label) > 1 else label
-        for label, home in zip(labels, homes, strict=True)
+        f"{label} ({_telling_end(home, peers)})" if len(peers) > 1 else label
+        for label, home, peers in zip(labels, homes, of_label, strict=True)
     ]
+
+
+def _base(run: Run, runs: Sequence[Run]) -> str:
+    """The name of a run's base model; where another model has that name, the fingerprint."""
+    bases = [(Path(other.record["config"]["model"]).name, other.record["identity"].get("model")) for other in runs]
+    name, mark = bases[runs.index(run)]
+    return name if all(other == mark for called, other in bases if called == name) else str(mark)
+
+
+def _telling_end(home: Path, homes: Sequence[Path]) -> Path:
+    """As much of the end of a path as no other of these has."""
+    parts = home.absolute().parts
+    for length in range(1, len(parts)):
+        if sum(other.absolute().parts[-length:] == parts[-length:] for other in homes) == 1:
+            return Path(*parts[-length:])
+    return home

@@ -54,6 +54,26 @@ def test_a_run_with_lora_was_labelled_as_one_without(tmp_path: Path) -> None:
     assert labels == ["seekr (lora={})", "seekr (lora.r=4)"]
 
 
+def test_two_bases_were_told_apart_by_hashes_alone(tmp_path: Path) -> None:
+    """It said `seekr (model=1f…, tokenizer=2e…)`; where two bases have one name, hashes are all there is."""
+    folders = [write_run(tmp_path / name, steps=5) for name in ("small", "large", "other/small")]
+    for folder, mark in zip(folders, ("1f", "2e", "3d"), strict=True):
+        record = json.loads((folder / "run.json").read_text())
+        record["identity"]["model"], record["config"]["model"] = mark, f"/models/{folder.name}"
+        (folder / "run.json").write_text(json.dumps(record))
+    runs = [Run(folder) for folder in folders]
+    assert [summary.label for summary in summarize(runs[:2])] == ["seekr (model=small)", "seekr (model=large)"]
+    labels = [summary.label for summary in summarize(runs)]
+    assert labels == ["seekr (model=1f)", "seekr (model=large)", "seekr (model=3d)"]
+
+
+def test_runs_of_other_tasks_in_folders_of_one_name_had_one_label(tmp_path: Path) -> None:
+    """Both were `seekr (run)`."""
+    folders = [write_run(tmp_path / name / "run", tasks=(name, "b"), steps=5) for name in ("first", "second")]
+    labels = [summary.label for summary in summarize([Run(folder) for folder in folders])]
+    assert labels == ["seekr (first/run)", "seekr (second/run)"]
+
+
 def test_leader_by_direction(tmp_path: Path) -> None:
     runs = [
         run_with(tmp_path / f"{method}-{seed}", [final + seed, 50.0], method=method, seed=seed)
