@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import asdict
 from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from makes import MAKES
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -54,7 +55,15 @@ def counted(make: str, prompt: str, answer: str, separator: str) -> tuple[list[i
     return ids, trained
 
 
+def marks_change_places(prompt: str, answer: str) -> bool:
+    """Whether Unicode puts a mark that the answer begins with before one that the prompt ends with: "Å" and U+0323
+    are "Ạ" and U+030A, and no token is of one of the two alone."""
+    decomposed = unicodedata.normalize("NFD", prompt)
+    return unicodedata.normalize("NFD", prompt + answer) != decomposed + unicodedata.normalize("NFD", answer)
+
+
 def check(make: str, prompt: str, answer: str, separator: str) -> None:
+    assume(not marks_change_places(prompt + separator, answer))
     ids, trained = counted(make, prompt, answer, separator)
     tokenizer, _ = tokenizer_of(make)
     row = encode(parse_row({"prompt": prompt, "answer": answer}, "row 1", separator=separator), tokenizer, None)
