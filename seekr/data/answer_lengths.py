@@ -13,22 +13,28 @@ from seekr.data.tokenizing import Tokenizer
 
 @dataclass(frozen=True)
 class LongAnswers:
-    """Rows of which no right answer fits into `allowed` tokens, of how many, and the tokens of the longest of those."""
+    """Rows of which no right answer fits into `allowed` tokens, of how many, and the tokens of the longest of those;
+    `max_length` = what prompt and answer have together."""
 
     count: int
     rows: int
     allowed: int
     longest: int
+    max_length: int | None = None
 
     def __str__(self) -> str:
+        fits = self.max_length is None or self.longest + 1 < self.max_length
+        longer = "" if fits else f"a max_length above {self.max_length}, with room for the prompt too, and "
         return (
             f"{self.count} of {self.rows} test answers take more than the {self.allowed} tokens of max_new_tokens and "
-            f"cannot be right (the longest takes {self.longest}); set max_new_tokens: {self.longest + 1}, or null for "
-            "as many as they need"
+            f"cannot be right (the longest takes {self.longest}); set {longer}max_new_tokens: {self.longest + 1}, or "
+            "null for as many as they need"
         )
 
 
-def long_answers(examples: Sequence[Example], tokenizer: Tokenizer, allowed: int) -> LongAnswers | None:
+def long_answers(
+    examples: Sequence[Example], tokenizer: Tokenizer, allowed: int, max_length: int | None = None
+) -> LongAnswers | None:
     """The rows of which no reference fits; None where there are none. Raises InputError as `encode_all`."""
     # A byte is a token at most, but for compatibility letters that are written out; a template writes more.
     doubtful = [
@@ -38,7 +44,7 @@ def long_answers(examples: Sequence[Example], tokenizer: Tokenizer, allowed: int
     doubtful = [row for row, found in zip(doubtful, lengths, strict=True) if min(found) > allowed]
     least = [min(_least(_answered(row, text), tokenizer) for text in row.references) for row in doubtful]
     long = [length for length in least if length > allowed]
-    return LongAnswers(len(long), len(examples), allowed, max(long)) if long else None
+    return LongAnswers(len(long), len(examples), allowed, max(long), max_length) if long else None
 
 
 def _least(row: Example, tokenizer: Tokenizer) -> int:

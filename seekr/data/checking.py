@@ -193,7 +193,7 @@ def _check_task(
         if tokenizer is not None and split != "train" and fields.get("metric") != LIKELIHOOD:
             readable = {row.example.source for row in encoded}
             scored = [example for example in examples if example.source in readable]
-            long = long_answers(scored, tokenizer, generated or NEW_TOKENS)
+            long = long_answers(scored, tokenizer, generated or NEW_TOKENS, max_length)
         checked[split] = SplitCheck(
             rows=len(examples),
             broken=[*broken, *(reason.replace(f"{root}/", "") for reason in refused)],

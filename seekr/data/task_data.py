@@ -247,12 +247,12 @@ def _with_test_rows(data: TaskData, tokenizer: Tokenizer, max_length: int) -> Ta
     if max_length - new_tokens < 1:
         raise InputError(
             f"task {task.name!r}: max_new_tokens {new_tokens} leaves no room for a prompt in the {max_length} tokens "
-            "of max_length; give a smaller number"
+            "of max_length; give a smaller number, or a larger max_length"
         )
     return replace(
         data,
         asked=encode_prompts(test, tokenizer, max_length, new_tokens),
-        long_answers=long_answers(test, tokenizer, new_tokens),
+        long_answers=long_answers(test, tokenizer, new_tokens, max_length),
     )
 
 

@@ -50,6 +50,16 @@ def test_the_least_that_one_row_needs() -> None:
     assert enough_tokens([], tokenizer) == 4
 
 
+def test_answers_longer_than_max_length_were_advised_a_number_that_is_refused() -> None:
+    tokenizer = TOKENIZERS["byte_level"]()
+    row = parse_row({"prompt": "q", "answer": "joy " * 20}, "")
+    ((length,),) = reference_lengths([row], tokenizer)
+    for room, said in ((length + 2, False), (length + 1, True)):
+        found = long_answers([row], tokenizer, 4, room)
+        assert (f"set a max_length above {room}, with room for the prompt too" in str(found)) == said
+        assert f"max_new_tokens: {length + 1}, or null" in str(found)
+
+
 def chat(answer: str, **more: str) -> Example:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer, **more}]
     return parse_row({"messages": turns}, "")
