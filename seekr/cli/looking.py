@@ -83,13 +83,15 @@ def heads(arguments: argparse.Namespace) -> None:
 
 def graft(arguments: argparse.Namespace) -> None:
     from seekr.report.tables import print_grafted
+    from seekr.report.torn import torn
     from seekr.runs.graft import graft
     from seekr.runs.run import Run
 
     asked = {"task": arguments.task, "heads": arguments.heads, "donor": arguments.donor, "model": arguments.model}
     found = graft(arguments.run, **asked)
     content = {"run": str(arguments.run), "rows": [one.to_json() for one in found]}
-    give(arguments.json, lambda: content, lambda: print_grafted(Run(arguments.run), found))
+    with torn([Run(arguments.run)], named=False) as (run,):
+        give(arguments.json, lambda: content, lambda: print_grafted(run, found))
 
 
 def memory(arguments: argparse.Namespace) -> None:

@@ -103,6 +103,17 @@ def test_what_was_found_before_stays_and_the_same_question_is_answered_once(run:
     ]  # fmt: skip
 
 
+def test_beside_a_torn_log_the_table_was_shown_and_the_command_failed(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run.stages[2].folder / "log.jsonl").write_text("{torn\n")
+    assert main(["graft", str(run.folder), "--task", "a", "--heads", "all"]) == 0
+    shown = capsys.readouterr()
+    assert "kept: " in shown.out
+    assert shown.err.count("not shown: ") == 1
+    assert "log.jsonl" in shown.err
+
+
 def test_what_was_found_of_a_stage_goes_when_it_is_learned_again(finished: Run, tmp_path: Path) -> None:
     run = Run(shutil.copytree(finished.folder, tmp_path / "run"))
     assert graft(run.folder, heads="all")
