@@ -13,6 +13,7 @@ from damage_tables import damaged_tables
 from gpu_tables import gpu_tables, planned_table
 from grafting_tables import grafting_tables
 from study_tables import Row, interval, markdown, paired_table, read_study, rules_table, study_table, tasks_table
+from unseen_tables import unseen_table
 
 from seekr.bench.tables import HEADINGS, Rows, bench_cells
 from seekr.builtin.demo import METHODS as DEMO_METHODS
@@ -32,6 +33,7 @@ def tables() -> dict[str, str]:
         **grafting_tables("grafting", read_study(RESULTS / "grafting.jsonl")),
         **grafting_tables("grafting: smollm2", read_study(RESULTS / "grafting_smollm2.jsonl")),
         **gpu_tables(read_study(RESULTS / "gpu_h100.jsonl")),
+        "unseen rows": unseen_table(read_study(RESULTS / "unseen_rows.jsonl")),
         "nano5": study_table(read_study(RESULTS / "study_nano5.jsonl"), by_weight),
         "smollm2: LoRA": study_table(read_study(RESULTS / "study_smollm2_lora.jsonl"), by_weight),
         "smollm2: one GPU run each": study_table(read_study(RESULTS / "study_smollm2_gpu.jsonl"), by_method),

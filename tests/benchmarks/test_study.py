@@ -11,6 +11,8 @@ import pytest
 import study
 import study_methods
 import study_suites
+import unseen_rows
+import unseen_tables
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from seekr.builtin import builtin_model
@@ -143,6 +145,28 @@ def test_grafting_measured_once_a_task(tmp_path: Path, monkeypatch: pytest.Monke
     grafting.main([*words, "--drop-weights"])
     assert not list(tmp_path.glob("out/*/*/run/stages/*/model"))
     assert set(grafting_tables.grafting_tables("it", rows)) == {"it", "it: tasks"}
+
+
+def test_unseen_rows_beside_kept_ones(tmp_path: Path) -> None:
+    """A row a task that another came after; of a run that is finished nothing is learned again."""
+    file = tmp_path / "it.jsonl"
+    words = ["--base", "builtin", "--suite", "demo", "--output", str(tmp_path / "out"), "--json", str(file)]
+    words += ["--methods", "derpp", "seekr", "--seeds", "0", "--rows", "3", "--set", *_SMALL]
+    unseen_rows.main(words)
+    rows = study.rows_of(file)
+    assert [(row["method"], row["task"]) for row in rows] == [("derpp", "upper"), ("seekr", "upper")]
+    for row in rows:
+        assert row["unseen"]["rows"] == 3
+        assert row["kept"]["drift"] > 0
+        assert (row["kept"]["drift_of_kept_heads"] is None) == (row["method"] == "derpp")
+        assert row["labels"] is None or row["labels"]["right"] <= row["labels"]["own"] <= row["labels"]["answers"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*/*/run/stages/*/model/*")}
+    file.unlink()
+    unseen_rows.main([*words, "--drop-weights"])
+    assert [row["unseen"] for row in study.rows_of(file)] == [row["unseen"] for row in rows]
+    assert before
+    assert not list(tmp_path.glob("out/*/*/run/stages/*/model"))
+    assert unseen_tables.unseen_table(rows).count("\n") == 3
 
 
 @pytest.mark.parametrize(
