@@ -17,6 +17,7 @@ from seekr.modeling.batches import MicroBatch
 from seekr.modeling.losses import logits_at
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
+_LEAST = 20  # chosen on eval rows: docs/choosing-settings.md
 
 
 class Rehearsal(Method):
@@ -56,7 +57,8 @@ class Replay(Rehearsal):
     """Keeps `replay_ratio` of each task's rows and replays them at steps of their own.
 
     Args:
-        replay_ratio: kept share of a task's rows, 0 < ratio ≤ 1; at least one row is kept.
+        replay_ratio: kept share of a task's rows, 0 < ratio ≤ 1; at least one row is kept. null = 1 in 100, but 20 rows
+            where a task has as many: what fewer rows hold does not hold for others of their task.
         replay_choice: "random" rows drawn by the run's seed, or the "first" ones, as the released code of SEEKR has it.
 
     Source: experience replay as in Chaudhry et al., arXiv 1902.10486.
@@ -64,11 +66,13 @@ class Replay(Rehearsal):
 
     name = "replay"
 
-    replay_ratio: Ratio = 0.01
+    replay_ratio: Ratio | None = None
     replay_choice: Literal["random", "first"] = "random"
 
     def kept_rows(self, rows: int) -> int:
-        """max(1, round(ratio × rows))."""
+        """max(1, round(ratio × rows)); without a ratio min(rows, max(20, round(rows / 100)))."""
+        if self.replay_ratio is None:
+            return min(rows, max(_LEAST, round(rows / 100)))
         return max(1, round(self.replay_ratio * rows))
 
     def kept_places(self, context: TaskContext) -> list[int]:
