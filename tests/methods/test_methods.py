@@ -153,8 +153,11 @@ def test_which_adapter_a_method_trains(adapter: Any, lora: Any, found: Any) -> N
 # What is kept ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("ratio", "rows", "kept"), [(0.01, 10, 1), (0.01, 149, 1), (0.01, 250, 2), (1.0, 7, 7)])
-def test_kept_rows(ratio: float, rows: int, kept: int) -> None:
+@pytest.mark.parametrize(
+    ("ratio", "rows", "kept"),
+    [(0.01, 10, 1), (0.01, 149, 1), (0.01, 250, 2), (1.0, 7, 7), (None, 7, 7), (None, 240, 20), (None, 4900, 49)],
+)
+def test_kept_rows(ratio: float | None, rows: int, kept: int) -> None:
     assert Replay(replay_ratio=ratio).kept_rows(rows) == kept
     assert Sequential().kept_rows(rows) == 0
 

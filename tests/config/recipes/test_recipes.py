@@ -142,16 +142,17 @@ def test_paper_and_released_code_differ_where_the_design_says() -> None:
     }
     own, default = make_method(paper["method"]).settings(), make_method("seekr").settings()
     assert {key: own[key] for key in own if own[key] != default[key]} == {
+        "replay_ratio": 0.01,
         "replay_passes": None,
         "attention_weight": 1000.0,
     }
 
 
 def test_orders_replay_by_the_papers_rule() -> None:
-    """What they computed before there were replay passes and an automatic weight."""
+    """What they computed before there were replay passes, an automatic weight and 20 rows of a small task."""
     for name in set(recipe_names()) - set(METHOD_RECIPES):
         method = read_recipe(name)["method"]
-        assert method == {"name": "seekr", "replay_passes": None, "attention_weight": 1000.0}
+        assert method == {"name": "seekr", "replay_ratio": 0.01, "replay_passes": None, "attention_weight": 1000.0}
 
 
 @pytest.mark.parametrize("name", recipe_names())
