@@ -22,7 +22,8 @@ def label(row: Row) -> str:
     """The method of a row, with what of it is not as the suite has it."""
     settings, more = row["settings"]["method"], []
     if "replay_ratio" in settings:
-        more.append(f"{100 * settings['replay_ratio']:g}%")
+        ratio = settings["replay_ratio"]
+        more.append("1%, 20 rows at least" if ratio is None else f"{100 * ratio:g}%")
         passes = settings.get("replay_passes")
         more.append("once an epoch" if passes is None else f"{passes} passes")
     return f"`{row['method']}`" + (f", {', '.join(more)}" if more else "")

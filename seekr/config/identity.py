@@ -77,5 +77,5 @@ def compare(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> 
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = "null" if value is None else str(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

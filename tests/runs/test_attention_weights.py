@@ -132,5 +132,5 @@ def test_a_run_of_before_the_replay_passes_is_the_same_run(
     (run.folder / "run.json").write_text(json.dumps(record))
     assert main(["evaluate", str(run.folder)]) == 0
     assert len(learn(run.folder, "abc", method=method).stages) == 3
-    with pytest.raises(Exception, match=r"method.replay_passes is None there and 4 here"):
+    with pytest.raises(Exception, match=r"method.replay_passes is null there and 4 here"):
         learn(run.folder, "abc", method=SEEKR)
