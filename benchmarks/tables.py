@@ -34,7 +34,7 @@ def tables() -> dict[str, str]:
         **grafting_tables("grafting: smollm2", read_study(RESULTS / "grafting_smollm2.jsonl")),
         **gpu_tables(read_study(RESULTS / "gpu_h100.jsonl")),
         "unseen rows": unseen_table(read_study(RESULTS / "unseen_rows.jsonl")),
-        "nano5": study_table(read_study(RESULTS / "study_nano5.jsonl"), by_weight),
+        **nano_tables(read_study(RESULTS / "study_nano5.jsonl")),
         "smollm2: LoRA": study_table(read_study(RESULTS / "study_smollm2_lora.jsonl"), by_weight),
         "smollm2: one GPU run each": study_table(read_study(RESULTS / "study_smollm2_gpu.jsonl"), by_method),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
@@ -80,6 +80,13 @@ def real_model_tables(rows: list[Row]) -> dict[str, str]:
 def by_method(row: Row) -> str:
     """What a row of a study is called where its method says all."""
     return f"`{row['method']}`"
+
+
+def nano_tables(study: list[Row]) -> dict[str, str]:
+    """With a share of the rows that is 10 a task, and with the default, 20."""
+    of_share, by_default = ([row for row in study if (_kept(row) is None) == none] for none in (False, True))
+    by_rows = {"nano5": of_share, "nano5: 20 rows": by_default}
+    return {name: study_table(rows, by_weight) for name, rows in by_rows.items() if rows}
 
 
 def by_weight(row: Row) -> str:
