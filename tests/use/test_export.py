@@ -169,7 +169,7 @@ def test_the_card_says_what_there_is_to_say(run_of: RunOf, capsys: pytest.Captur
     assert "1. `a`: 14 rows, scored by accuracy\n" in text
     assert "`b`" not in text
     assert f"| `a`   | {run.scores.matrix[0][0]:.1f} |" in text
-    assert "The run keeps rows of its tasks, with what its method needs of them: 1 of `a`." in text
+    assert "The run keeps rows of its tasks, with what its method needs of them: 14 of `a`." in text
     assert "Training: rows of a step 4, learning_rate 0.01, num_train_epochs 4" in text
     assert "lora.r 4" in text
     assert "`seekr export lora --stage a`" in text
