@@ -15,40 +15,23 @@ of learning's scores as well. The models of all stages stay until the run is mea
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from json_rows import add
-from study import Planned, drop_weights, for_each, learned, made_by, measured, parser, plan, told
+from earlier_tasks import known_words, measure_earlier_tasks
 
+from seekr import Run
 from seekr.runs.graft import graft
 
 
 def main(words: list[str] | None = None) -> None:
-    known = parser(__doc__)
-    known.add_argument("--rows", type=int, help="rows a task that are answered; without it those of the suite")
-    known.add_argument("--drop-weights", action="store_true", help="delete the models of each run that is measured")
-    arguments = known.parse_args(words)
+    arguments = known_words(__doc__, "rows a task that are answered; without it those of the suite").parse_args(words)
     if arguments.rows is not None:
         arguments.set.append(f"suite.{arguments.split}_rows={arguments.rows}")
-
-    def study(run: Planned) -> None:
-        found = None
-        for key in questions(run):
-            if not measured(key, arguments.json):
-                found = found or learned(run)[0]
-                grafted = [one.to_json() for one in graft(found.folder, task=key["task"])]
-                add({**key, "found": grafted, **made_by(found)}, arguments.json)
-        if arguments.drop_weights:
-            drop_weights(run.folder)
-
-    with told("grafting"):
-        for_each(plan(arguments), study, arguments)
+    measure_earlier_tasks("grafting", arguments, grafted)
 
 
-def questions(run: Planned) -> list[dict[str, Any]]:
-    """The key of each row of a run: a task that another one came after."""
-    return [{**run.key, "task": Path(place).name} for place in run.suite.tasks[:-1]]
+def grafted(run: Run, task: str) -> dict[str, Any]:
+    return {"found": [one.to_json() for one in graft(run.folder, task=task)]}
 
 
 if __name__ == "__main__":

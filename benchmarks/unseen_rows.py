@@ -15,9 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from grafting import questions
-from json_rows import add
-from study import Planned, drop_weights, for_each, learned, made_by, measured, parser, plan, told
+from earlier_tasks import known_words, measure_earlier_tasks
 
 from seekr import Run
 from seekr.attention.change import measure_change_and_drift
@@ -29,7 +27,6 @@ from seekr.memory.reader import Memory
 from seekr.modeling.batches import collate
 from seekr.modeling.generation import answer_likelihoods
 from seekr.modeling.loading import load_stage, load_tokenizer
-from seekr.runs.run import Stage
 from seekr.scoring.likelihood import likelihood
 
 BATCH = 8
@@ -37,37 +34,23 @@ LABELS = 12  # a task with more different right answers has no labels
 
 
 def main(words: list[str] | None = None) -> None:
-    known = parser(__doc__)
-    known.add_argument("--rows", type=int, default=40, help="rows of the split that are measured for each task")
-    known.add_argument("--drop-weights", action="store_true", help="delete the models of each run that is measured")
-    arguments = known.parse_args(words)
-
-    def study(run: Planned) -> None:
-        left = [key for key in questions(run) if not measured(key, arguments.json)]
-        found = learned(run)[0] if left else None
-        for key in left:
-            assert found is not None
-            stage = next(stage for stage in found.stages if stage.name == key["task"])
-            add({**key, **compare(found, stage, arguments.rows), **made_by(found)}, arguments.json)
-        if arguments.drop_weights:
-            drop_weights(run.folder)
-
-    with told("unseen_rows"):
-        for_each(plan(arguments), study, arguments)
+    arguments = known_words(__doc__, "rows of the split that are measured for each task", default=40).parse_args(words)
+    measure_earlier_tasks("unseen_rows", arguments, lambda run, task: compare(run, task, arguments.rows))
 
 
-def compare(run: Run, stage: Stage, rows: int) -> dict[str, Any]:
-    """The model of a stage and the last one, on the rows that the stage keeps and on the first of its test rows."""
+def compare(run: Run, name: str, rows: int) -> dict[str, Any]:
+    """The model of a task's stage and the last one, on the rows that it keeps and on the first of its test rows."""
+    (stage,) = (stage for stage in run.stages if stage.name == name)
     base, stages = str(run.config.model), (stage, run.stages[-1])
     tokenizer, memory = load_tokenizer(base), Memory.open(stage.folder / "memory")
-    (task,) = (task for task in make_tasks(run.config) if task.name == stage.name)
+    (task,) = (task for task in make_tasks(run.config) if task.name == name)
     unseen = encode_all(read_split(task, "test", seed=run.seed)[:rows], tokenizer, run.record["max_length"])
     models = [load_stage(base, it.folder / "model", dtype="float32") for it in stages]
     kept = [memory.encoded(place) for place in range(len(memory))]
     return {
         "kept": _of_rows(models, kept, memory, tokenizer.pad_token_id),
         "unseen": _of_rows(models, unseen, memory, tokenizer.pad_token_id),
-        "labels": _labels(run, stage.name),
+        "labels": _labels(run, name),
     }
 
 
@@ -92,13 +75,13 @@ def _labels(run: Run, task: str) -> dict[str, Any] | None:
     labels = {name: {right for answer in its for right in answer.references} for name, its in answers.items()}
     if len(labels[task]) > LABELS:
         return None
-    given = [(answer.prediction.strip(), answer.references) for answer in answers[task]]
+    given = [answer.prediction.strip() for answer in answers[task]]
     others = set().union(*(known for name, known in labels.items() if name != task and len(known) <= LABELS))
     return {
         "answers": len(given),
-        "right": sum(said in right for said, right in given),
-        "own": sum(said in labels[task] for said, _ in given),
-        "of_others": sum(said in others - labels[task] for said, _ in given),
+        "right": sum(answer.right for answer in answers[task]),
+        "own": sum(said in labels[task] for said in given),
+        "of_others": sum(said in others - labels[task] for said in given),
     }
 
 

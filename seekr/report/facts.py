@@ -11,6 +11,7 @@ from seekr.errors import RunError
 from seekr.report.check_run import NO_ANSWERS
 from seekr.report.folding import MANY, few
 from seekr.report.row_scores import error_of_cell
+from seekr.report.summary import base_name
 from seekr.runs.run import Run
 from seekr.scoring.cells import BASE, wanted_cells
 
@@ -20,7 +21,7 @@ _FEW = 3
 
 def facts(runs: Sequence[Run], given: Sequence[Path]) -> Iterator[tuple[str, str]]:
     """Name and text; `given` are the paths of `seekr report`. What no run says is left out."""
-    yield "Model", _joined(_model(run) for run in runs)
+    yield "Model", _joined(base_name(run) for run in runs)
     if data := _data(runs):
         yield "Data", data
     days = sorted({str(run.record["clock"])[:10] for run in runs if "clock" in run.record})
@@ -28,13 +29,6 @@ def facts(runs: Sequence[Run], given: Sequence[Path]) -> Iterator[tuple[str, str
         versions = _joined(str(run.record.get("versions", {}).get("seekr", "")) for run in runs)
         yield "Begun", " to ".join(dict.fromkeys((days[0], days[-1]))) + (f", seekr {versions}" if versions else "")
     yield "Command", f"seekr report {shlex.join(map(str, given))}"
-
-
-def _model(run: Run) -> str:
-    """A local folder by its name alone: where it lies is in the settings."""
-    name = str(run.record["config"]["model"])
-    path = Path(name)
-    return "/".join(path.parts[-2 if path.name == "model" else -1 :]) if path.is_absolute() else name
 
 
 def _data(runs: Sequence[Run]) -> str:

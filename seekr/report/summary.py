@@ -206,9 +206,16 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 def _base(run: Run, runs: Sequence[Run]) -> str:
     """The name of a run's base model; where another model has that name, the fingerprint."""
-    bases = [(Path(other.record["config"]["model"]).name, other.record["identity"].get("model")) for other in runs]
-    name, mark = bases[runs.index(run)]
-    return name if all(other == mark for called, other in bases if called == name) else str(mark)
+    name, mark = base_name(run), run.record["identity"].get("model")
+    marks = {other.record["identity"].get("model") for other in runs if base_name(other) == name}
+    return name if len(marks) == 1 else str(mark)
+
+
+def base_name(run: Run) -> str:
+    """The base model: a local folder by its name alone, since where it lies is in the settings."""
+    name = str(run.record["config"]["model"])
+    path = Path(name)
+    return "/".join(path.parts[-2 if path.name == "model" else -1 :]) if path.is_absolute() else name
 
 
 def _telling_end(home: Path, homes: Sequence[Path]) -> Path:
