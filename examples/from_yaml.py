@@ -21,7 +21,7 @@ model: {builtin_model()}
 tasks:
   - {{name: span, train: data/span/train.jsonl, test: data/span/test.jsonl, separator: ""}}
   - {{name: upper, train: data/upper/train.jsonl, test: data/upper/test.jsonl, separator: ""}}
-method: {{name: seekr, replay_ratio: 0.1}}
+method: {{name: seekr}}
 training: {{learning_rate: 5.0e-4, num_train_epochs: 1, per_device_train_batch_size: 16}}
 output_dir: run
 """

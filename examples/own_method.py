@@ -34,7 +34,7 @@ tasks = [
 run = seekr.learn(
     model=builtin_model(),
     tasks=tasks,
-    method=LongestAnswers(replay_ratio=0.1),
+    method=LongestAnswers(),
     training={"learning_rate": 5e-4, "num_train_epochs": 1, "per_device_train_batch_size": 16},
     output_dir=folder,
 )

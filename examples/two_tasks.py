@@ -24,7 +24,7 @@ runs = [
         training={"learning_rate": 5e-4, "num_train_epochs": 2, "per_device_train_batch_size": 16},
         output_dir=folder / name,
     )
-    for name, method in (("plain", "sequential"), ("seekr", {"name": "seekr", "replay_ratio": 0.1}))
+    for name, method in (("plain", "sequential"), ("seekr", "seekr"))
 ]
 for run in runs:
     print(run.folder.name, run.scores.matrix)  # row: after which task; column: the score of which task

@@ -1,4 +1,4 @@
-"""Nested settings: with dotted keys, and where two differ first."""
+"""Nested settings: with dotted keys, where two differ first, and a value as a file has it."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple
         if values[0] != values[1]:
             return key, *values
     return None
+
+
+def as_in_yaml(value: Any) -> str:
+    """A value as a configuration file has it: null, true and false; others as Python shows them."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

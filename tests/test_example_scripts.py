@@ -57,13 +57,13 @@ def test_own_method(example: Example, tmp_path: Path) -> None:
     run = Run(tmp_path / "out")
     assert run.record["config"]["method"] == {
         "name": "__main__.LongestAnswers",
-        "replay_ratio": 0.1,
+        "replay_ratio": None,
         "replay_passes": 4,
         "replay_choice": "random",
     }
     for stage, line in zip(run.stages, shown, strict=True):
         assert stage.memory is not None
-        assert len(stage.memory) == 6
+        assert len(stage.memory) == 20
         assert line.startswith(f"{stage.name} keeps answers of [")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seekr.errors import InputError
-from seekr.nested import first_difference
+from seekr.nested import as_in_yaml, first_difference
 
 _SHOWN = 60
 _SAID = {"step_rows": "training.per_device_train_batch_size × gradient_accumulation_steps × processes"}
@@ -77,5 +77,5 @@ def compare(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> 
 
 
 def _short(value: Any) -> str:
-    text = "null" if value is None else str(value)
+    text = as_in_yaml(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

@@ -33,6 +33,10 @@ class Costs:
         """How many of a task's rows are kept once it is learned."""
         return 0
 
+    def advice(self, rows: Mapping[str, int]) -> list[str]:
+        """What to say before tasks of so many rows (task → rows) are learned, a sentence each."""
+        return []
+
     def places_of(self, rows: int, seed: int, index: int, *, learn: bool = True) -> Sequence[int]:
         """Where in the data of the task at `index` of a run the kept rows stand; as many of any, where that is not
         known before."""

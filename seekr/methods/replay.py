@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -74,6 +74,21 @@ class Replay(Rehearsal):
         if self.replay_ratio is None:
             return min(rows, max(_LEAST, round(rows / 100)))
         return max(1, round(self.replay_ratio * rows))
+
+    def advice(self, rows: Mapping[str, int]) -> list[str]:
+        """Names the tasks of which the given ratio keeps fewer rows than are kept without one."""
+        kept = {task: self.kept_rows(count) for task, count in rows.items()}
+        few = {task: count for task, count in kept.items() if count < min(_LEAST, rows[task])}
+        if not few:
+            return []
+        least, most = min(few.values()), max(few.values())
+        counts = f"{least}" if least == most else f"{least} to {most}"
+        noun = "row" if most == 1 else "rows"
+        tasks = f"task {next(iter(few))}" if len(few) == 1 else f"each of {len(few)} tasks"
+        return [
+            f"method.replay_ratio={self.replay_ratio:g} keeps {counts} {noun} of {tasks}: fewer than {_LEAST} are "
+            f"learned by heart and hold little else of a task; null keeps {_LEAST}"
+        ]
 
     def kept_places(self, context: TaskContext) -> list[int]:
         """Where in the task's data the rows stand that are kept, ascending."""

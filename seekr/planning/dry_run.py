@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from seekr.distributed.processes import process_count
+from seekr.nested import as_in_yaml
 from seekr.planning.disk import disk
 from seekr.planning.rows import StageRows, plan_steps
 from seekr.progress import Text
@@ -23,8 +24,8 @@ def print_plan(spec: RunSpec, folders: Sequence[str]) -> None:
     """
     config = spec.config
     print_fact("model", f"{config.model}, {config.dtype}, {spec.max_length} tokens at most")
-    settings = ", ".join(f"{key} {value}" for key, value in spec.method.settings().items() if key != "name")
-    print_fact("method", f"{spec.method.name}{': ' + settings if settings else ''}")
+    settings = {key: value for key, value in spec.method.settings().items() if key != "name"}
+    print_fact("method", f"{spec.method.name}{': ' + _pairs(settings) if settings else ''}")
     print_fact("training", _pairs(spec.training))
     if config.lora:
         print_fact("lora", _pairs(config.lora))
@@ -77,4 +78,4 @@ def print_plan(spec: RunSpec, folders: Sequence[str]) -> None:
 
 
 def _pairs(settings: dict[str, object], whose: str = "transformers'") -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items()) or f"as {whose} defaults"
+    return ", ".join(f"{key} {as_in_yaml(value)}" for key, value in settings.items()) or f"as {whose} defaults"

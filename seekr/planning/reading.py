@@ -58,6 +58,7 @@ def read_run(config: Config) -> RunOnPaper:
         )
     if config.training.get("use_liger_kernel"):
         notes.append("use_liger_kernel: not counted; a task step's logits, which are counted, fall away by it")
+    notes += method.advice({stage.name: len(stage.sizes) for stage in stages})
     arguments = training_arguments(training, output_dir=Path(config.output_dir), seed=config.seed)
     return RunOnPaper(config, model_config, method, arguments, lora, stages, notes)
 

@@ -182,10 +182,23 @@ def prepare(request: Request) -> RunSpec:
             advance(1)
         general = read_guard(config, tokenizer, max_length, home / "predictions")
     check_metrics(data)
+    stages = plan_stages(data, joint=method.joint)
     step_rows = rows_of_a_step(training, record)
     accumulation = -(-step_rows // (rows_of_a_batch(training) * process_count()))
     if accumulation != training.get("gradient_accumulation_steps", 1):
         training = {**training, "gradient_accumulation_steps": accumulation}
+    vllm_version = check_answering(config, method, lora, data)
+    facts = check_model(
+        request,
+        method,
+        lora,
+        tokenizer,
+        max_length,
+        [*data, *([] if general is None else [general])],
+        compiled=bool(training.get("torch_compile")),
+        fingerprint="" if record is None else record["model_fingerprint"],
+    )
+    facts["notes"] += method.advice({stage.name: len(stage.samples) for stage in stages[len(finished) :]})
     spec = RunSpec(
         config=config,
         run=run,
@@ -196,7 +209,7 @@ def prepare(request: Request) -> RunSpec:
         max_length=max_length,
         tasks=data,
         general=general,
-        stages=plan_stages(data, joint=method.joint),
+        stages=stages,
         finished=finished,
         callbacks=request.callbacks,
         source=request.source,
@@ -204,17 +217,8 @@ def prepare(request: Request) -> RunSpec:
         redone=redone,
         clock=clock,
         step_rows=step_rows,
-        vllm_version=check_answering(config, method, lora, data),
-        **check_model(
-            request,
-            method,
-            lora,
-            tokenizer,
-            max_length,
-            [*data, *([] if general is None else [general])],
-            compiled=bool(training.get("torch_compile")),
-            fingerprint="" if record is None else record["model_fingerprint"],
-        ),
+        vllm_version=vllm_version,
+        **facts,
     )
     if record is not None:
         there = identity.as_kept_now(record["identity"])

@@ -162,6 +162,15 @@ def test_kept_rows(ratio: float | None, rows: int, kept: int) -> None:
     assert Sequential().kept_rows(rows) == 0
 
 
+def test_a_ratio_that_keeps_fewer_rows_than_the_default_is_said() -> None:
+    rows = {"a": 240, "b": 1900, "c": 5000, "d": 2}
+    (said,) = Replay(replay_ratio=0.01).advice(rows)
+    assert "replay_ratio=0.01 keeps 1 to 19 rows of each of 3 tasks" in said
+    assert "keeps 2 rows of task a:" in Replay(replay_ratio=0.01).advice({"a": 240, "c": 5000})[0]
+    for method in (Replay(), Replay(replay_ratio=0.5), Sequential()):
+        assert method.advice({"a": 240, "c": 5000, "d": 1}) == []
+
+
 def test_kept_samples_are_drawn_by_seed_and_task_or_the_first(tmp_path: Path) -> None:
     samples, model = toy_samples(50), nn.Linear(1, 1)
 

@@ -300,6 +300,12 @@ def test_a_dry_run_touches_nothing(seekr: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_shows_settings_as_a_file_has_them(seekr: Any) -> None:
+    _, out, _ = seekr("--dry-run", "training.bf16=false")
+    assert all(setting in " ".join(out.split()) for setting in ("layer_budget null", "logit_shift true", "bf16 false"))
+    assert "None" not in out
+
+
 def test_the_dry_run_counts_the_steps_that_are_taken(seekr: Any, tmp_path: Path) -> None:
     _, out, _ = seekr("--dry-run", "training.num_train_epochs=1.5")
     assert seekr("training.num_train_epochs=1.5")[0] == 0

@@ -21,6 +21,15 @@ def test_weights_that_do_not_move_are_told(learn: Learn, tmp_path: Path, capsys:
     assert "of the weights did not move in the first 2 steps" in capsys.readouterr().err
 
 
+def test_few_kept_rows_of_a_given_ratio_are_told(
+    learn: Learn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn(tmp_path / "given", "ab", method={"name": "replay", "replay_ratio": 0.1})
+    assert "method.replay_ratio=0.1 keeps 1 row of each of 2 tasks: fewer than 20" in capsys.readouterr().err
+    learn(tmp_path / "default", "ab", method="replay")
+    assert "learned by heart" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_experts_are_balanced_or_it_is_said(
     learn: Learn, tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str], asked: bool
