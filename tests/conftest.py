@@ -1,5 +1,6 @@
 """What every test may use: the shared material beside the checkout, where it is there."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def shared() -> Path:
             pytest.fail(f"{missing}, and {REQUIRED} is set")
         pytest.skip(missing)
     return SHARED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_imported_is_no_garbage() -> None:
+    """Training collects garbage twice a task: of half a second each, among all that modules of tests have imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

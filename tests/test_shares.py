@@ -130,6 +130,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
     return folder, results_of(__file__, folder)
 
 
+@pytest.mark.thorough
 def test_sums_and_results_are_the_same_on_all(two: tuple[Path, list[dict[str, Any]]]) -> None:
     _, ranks = two
     assert torch.equal(ranks[0]["sum"], ranks[1]["sum"])
@@ -137,6 +138,7 @@ def test_sums_and_results_are_the_same_on_all(two: tuple[Path, list[dict[str, An
     assert ranks[0]["spread"] == ranks[1]["spread"] == ["a00", "b11", "c20", "d31", "e40"]
 
 
+@pytest.mark.thorough
 def test_answers_likelihoods_fisher_and_responses_are_those_of_one_process(
     two: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
@@ -157,6 +159,7 @@ def test_answers_likelihoods_fisher_and_responses_are_those_of_one_process(
         torch.testing.assert_close(fisher[0][name], expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.thorough
 def test_measures_of_parameters_in_parts_are_those_of_whole_ones(two: tuple[Path, list[dict[str, Any]]]) -> None:
     """FSDP2's fully_shard around both models: each process reads its samples; the mean is that of all samples."""
     _, ranks = two
@@ -168,6 +171,7 @@ def test_measures_of_parameters_in_parts_are_those_of_whole_ones(two: tuple[Path
         assert float(expected.min()) > 0, name
 
 
+@pytest.mark.thorough
 def test_likelihoods_by_a_model_in_parts_are_those_of_the_whole_one(two: tuple[Path, list[dict[str, Any]]]) -> None:
     """Three batches on two processes, which must call the model equally often."""
     _, ranks = two
@@ -179,6 +183,7 @@ def test_likelihoods_by_a_model_in_parts_are_those_of_the_whole_one(two: tuple[P
         assert found.log_likelihood == pytest.approx(right.log_likelihood, rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_model_in_parts_is_written_whole(two: tuple[Path, list[dict[str, Any]]]) -> None:
     from seekr.modeling.loading import load_model
 

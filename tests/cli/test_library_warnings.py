@@ -44,6 +44,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.thorough
 def test_advice_is_left_out_and_what_is_wrong_is_said(model: Path, tmp_path: Path) -> None:
     """It was all silenced together."""
     weights = dict(load_file(model / "model.safetensors"))

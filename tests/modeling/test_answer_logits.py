@@ -10,6 +10,7 @@ import attention_definitions as by_definition
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiers import thorough
 from torch import Tensor, nn
 from toy_tasks import task_batch, toy_samples
 from transformers import LlamaForCausalLM
@@ -52,7 +53,7 @@ def gradients(model: nn.Module, value: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(value, [p for p in model.parameters() if p.requires_grad]))
 
 
-@pytest.mark.parametrize("kind", ["plain", "lora", "soft prompts", "compiled", "no positions"])
+@pytest.mark.parametrize("kind", ["plain", "lora", "soft prompts", *thorough("compiled"), "no positions"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_they_are_those_of_the_whole_forward(kind: str, side: str) -> None:
     model = wrapped(kind)

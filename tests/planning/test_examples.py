@@ -7,13 +7,15 @@ import runpy
 from pathlib import Path
 
 import pytest
+from tiers import thorough
 from transformers.models.llama import modeling_llama
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.mark.parametrize(
-    "name", ["laptop", *(pytest.param(name, marks=pytest.mark.slow) for name in ("7b-lora", "7b-full", "70b-full"))]
+    "name",
+    [*thorough("laptop"), *(pytest.param(name, marks=pytest.mark.slow) for name in ("7b-lora", "7b-full", "70b-full"))],
 )
 @pytest.mark.skipif(
     not hasattr(modeling_llama, "slice_logits_to_keep"), reason="transformers before 5.23 computes more logits"

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from small_runs import SEEKR, Stop, StopAt, digests
+from tiers import thorough
 
 from seekr import InputError, Run
 from seekr.cli.main import main
@@ -165,7 +166,7 @@ def look(run: Path, odd: Callable[[Path], None]) -> None:
         back()
 
 
-@pytest.mark.parametrize("manifests", [True, False])
+@pytest.mark.parametrize("manifests", [True, *thorough(False)])
 def test_no_command_that_looks_waits_for_a_fifo(manifests: bool, stopped: Path, tmp_path: Path) -> None:
     look(copied(stopped, tmp_path, manifests=manifests), fifo)
 
