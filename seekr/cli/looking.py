@@ -55,7 +55,7 @@ def verify(arguments: argparse.Namespace) -> int:
             count = sum(one.fault for one in findings)
             for one in findings:
                 console().print(f"{one.text}; {one.mend}")
-            console().print(f"{folder}: {f'{count} faults' if count else 'no fault was found'}")
+            console().print(f"{folder}: " + (f"{count} fault{'s' * (count > 1)}" if count else "no fault was found"))
 
     give(arguments.json, lambda: {"faults": faults, "runs": runs}, show)
     return CHECK_FAILED if faults else DONE

@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _name_faults([parsed.run] if "run" in parsed else parsed.runs)
         with _beginning(parsed.command):
             status = int(_COMMANDS[parsed.command](parsed) or DONE)
+        if parsed.command == "export":  # a fault that stops it is its error
+            _name_faults([parsed.run])
         disconnect()
         return status
     except InputError as error:
@@ -128,7 +130,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 _NEED_MODELS = ("bench", "demo", "evaluate", "export", "graft", "learn", "plan", "score", "tune")
-_SHOW_RUNS = ("check", "compare", "export", "heads", "memory", "report", "status")
+_SHOW_RUNS = ("check", "compare", "heads", "memory", "report", "status")
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "bench": _bench,
     "chat": using.chat,

@@ -267,7 +267,9 @@ def test_answers_that_were_changed_are_named_and_measured_again_where_the_weight
     right = [row | {"prediction": row["references"][0]} for row in rows]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in right))
     assert main(["verify", str(run)]) == 3
-    assert "1-0.jsonl: not the answers that were scored" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1-0.jsonl: not the answers that were scored" in said
+    assert f"{run.name}: 1 fault\n" in said
     assert main(["evaluate", str(run)]) == 0
     assert "1-0.jsonl: not the answers that were scored" in capsys.readouterr().err
     assert path.read_text() == text
@@ -455,6 +457,15 @@ def test_a_model_that_is_exported_without_scores_that_are_gone_says_so(
     damage(run / "scores.json")
     assert main(["export", str(run), "--output", str(tmp_path / "exported")]) == 0
     assert "scores.json: missing, though answers are there" in capsys.readouterr().err
+
+
+def test_weights_that_cannot_be_exported_are_named_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = Run(run).stages[-1].folder / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    assert main(["export", str(run), "--output", str(tmp_path / "exported")]) == 2
+    assert capsys.readouterr().err.count(str(weights)) == 1
 
 
 @pytest.mark.parametrize("words", [["heads"], ["memory", "--search", "a"]])
