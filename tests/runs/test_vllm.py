@@ -65,8 +65,8 @@ ADAPTER = {"lora": {"r": 9, "target_modules": ["q_proj", "v_proj"]}}
     [
         ({"method": "seekr", "cells": "all"}, [None] * 3),
         ({"method": "sequential", **ADAPTER}, [16, 16]),
-        pytest.param({"method": "olora"}, [8, 16], marks=pytest.mark.slow),
-        pytest.param({"method": "osf"}, [None, None], marks=pytest.mark.slow),
+        pytest.param({"method": "olora", "cells": "all"}, [None, 8, 16], marks=pytest.mark.slow),
+        pytest.param({"method": "osf", "cells": "all"}, [None] * 3, marks=pytest.mark.slow),
     ],
     ids=["whole models", "adapters", "olora", "osf"],
 )
