@@ -80,7 +80,7 @@ def test_kept_and_lost(example: Example, tmp_path: Path) -> None:
     assert plain[0][0] == kept[0][0] > 80
     assert plain[2][0] < 30 < kept[2][0]
     assert shown.count("overall performance") == 2
-    assert shown.count("15 rows kept; layer") == 3
+    assert shown.count("20 rows kept; layer") == 3
 
 
 def test_every_example_is_run() -> None:

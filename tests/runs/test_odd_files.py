@@ -172,7 +172,7 @@ def test_no_command_that_looks_waits_for_a_fifo(manifests: bool, stopped: Path, 
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("odd", ODD[1:])
+@pytest.mark.parametrize("odd", [*ODD[1:3], *(pytest.param(odd, marks=pytest.mark.slow) for odd in ODD[3:])])
 def test_no_command_that_looks_trips_over_what_is_no_file(
     odd: Callable[[Path], None], stopped: Path, tmp_path: Path
 ) -> None:
@@ -182,7 +182,7 @@ def test_no_command_that_looks_trips_over_what_is_no_file(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("odd", [fifo, folder, dangling_link])
-@pytest.mark.parametrize("manifests", [True, False])
+@pytest.mark.parametrize("manifests", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_no_command_that_works_waits_or_trips(
     manifests: bool,
     odd: Callable[[Path], None],
