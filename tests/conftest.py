@@ -42,7 +42,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _what_is_imported_is_no_garbage() -> None:
-    """Training collects garbage twice a task: of half a second each, among all that modules of tests have imported."""
+    """Training collects garbage twice a task, which takes its time among all that modules of tests have imported."""
     gc.collect()
     gc.freeze()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from seekr.errors import InputError
 from seekr.methods.replay import Ratio, Replay
 
@@ -32,6 +34,10 @@ class GeneralReplay(Replay):
                 "method general_replay: no task is a skill, so there are no general rows to replay; add them as a task "
                 "with learn: false, as in {name: general, train: general.json, learn: false}"
             )
+
+    def advice(self, rows: Mapping[str, int]) -> list[str]:
+        """Nothing: the ratio is of the skills alone."""
+        return []
 
     def places_of(self, rows: int, seed: int, index: int, *, learn: bool = True) -> list[int]:
         return [] if learn else super().places_of(rows, seed, index, learn=learn)

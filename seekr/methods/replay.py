@@ -86,8 +86,8 @@ class Replay(Rehearsal):
         noun = "row" if most == 1 else "rows"
         tasks = f"task {next(iter(few))}" if len(few) == 1 else f"each of {len(few)} tasks"
         return [
-            f"method.replay_ratio={self.replay_ratio:g} keeps {counts} {noun} of {tasks}: fewer than {_LEAST} are "
-            f"learned by heart and hold little else of a task; null keeps {_LEAST}"
+            f"method.replay_ratio={self.replay_ratio:g} keeps {counts} {noun} of {tasks}: fewer than {_LEAST} hold "
+            f"little of a task but themselves; null keeps {_LEAST}"
         ]
 
     def kept_places(self, context: TaskContext) -> list[int]:

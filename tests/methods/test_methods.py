@@ -25,6 +25,7 @@ from seekr.attention.heads import head_importance, resolve_budgets
 from seekr.errors import InputError
 from seekr.methods import METHODS, Derpp, Method, Objective, Replay, Seekr, Sequential, make_method
 from seekr.methods.form import ModelForm
+from seekr.methods.general_replay import GeneralReplay
 from seekr.methods.seekr import AttentionReplay
 from seekr.modeling.batches import MicroBatch, Row, collate
 from seekr.modeling.losses import answer_cross_entropy, answer_positions
@@ -167,7 +168,7 @@ def test_a_ratio_that_keeps_fewer_rows_than_the_default_is_said() -> None:
     (said,) = Replay(replay_ratio=0.01).advice(rows)
     assert "replay_ratio=0.01 keeps 1 to 19 rows of each of 3 tasks" in said
     assert "keeps 2 rows of task a:" in Replay(replay_ratio=0.01).advice({"a": 240, "c": 5000})[0]
-    for method in (Replay(), Replay(replay_ratio=0.5), Sequential()):
+    for method in (Replay(), Replay(replay_ratio=0.5), Sequential(), GeneralReplay(replay_ratio=0.01)):
         assert method.advice({"a": 240, "c": 5000, "d": 1}) == []
 
 
