@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import random
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from preloaded import Program
 
 _PORTS = range(20_000, 30_000)
 """Below those that the system hands out itself: between choosing one and using it nobody else is given it."""
@@ -34,16 +34,11 @@ def run_two(file: str, *words: Path) -> None:
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     shared |= {"PYTHONPATH": os.pathsep.join(sys.path), "ACCELERATE_USE_CPU": "true"}
     processes = [
-        subprocess.Popen(
-            [sys.executable, file, *map(str, words)],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        Program([file, *map(str, words)], os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=240)[1] for process in processes]
+        errors = [process.stderr(timeout=240) for process in processes]
     finally:
         for process in processes:  # those that a hung one left waiting
             process.kill()

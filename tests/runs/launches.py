@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from preloaded import Program
 from safetensors.torch import load_file
 from torch import Tensor
 from two_processes import free_port
@@ -51,7 +51,7 @@ def start(
     folders: Sequence[Path | None] | None = None,
     program: Sequence[str] = ("-m", "seekr"),
     **environment: str,
-) -> list[subprocess.Popen[str]]:
+) -> list[Program]:
     """`seekr COMMAND` on as many processes as there are configurations, which are the same one but in odd tests, as
     are the `folders` that they are started in.
     """
@@ -63,26 +63,23 @@ def start(
         **environment,
     }
     return [
-        subprocess.Popen(
-            [sys.executable, *program, command, str(config), *words],
-            cwd=folder,
-            env=os.environ | (shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if len(configs) > 1 else {}),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+        Program(
+            [*program, command, str(config), *words],
+            os.environ | (shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if len(configs) > 1 else {}),
+            folder,
         )
         for rank, (config, folder) in enumerate(zip(configs, folders or [None] * len(configs), strict=True))
     ]
 
 
-def ended(processes: list[subprocess.Popen[str]]) -> Outcome:
+def ended(processes: list[Program]) -> Outcome:
     """Exit status and stderr of each process."""
     try:
-        found = [process.communicate(timeout=300)[1] for process in processes]
+        found = [process.stderr(timeout=300) for process in processes]
     finally:
         for process in processes:  # those that a hung one left waiting
             process.kill()
-    return [(process.returncode, text) for process, text in zip(processes, found, strict=True)]
+    return [(process.returncode or 0, text) for process, text in zip(processes, found, strict=True)]
 
 
 def learn(*configs: Path, **more: Any) -> Outcome:

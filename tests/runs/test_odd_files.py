@@ -193,8 +193,9 @@ def test_no_command_that_works_waits_or_trips(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))
+    works = WORKS if odd is fifo else WORKS[1:]  # a plan opens what a dry run does, and takes half of all the time
     of_finished = ("graft RUN --task a", "learn --from RUN --task c=DATA/c --output-dir OUT")
-    for source, command in [(stopped, one) for one in WORKS] + [(finished.folder, one) for one in of_finished]:
+    for source, command in [(stopped, one) for one in works] + [(finished.folder, one) for one in of_finished]:
         for name in kinds(source):
             if manifests or not name.endswith(MANIFEST):
                 run = copied(source, tmp_path / "one", manifests=manifests)
