@@ -22,14 +22,17 @@ def known_words(description: str | None, rows: str, default: int | None = None) 
 
 
 def measure_earlier_tasks(
-    name: str, arguments: argparse.Namespace, measure: Callable[[Run, str], dict[str, Any]]
+    name: str, arguments: argparse.Namespace, measure: Callable[[Run, str], dict[str, Any]], **asked: Any
 ) -> None:
-    """A line of JSON a run and earlier task, of what is not in the JSON yet; a run is learned where one is missing."""
+    """A line of JSON a run and earlier task, of what is not in the JSON yet; a run is learned where one is missing.
+
+    What is `asked` of `measure` beyond the run is part of each line, and another is measured anew.
+    """
 
     def study(run: Planned) -> None:
         found = None
         for place in run.suite.tasks[:-1]:
-            key = {**run.key, "task": Path(place).name}
+            key = {**run.key, **asked, "task": Path(place).name}
             if not measured(key, arguments.json):
                 found = found or learned(run)[0]
                 add({**key, **measure(found, key["task"]), **made_by(found)}, arguments.json)

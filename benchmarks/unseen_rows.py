@@ -35,7 +35,8 @@ LABELS = 12  # a task with more different right answers has no labels
 
 def main(words: list[str] | None = None) -> None:
     arguments = known_words(__doc__, "rows of the split that are measured for each task", default=40).parse_args(words)
-    measure_earlier_tasks("unseen_rows", arguments, lambda run, task: compare(run, task, arguments.rows))
+    rows = arguments.rows
+    measure_earlier_tasks("unseen_rows", arguments, lambda run, task: compare(run, task, rows), unseen_rows=rows)
 
 
 def compare(run: Run, name: str, rows: int) -> dict[str, Any]:

@@ -12,12 +12,12 @@ _HEADINGS += ["likelihood on kept rows", "on unseen rows", "answers that are lab
 
 
 def unseen_table(rows: Sequence[Row]) -> str:
-    """A line a suite, method and number of kept rows: means over seeds and earlier tasks; the last two columns are
-    over the answers to those tasks that have labels."""
+    """A line a suite, method, number of kept rows and of measured ones: means over seeds and earlier tasks; the last
+    two columns are over the answers to those tasks that have labels."""
     lines = []
     for configuration in dict.fromkeys(map(_configuration, rows)):
         own = [row for row in rows if _configuration(row) == configuration]
-        suite, method, kept = configuration
+        suite, method, kept, _ = configuration
         lines.append([suite, f"`{method}`", str(kept), ", ".join(dict.fromkeys(str(row["seed"]) for row in own))])
         lines[-1] += [f"{_mean(own, which, 'drift'):.2g}" for which in ("kept", "unseen")]
         for which in ("kept", "unseen"):
@@ -33,5 +33,5 @@ def _mean(rows: Sequence[Row], which: str, number: str) -> float:
     return mean(row[which][number] for row in rows)
 
 
-def _configuration(row: Row) -> tuple[str, str, int]:
-    return row["suite"], row["method"], row["kept"]["rows"]
+def _configuration(row: Row) -> tuple[str, str, int, int]:
+    return row["suite"], row["method"], row["kept"]["rows"], row["unseen_rows"]

@@ -153,7 +153,9 @@ def test_unseen_rows_beside_kept_ones(tmp_path: Path) -> None:
     words = ["--base", "builtin", "--suite", "demo", "--output", str(tmp_path / "out"), "--json", str(file)]
     words += ["--methods", "derpp", "seekr", "--seeds", "0", "--rows", "3", "--set", *_SMALL]
     unseen_rows.main(words)
-    rows = study.rows_of(file)
+    unseen_rows.main([*words, "--methods", "derpp", "--rows", "2"])
+    assert [row["unseen"]["rows"] for row in study.rows_of(file)] == [3, 3, 2]
+    rows = study.rows_of(file)[:2]
     assert [(row["method"], row["task"]) for row in rows] == [("derpp", "upper"), ("seekr", "upper")]
     for row in rows:
         assert row["unseen"]["rows"] == 3
