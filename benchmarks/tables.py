@@ -10,9 +10,10 @@ from pathlib import Path
 from statistics import mean
 
 from damage_tables import damaged_tables
+from evidence_tables import by_method, by_weight, evidence_tables, kept_share, nano_tables, real_model_tables
 from gpu_tables import gpu_tables, planned_table
 from grafting_tables import grafting_tables
-from study_tables import Row, interval, markdown, paired_table, read_study, rules_table, study_table, tasks_table
+from study_tables import Row, interval, markdown, read_study, study_table
 from unseen_tables import unseen_table
 
 from seekr.bench.tables import HEADINGS, Rows, bench_cells
@@ -25,10 +26,10 @@ RESULTS = Path(__file__).parent / "results"
 def tables() -> dict[str, str]:
     """Name → Markdown table."""
     bench, seekr, study = _rows("bench.json"), _rows("demo_papers_rule.json"), read_study(RESULTS / "study_demo.jsonl")
-    demo = [row for row in study if row["method"] in DEMO_METHODS and _kept(row) in (None, 0.02)]
+    demo = [row for row in study if row["method"] in DEMO_METHODS and kept_share(row) in (None, 0.02)]
     return {
         "demo": demo_table(demo),
-        **evidence_tables(study),
+        **evidence_tables(study, RESULTS),
         **real_model_tables(read_study(RESULTS / "study_smollm2.jsonl")),
         **grafting_tables("grafting", read_study(RESULTS / "grafting.jsonl")),
         **grafting_tables("grafting: smollm2", read_study(RESULTS / "grafting_smollm2.jsonl")),
@@ -53,51 +54,6 @@ def tables() -> dict[str, str]:
         "throughput": throughput_table(_rows("throughput.json")),
         "answering": answering_table(_rows("answering.json")),
     }
-
-
-def evidence_tables(study: list[Row]) -> dict[str, str]:
-    """What the demo's suite says of weights, heads, and of how much is kept."""
-
-    def chosen(*names: str, kept: float = 0.02) -> list[Row]:
-        return [row for row in study if row["method"] in names and _kept(row) in (None, kept)]
-
-    weights = chosen("seekr", *(f"seekr-fixed-{weight}" for weight in (1, 10, 100, 1000)))
-    shares = [*chosen("seekr", "replay", "derpp"), *chosen("seekr", kept=0.01), *chosen("replay", "derpp", kept=0.1)]
-    return {
-        "evidence: demo": study_table(chosen(*DEMO_METHODS), by_method),
-        "evidence: weights": paired_table(weights, "`seekr`", by_method),
-        "evidence: heads": paired_table(chosen("seekr", "seekr-random", "seekr-all"), "`seekr`", by_method),
-        "evidence: kept rows": study_table(shares),
-        "evidence: rules": rules_table(read_study(RESULTS / "rules_tried.jsonl")),
-    }
-
-
-def real_model_tables(rows: list[Row]) -> dict[str, str]:
-    """SmolLM2 on six tasks of SuperNI and TRACE: all methods, and what became of each task."""
-    return {"smollm2": study_table(rows, by_method), "smollm2: tasks": tasks_table(rows, by_method)} if rows else {}
-
-
-def by_method(row: Row) -> str:
-    """What a row of a study is called where its method says all."""
-    return f"`{row['method']}`"
-
-
-def nano_tables(study: list[Row]) -> dict[str, str]:
-    """With a share of the rows that is 10 a task, and with the default, 20."""
-    of_share, by_default = ([row for row in study if (_kept(row) is None) == none] for none in (False, True))
-    by_rows = {"nano5": of_share, "nano5: 20 rows": by_default}
-    return {name: study_table(rows, by_weight) for name, rows in by_rows.items() if rows}
-
-
-def by_weight(row: Row) -> str:
-    """The method of a row, and its attention weight where it has one."""
-    weight = row["settings"]["method"].get("attention_weight")
-    return f"`{row['method']}`" if weight is None else f"`{row['method']}`, {weight}"
-
-
-def _kept(row: Row) -> float | None:
-    """The share of a task's rows that a method keeps; None = it keeps none."""
-    return row["settings"]["method"].get("replay_ratio")
 
 
 def demo_table(rows: Rows) -> str:

@@ -1,0 +1,114 @@
+"""The tables of `docs/evidence.md`: which rows of which study each is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+from study_tables import Row, interval, markdown, paired_table, read_study, rules_table, study_table, tasks_table
+
+from seekr.builtin.demo import METHODS as DEMO_METHODS
+
+
+def evidence_tables(study: list[Row], results: Path) -> dict[str, str]:
+    """What the demo's suite says of weights, heads, and of how much is kept; what was tried on eval rows; and on every
+    model what a fixed weight scores."""
+
+    def chosen(*names: str, kept: float = 0.02) -> list[Row]:
+        return [row for row in study if row["method"] in names and kept_share(row) in (None, kept)]
+
+    tried = read_study(results / "rules_tried.jsonl")
+    weights = chosen("seekr", *(f"seekr-fixed-{weight}" for weight in (1, 10, 100, 1000)))
+    shares = [*chosen("seekr", "replay", "derpp"), *chosen("seekr", kept=0.01), *chosen("replay", "derpp", kept=0.1)]
+    return {
+        "evidence: demo": study_table(chosen(*DEMO_METHODS), by_method),
+        "evidence: weights": paired_table(weights, "`seekr`", by_method),
+        "evidence: heads": paired_table(chosen("seekr", "seekr-random", "seekr-all"), "`seekr`", by_method),
+        "evidence: kept rows": study_table(shares),
+        "evidence: rules": rules_table(tried),
+        "evidence: constants": constants_table(tried),
+        "evidence: automatic weight": automatic_table(study, results),
+    }
+
+
+def constants_table(tried: Sequence[Row]) -> str:
+    """A line a constant of the automatic weight, a column a suite with 20 kept rows: the mean over the eval seeds."""
+    with_20_rows = {"demo": "4 passes", "nano5": "4 passes, 20 rows kept"}
+    lines = []
+    for nats in (5, 15, 30, 60):
+        cells = []
+        for suite, replay in with_20_rows.items():
+            rule = suite, "seekr", replay, f"{nats} nats over the drift"
+            own = [row for row in tried if (row["suite"], row["method"], row["replay"], row["weight"]) == rule]
+            seeds = ", ".join(str(row["seed"]) for row in own)
+            cells.append(f"{mean(row['overall_performance'] for row in own):.1f} (seeds {seeds})" if own else "")
+        lines.append([str(nats), *cells])
+    return markdown(["nats over the drift", *with_20_rows], lines)
+
+
+def automatic_table(demo: list[Row], results: Path) -> str:
+    """Fixed weights and DER++ against the automatic weight, on every model that was trained with both."""
+    nano, smollm2, gpu, lora = (
+        read_study(results / f"study_{name}.jsonl") for name in ("nano5", "smollm2", "smollm2_gpu", "smollm2_lora")
+    )
+    studies = {
+        "the demo's model, 20 rows kept": [row for row in demo if kept_share(row) == 0.02],
+        "nano-instruct, 20 rows kept": [row for row in nano if kept_share(row) is None],
+        "SmolLM2 in full, 8 rows kept": smollm2,
+        "the same on a GPU": gpu,
+        "SmolLM2 with LoRA, 8 rows kept": lora,
+    }
+    return weights_table(studies)
+
+
+def weights_table(studies: Mapping[str, Sequence[Row]]) -> str:
+    """A line a model, a column a fixed weight and one for DER++: overall performance less that of the automatic weight,
+    seed by seed; in brackets how many seeds."""
+    others = ("1", "10", "100", "1000", "derpp")
+    lines = []
+    for name, rows in studies.items():
+        reference = {row["seed"]: row["overall_performance"] for row in rows if _weight(row) == "auto"}
+        cells = [name, f"{interval(list(reference.values()))} ({len(reference)})"]
+        for weight in others:
+            own = {row["seed"]: row["overall_performance"] for row in rows if _weight(row) == weight}
+            differences = [own[seed] - reference[seed] for seed in own if seed in reference]
+            cells.append(f"{interval(differences, signed=True)} ({len(differences)})" if differences else "")
+        lines.append(cells)
+    return markdown(["", "`auto`", *others[:-1], "`derpp`"], lines)
+
+
+def _weight(row: Row) -> str | None:
+    """`auto` or a number where a row is of `seekr` with its own choice of heads, `derpp` of that; else None."""
+    weight = row["settings"]["method"].get("attention_weight")
+    if row["method"] in ("seekr", "seekr-auto", "seekr-lora") or row["method"].startswith("seekr-fixed-"):
+        return weight if weight == "auto" else f"{weight:g}"
+    return "derpp" if row["method"] == "derpp" else None
+
+
+def real_model_tables(rows: list[Row]) -> dict[str, str]:
+    """SmolLM2 on six tasks of SuperNI and TRACE: all methods, and what became of each task."""
+    return {"smollm2": study_table(rows, by_method), "smollm2: tasks": tasks_table(rows, by_method)} if rows else {}
+
+
+def by_method(row: Row) -> str:
+    """What a row of a study is called where its method says all."""
+    return f"`{row['method']}`"
+
+
+def nano_tables(study: list[Row]) -> dict[str, str]:
+    """With a share of the rows that is 10 a task, and with the default, 20."""
+    of_share, by_default = ([row for row in study if (kept_share(row) is None) == none] for none in (False, True))
+    by_rows = {"nano5": of_share, "nano5: 20 rows": by_default}
+    return {name: study_table(rows, by_weight) for name, rows in by_rows.items() if rows}
+
+
+def by_weight(row: Row) -> str:
+    """The method of a row, and its attention weight where it has one."""
+    weight = row["settings"]["method"].get("attention_weight")
+    return f"`{row['method']}`" if weight is None else f"`{row['method']}`, {weight}"
+
+
+def kept_share(row: Row) -> float | None:
+    """The share of a task's rows that a method keeps; None = it keeps none."""
+    return row["settings"]["method"].get("replay_ratio")
