@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -97,10 +97,15 @@ def paired_table(rows: Sequence[Row], base: str, naming: Callable[[Row], str] = 
     lines = []
     for name in names:
         own = [row for row in rows if naming(row) == name and row["seed"] in reference]
-        differences = [row["overall_performance"] - reference[row["seed"]] for row in own]
-        lines.append([name, interval([row["overall_performance"] for row in own]), interval(differences, signed=True)])
+        performance = interval([row["overall_performance"] for row in own])
+        lines.append([name, performance, interval(differences(own, reference), signed=True)])
     head = ["method", "overall performance", f"difference to {base}"]
     return markdown(head, [[base, interval(list(reference.values())), ""], *lines])
+
+
+def differences(rows: Sequence[Row], reference: Mapping[int, float]) -> list[float]:
+    """Overall performance less the reference's of the same seed, of the seeds that both have."""
+    return [row["overall_performance"] - reference[row["seed"]] for row in rows if row["seed"] in reference]
 
 
 def _bytes(count: float) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import mean
 
 from damage_tables import damaged_tables
-from evidence_tables import by_method, by_weight, evidence_tables, kept_share, nano_tables, real_model_tables
+from evidence_tables import evidence_tables, kept_share
 from gpu_tables import gpu_tables, planned_table
 from grafting_tables import grafting_tables
-from study_tables import Row, interval, markdown, read_study, study_table
+from study_tables import Row, interval, markdown, read_study
 from unseen_tables import unseen_table
 
 from seekr.bench.tables import HEADINGS, Rows, bench_cells
@@ -30,14 +30,10 @@ def tables() -> dict[str, str]:
     return {
         "demo": demo_table(demo),
         **evidence_tables(study, RESULTS),
-        **real_model_tables(read_study(RESULTS / "study_smollm2.jsonl")),
         **grafting_tables("grafting", read_study(RESULTS / "grafting.jsonl")),
         **grafting_tables("grafting: smollm2", read_study(RESULTS / "grafting_smollm2.jsonl")),
         **gpu_tables(read_study(RESULTS / "gpu_h100.jsonl")),
         "unseen rows": unseen_table(read_study(RESULTS / "unseen_rows.jsonl")),
-        **nano_tables(read_study(RESULTS / "study_nano5.jsonl")),
-        "smollm2: LoRA": study_table(read_study(RESULTS / "study_smollm2_lora.jsonl"), by_weight),
-        "smollm2: one GPU run each": study_table(read_study(RESULTS / "study_smollm2_gpu.jsonl"), by_method),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
         "bench": bench_table(bench),
         "sample bytes": sample_bytes_table(_rows("sample_bytes.json")),

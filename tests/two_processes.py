@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from preloaded import Program
+from preloaded import Program, ended
 
 _PORTS = range(20_000, 30_000)
 """Below those that the system hands out itself: between choosing one and using it nobody else is given it."""
@@ -37,12 +37,8 @@ def run_two(file: str, *words: Path) -> None:
         Program([file, *map(str, words)], os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
-    try:
-        errors = [process.stderr(timeout=240) for process in processes]
-    finally:
-        for process in processes:  # those that a hung one left waiting
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], errors
+    found = ended(processes, timeout=240)
+    assert [status for status, _ in found] == [0, 0], found
 
 
 def results_of(file: str, folder: Path) -> list[Any]:

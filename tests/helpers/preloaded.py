@@ -35,29 +35,35 @@ class Program:
         self._process = _FORKED.Process(target=_run, args=(list(words), dict(environment), folder, said))
         self._process.start()
 
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
     def poll(self) -> int | None:
-        return self.returncode
+        """Its exit status, None while it runs."""
+        return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
     def kill(self) -> None:
-        if self.returncode is None:
+        if self.poll() is None:
             self._process.kill()
 
-    def stderr(self, timeout: float) -> str:
-        """All that it said, once it has ended; raises TimeoutError where it does not in so many seconds."""
+    def end(self, timeout: float) -> tuple[int, str]:
+        """Exit status and stderr, once it has ended; raises TimeoutError where it does not in so many seconds."""
         self._process.join(timeout)
-        if self.returncode is None:
-            raise TimeoutError(f"not ended after {timeout} seconds: {self._said.read_text()}")
-        text = self._said.read_text()
+        status, text = self.poll(), self._said.read_text()
+        if status is None:
+            raise TimeoutError(f"not ended after {timeout} seconds: {text}")
         self._said.unlink()
-        return text
+        return status, text
+
+
+def ended(programs: Sequence[Program], timeout: float = 300) -> list[tuple[int, str]]:
+    """Exit status and stderr of each; where one does not end, none is left."""
+    try:
+        return [program.end(timeout) for program in programs]
+    finally:
+        for program in programs:  # those that a hung one left waiting
+            program.kill()
 
 
 def _run(words: list[str], environment: dict[str, str], folder: Path | None, said: str) -> None:

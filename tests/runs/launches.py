@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from preloaded import Program
+from preloaded import Program, ended
 from safetensors.torch import load_file
 from torch import Tensor
 from two_processes import free_port
@@ -20,8 +20,6 @@ from seekr import Run
 METHOD = {"name": "seekr", "replay_ratio": 0.5, "query_budget": 4, "attention_weight": 10}
 TRAINING = {"learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_train_epochs": 2, "save_steps": 2}
 """Steps of 8 rows: on two processes 4 each."""
-
-Outcome = list[tuple[int, str]]
 
 
 def config_of(model: Path, data: Path, output_dir: Path, tasks: str = "abc", **more: Any) -> dict[str, Any]:
@@ -72,17 +70,8 @@ def start(
     ]
 
 
-def ended(processes: list[Program]) -> Outcome:
+def learn(*configs: Path, **more: Any) -> list[tuple[int, str]]:
     """Exit status and stderr of each process."""
-    try:
-        found = [process.stderr(timeout=300) for process in processes]
-    finally:
-        for process in processes:  # those that a hung one left waiting
-            process.kill()
-    return [(process.returncode or 0, text) for process, text in zip(processes, found, strict=True)]
-
-
-def learn(*configs: Path, **more: Any) -> Outcome:
     return ended(start(*configs, **more))
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
+from preloaded import ended
 
 from seekr import Run
 from seekr.config.identity import as_kept_now
@@ -168,7 +169,7 @@ def test_a_task_that_was_stopped_goes_on_with_another_number(
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
     processes[-1].send_signal(signal.SIGTERM)  # one of them hears of it
-    assert [status for status, _ in launches.ended(processes)] == [130] * first
+    assert [status for status, _ in ended(processes)] == [130] * first
     stopped = Run(tmp_path / "run").status()[1]
     assert stopped.state == "stopped"
     found = launches.learn(*[path] * then)
@@ -241,7 +242,11 @@ def test_a_device_that_is_missing_is_told_by_one(tiny_model_folder: Path, data_f
 def test_a_shard_that_is_missing_or_cut_is_named_before_training(two: Path, tmp_path: Path) -> None:
     config = json.loads((two / "run.json").read_text())["config"]
     path = launches.write(tmp_path / "c.yaml", {**config, "output_dir": str(tmp_path / "run")})
-    for damage, told in (("gone", "missing"), ("cut", "it has")):
+    whole = (two / "stages/01-b/memory/teacher-00003.safetensors").stat().st_size
+    for damage, told in (
+        ("gone", "missing"),
+        ("cut", f"it has {whole - 100} bytes, and had {whole} when it was written"),
+    ):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         shutil.copytree(two, tmp_path / "run")
         shard = tmp_path / "run/stages/01-b/memory/teacher-00003.safetensors"
