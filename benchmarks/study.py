@@ -189,8 +189,9 @@ def measure(run: Planned) -> dict[str, Any]:
 
 
 def made_by(run: Run) -> dict[str, Any]:
-    """What a row says of the code, the machine and the model."""
-    return {"commit": commit(), "machine": describe_machine(), "model_fingerprint": run.record["model_fingerprint"]}
+    """What a row says of the code, the machine, the model and its tokenizer."""
+    prints = {key: run.record[key] for key in ("model_fingerprint", "tokenizer_fingerprint")}
+    return {"commit": commit(), "machine": describe_machine(), **prints}
 
 
 def measured(wanted: dict[str, Any], file: Path) -> bool:

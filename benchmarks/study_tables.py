@@ -43,8 +43,7 @@ def study_table(rows: Sequence[Row], naming: Callable[[Row], str] = label) -> st
         cells = [name, str(len(own)), interval(performance)]
         cells += [interval([row["backward_transfer"] for row in own], signed=True)]
         cells += [interval([row["general"][-1] - row["general"][0] for row in own if row["general"]], signed=True)]
-        timed = [row["seconds"] for row in own if row["seconds"]["training"] is not None]  # of runs without a stop
-        cells += [f"{mean(sum(filter(None, seconds.values())) for seconds in timed):.0f}" if timed else ""]
+        cells += [_seconds(own)]
         cells += [_bytes(mean(row["kept_bytes"] for row in own))]
         lines.append((mean(performance), cells))
     head = ["method", "seeds", "overall performance", "backward transfer", "general ability", "seconds", "kept"]
@@ -106,6 +105,14 @@ def paired_table(rows: Sequence[Row], base: str, naming: Callable[[Row], str] = 
 def differences(rows: Sequence[Row], reference: Mapping[int, float]) -> list[float]:
     """Overall performance less the reference's of the same seed, of the seeds that both have."""
     return [row["overall_performance"] - reference[row["seed"]] for row in rows if row["seed"] in reference]
+
+
+def _seconds(rows: Sequence[Row]) -> str:
+    """The mean over runs that were not stopped; none where some ran on a GPU and some on none."""
+    timed = [row for row in rows if row["seconds"]["training"] is not None]
+    if len({row["machine"]["gpu"] is None for row in timed}) != 1:
+        return ""
+    return f"{mean(sum(filter(None, row['seconds'].values())) for row in timed):.0f}"
 
 
 def _bytes(count: float) -> str:

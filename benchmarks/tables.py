@@ -11,7 +11,7 @@ from statistics import mean
 
 from damage_tables import damaged_tables
 from evidence_tables import evidence_tables, kept_share
-from gpu_tables import gpu_tables, planned_table
+from gpu_tables import gpu_tables, host_table, planned_table
 from grafting_tables import grafting_tables
 from study_tables import Row, interval, markdown, read_study
 from unseen_tables import unseen_table
@@ -33,6 +33,7 @@ def tables() -> dict[str, str]:
         **grafting_tables("grafting", read_study(RESULTS / "grafting.jsonl")),
         **grafting_tables("grafting: smollm2", read_study(RESULTS / "grafting_smollm2.jsonl")),
         **gpu_tables(read_study(RESULTS / "gpu_h100.jsonl")),
+        "gpu: host": host_table(read_study(RESULTS / "gpu_h200.jsonl")),
         "unseen rows": unseen_table(read_study(RESULTS / "unseen_rows.jsonl")),
         "step": bench_table([row for row in bench if row["what"] == "step"]),
         "bench": bench_table(bench),

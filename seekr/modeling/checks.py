@@ -82,15 +82,11 @@ def check_no_adapter(model: str) -> None:
 def check_generation_settings(model: str) -> None:
     """Raises InputError where the generation_config.json of a folder or hub name cannot be read: transformers then
     leaves it aside, and with it the tokens that end an answer."""
-    quiet = (f"_raise_exceptions_for_{kind}" for kind in ("missing_entries", "gated_repo", "connection_errors"))
-    try:
-        file = cached_file(model, GENERATION_CONFIG_NAME, **dict.fromkeys(quiet, False))
-    except Exception:  # no such name: whoever loads the model says so
-        return
+    file = _generation_settings(model)
     if file is None:
         return
     try:
-        ends = GenerationConfig.from_dict(json.loads(read_bytes(Path(file)))).eos_token_id
+        ends = GenerationConfig.from_dict(json.loads(read_bytes(file))).eos_token_id
         right = ends is None or all(type(end) is int for end in (ends if isinstance(ends, list) else [ends]))
         fault = None if right else f"eos_token_id {str(ends)[:60]!r} is no token id, nor a list of them"
     except Exception as error:  # not JSON, not an object, or settings that contradict each other
@@ -100,6 +96,32 @@ def check_generation_settings(model: str) -> None:
             f"model: {model}: its {GENERATION_CONFIG_NAME}, which names the tokens that end an answer, cannot be read: "
             f"{fault}; mend it, or remove it if the tokenizer's end token is the only one"
         )
+
+
+def end_token_note(model: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What to know of a model whose readable generation_config.json ends answers at other tokens than the tokenizer's
+    end token, with which they are trained to end: one of the two may be wrong."""
+    file = _generation_settings(model)
+    named = None if file is None else json.loads(read_bytes(file)).get("eos_token_id")
+    ends = named if isinstance(named, list) else [named]
+    if named in (None, []) or tokenizer.eos_token_id in ends:
+        return None
+    others = [repr(tokenizer.convert_ids_to_tokens(end) or end) for end in ends]
+    return (
+        f"answers are trained to end with {tokenizer.eos_token!r}, the tokenizer's eos_token, where its "
+        f"{GENERATION_CONFIG_NAME} ends them at {some(others, 3)}; "
+        "if the model's own answers end so, make that the eos_token in tokenizer_config.json"
+    )
+
+
+def _generation_settings(model: str) -> Path | None:
+    """The file of a folder or hub name; None where it has none, or there is no such name: whoever loads it says so."""
+    quiet = (f"_raise_exceptions_for_{kind}" for kind in ("missing_entries", "gated_repo", "connection_errors"))
+    try:
+        file = cached_file(model, GENERATION_CONFIG_NAME, **dict.fromkeys(quiet, False))
+    except Exception:
+        return None
+    return None if file is None else Path(file)
 
 
 def check_weights(model: str, found: Mapping[str, Any]) -> None:

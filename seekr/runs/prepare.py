@@ -29,7 +29,7 @@ from seekr.distributed.processes import process_count
 from seekr.evaluation.checks import check_answering, check_metrics
 from seekr.methods import Method, make_method
 from seekr.modeling.balancing import experts_of
-from seekr.modeling.checks import check_loss_scale, check_not_quantized, check_token_ids
+from seekr.modeling.checks import check_loss_scale, check_not_quantized, check_token_ids, end_token_note
 from seekr.modeling.fingerprints import fingerprint_tokenizer
 from seekr.modeling.loading import load_config_of, load_tokenizer, one_kind_of_bar, parameter_count
 from seekr.progress import bar
@@ -275,7 +275,8 @@ def check_model(
         check_loss_scale(adapted)
     trained = parameter_count(adapted, trainable_only=True)
     experts = experts_of(adapted, compiled=compiled)
-    notes = [f"model: {experts}"] if isinstance(experts, str) else []
+    found = (experts if isinstance(experts, str) else None, end_token_note(config.model, tokenizer))
+    notes = [f"model: {note}" for note in found if note]
     if request.weights:
         fingerprint = base.read(attention=method.reads_attention, max_length=max_length)
     elif method.reads_attention and (note := base.try_without_weights(max_length)):

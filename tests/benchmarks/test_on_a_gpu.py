@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gpu_profile
 import on_a_gpu
 import pytest
 import study
@@ -111,6 +112,12 @@ def test_tiles_tiny(tmp_path: Path) -> None:
     status, (_, *rows) = _run(tmp_path, "tiles")
     assert status == 0
     assert [row["tile"] for row in rows] == [[64, 64, 4, 3]] * 2 + [[64, 64, 4, 2]] * 2
+
+
+def test_kernels_and_the_stretches_they_lie_in_were_counted_together() -> None:
+    """On a GPU a step of 0.3 s was busy for 13."""
+    assert gpu_profile.covered([]) == 0
+    assert gpu_profile.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 2.5)]) == 4.0
 
 
 def test_host_tiny(tmp_path: Path) -> None:

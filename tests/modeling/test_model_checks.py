@@ -24,6 +24,7 @@ from transformers import (
 
 from seekr.config.schema import make_config, resolve_paths
 from seekr.errors import InputError
+from seekr.modeling.checks import end_token_note
 from seekr.modeling.loading import load_config_of, load_model, load_tokenizer
 from seekr.runs.prepare import Request, prepare
 
@@ -96,6 +97,22 @@ def test_broken_generation_settings_were_left_aside(tmp_path: Path, text: str, f
     assert load_model(folder, dtype="float32").generation_config.eos_token_id == [2, 7]
     file.unlink()
     load_model(folder, dtype="float32")
+
+
+def test_answers_ended_by_a_token_that_the_model_does_not_end_by(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """A tokenizer named the token that begins a turn; nothing said that answers were trained to end with it."""
+    tokenizer = load_tokenizer(str(tiny_model_folder))
+    end = tokenizer.eos_token_id
+    assert end_token_note(str(tmp_path), tokenizer) is None  # a folder without generation_config.json
+    file = tmp_path / "generation_config.json"
+    for right in (end, [end, 7], None, []):
+        file.write_text(json.dumps({"eos_token_id": right}))
+        assert end_token_note(str(tmp_path), tokenizer) is None
+    for other, name in ((7, repr(tokenizer.convert_ids_to_tokens(7))), ([7, 10**6], "1000000")):
+        file.write_text(json.dumps({"eos_token_id": other}))
+        note = end_token_note(str(tmp_path), tokenizer)
+        assert f"end with {tokenizer.eos_token!r}, the tokenizer's eos_token, where its generation_config.json" in note
+        assert name in note
 
 
 @pytest.mark.parametrize(
@@ -251,6 +268,14 @@ def small(tmp_path: Path, tiny_model_folder: Path) -> Callable[..., Any]:
 
 
 ROWS = [{"prompt": "a", "answer": "b"}]
+
+
+def test_a_run_says_that_its_end_token_is_not_the_models(small: Callable[..., Any]) -> None:
+    def change(tokenizer: Any) -> None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(7)
+
+    notes = small(change, ROWS).notes
+    assert any("model: answers are trained to end with " in note for note in notes)
 
 
 @pytest.mark.parametrize(
