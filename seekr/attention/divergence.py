@@ -143,12 +143,14 @@ def _scatter_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     for index, (sample, (start, stop), heads, positions) in enumerate(ctx.places):
         query_part, key_part, key_heads, sink_part = gradients[4 * index : 4 * index + 4]
         scale, heads = upstream[index], heads.to(upstream.device, non_blocking=True)
-        rows = query_grad[sample, :, start:stop]
         part = (query_part * scale).to(query_dtype)
         if positions is None:
-            rows.index_add_(0, heads, part)
+            query_grad[sample, :, start:stop].index_add_(0, heads, part)
         else:
-            rows.index_put_((heads[:, None], positions[None, :]), part, accumulate=True)
+            # One index over all rows: an index_put_ that accumulates sorts its indices first on a GPU.
+            all_heads, length, size = query_shape[1:]
+            rows = heads[:, None] * length + (positions + (sample * all_heads * length + start))
+            query_grad.view(-1, size).index_add_(0, rows.flatten(), part.flatten(0, 1))
         keys = key_grad[sample, :, start:stop]
         keys.index_add_(0, key_heads, (key_part * scale).to(key_dtype))
         if sink_grad is not None:

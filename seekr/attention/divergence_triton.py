@@ -19,7 +19,7 @@ from triton import knobs
 from seekr.attention.divergence import Gradients, SampleTeacher, divergence_by
 from seekr.attention.kernels import divergence_by_queries, gradient_by_keys
 from seekr.attention.map_rows import ZERO, StoredRows, visible
-from seekr.attention.rows import LOG_ZERO, MapRows, QueryKeyRows, key_heads_of
+from seekr.attention.rows import LOG_ZERO, MapRows, QueryKeyRows
 from seekr.attention.tap import AttentionCall
 
 
@@ -85,7 +85,9 @@ def _sample_divergence(
     else:
         lost = torch.exp(sink[:, None] - of_rows[0] - of_rows[1]) - torch.exp(teacher_sink - of_rows[2] - of_rows[3])
         sink_grad = lost.sum(dim=1) / values.numel()
-    return value, Gradients(query_grad, key_grad, key_heads_of(target.heads, call, target.on_device)[0], sink_grad)
+    read = target.nearest.to(key.device, non_blocking=True) // (call.query.shape[1] // call.key.shape[1])
+    key_heads = read.new_empty(len(key)).scatter_(0, student.key_of_head, read)
+    return value, Gradients(query_grad, key_grad, key_heads, sink_grad)
 
 
 def _read(rows: MapRows) -> dict[str, Any]:

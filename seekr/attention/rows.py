@@ -91,12 +91,13 @@ class QueryKeyRows(MapRows):
         key_heads, key_of_head = key_heads_of(heads, call, on_device)
         # An index on the CPU would be copied to a GPU with a wait for all that is under way there.
         heads = heads.to(call.query.device, non_blocking=True) if on_device is None else on_device
-        query = call.query.detach()[sample, heads, start:stop]
+        query = call.query.detach()
         if positions is None:
+            query = query[sample, heads, start:stop]
             positions = torch.arange(stop - start, device=query.device)
         else:
             positions = positions.to(query.device, non_blocking=True)
-            query = query[:, positions]
+            query = query[sample, heads[:, None], positions + start]
         key = call.key.detach()[sample, key_heads, start:stop]
         sink = None if call.sink is None else call.sink.detach()[heads]
         return cls(query, key, key_of_head, positions, call.geometry, sink)
