@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from seekr.bench.meters import timed
 from seekr.bench.shapes import Shape
 from seekr.bench.step import WAYS, Steps, remember
 
+_LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
@@ -23,7 +25,7 @@ def profiled(shape: Shape, length: int) -> list[dict[str, Any]]:
 
     `busy` are the seconds that the GPU computes or copies in, so that the rest of `seconds` it waits; `own_share` is
     the part of the step that the host spends on attention distillation, `waits` those in which it waits for the GPU,
-    `reading` the ones in which rows and teachers are read and moved, which come on top of `seconds`.
+    `reading` the ones in which rows and teachers are read and moved, which are among `seconds` too.
     """
     ways = [way for way in WAYS if way[0] != "eager"]
     with tempfile.TemporaryDirectory(prefix="seekr-profile-") as name:
@@ -42,26 +44,24 @@ def _profile(steps: Steps, way: Any) -> dict[str, Any]:
     with profile(activities=[ProfilerActivity.CPU, *on_gpu]) as found:
         seconds = timed(lambda: steps.take(way), steps.device)
     events = found.key_averages()
-    on_device = [event for event in found.events() if event.device_type == DeviceType.CUDA]
     return {
         "seconds": seconds,
         "reading": reading,
-        "busy": covered([(event.time_range.start, event.time_range.end) for event in on_device if _works(event)]) / 1e6,
+        "busy": busy(found.events()),
         "waits": sum(event.self_cpu_time_total for event in events if event.key in _WAITS) / 1e6,
-        "launches": sum(event.count for event in events if event.key in ("cudaLaunchKernel", "cuLaunchKernelEx")),
+        "launches": sum(event.count for event in events if event.key in _LAUNCHES),
         "own_share": sum(event.cpu_time_total for event in events if event.key == PROFILED) / 1e6 / seconds,
     }
 
 
-def covered(spans: list[tuple[float, float]]) -> float:
-    """How much of the time line lies in any of the spans (start, end): kernels that run at once count once."""
+def busy(events: Iterable[Any]) -> float:
+    """Seconds in which at least one kernel or copy runs on the GPU, of a profiler's events.
+
+    Names that are given to a stretch of kernels last over the gaps between them too, and are left out.
+    """
+    works = [event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation]
     total, reached = 0.0, float("-inf")
-    for start, end in sorted(spans):
+    for start, end in sorted((event.time_range.start, event.time_range.end) for event in works):
         total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
-    return total
-
-
-def _works(event: Any) -> bool:
-    """Not a name that is given to a stretch of kernels, which lasts over the gaps between them too."""
-    return not event.is_user_annotation
+    return total / 1e6

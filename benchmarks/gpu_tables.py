@@ -35,7 +35,7 @@ def host_table(rows: Sequence[Row]) -> str:
         found.append(
             [names[row["path"], row["queries"]], *times, f"{row['launches']:,}", f"{100 * row['own_share']:.0f}%"]
         )
-    return markdown(["way", "step", "reading", "waiting for the GPU", "kernels", "host's share of distillation"], found)
+    return markdown(["way", "step", "reading", "waiting for the GPU", "kernels", "host's time on distillation"], found)
 
 
 def planned_table(rows: Sequence[Row]) -> str:
@@ -43,7 +43,7 @@ def planned_table(rows: Sequence[Row]) -> str:
     found = []
     for row in rows:
         planned, measured = row["planned_bytes"], row["measured_bytes"]
-        name = f"`{row['method']}`" + ", 20 rows" * (row["kept_share"] is None and row["method"] != "kl_anchor")
+        name = f"`{row['method']}`" + ", 20 rows" * row["keeps_by_default"]
         cells = [name, row["phase"], readable_bytes(planned), readable_bytes(measured)]
         found.append([*cells, f"{planned / measured:.3f}"])
     return markdown(["run", "largest moment", "planned", "measured", "ratio"], found)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from evidence_tables import kept_share
+from evidence_tables import keeps_by_default
 from study_suites import SUITES, write_tasks
 from study_tables import read_study
 
@@ -41,7 +41,10 @@ def main() -> None:
 
 def first_of_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Seeds of one method differ by the lengths of their rows alone, and attention weights by nothing."""
-    return list({(row["method"], kept_share(row)): row for row in reversed(rows)}.values())[::-1]
+    found: dict[tuple[str, bool], dict[str, Any]] = {}
+    for row in rows:
+        found.setdefault((row["method"], keeps_by_default(row)), row)
+    return list(found.values())
 
 
 def planned(row: dict[str, Any], model: Path, data: Path, folder: Path) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def planned(row: dict[str, Any], model: Path, data: Path, folder: Path) -> dict[
         "output_dir": str(folder / "run"),
     }
     largest = make_plan(resolve_paths(make_config(raw, "plan_gpu"), Path.cwd())).largest
-    found = {"method": row["method"], "kept_share": kept_share(row), "gpu": row["machine"]["gpu"]}
+    found = {"method": row["method"], "keeps_by_default": keeps_by_default(row), "gpu": row["machine"]["gpu"]}
     found |= {"phase": largest.name, "planned_bytes": largest.total, "parts": largest.parts}
     return found | {"measured_bytes": row["peak_bytes"]["gpu"]}
 

@@ -149,6 +149,7 @@ def _scatter_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         else:
             # One index over all rows: an index_put_ that accumulates sorts its indices first on a GPU.
             all_heads, length, size = query_shape[1:]
+            positions = positions.to(upstream.device, non_blocking=True)
             rows = heads[:, None] * length + (positions + (sample * all_heads * length + start))
             query_grad.view(-1, size).index_add_(0, rows.flatten(), part.flatten(0, 1))
         keys = key_grad[sample, :, start:stop]

@@ -97,7 +97,7 @@ class QueryKeyRows(MapRows):
             positions = torch.arange(stop - start, device=query.device)
         else:
             positions = positions.to(query.device, non_blocking=True)
-            query = query[sample, heads[:, None], positions + start]
+            query = query[sample, :, start:stop][heads[:, None], positions]
         key = call.key.detach()[sample, key_heads, start:stop]
         sink = None if call.sink is None else call.sink.detach()[heads]
         return cls(query, key, key_of_head, positions, call.geometry, sink)

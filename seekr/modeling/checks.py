@@ -106,7 +106,7 @@ def end_token_note(model: str, tokenizer: PreTrainedTokenizerBase) -> str | None
     ends = named if isinstance(named, list) else [named]
     if named in (None, []) or tokenizer.eos_token_id in ends:
         return None
-    others = [repr(tokenizer.convert_ids_to_tokens(end) or end) for end in ends]
+    others = [repr(tokenizer.convert_ids_to_tokens(end) if 0 <= end < len(tokenizer) else end) for end in ends]
     return (
         f"answers are trained to end with {tokenizer.eos_token!r}, the tokenizer's eos_token, where its "
         f"{GENERATION_CONFIG_NAME} ends them at {some(others, 3)}; "

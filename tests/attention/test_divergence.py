@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import attention_definitions as by_definition
 import pytest
 import torch
 from tiers import thorough
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seekr.attention import divergence, rows
 from seekr.attention.divergence import SampleTeacher
@@ -193,6 +194,33 @@ def test_positions_may_be_a_strided_tensor(attention_divergence: Divergence) -> 
     ]
     assert not positions.is_contiguous()
     assert torch.equal(*values)
+
+
+def test_positions_outside_of_a_span_are_refused(attention_divergence: Divergence) -> None:
+    """Of packed samples the next one's rows would be read, and its gradient changed."""
+    student, heads, positions = random_call((12,)), torch.tensor([0, 2]), torch.tensor([3, 6])
+    rows_there = QueryKeyRows.of_call(moved(student), 0, (0, 12), heads, positions)
+    with pytest.raises(IndexError):
+        attention_divergence(student, [SampleTeacher(0, (0, 5), heads, positions, rows_there)])
+
+
+def test_gradients_of_chosen_queries_were_sorted_on_a_gpu() -> None:
+    """An `index_put_` that accumulates starts some thirty kernels a layer there."""
+
+    class Names(TorchDispatchMode):
+        seen: ClassVar[set[str]] = set()
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.seen.add(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    student, heads, positions = random_call((12,)), torch.tensor([0, 2]), torch.tensor([3, 6])
+    rows_there = QueryKeyRows.of_call(moved(student), 0, (0, 12), heads, positions)
+    teacher = SampleTeacher(0, (0, 12), heads, positions, rows_there)
+    with Names():
+        divergence.attention_divergence(student, [teacher]).sum().backward()
+    assert "index_add_" in Names.seen
+    assert not Names.seen & {"index_put_", "_index_put_impl_"}
 
 
 def test_two_runs_give_the_same_bits(attention_divergence: Divergence) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gpu_profile
@@ -19,6 +20,7 @@ import study
 import torch
 from gpu_rows import Rows
 from json_rows import rows_of
+from torch.autograd import DeviceType
 
 pytestmark = pytest.mark.thorough
 
@@ -116,8 +118,15 @@ def test_tiles_tiny(tmp_path: Path) -> None:
 
 def test_kernels_and_the_stretches_they_lie_in_were_counted_together() -> None:
     """On a GPU a step of 0.3 s was busy for 13."""
-    assert gpu_profile.covered([]) == 0
-    assert gpu_profile.covered([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 2.5)]) == 4.0
+
+    def event(start: float, end: float, device: DeviceType = DeviceType.CUDA, named: bool = False) -> SimpleNamespace:
+        times = SimpleNamespace(start=1e6 * start, end=1e6 * end)
+        return SimpleNamespace(time_range=times, device_type=device, is_user_annotation=named)
+
+    kernels = [event(5, 6), event(0, 2), event(1, 3), event(1.5, 2.5)]
+    others = [event(0, 9, named=True), event(3, 8, DeviceType.CPU)]
+    assert gpu_profile.busy([*others, *kernels]) == pytest.approx(4.0)
+    assert gpu_profile.busy([]) == 0
 
 
 def test_host_tiny(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_answers_ended_by_a_token_that_the_model_does_not_end_by(tmp_path: Path,
     for right in (end, [end, 7], None, []):
         file.write_text(json.dumps({"eos_token_id": right}))
         assert end_token_note(str(tmp_path), tokenizer) is None
-    for other, name in ((7, repr(tokenizer.convert_ids_to_tokens(7))), ([7, 10**6], "1000000")):
+    for other, name in ((7, repr(tokenizer.convert_ids_to_tokens(7))), ([7, 10**10], "10000000000"), ([-1, 7], "-1")):
         file.write_text(json.dumps({"eos_token_id": other}))
         note = end_token_note(str(tmp_path), tokenizer)
         assert f"end with {tokenizer.eos_token!r}, the tokenizer's eos_token, where its generation_config.json" in note
