@@ -103,8 +103,8 @@ def end_token_note(model: str, tokenizer: PreTrainedTokenizerBase) -> str | None
     end token, with which they are trained to end: one of the two may be wrong."""
     file = _generation_settings(model)
     named = None if file is None else json.loads(read_bytes(file)).get("eos_token_id")
-    ends = named if isinstance(named, list) else [named]
-    if named in (None, []) or tokenizer.eos_token_id in ends:
+    ends: list[int] = named if isinstance(named, list) else [] if named is None else [named]
+    if not ends or tokenizer.eos_token_id in ends:
         return None
     others = [repr(tokenizer.convert_ids_to_tokens(end) if 0 <= end < len(tokenizer) else end) for end in ends]
     return (
