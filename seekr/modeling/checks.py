@@ -99,8 +99,9 @@ def check_generation_settings(model: str) -> None:
 
 
 def end_token_note(model: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """What to know of a model whose readable generation_config.json ends answers at other tokens than the tokenizer's
-    end token, with which they are trained to end: one of the two may be wrong."""
+    """What to know of a model whose generation_config.json ends answers at other tokens than the tokenizer's end token,
+    with which they are trained to end: one of the two may be wrong. Raises InputError where it cannot be read."""
+    check_generation_settings(model)
     file = _generation_settings(model)
     named = None if file is None else json.loads(read_bytes(file)).get("eos_token_id")
     ends: list[int] = named if isinstance(named, list) else [] if named is None else [named]

@@ -17,6 +17,7 @@ from seekr.data.task import Task
 from seekr.data.task_data import PlannedStage, read_task
 from seekr.errors import InputError
 from seekr.methods import Method, make_method
+from seekr.modeling.checks import end_token_note
 from seekr.modeling.loading import load_config_of, load_tokenizer
 from seekr.planning.rows import StageRows
 from seekr.runs.prepare import check_settings
@@ -58,6 +59,8 @@ def read_run(config: Config) -> RunOnPaper:
         )
     if config.training.get("use_liger_kernel"):
         notes.append("use_liger_kernel: not counted; a task step's logits, which are counted, fall away by it")
+    if tokenizer is not None and (note := end_token_note(config.model, tokenizer)):
+        notes.append(f"model: {note}")
     notes += method.advice({stage.name: len(stage.sizes) for stage in stages})
     arguments = training_arguments(training, output_dir=Path(config.output_dir), seed=config.seed)
     return RunOnPaper(config, model_config, method, arguments, lora, stages, notes)

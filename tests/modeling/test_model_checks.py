@@ -113,6 +113,9 @@ def test_answers_ended_by_a_token_that_the_model_does_not_end_by(tmp_path: Path,
         note = end_token_note(str(tmp_path), tokenizer)
         assert f"end with {tokenizer.eos_token!r}, the tokenizer's eos_token, where its generation_config.json" in note
         assert name in note
+    file.write_text("[2, 7]")
+    with pytest.raises(InputError, match=r"generation_config.json, which names the tokens that end an answer, cannot"):
+        end_token_note(str(tmp_path), tokenizer)
 
 
 @pytest.mark.parametrize(

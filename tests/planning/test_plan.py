@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,16 @@ def test_wrong_input_is_one_line(raw: dict[str, Any], tmp_path: Path, capsys: An
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_an_end_token_that_is_not_the_models_is_named_before_weights_are_read(
+    raw: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(raw["model"], tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text('{"eos_token_id": 7}')
+    assert any(
+        "answers are trained to end with" in note for note in plan_of(raw | {"model": str(tmp_path / "model")}).notes
+    )
 
 
 def test_rows_that_are_not_here_are_assumed_and_said_to_be(raw: dict[str, Any]) -> None:
