@@ -28,7 +28,7 @@ def evidence_tables(demo: list[Row], results: Path) -> dict[str, str]:
     )
     gpu_lora = [row for row in gpu if row["settings"]["lora"]]
     gpu_by_default = [row for row in gpu if keeps_by_default(row)]
-    gpu = [row for row in gpu if row not in gpu_lora and row not in gpu_by_default]
+    gpu = [row for row in gpu if not (row["settings"]["lora"] or keeps_by_default(row))]
     tried = read_study(results / "rules_tried.jsonl")
     studies = {
         "the demo's model, 20 rows kept": [row for row in demo if kept_share(row) == 0.02],

@@ -38,7 +38,8 @@ from typing import Any
 from gpu_rows import Rows
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = [str(ROOT / "tests" / name) for name in ("", "attention", "helpers", "runs")]  # whose definitions are used
+PATHS = [str(ROOT), *(str(ROOT / "tests" / name) for name in ("", "attention", "helpers", "runs"))]
+"""seekr where it is not installed, and the tests, whose definitions are used."""
 Found = dict[str, Any]
 Case = tuple[str, Callable[[], list[Found]]]
 
@@ -58,6 +59,7 @@ def main(words: list[str] | None = None) -> int:
     given = parse(words)
     if given.device == "cpu":  # before anything looks for a GPU, or imports Triton
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}
+    sys.path[:0] = [path for path in PATHS if path not in sys.path]
     import torch
 
     from seekr.bench import describe_machine
@@ -65,7 +67,6 @@ def main(words: list[str] | None = None) -> int:
     if given.device == "cuda" and not torch.cuda.is_available():
         print("on_a_gpu: PyTorch finds no CUDA device; --device cpu --tiny tries all without one", file=sys.stderr)
         return 2
-    sys.path[:0] = [path for path in TESTS if path not in sys.path]
     gpu = torch.cuda.get_device_name() if given.device == "cuda" else None
     passed = []
     try:

@@ -79,16 +79,23 @@ def check_no_adapter(model: str) -> None:
         )
 
 
-def check_generation_settings(model: str) -> None:
-    """Raises InputError where the generation_config.json of a folder or hub name cannot be read: transformers then
-    leaves it aside, and with it the tokens that end an answer."""
-    file = _generation_settings(model)
-    if file is None:
-        return
+def own_end_tokens(model: str) -> list[int]:
+    """The tokens at which the generation_config.json of a folder or hub name ends answers; none where it names none.
+
+    Raises InputError where it cannot be read: transformers then leaves it aside, and with it these tokens.
+    """
+    quiet = (f"_raise_exceptions_for_{kind}" for kind in ("missing_entries", "gated_repo", "connection_errors"))
     try:
-        ends = GenerationConfig.from_dict(json.loads(read_bytes(file))).eos_token_id
-        right = ends is None or all(type(end) is int for end in (ends if isinstance(ends, list) else [ends]))
-        fault = None if right else f"eos_token_id {str(ends)[:60]!r} is no token id, nor a list of them"
+        file = cached_file(model, GENERATION_CONFIG_NAME, **dict.fromkeys(quiet, False))
+    except Exception:  # no such name: whoever loads the model says so
+        return []
+    if file is None:
+        return []
+    try:
+        named = GenerationConfig.from_dict(json.loads(read_bytes(Path(file)))).eos_token_id
+        ends = [] if named is None else named if isinstance(named, list) else [named]
+        right = all(type(end) is int for end in ends)
+        fault = None if right else f"eos_token_id {str(named)[:60]!r} is no token id, nor a list of them"
     except Exception as error:  # not JSON, not an object, or settings that contradict each other
         fault = f"{type(error).__name__}: {said_by(error)}"
     if fault:
@@ -96,15 +103,13 @@ def check_generation_settings(model: str) -> None:
             f"model: {model}: its {GENERATION_CONFIG_NAME}, which names the tokens that end an answer, cannot be read: "
             f"{fault}; mend it, or remove it if the tokenizer's end token is the only one"
         )
+    return ends
 
 
 def end_token_note(model: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What to know of a model whose generation_config.json ends answers at other tokens than the tokenizer's end token,
     with which they are trained to end: one of the two may be wrong. Raises InputError where it cannot be read."""
-    check_generation_settings(model)
-    file = _generation_settings(model)
-    named = None if file is None else json.loads(read_bytes(file)).get("eos_token_id")
-    ends: list[int] = named if isinstance(named, list) else [] if named is None else [named]
+    ends = own_end_tokens(model)
     if not ends or tokenizer.eos_token_id in ends:
         return None
     others = [repr(tokenizer.convert_ids_to_tokens(end) if 0 <= end < len(tokenizer) else end) for end in ends]
@@ -113,16 +118,6 @@ def end_token_note(model: str, tokenizer: PreTrainedTokenizerBase) -> str | None
         f"{GENERATION_CONFIG_NAME} ends them at {some(others, 3)}; "
         "if the model's own answers end so, make that the eos_token in tokenizer_config.json"
     )
-
-
-def _generation_settings(model: str) -> Path | None:
-    """The file of a folder or hub name; None where it has none, or there is no such name: whoever loads it says so."""
-    quiet = (f"_raise_exceptions_for_{kind}" for kind in ("missing_entries", "gated_repo", "connection_errors"))
-    try:
-        file = cached_file(model, GENERATION_CONFIG_NAME, **dict.fromkeys(quiet, False))
-    except Exception:
-        return None
-    return None if file is None else Path(file)
 
 
 def check_weights(model: str, found: Mapping[str, Any]) -> None:

@@ -30,11 +30,11 @@ from seekr.errors import InputError, said_by
 from seekr.modeling.balancing import ask_for_balance_again, without_balance
 from seekr.modeling.checks import (
     check_files,
-    check_generation_settings,
     check_is_model,
     check_kernels,
     check_no_adapter,
     check_weights,
+    own_end_tokens,
 )
 from seekr.modeling.precision import no_autocast
 
@@ -117,7 +117,7 @@ def few_layers(base: str, *, dtype: str) -> tuple[Any, list[int]]:
 
 def _read(base: str, dtype: str, **more: Any) -> Any:
     check_files(base)
-    check_generation_settings(base)
+    own_end_tokens(base)  # refuses what transformers would leave aside
     try:
         with _read_whole():
             loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,8 +64,8 @@ def test_kernels_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kernels_that_are_off_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check can fail: a tenth more, and no number at all."""
     pytest.importorskip("triton")
-    monkeypatch.syspath_prepend(on_a_gpu.TESTS[0])
-    monkeypatch.syspath_prepend(on_a_gpu.TESTS[1])
+    monkeypatch.syspath_prepend(on_a_gpu.PATHS[1])
+    monkeypatch.syspath_prepend(on_a_gpu.PATHS[2])
     import gpu_kernels
 
     from seekr.attention import divergence, divergence_triton
@@ -306,9 +307,9 @@ def test_cases_and_tests_are_shared_by_processes(tmp_path: Path) -> None:
 
 
 def test_the_script_finds_what_it_uses_by_itself(tmp_path: Path) -> None:
-    """It once found the tests' helpers only inside pytest, which has them on its path."""
+    """It once found the tests' helpers only inside pytest, which has them on its path; and on a GPU no seekr, which was
+    not installed there."""
     code = f"import sys; sys.path.insert(0, {str(on_a_gpu.ROOT / 'benchmarks')!r}); import on_a_gpu\n"
-    code += "sys.path[:0] = on_a_gpu.TESTS; import gpu_kernels, launches"
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["PYTHONPATH"] = str(on_a_gpu.ROOT)
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    code += "sys.path[:0] = on_a_gpu.PATHS; import gpu_kernels, launches"
+    libraries = os.environ | {"PYTHONPATH": sysconfig.get_path("purelib")}  # by -S without what is installed by a link
+    subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path, env=libraries, check=True)
